@@ -1,0 +1,1 @@
+"""Images, targets and proposals: from files to batches."""

@@ -1,0 +1,1 @@
+"""COCO's average recall and average precision, exactly."""
