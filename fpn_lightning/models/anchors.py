@@ -1,0 +1,88 @@
+"""Anchors (Faster R-CNN §3.1.1, FPN §4.1): reference boxes on a regular grid over every level.
+
+Shape shorthand: L levels, A_l anchors per cell of level l, H_l x W_l size of level l.
+
+Cell (i, j) of a map with stride s has its anchors centred at (j * s, i * s), exact and unrounded: torchvision and
+detectron2 agree on the place, torchvision rounds the corners (DEVIATIONS.md "Anchors").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fpn_lightning.errors import InputError
+
+
+def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
+    """Anchors of one cell, centred at the origin.
+
+    Args:
+        sizes: side of the square of equal area, px; every size is combined with every ratio.
+        ratios: height / width.
+
+    Returns:
+        float64 ``(len(sizes) * len(ratios), 4)`` xyxy, sizes outermost.
+    """
+    boxes = []
+    for size in sizes:
+        for ratio in ratios:
+            width = size / math.sqrt(ratio)
+            height = size * math.sqrt(ratio)
+            boxes.append((-width / 2, -height / 2, width / 2, height / 2))
+    return torch.tensor(boxes, dtype=torch.float64)
+
+
+class AnchorGenerator(nn.Module):
+    """Places anchors over the maps of a pyramid.
+
+    Args:
+        strides: stride of every map, finest first, ``{"p2": 4, ...}``.
+        sizes: for every map, in the same order, its anchor sizes in px. FPN gives each level one size; a single map
+            carries all of them.
+        ratios: height / width of the anchors (FPN §4.1).
+
+    Raises:
+        InputError: if ``sizes`` has not one entry for every map.
+    """
+
+    def __init__(
+        self,
+        strides: dict[str, int],
+        sizes: Sequence[Sequence[float]],
+        ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    ) -> None:
+        super().__init__()
+        if len(sizes) != len(strides):
+            raise InputError(
+                f"anchors: {len(sizes)} groups of sizes for {len(strides)} maps ({', '.join(strides)}); "
+                "model.anchor_octaves needs one list per map."
+            )
+        self.strides = dict(strides)
+        self.num_anchors = [len(group) * len(ratios) for group in sizes]
+        for name, group in zip(strides, sizes, strict=True):
+            self.register_buffer(f"cell_{name}", cell_anchors(group, ratios).float(), persistent=False)
+
+    def forward(self, map_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Return the anchors of every map.
+
+        Args:
+            map_sizes: ``(H_l, W_l)`` of every map, in the order of ``strides``.
+
+        Returns:
+            L tensors ``(H_l * W_l * A_l, 4)`` xyxy in network-input pixels; row-major cells, anchors innermost.
+            Anchors reaching outside the image are kept (FPN §4.1).
+        """
+        anchors = []
+        for (name, stride), (height, width) in zip(self.strides.items(), map_sizes, strict=True):
+            cell = self.get_buffer(f"cell_{name}")
+            x = torch.arange(width, device=cell.device, dtype=cell.dtype) * stride
+            y = torch.arange(height, device=cell.device, dtype=cell.dtype) * stride
+            grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+            shifts = torch.stack((grid_x, grid_y, grid_x, grid_y), dim=2)
+            # (H, W, 1, 4) + (A, 4) -> (H, W, A, 4) -> (H * W * A, 4)
+            anchors.append((shifts[:, :, None] + cell).reshape(-1, 4))
+        return anchors

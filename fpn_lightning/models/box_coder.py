@@ -1,0 +1,54 @@
+"""Box regression targets (R-CNN App. C; Faster R-CNN §3.1.2 eq. 2)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# Keeps exp() finite: no box grows by more than 1000 / 16 in one regression.
+MAX_LOG_SCALE = math.log(1000.0 / 16)
+
+
+class BoxCoder:
+    """Converts between boxes and their offsets (dx, dy, dw, dh) from reference boxes.
+
+    Args:
+        weights: factors on (dx, dy, dw, dh); (1, 1, 1, 1) in the RPN, (10, 10, 5, 5) in the box head.
+    """
+
+    def __init__(self, weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)) -> None:
+        self.weights = weights
+
+    def encode(self, references: Tensor, boxes: Tensor) -> Tensor:
+        """Return the offsets that take ``references`` to ``boxes``.
+
+        Args:
+            references: ``(R, 4)`` xyxy with positive sides.
+            boxes: ``(R, 4)`` xyxy with positive sides.
+
+        Returns:
+            ``(R, 4)``.
+        """
+        ref_size = references[:, 2:] - references[:, :2]
+        size = boxes[:, 2:] - boxes[:, :2]
+        shift = ((boxes[:, :2] + size / 2) - (references[:, :2] + ref_size / 2)) / ref_size
+        return torch.cat((shift, torch.log(size / ref_size)), dim=1) * boxes.new_tensor(self.weights)
+
+    def decode(self, references: Tensor, deltas: Tensor) -> Tensor:
+        """Apply offsets to reference boxes; the inverse of :meth:`encode`.
+
+        Args:
+            references: ``(R, 4)`` xyxy.
+            deltas: ``(R, 4)`` or class-specific ``(R, 4 * K)``.
+
+        Returns:
+            xyxy boxes in the shape of ``deltas``.
+        """
+        ref_size = (references[:, 2:] - references[:, :2])[:, None]  # (R, 1, 2)
+        ref_centre = references[:, None, :2] + ref_size / 2
+        offsets = deltas.reshape(len(deltas), -1, 4) / deltas.new_tensor(self.weights)  # (R, 4K) -> (R, K, 4)
+        centre = ref_centre + offsets[..., :2] * ref_size
+        size = ref_size * offsets[..., 2:].clamp(max=MAX_LOG_SCALE).exp()
+        return torch.cat((centre - size / 2, centre + size / 2), dim=2).reshape(deltas.shape)

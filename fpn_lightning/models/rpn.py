@@ -1,0 +1,248 @@
+"""Region proposal network on a feature pyramid (Faster R-CNN §3.1, FPN §4.1).
+
+Shape shorthand: N images, L levels, A anchors per cell, H_l x W_l size of level l, B = sum of H_l * W_l * A over the
+levels, G ground-truth objects of one image, P proposals of one image.
+
+Where the paper says "as in [29]" the values are those of py-faster-rcnn and Detectron (DEVIATIONS.md "RPN").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
+
+from fpn_lightning.models.anchors import AnchorGenerator
+from fpn_lightning.models.box_coder import BoxCoder
+from fpn_lightning.models.matcher import Matcher
+from fpn_lightning.models.sampler import Sampler
+from fpn_lightning.structures import Proposals, Targets
+
+
+@dataclass
+class RPNOutputs:
+    """Raw outputs of one forward pass, finest level first; enough for losses and for proposals.
+
+    Attributes:
+        logits: L tensors ``(N, H_l * W_l * A)``, objectness.
+        deltas: L tensors ``(N, H_l * W_l * A, 4)``, offsets from the anchors.
+        anchors: L tensors ``(H_l * W_l * A, 4)`` xyxy, network-input pixels.
+    """
+
+    logits: list[Tensor]
+    deltas: list[Tensor]
+    anchors: list[Tensor]
+
+
+class RPNHead(nn.Module):
+    """A 3x3 convolution and two sibling 1x1 convolutions, the same for every level (FPN §4.1).
+
+    Args:
+        channels: channels of the maps, kept by the 3x3.
+        num_anchors: A.
+    """
+
+    def __init__(self, channels: int, num_anchors: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.objectness_logits = nn.Conv2d(channels, num_anchors, 1)
+        self.anchor_deltas = nn.Conv2d(channels, num_anchors * 4, 1)
+        for layer in (self.conv, self.objectness_logits, self.anchor_deltas):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.constant_(layer.get_parameter("bias"), 0)
+
+    def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
+        """Score one map.
+
+        Args:
+            feature: ``(N, d, H, W)``.
+
+        Returns:
+            Logits ``(N, H * W * A)`` and deltas ``(N, H * W * A, 4)``, cells row-major, anchors innermost.
+        """
+        hidden = F.relu(self.conv(feature))
+        # (N, A, H, W) -> (N, H, W, A) -> (N, H * W * A)
+        logits = self.objectness_logits(hidden).permute(0, 2, 3, 1).flatten(1)
+        # (N, A * 4, H, W) -> (N, H, W, A * 4) -> (N, H * W * A, 4)
+        deltas = self.anchor_deltas(hidden).permute(0, 2, 3, 1).reshape(len(feature), -1, 4)
+        return logits, deltas
+
+
+class RPN(nn.Module):
+    """Scores anchors, learns from ground truth and proposes regions.
+
+    Args:
+        in_channels: channels of the pyramid's maps.
+        anchor_generator: places A anchors on every cell; declares the maps and their order.
+        positive_iou: anchors from this IoU on are positive, as is the best anchor of every object.
+        negative_iou: anchors below it are negative.
+        batch_size_per_image: anchors in the loss of one image.
+        positive_fraction: at most this part of them is positive.
+        smooth_l1_beta: where smooth L1 turns from quadratic to linear.
+        loc_weight: factor on the box loss.
+        pre_nms_topk: anchors kept by score before NMS, per level.
+        post_nms_topk: proposals kept after NMS, per image.
+        nms_thresh: IoU above which the lower-scored proposal of the same level goes.
+        min_size: proposals with a side not longer than this (px) are dropped.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        anchor_generator: AnchorGenerator,
+        positive_iou: float = 0.7,
+        negative_iou: float = 0.3,
+        batch_size_per_image: int = 256,
+        positive_fraction: float = 0.5,
+        smooth_l1_beta: float = 1 / 9,
+        loc_weight: float = 1.0,
+        pre_nms_topk: int = 1000,
+        post_nms_topk: int = 2000,
+        nms_thresh: float = 0.7,
+        min_size: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.anchor_generator = anchor_generator
+        self.levels = [int(name[1:]) for name in anchor_generator.strides]
+        num_anchors = set(anchor_generator.num_anchors)
+        if len(num_anchors) != 1:
+            raise ValueError(f"a shared head needs the same number of anchors on every level, got {num_anchors}")
+        self.head = RPNHead(in_channels, num_anchors.pop())
+        self.matcher = Matcher(positive_iou, negative_iou, keep_best=True)
+        self.sampler = Sampler(batch_size_per_image, positive_fraction)
+        self.box_coder = BoxCoder()
+        self.smooth_l1_beta = smooth_l1_beta
+        self.loc_weight = loc_weight
+        self.pre_nms_topk = pre_nms_topk
+        self.post_nms_topk = post_nms_topk
+        self.nms_thresh = nms_thresh
+        self.min_size = min_size
+
+    def forward(self, features: dict[str, Tensor]) -> RPNOutputs:
+        """Run the head over every map.
+
+        Args:
+            features: ``{"p2": (N, d, H_2, W_2), ...}``.
+        """
+        maps = [features[name] for name in self.anchor_generator.strides]
+        logits, deltas = zip(*(self.head(feature) for feature in maps), strict=True)
+        anchors = self.anchor_generator([(feature.shape[-2], feature.shape[-1]) for feature in maps])
+        return RPNOutputs(list(logits), list(deltas), anchors)
+
+    def label_anchors(self, anchors: Tensor, targets: Sequence[Targets]) -> tuple[Tensor, Tensor]:
+        """Match the anchors of every image with its ground truth.
+
+        No rule ties objects to levels: an object belongs to the levels whose anchors it overlaps (FPN §4.1).
+
+        Args:
+            anchors: ``(B, 4)``.
+            targets: N targets.
+
+        Returns:
+            ``match_labels`` int8 ``(N, B)`` in {1, 0, -1},
+            ``matched_idxs`` int64 ``(N, B)`` into the boxes of each image.
+        """
+        # Objects per image differ widely; image by image the IoU matrix is (G, B) without padding to the largest G.
+        matched_idxs, match_labels = zip(
+            *(self.matcher(box_iou(target.boxes.to(anchors), anchors)) for target in targets), strict=True
+        )
+        return torch.stack(match_labels), torch.stack(matched_idxs)
+
+    def losses(self, outputs: RPNOutputs, targets: Sequence[Targets], seeds: Tensor) -> dict[str, Tensor]:
+        """Objectness and box loss (Faster R-CNN eq. 1).
+
+        Both are sums over sampled anchors divided by ``N * batch_size_per_image``, a number that does not depend on
+        what was sampled, so that splitting a batch leaves its gradient unchanged.
+
+        Args:
+            outputs: of :meth:`forward`.
+            targets: N targets.
+            seeds: int64 ``(N,)``, which anchors are drawn; see :func:`fpn_lightning.models.sampler.image_seeds`.
+
+        Returns:
+            Scalars ``loss_rpn_cls`` and ``loss_rpn_loc``.
+        """
+        match_labels, matched_idxs = self.label_anchors(torch.cat(outputs.anchors), targets)
+        positive, negative = self.sampler(match_labels, seeds)
+        return self.losses_of_sample(outputs, targets, positive, negative, matched_idxs)
+
+    def losses_of_sample(
+        self,
+        outputs: RPNOutputs,
+        targets: Sequence[Targets],
+        positive: Tensor,
+        negative: Tensor,
+        matched_idxs: Tensor,
+    ) -> dict[str, Tensor]:
+        """The losses for a given choice of anchors.
+
+        Args:
+            outputs: of :meth:`forward`.
+            targets: N targets.
+            positive: bool ``(N, B)``.
+            negative: bool ``(N, B)``.
+            matched_idxs: int64 ``(N, B)``.
+
+        Returns:
+            Scalars ``loss_rpn_cls`` and ``loss_rpn_loc``.
+        """
+        logits, deltas = torch.cat(outputs.logits, dim=1), torch.cat(outputs.deltas, dim=1)
+        anchors = torch.cat(outputs.anchors)
+        sampled = positive | negative
+        loss_cls = F.binary_cross_entropy_with_logits(
+            logits[sampled], positive[sampled].to(logits.dtype), reduction="sum"
+        )
+        image, anchor = positive.nonzero(as_tuple=True)
+        first_box = anchors.new_tensor([0] + [len(target.boxes) for target in targets[:-1]]).long().cumsum(0)
+        boxes = torch.cat([target.boxes for target in targets])[first_box[image] + matched_idxs[image, anchor]]
+        loss_loc = F.smooth_l1_loss(
+            deltas[image, anchor].to(anchors.dtype),
+            self.box_coder.encode(anchors[anchor], boxes.to(anchors)),
+            beta=self.smooth_l1_beta,
+            reduction="sum",
+        )
+        count = len(targets) * self.sampler.batch_size_per_image
+        return {"loss_rpn_cls": loss_cls / count, "loss_rpn_loc": self.loc_weight * loss_loc / count}
+
+    @torch.no_grad()
+    def predict(self, outputs: RPNOutputs, sizes: Tensor) -> list[Proposals]:
+        """Turn raw outputs into proposals: top-k per level, decode, clip, NMS within levels, top-k per image.
+
+        Args:
+            outputs: of :meth:`forward`.
+            sizes: int64 ``(N, 2)`` height and width of every image, network-input pixels.
+
+        Returns:
+            N proposals, at most ``post_nms_topk`` each, best first.
+
+        Raises:
+            FloatingPointError: if an output is not finite.
+        """
+        scores, boxes, levels = [], [], []
+        for level, logits, deltas, anchors in zip(
+            self.levels, outputs.logits, outputs.deltas, outputs.anchors, strict=True
+        ):
+            top_logits, top = logits.to(anchors.dtype).topk(min(self.pre_nms_topk, logits.shape[1]), dim=1)
+            top_deltas = deltas.gather(1, top[:, :, None].expand(-1, -1, 4)).to(anchors.dtype)  # (N, k, 4)
+            decoded = self.box_coder.decode(anchors[top].flatten(0, 1), top_deltas.flatten(0, 1))
+            scores.append(top_logits)
+            boxes.append(decoded.view(*top.shape, 4))
+            levels.append(torch.full_like(top, level))
+        all_scores, all_boxes, all_levels = torch.cat(scores, 1), torch.cat(boxes, 1), torch.cat(levels, 1)
+        if not (all_scores.isfinite().all() and all_boxes.isfinite().all()):
+            raise FloatingPointError("the RPN's logits or boxes are not finite; the model has diverged")
+        return [
+            self._select(all_boxes[n], all_scores[n], all_levels[n], (int(size[0]), int(size[1])))
+            for n, size in enumerate(sizes.tolist())
+        ]
+
+    def _select(self, boxes: Tensor, scores: Tensor, levels: Tensor, size: tuple[int, int]) -> Proposals:
+        boxes = clip_boxes_to_image(boxes, size)
+        large = ((boxes[:, 2:] - boxes[:, :2]) > self.min_size).all(dim=1)
+        boxes, scores, levels = boxes[large], scores[large], levels[large]
+        keep = batched_nms(boxes, scores, levels, self.nms_thresh)[: self.post_nms_topk]
+        return Proposals(boxes[keep], scores[keep], levels[keep])

@@ -1,0 +1,94 @@
+"""Chooses which references enter the loss (Faster R-CNN §3.1.3: 256 anchors at 1:1; Fast R-CNN §2.3: RoIs at 1:3).
+
+The choice is a function of a seed per image and the index of the reference, not of a global random state: the same
+on every device, for every way of splitting a batch over processes, and after a resume.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_MIX_1 = -0x40A7B892E31B1A47  # 0xbf58476d1ce4e5b9 as a signed 64-bit integer
+_MIX_2 = -0x6B2FB644ECCEEE15  # 0x94d049bb133111eb
+_GOLDEN = -0x61C8864680B583EB  # 0x9e3779b97f4a7c15
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical shift: torch shifts int64 arithmetically, so the copied sign bits are masked away."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Finaliser of SplitMix64 (Steele et al., OOPSLA 2014) on int64; arithmetic wraps modulo 2^64."""
+    x = (x ^ _shift_right(x, 30)) * _MIX_1
+    x = (x ^ _shift_right(x, 27)) * _MIX_2
+    return x ^ _shift_right(x, 31)
+
+
+def random_keys(seeds: Tensor, count: int) -> Tensor:
+    """Pseudo-random numbers by counting.
+
+    Args:
+        seeds: int64 ``(N,)``.
+        count: how many numbers for each seed.
+
+    Returns:
+        int64 ``(N, count)``, non-negative; row n depends on ``seeds[n]`` only.
+    """
+    index = torch.arange(1, count + 1, device=seeds.device, dtype=torch.int64)
+    keys = _mix(_mix(seeds)[:, None] + index * _GOLDEN)
+    return keys & 0x7FFFFFFFFFFFFFFF
+
+
+def image_seeds(seed: int, step: int, image_ids: Tensor) -> Tensor:
+    """One seed for each image of a batch, a function of (run seed, optimiser step, image id).
+
+    Args:
+        seed: the run's seed.
+        step: the optimiser step the batch belongs to.
+        image_ids: int64 ``(N,)``.
+
+    Returns:
+        int64 ``(N,)``.
+    """
+    run = _mix(torch.tensor([seed, step], dtype=torch.int64, device=image_ids.device) + _GOLDEN)
+    return _mix(_mix(image_ids + run[0]) + run[1])
+
+
+class Sampler:
+    """Draws positives and negatives at random, without replacement.
+
+    Args:
+        batch_size_per_image: how many references enter the loss.
+        positive_fraction: at most this part of them is positive; missing positives are replaced by negatives.
+    """
+
+    def __init__(self, batch_size_per_image: int = 256, positive_fraction: float = 0.5) -> None:
+        self.batch_size_per_image = batch_size_per_image
+        self.positive_fraction = positive_fraction
+
+    def __call__(self, match_labels: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
+        """Sample every image of a batch.
+
+        Args:
+            match_labels: ``(N, B)`` in {1, 0, -1}.
+            seeds: int64 ``(N,)``, see :func:`image_seeds`.
+
+        Returns:
+            Boolean masks ``positive`` and ``negative``, each ``(N, B)``.
+        """
+        keys = random_keys(seeds, match_labels.shape[1])
+        limit = torch.full_like(seeds, int(self.batch_size_per_image * self.positive_fraction))
+        positive = self._draw(match_labels == 1, keys, limit)
+        negative = self._draw(match_labels == 0, keys, self.batch_size_per_image - positive.sum(dim=1))
+        return positive, negative
+
+    def _draw(self, candidates: Tensor, keys: Tensor, counts: Tensor) -> Tensor:
+        """Mark, in each row, the ``counts[n]`` candidates with the smallest keys: ``(N, B)`` bool."""
+        k = min(self.batch_size_per_image, candidates.shape[1])
+        never = torch.iinfo(torch.int64).max
+        drawn_keys, drawn = keys.masked_fill(~candidates, never).topk(k, dim=1, largest=False, sorted=True)
+        rank = torch.arange(k, device=keys.device)
+        wanted = (rank < counts[:, None]) & (drawn_keys != never)
+        return torch.zeros_like(candidates).scatter_(1, drawn, wanted)

@@ -1,0 +1,44 @@
+"""Anchors, by numbers a person can check."""
+
+import math
+
+import pytest
+import torch
+
+from fpn_lightning.errors import InputError
+from fpn_lightning.models.anchors import AnchorGenerator, cell_anchors
+
+FPN_STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
+
+
+def test_cell_anchors_by_hand():
+    # Area 32²; height / width = 1/2 gives 32√2 × 32/√2 = 45.2548 × 22.6274.
+    boxes = cell_anchors([32], [0.5, 1.0, 2.0])
+    expected = torch.tensor(
+        [[-22.6274, -11.3137, 22.6274, 11.3137], [-16, -16, 16, 16], [-11.3137, -22.6274, 11.3137, 22.6274]],
+        dtype=torch.float64,
+    )
+    assert torch.allclose(boxes, expected, atol=1e-4)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    assert torch.allclose(sides.prod(dim=1), torch.full((3,), 1024.0, dtype=torch.float64))
+
+
+def test_anchors_are_centred_on_multiples_of_the_stride():
+    generator = AnchorGenerator({"p3": 8}, [[16]], [1.0])
+    (anchors,) = generator([(2, 3)])
+    # row-major cells: (0,0) (0,8) (0,16) then the next row
+    assert anchors.tolist()[:3] == [[-8, -8, 8, 8], [0, -8, 16, 8], [8, -8, 24, 8]]
+    assert anchors.tolist()[3] == [-8, 0, 8, 16]
+    assert len(anchors) == 6
+
+
+def test_counts_at_800x1000_equal_the_papers():
+    # Table 1's 200k for {P2..P6}: unpadded maps round up.
+    sizes = [(math.ceil(800 / s), math.ceil(1000 / s)) for s in FPN_STRIDES.values()]
+    generator = AnchorGenerator(FPN_STRIDES, [[32 * 2**i] for i in range(5)])
+    assert sum(map(len, generator(sizes))) == 199_974
+
+
+def test_sizes_and_maps_must_pair_up():
+    with pytest.raises(InputError, match=r"4 groups of sizes for 5 maps.*anchor_octaves"):
+        AnchorGenerator(FPN_STRIDES, [[32], [64], [128], [256]])

@@ -1,0 +1,63 @@
+"""FPN: what it computes, against a few lines written from the paper."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fpn_lightning.models.pyramids import FPN
+
+CHANNELS = {"c2": 4, "c3": 6, "c4": 8, "c5": 10}
+STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
+
+
+def stage_outputs(height, width):
+    torch.manual_seed(0)
+    return {k: torch.randn(2, CHANNELS[k], -(-height // s), -(-width // s)) for k, s in STRIDES.items()}
+
+
+def test_declares_strides_and_shapes():
+    fpn = FPN(CHANNELS, STRIDES, 5)
+    assert fpn.strides == {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
+    maps = fpn(stage_outputs(64, 96))
+    assert {k: tuple(v.shape) for k, v in maps.items()} == {
+        "p2": (2, 5, 16, 24),
+        "p3": (2, 5, 8, 12),
+        "p4": (2, 5, 4, 6),
+        "p5": (2, 5, 2, 3),
+        "p6": (2, 5, 1, 2),
+    }
+
+
+def test_equals_the_equations():
+    fpn = FPN(CHANNELS, STRIDES, 5)
+    c = stage_outputs(64, 96)
+    m5 = fpn.lateral_convs["p5"](c["c5"])
+    m4 = fpn.lateral_convs["p4"](c["c4"]) + m5.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    m3 = fpn.lateral_convs["p3"](c["c3"]) + m4.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    maps = fpn(c)
+    # The path goes down before the 3x3: P3 is the convolution of M3, not built from P4.
+    assert torch.allclose(maps["p3"], fpn.output_convs["p3"](m3), atol=1e-6)
+    assert torch.allclose(maps["p5"], fpn.output_convs["p5"](m5), atol=1e-6)
+    assert torch.equal(maps["p6"], F.max_pool2d(maps["p5"], 1, 2))
+
+
+def test_is_linear():
+    # FPN §3: no non-linearities in the extra layers. f(2x) - f(x) = f(x) - f(0) holds for affine maps only.
+    fpn = FPN(CHANNELS, STRIDES, 5)
+    c = stage_outputs(64, 64)
+    zero, one, two = (fpn({k: factor * v for k, v in c.items()}) for factor in (0, 1, 2))
+    for name in one:
+        assert torch.allclose(two[name] - one[name], one[name] - zero[name], atol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(65, 100), (33, 45), (800, 1000)])
+def test_odd_sizes_work(height, width):
+    maps = FPN(CHANNELS, STRIDES, 5)(stage_outputs(height, width))
+    assert maps["p2"].shape[-2:] == (-(-height // 4), -(-width // 4))
+    assert maps["p6"].shape[-2:] == (-(-height // 64), -(-width // 64))
+
+
+def test_channels_of_the_paper():
+    fpn = FPN({"c2": 256, "c3": 512, "c4": 1024, "c5": 2048}, STRIDES)
+    # laterals: (256+512+1024+2048)*256 + 4*256; outputs: 4 * (256*256*9 + 256)
+    assert sum(p.numel() for p in fpn.parameters()) == 3840 * 256 + 4 * 256 + 4 * (256 * 256 * 9 + 256)
