@@ -1,1 +1,23 @@
 """Feature Pyramid Networks for Object Detection (Lin et al., CVPR 2017), every table one config and one command."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fpn_lightning.data.datamodule import COCODataModule
+    from fpn_lightning.stages.rpn import RPNStage
+
+# Imported on first use: reporting and scoring must not wait for torch and Lightning.
+_HOMES = {
+    "COCODataModule": "fpn_lightning.data.datamodule",
+    "RPNStage": "fpn_lightning.stages.rpn",
+}
+__all__ = ["COCODataModule", "RPNStage"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

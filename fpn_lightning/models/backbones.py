@@ -113,38 +113,54 @@ class Backbone(nn.Module):
         return self.features(self.normalize(images))
 
     def download_weights(self) -> None:
-        """Fetch pre-trained weights into torch's cache, so that one process does it for all."""
+        """Fetch pre-trained weights into a cache, so that one process does it for all."""
 
     def load_weights(self) -> None:
         """Load the pre-trained weights named by ``weights``; does nothing where it is ``None``."""
 
+    @torch.no_grad()
+    def check_declared(self, height: int, width: int) -> None:
+        """Run a black image through the trunk and compare the outputs with what it declares.
 
-_TORCHVISION_PARTS = {"conv1": "stem.0", "bn1": "stem.1"} | {f"layer{i + 1}": f"stages.{i}" for i in range(4)}
+        Args:
+            height: of the image, px.
+            width: of the image, px.
+
+        Raises:
+            InputError: naming both, if names, channels or sizes differ.
+        """
+        training = self.training
+        outputs = self.eval().features(self.get_buffer("pixel_mean").new_zeros(1, 3, height, width))
+        self.train(training)
+        found = [(name, *output.shape[1:]) for name, output in outputs.items()]
+        declared = [(c, self.channels[c], -(-height // s), -(-width // s)) for c, s in self.strides.items()]
+        if found != declared:
+            raise InputError(
+                f"backbone: {type(self).__name__} declares {declared} (name, channels, height, width) for an image of "
+                f"{height} x {width}, but its outputs are {found}."
+            )
 
 
-class ResNetBackbone(Backbone):
-    """ResNet-18/34/50/101 (the paper's trunks are 50 and 101), from torchvision.
+class TorchvisionBackbone(Backbone):
+    """A classifier of torchvision cut into a stem and four stages, with its optional weights.
+
+    Subclasses build their parts and hand them to :meth:`_assemble`.
 
     Args:
-        name: which ResNet.
+        name: torchvision's name of the model.
         weights: a member of torchvision's weights enum (``IMAGENET1K_V1``), the path of a state dict with
             torchvision's names, or ``None``. Loaded by :meth:`load_weights`, never by the constructor.
-        norm: ``frozen`` for pre-trained trunks; ``batch`` or ``group`` from scratch.
-        frozen_stages: how many stages stay as they were loaded, the stem counting as one: 2 freezes conv1 and
-            conv2_x, as Detectron's ``FREEZE_AT = 2`` (the paper does not say; DEVIATIONS.md "Frozen stages").
-        convention: ``torchvision`` (RGB, stride in the 3x3) or ``caffe`` (BGR, stride in the first 1x1).
+        norm: ``frozen`` for pre-trained trunks; ``batch`` or ``group`` from scratch; ``None`` where the model has no
+            BatchNorm.
+        frozen_stages: how many stages stay as they were loaded, the stem counting as one.
+        convention: whose preprocessing the trunk applies.
 
     Raises:
         InputError: if the arguments do not fit together.
     """
 
     def __init__(
-        self,
-        name: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50",
-        weights: str | None = "IMAGENET1K_V1",
-        norm: Norm = "frozen",
-        frozen_stages: int = 2,
-        convention: Convention = "torchvision",
+        self, name: str, weights: str | None, norm: Norm | None, frozen_stages: int, convention: Convention
     ) -> None:
         super().__init__(convention, weights)
         if norm == "frozen" and weights is None:
@@ -156,27 +172,46 @@ class ResNetBackbone(Backbone):
             raise InputError("backbone: norm 'group' has no place for the BatchNorm statistics of pre-trained weights.")
         if weights is None and frozen_stages > 0:
             raise InputError("backbone: frozen_stages > 0 without weights would freeze random filters. Set it to 0.")
-        if weights in get_model_weights(name).__members__ and convention != "torchvision":
-            raise InputError(f"backbone: weights {weights} are torchvision's; convention must be 'torchvision'.")
         if not 0 <= frozen_stages <= 5:
-            raise InputError(f"backbone: frozen_stages must lie in 0..5 (stem, conv2..conv5), not {frozen_stages}.")
+            raise InputError(f"backbone: frozen_stages must lie in 0..5 (stem, c2..c5), not {frozen_stages}.")
+        member = torchvision_weights(name, weights)
+        if member is not None and convention != "torchvision":
+            raise InputError(f"backbone: weights {weights} are torchvision's; convention must be 'torchvision'.")
+        # vgg16 also has Caffe's filters, which torchvision feeds with another mean and standard deviation.
+        if member is not None and (tuple(member.transforms().mean), tuple(member.transforms().std)) != (MEAN, STD):
+            raise InputError(f"backbone: weights {weights} of {name} need another preprocessing. Use IMAGENET1K_V1.")
         self.name = name
         self.frozen_stages = frozen_stages
-        trunk = getattr(resnet, name)(weights=None, norm_layer=norm_layer(norm))
-        self.stem = nn.Sequential(trunk.conv1, trunk.bn1, trunk.relu, trunk.maxpool)
-        self.stages = nn.ModuleList([trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4])
-        if convention == "caffe":
-            _move_stride_to_first_conv(self.stages)
-        widths = [64, 128, 256, 512] if name in ("resnet18", "resnet34") else [256, 512, 1024, 2048]
-        self.channels = {f"c{k}": width for k, width in zip(range(2, 6), widths, strict=True)}
-        self.strides = {f"c{k}": 2**k for k in range(2, 6)}
+
+    def _assemble(
+        self,
+        stem: nn.Sequential,
+        stages: Iterable[nn.Module],
+        channels: Sequence[int],
+        prefixes: dict[str, str | None],
+        first_stride: int = 4,
+    ) -> None:
+        """Take the parts and freeze the first ``frozen_stages`` of them.
+
+        Args:
+            stem: everything before the stage of c2.
+            stages: those of c2..c5.
+            channels: of c2..c5.
+            prefixes: torchvision's module name to ours, ``None`` for what a trunk leaves out.
+            first_stride: stride of c2; each further stage doubles it.
+        """
+        self.stem = stem
+        self.stages = nn.ModuleList(stages)
+        self.channels = {f"c{k}": count for k, count in enumerate(channels, start=2)}
+        self.strides = {f"c{k}": first_stride * 2 ** (k - 2) for k in range(2, 6)}
+        self._prefixes = prefixes
         for part in self._frozen_parts():
             part.requires_grad_(False)
 
     def _frozen_parts(self) -> list[nn.Module]:
         return [self.stem, *self.stages][: self.frozen_stages]
 
-    def train(self, mode: bool = True) -> ResNetBackbone:
+    def train(self, mode: bool = True) -> Self:
         """Switch the mode; frozen stages stay in evaluation mode, or live BatchNorm would still drift there."""
         super().train(mode)
         for part in self._frozen_parts():
@@ -184,7 +219,7 @@ class ResNetBackbone(Backbone):
         return self
 
     def features(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Return c2..c5, the outputs of the last residual block of each stage (FPN §3)."""
+        """Return c2..c5, the outputs of the stages (FPN §3)."""
         x = self.stem(pixels)
         outputs = {}
         for name, stage in zip(self.channels, self.stages, strict=True):
@@ -194,10 +229,9 @@ class ResNetBackbone(Backbone):
 
     def download_weights(self) -> None:
         """Fetch enum weights into torch's cache; local files need nothing."""
-        if self.weights in get_model_weights(self.name).__members__:
-            get_model_weights(self.name)[self.weights].get_state_dict(
-                progress=True, check_hash=True, weights_only=True, map_location="cpu"
-            )
+        member = torchvision_weights(self.name, self.weights)
+        if member is not None:
+            fetch_torchvision_state(member)
 
     def load_weights(self) -> None:
         """Load the named weights; every missing or unexpected tensor outside the classifier is an error.
@@ -207,45 +241,11 @@ class ResNetBackbone(Backbone):
         """
         if self.weights is None:
             return
-        enum = get_model_weights(self.name)
-        if self.weights in enum.__members__:
-            state = enum[self.weights].get_state_dict(
-                progress=True, check_hash=True, weights_only=True, map_location="cpu"
-            )
-        elif Path(self.weights).is_file():
-            state = torch.load(self.weights, map_location="cpu", weights_only=True)
-        else:
+        member = torchvision_weights(self.name, self.weights)
+        if member is None and not Path(self.weights).is_file():
+            known = sorted(get_model_weights(self.name).__members__)
             raise InputError(
-                f"backbone: weights {self.weights!r} is neither a file nor one of torchvision's "
-                f"{sorted(enum.__members__)} for {self.name}."
+                f"backbone: weights {self.weights!r} is neither a file nor one of torchvision's {known} for {self.name}."
             )
-        self._load_torchvision_state(state)
-
-    def _load_torchvision_state(self, state: dict[str, Tensor]) -> None:
-        renamed = {}
-        for key, value in state.items():
-            if key.startswith("fc.") or key.endswith("num_batches_tracked"):
-                continue
-            head, _, rest = key.partition(".")
-            prefix = {"conv1": "stem.0", "bn1": "stem.1", **{f"layer{i + 1}": f"stages.{i}" for i in range(4)}}.get(
-                head
-            )
-            renamed[f"{prefix}.{rest}" if prefix else key] = value
-        wanted = {key: value for key, value in self.state_dict().items() if not key.endswith("num_batches_tracked")}
-        problems = [f"missing {key}" for key in wanted.keys() - renamed.keys()]
-        problems += [f"unexpected {key}" for key in renamed.keys() - wanted.keys()]
-        problems += [
-            f"shape of {key}: {tuple(renamed[key].shape)} in the file, {tuple(wanted[key].shape)} in the model"
-            for key in wanted.keys() & renamed.keys()
-            if renamed[key].shape != wanted[key].shape
-        ]
-        if problems:
-            listing = "; ".join(sorted(problems)[:8]) + ("; …" if len(problems) > 8 else "")
-            raise InputError(f"backbone: weights {self.weights!r} do not fit {self.name}: {listing}")
-        self.load_state_dict(renamed, strict=False)
-
-
-def _move_stride_to_first_conv(stages: nn.ModuleList) -> None:
-    """Put the stride of each bottleneck into its first 1x1, where the Caffe weights expect it."""
-    for block in (module for module in stages.modules() if isinstance(module, resnet.Bottleneck)):
-        block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+        state = fetch_torchvision_state(member) if member is not None else read_state_dict(self.weights)
+        load_torchvision(self, state, self._prefixes, self.weights, self.name)

@@ -1,0 +1,115 @@
+"""Time a piece of work beside its peers in one run, and keep one line per comparison in reports/benchmarks.md."""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import multiprocessing
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+REPORT = REPOSITORY / "reports" / "benchmarks.md"
+HEADER = (
+    "# Benchmarks\n\n"
+    "Written by `benchmarks/*.py`. Each line compares two programs measured in the same run on the same machine; "
+    "the ratio is the peer's time over ours, so above 1 we are faster.\n\n"
+    "work | peer: ratio | peak memory | machine | date | commit\n"
+    "--- | --- | --- | --- | --- | ---\n"
+)
+
+
+def time_in_turn(works: Mapping[str, Callable[[], Any]], rounds: int = 3) -> dict[str, float]:
+    """Seconds of each work: the shortest of ``rounds``, the works taking turns so that a slow spell hits all."""
+    best = dict.fromkeys(works, float("inf"))
+    for _ in range(rounds):
+        for name, work in works.items():
+            gc.collect()
+            start = time.perf_counter()
+            work()
+            best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def peak_memory_mib(work: Callable[[], Any], warm_up: Callable[[], Any]) -> float:
+    """MiB by which a child process grows at most while it runs ``work`` (POSIX; what it inherits is not counted).
+
+    Call it before timing anything: memory that earlier work has freed would be used again without growth.
+
+    Args:
+        work: what is measured.
+        warm_up: the same on next to no data, run first: a forked child maps its libraries anew as it calls them
+            (tens of MiB), which is not the work's memory.
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_report_growth, args=(work, warm_up, sender))
+    child.start()
+    sender.close()
+    try:
+        growth = receiver.recv()
+    except EOFError:
+        raise RuntimeError("the work failed in the child process; its traceback stands above") from None
+    finally:
+        child.join()
+    return float(growth)
+
+
+def _report_growth(work: Callable[[], Any], warm_up: Callable[[], Any], sender: Connection) -> None:
+    warm_up()
+    before = _peak_rss_mib()
+    work()
+    sender.send(_peak_rss_mib() - before)
+
+
+def _peak_rss_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def machine() -> str:
+    """Processor and number of cores."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1] for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0].strip() if names else model
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def commit() -> str:
+    """Abbreviated commit of this checkout, with ``-dirty`` where files differ from it."""
+    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--exclude=*"]
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return answer.stdout.strip()
+
+
+def append_line(work: str, peer: str, ratio: float, memory: str, path: Path = REPORT) -> str:
+    """Append one comparison to the report, which is started with a header if there is none; returns the line.
+
+    Args:
+        work: what was done and at which size.
+        peer: the program compared with.
+        ratio: the peer's seconds over ours.
+        memory: peak memory of both, with units.
+        path: the report.
+    """
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    line = f"{work} | {peer}: {ratio:.1f} x | {memory} | {machine()} | {date} | {commit()}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # One write, so that two benchmarks ending together do not mix their lines.
+    with path.open("a", encoding="utf-8") as file:
+        file.write(("" if file.tell() else HEADER) + line + "\n")
+    return line

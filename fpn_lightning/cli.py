@@ -1,0 +1,262 @@
+"""The command line: LightningCLI with run directories, named callbacks, records and clear errors."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.fabric.utilities.rank_zero import _get_rank
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+from rich.console import Console
+from rich.table import Table
+
+from fpn_lightning.csv_log import AppendingCSVLogger
+from fpn_lightning.data.datamodule import COCODataModule
+from fpn_lightning.errors import InputError
+from fpn_lightning.experiment import ExperimentOptions, claim_run_directory, run_directory, write_whole
+from fpn_lightning.run_record import build_record, evaluation_summary
+from fpn_lightning.stages.base import BaseStage
+from fpn_lightning.stages.speed import SpeedMonitor
+
+BASE_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "base.yaml"
+
+
+@dataclass
+class WandbOptions:
+    """Weights & Biases; ``--config configs/wandb.yaml`` switches it on."""
+
+    enabled: bool = False
+    """Log to Weights & Biases beside the CSV file."""
+    project: str = "fpn-lightning"
+    """Project the runs are compared in."""
+    entity: str | None = None
+    """Team or user; ``None`` is the default of the account."""
+    offline: bool = False
+    """Write to the run directory only; ``wandb sync <run>/wandb/offline-run-*`` uploads later."""
+
+
+SIZE_CLASSES = {"": "all", "_s": "small", "_m": "medium", "_l": "large"}
+
+
+class StepProgressBar(RichProgressBar):
+    """A bar over all steps of the run: training is counted in steps, not in epochs."""
+
+    @property
+    def total_train_batches(self) -> int | float:
+        """Batches until ``max_steps``."""
+        trainer = self.trainer
+        if trainer.max_steps <= 0:
+            return super().total_train_batches
+        return (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches
+
+
+class CLI(LightningCLI):
+    """Adds to LightningCLI what a reproduction needs around a run."""
+
+    model: BaseStage
+    datamodule: COCODataModule
+    subcommand: str
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """``fit``, ``validate`` and ``test``; prediction comes with the systems that need it."""
+        every = LightningCLI.subcommands()
+        return {name: every[name] for name in ("fit", "validate", "test")}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the groups of our own, the named callbacks and the links between arguments."""
+        parser.add_argument("--experiment", type=ExperimentOptions)
+        parser.add_argument("--wandb", type=WandbOptions, default=WandbOptions())
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(StepProgressBar, "progress")
+        parser.link_arguments(
+            ("experiment", "seed_everything"), "trainer.default_root_dir", compute_fn=_run_directory_of_config
+        )
+        parser.link_arguments(
+            ("experiment", "seed_everything"), "checkpoint.dirpath", compute_fn=_checkpoint_directory_of_config
+        )
+        parser.link_arguments("seed_everything", "data.seed")
+        parser.link_arguments("seed_everything", "model.init_args.seed")
+
+    # ---- before anything is built ----------------------------------------------------------------------------------
+
+    @property
+    def options(self) -> Any:
+        """The parsed configuration of the subcommand."""
+        return self.config[self.subcommand]
+
+    @property
+    def run(self) -> Path:
+        """Directory of the run."""
+        return Path(self.options.trainer.default_root_dir)
+
+    @property
+    def output(self) -> Path:
+        """Where this subcommand writes: the run directory for ``fit``, a folder in it for every other."""
+        return self.run if self.subcommand == "fit" else self.run / self.subcommand
+
+    def before_instantiate_classes(self) -> None:
+        """Claim the run directory; a refusal costs no time."""
+        options = self.options
+        run_directory(options.experiment, options.seed_everything)
+        options.weights_only = True  # nothing in a checkpoint of ours needs code to be run
+        if "verbose" in options:
+            options.verbose = False  # the metrics are printed below, in a table of their own
+        if options.ckpt_path == "last":
+            options.ckpt_path = str(self.run / "checkpoints" / "last.ckpt")
+        elif options.ckpt_path is not None and not Path(options.ckpt_path).is_file():
+            raise InputError(f"--ckpt_path {options.ckpt_path}: no such file. `last` is the run's own last checkpoint.")
+        if self.subcommand == "fit" and _get_rank() in (None, 0):
+            claim_run_directory(self.run, options.experiment.overwrite, resume=options.ckpt_path is not None)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer with loggers of our choice; only ``fit`` writes into the run directory itself."""
+        self.speed = SpeedMonitor()
+        kwargs["logger"] = self._loggers()
+        kwargs["default_root_dir"] = str(self.output)
+        configured = self.config_init[self.subcommand].trainer.callbacks or []
+        kwargs["callbacks"] = [*(configured if isinstance(configured, list) else [configured]), self.speed]
+        return super().instantiate_trainer(**kwargs)
+
+    def _loggers(self) -> list[Logger]:
+        resume_step = None
+        if self.subcommand == "fit" and self.options.ckpt_path is not None:
+            checkpoint = torch.load(self.options.ckpt_path, map_location="cpu", mmap=True, weights_only=True)
+            resume_step = int(checkpoint["global_step"])
+        self.csv = AppendingCSVLogger(self.output, resume_step)
+        loggers: list[Logger] = [self.csv]
+        if self.options.wandb.enabled:
+            from fpn_lightning.wandb_log import wandb_logger
+
+            loggers.append(wandb_logger(self.options, self.output, self.resolved_config()))
+        return loggers
+
+    def resolved_config(self) -> dict[str, Any]:
+        """Every value of the configuration as plain types, links included."""
+        text = self._parser(self.subcommand).dump(self.options, skip_link_targets=False, skip_none=False)
+        resolved = yaml.safe_load(text)
+        # How the command was called (again) is no part of what was run.
+        for key in ("config", "ckpt_path", "weights_only", "verbose"):
+            resolved.pop(key, None)
+        resolved["experiment"].pop("overwrite", None)
+        return resolved
+
+    # ---- fit -------------------------------------------------------------------------------------------------------
+
+    def before_fit(self) -> None:
+        """Write the resolved configuration; measure the untrained model where that is asked for."""
+        self.model.resumes = self.options.ckpt_path is not None
+        if _get_rank() in (None, 0):
+            write_whole(self.run / "config.yaml", yaml.safe_dump(self.resolved_config(), sort_keys=False))
+        self.untrained: dict[str, float | None] | None = None
+        if self.options.experiment.evaluate_untrained and not self.model.resumes:
+            self.trainer.validate(self.model, self.datamodule, verbose=False, weights_only=True)
+            self.untrained = self.model.evaluation
+            if self.trainer.is_global_zero:
+                write_whole(self.run / "untrained.yaml", yaml.safe_dump(self.untrained))
+        elif (self.run / "untrained.yaml").exists():
+            self.untrained = yaml.safe_load((self.run / "untrained.yaml").read_text())
+
+    def after_fit(self) -> None:
+        """Keep the final weights, evaluate them once and write the record."""
+        trainer = self.trainer
+        if trainer.interrupted:
+            return
+        trainer.save_checkpoint(self.run / "checkpoints" / "last.ckpt", weights_only=False)
+        steps = trainer.global_step
+        trainer.validate(self.model, self.datamodule, verbose=False, weights_only=True)
+        if not trainer.is_global_zero:
+            return
+        curves = self.csv.curves()
+        record = build_record(
+            self.model, self.datamodule, trainer, self.speed, self.resolved_config(), steps, curves, self.untrained
+        )
+        record.save(self.run / "metrics.json")
+        for logger in trainer.loggers:
+            if hasattr(logger, "save_record"):
+                logger.save_record(self.run / "metrics.json", record.metrics)
+        self._print_metrics(self.run / "metrics.json")
+
+    # ---- validate, test --------------------------------------------------------------------------------------------
+
+    def after_validate(self) -> None:
+        """Write the metrics beside the run's own."""
+        self._write_summary(self.datamodule.val_split)
+
+    def after_test(self) -> None:
+        """Write the metrics beside the run's own."""
+        self._write_summary(self.datamodule.test_split or "")
+
+    def _write_summary(self, split: str) -> None:
+        if self.trainer.is_global_zero:
+            path = self.output / "metrics.json"
+            write_whole(path, evaluation_summary(self.model, self.datamodule, split, self.options.ckpt_path))
+            self._print_metrics(path)
+
+    def _print_metrics(self, path: Path) -> None:
+        experiment = self.options.experiment
+        table = Table("", *SIZE_CLASSES.values(), title=f"{experiment.table}/{experiment.row}", title_justify="left")
+        values = self.model.evaluation
+        for name in (name for name in values if name[-2:] not in SIZE_CLASSES):
+            cells = (values.get(name + suffix) for suffix in SIZE_CLASSES)
+            table.add_row(name, *("–" if value is None else f"{100 * value:.1f}" for value in cells))
+        console = Console()
+        console.print(table)
+        console.print(f"written to {path}", soft_wrap=True)
+
+
+def _run_directory_of_config(experiment: ExperimentOptions, seed: int | bool | None) -> str:
+    if not (experiment.table and experiment.row):
+        return experiment.root  # links are also computed on the bare defaults; see before_instantiate_classes()
+    return run_directory(experiment, seed)
+
+
+def _checkpoint_directory_of_config(experiment: ExperimentOptions, seed: int | bool | None) -> str:
+    return str(Path(_run_directory_of_config(experiment, seed)) / "checkpoints")
+
+
+def main(args: Sequence[str] | None = None) -> CLI:
+    """Run the command line.
+
+    Args:
+        args: arguments without the program's name; those of the process by default.
+
+    Raises:
+        SystemExit: with code 2 and a message for input that a person has to mend.
+    """
+    _quiet_lightning()
+    try:
+        return CLI(
+            BaseStage,
+            COCODataModule,
+            subclass_mode_model=True,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            parser_kwargs={name: {"default_config_files": [str(BASE_CONFIG)]} for name in CLI.subcommands()},
+            args=list(args) if args is not None else None,
+        )
+    except InputError as error:
+        sys.exit(_complain(error))
+
+
+def _quiet_lightning() -> None:
+    """Drop what Lightning says about itself: advertisements, and a warning that only its authors can act on."""
+    advertisements = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    advertisements.addFilter(lambda record: "Tip:" not in record.getMessage())
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+
+
+def _complain(error: InputError) -> int:
+    Console(stderr=True).print(f"[bold red]error:[/] {error}", soft_wrap=True, highlight=False)
+    return 2

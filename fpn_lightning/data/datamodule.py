@@ -1,0 +1,246 @@
+"""COCO and data sets in its layout, for Lightning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch.utils.data import DataLoader
+
+from fpn_lightning.data.annotations import Categories
+from fpn_lightning.data.coco import COCOIndex, split_paths
+from fpn_lightning.data.dataset import COCODataset, Collate, start_worker
+from fpn_lightning.data.samplers import (
+    EvaluationBatchSampler,
+    TrainingBatchSampler,
+    TrainingLoader,
+    accumulation_steps,
+)
+from fpn_lightning.data.training_rows import training_rows
+from fpn_lightning.data.transforms import ResizeAndFlip, SizeRounding
+from fpn_lightning.errors import InputError
+
+Role = Literal["train", "val", "test"]
+ROLES: dict[str | None, tuple[Role, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+
+
+class COCODataModule(pl.LightningDataModule):
+    """Training, validation and test batches (:class:`fpn_lightning.structures.Batch`) of a data set in COCO's layout.
+
+    Annotations are ``root/annotations/instances_<split>.json``, images ``root/<split>/<file_name>``. The defaults are
+    the paper's (FPN §5.1, §5.2).
+
+    Args:
+        root: the data set's folder.
+        train_split: split to train on.
+        val_split: split to validate on.
+        test_split: split to test on; it may have no annotations.
+        num_classes: foreground classes; has to be the number of categories in the annotation files.
+        total_batch_size: images of one optimiser step: processes × images per process × accumulation steps.
+        batch_size_per_device: images of one training micro-batch.
+        eval_batch_size: images of one evaluation batch. With 1 no image is padded by another.
+        short_side: length the shorter side is scaled to. Of several, training draws one per image and epoch;
+            evaluation uses the last.
+        max_side: most the longer side may get.
+        size_rounding: ``nearest`` (as detectron2) or ``floor`` (as torchvision).
+        flip_probability: chance of a horizontal flip in training.
+        size_divisor: batches are padded to a multiple of it; the largest stride of the trunk.
+        min_box_size: training boxes narrower or lower, in network-input pixels, are dropped and counted.
+        load_masks: fill ``Targets.segmentations``.
+        skip_images_without_objects: leave images without a usable object out of training.
+        num_workers: worker processes per loader.
+        seed: order and augmentation are a function of it, the epoch and the image id.
+        max_train_images: train on the first so many images by id only.
+        max_val_images: validate on the first so many images by id only.
+
+    Attributes:
+        category_ids: category id of each label; known after ``setup``.
+        category_names: its name.
+        dropped: how many objects of the training split are left out, by reason (``inverted``, ``empty``,
+            ``outside``, ``small``), and ``images_without_objects``; known after ``setup``.
+
+    Raises:
+        InputError: a value that cannot be, by its ``data.`` key; or, in ``setup``, missing or wrong data.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        train_split: str = "train2017",
+        val_split: str = "val2017",
+        test_split: str | None = None,
+        num_classes: int = 80,
+        total_batch_size: int = 16,
+        batch_size_per_device: int = 2,
+        eval_batch_size: int = 1,
+        short_side: int | list[int] = 800,
+        max_side: int = 1333,
+        size_rounding: SizeRounding = "nearest",
+        flip_probability: float = 0.5,
+        size_divisor: int = 32,
+        min_box_size: float = 1.0,
+        load_masks: bool = False,
+        skip_images_without_objects: bool = True,
+        num_workers: int = 4,
+        seed: int = 0,
+        max_train_images: int | None = None,
+        max_val_images: int | None = None,
+    ) -> None:
+        super().__init__()
+        # A process may get no image at all when there are fewer images than processes.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self.root = root
+        self.train_split = train_split
+        self.val_split = val_split
+        self.test_split = test_split
+        self.num_classes = num_classes
+        self.total_batch_size = total_batch_size
+        self.batch_size_per_device = batch_size_per_device
+        self.eval_batch_size = eval_batch_size
+        self.load_masks = load_masks
+        self.skip_images_without_objects = skip_images_without_objects
+        self.num_workers = num_workers
+        self.seed = seed
+        self.max_images: dict[Role, int | None] = {"train": max_train_images, "val": max_val_images, "test": None}
+        self.collate = Collate(size_divisor)
+        short_sides = (short_side,) if isinstance(short_side, int) else tuple(short_side)
+        self.transform = ResizeAndFlip(short_sides, max_side, size_rounding, flip_probability, min_box_size, seed)
+        self.category_ids: tuple[int, ...] = ()
+        self.category_names: tuple[str, ...] = ()
+        self.dropped: dict[str, int] = {}
+        self._datasets: dict[Role, COCODataset] = {}
+        for key in ("num_classes", "total_batch_size", "batch_size_per_device", "eval_batch_size"):
+            if getattr(self, key) < 1:
+                raise InputError(f"data.{key} is {getattr(self, key)}; it has to be at least 1")
+
+    def prepare_data(self) -> None:
+        """Index the annotations, in one process per machine, so that the others only map the result."""
+        stage = str(self.trainer.state.fn.value) if self.trainer and self.trainer.state.fn else "fit"
+        for role in ROLES.get(stage, ()):
+            if split := self._splits[role]:
+                COCOIndex.open(split_paths(self.root, split)[0])
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the splits a stage needs (None: all); log what training leaves out."""
+        for role in ROLES.get(stage, ()) if stage else ("train", "val", "test"):
+            if self._splits[role]:
+                self._dataset(role)
+
+    def train_dataloader(self) -> TrainingLoader:
+        """This process's share of the training stream, from the trainer's step on.
+
+        A pass ends with ``trainer.max_steps``, or, where only epochs are given, after as many global batches as cover
+        the images once.
+        """
+        dataset = self._dataset("train")
+        rank, world_size = self._process()
+        accumulation = self.accumulation_steps(world_size)
+        sizes = dataset.index.sizes[dataset.rows]
+        sampler = TrainingBatchSampler(
+            sizes[:, 0] > sizes[:, 1], self.total_batch_size, self.batch_size_per_device, rank, world_size, self.seed
+        )
+        steps = -(-len(dataset) // self.total_batch_size)
+        done = 0
+        if self.trainer:
+            if self.trainer.accumulate_grad_batches != accumulation:
+                raise InputError(
+                    f"trainer.accumulate_grad_batches is {self.trainer.accumulate_grad_batches}; set it to "
+                    f"{accumulation}, so that with {world_size} processes and data.batch_size_per_device "
+                    f"{self.batch_size_per_device} it makes data.total_batch_size {self.total_batch_size}"
+                )
+            steps = self.trainer.max_steps if self.trainer.max_steps > 0 else steps
+            done = self.trainer.global_step
+        loader = TrainingLoader(
+            dataset,
+            sampler,
+            steps * accumulation,
+            collate_fn=self.collate,
+            num_workers=self.num_workers,
+            worker_init_fn=start_worker,
+            pin_memory=torch.cuda.is_available(),
+        )
+        # Lightning gives a loader its saved state only where it regards a pass as unfinished.
+        loader.load_state_dict({"images": done * self.total_batch_size})
+        return loader
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Every validation image once, over all processes."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Every test image once, over all processes."""
+        return self._evaluation_loader("test")
+
+    def accumulation_steps(self, world_size: int) -> int:
+        """Micro-batches per optimiser step; the trainer's ``accumulate_grad_batches`` has to be this number.
+
+        Raises:
+            InputError: ``total_batch_size`` is no multiple of ``batch_size_per_device`` × ``world_size``.
+        """
+        return accumulation_steps(self.total_batch_size, self.batch_size_per_device, world_size)
+
+    def describe(self, split: str) -> dict[str, Any]:
+        """What a record says about a split, given as ``train``, ``val``, ``test`` or by its name.
+
+        Returns:
+            ``name`` (the annotation file's description, else the root's last component), ``split``, ``fingerprint``
+            (sha256 of the annotation file), ``num_images`` (those that take part).
+        """
+        role = next((role for role, name in self._splits.items() if split in (role, name)), None)
+        if role is None:
+            raise InputError(f"split {split!r} is none of this data module's: {self._splits}")
+        dataset = self._dataset(role)
+        return {
+            "name": dataset.index.description or Path(self.root).resolve().name,
+            "split": self._splits[role],
+            "fingerprint": dataset.index.fingerprint,
+            "num_images": len(dataset),
+        }
+
+    @property
+    def _splits(self) -> dict[Role, str | None]:
+        return {"val": self.val_split, "test": self.test_split, "train": self.train_split}
+
+    def _dataset(self, role: Role) -> COCODataset:
+        split = self._splits[role]
+        if split is None:
+            raise InputError(f"data.{role}_split is not set; give the name of the split to use")
+        if role not in self._datasets:
+            self._datasets[role] = self._open(role, split)
+        return self._datasets[role]
+
+    def _process(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _evaluation_loader(self, role: Role) -> DataLoader[Any]:
+        dataset = self._dataset(role)
+        return DataLoader(
+            dataset,
+            batch_sampler=EvaluationBatchSampler(len(dataset), self.eval_batch_size, *self._process()),
+            collate_fn=self.collate,
+            num_workers=self.num_workers,
+            worker_init_fn=start_worker,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def _open(self, role: Role, split: str) -> COCODataset:
+        annotation_file, images = split_paths(self.root, split)
+        index = COCOIndex.open(annotation_file)
+        if len(index.categories):  # lists of images need none
+            known = Categories(self.category_ids, self.category_names) if self.category_ids else index.categories
+            index.check_categories(self.num_classes, known)
+            self.category_ids, self.category_names = index.categories.ids, index.categories.names
+        rows = np.arange(len(index))
+        if role == "train":
+            rows, self.dropped = training_rows(index, self.transform, self.skip_images_without_objects)
+            listed = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
+            rank_zero_info(f"{annotation_file.name}: training on {len(rows)} images; left out: {listed}")
+        rows = rows[: self.max_images[role]]
+        if not len(rows):
+            raise InputError(f"data.max_{role}_images leaves no image of {annotation_file}; raise it")
+        return COCODataset(index, images, self.transform, rows, role == "train", self.load_masks)

@@ -1,0 +1,128 @@
+"""One image with its objects, ready for the network; and several of them padded into a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fpn_lightning.data.coco import COCOIndex
+from fpn_lightning.data.images import read_image
+from fpn_lightning.data.transforms import Geometry, ResizeAndFlip
+from fpn_lightning.structures import Batch, ImageBatch, Targets
+
+
+@dataclass
+class Sample:
+    """One network input: uint8 ``(H, W, 3)`` pixels, how they came about, and the objects (None: no annotations)."""
+
+    pixels: NDArray[np.uint8]
+    geometry: Geometry
+    image_id: int
+    targets: Targets | None
+
+
+class COCODataset(Dataset[Sample]):
+    """Images of one split with their objects, addressed by (image row in ``rows``, epoch).
+
+    Args:
+        index: the split's annotations.
+        image_folder: where its image files lie.
+        transform: resizing and flipping.
+        rows: int64, the image rows of the index that take part.
+        training: augment; otherwise only resize, with exact boxes.
+        load_masks: fill ``Targets.segmentations``.
+    """
+
+    def __init__(
+        self,
+        index: COCOIndex,
+        image_folder: Path,
+        transform: ResizeAndFlip,
+        rows: NDArray[np.int64],
+        training: bool = False,
+        load_masks: bool = False,
+    ) -> None:
+        self.index = index
+        self.image_folder = image_folder
+        self.transform = transform
+        self.rows = rows
+        self.training = training
+        self.load_masks = load_masks
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample:
+        place, epoch = item
+        row = int(self.rows[place])
+        image_id = int(self.index.image_ids[row])
+        height, width = self.index.sizes[row].tolist()
+        path = self.image_folder / self.index.file_name(row)
+        pixels = read_image(path, size=(height, width), image_id=image_id)
+        objects = self.index.objects_of(row)
+        left = np.flatnonzero(~objects.is_crowd)
+        boxes_orig = objects.boxes_xywh[left]
+        boxes_orig = np.concatenate((boxes_orig[:, :2], boxes_orig[:, :2] + boxes_orig[:, 2:]), axis=1)
+        if self.training:
+            geometry = self.transform.training_geometry((height, width), image_id, epoch)
+            pixels, boxes, kept = self.transform.augment(pixels, boxes_orig, geometry)
+        else:
+            geometry = self.transform.evaluation_geometry((height, width))
+            pixels, boxes, kept = self.transform.augment_plain(pixels, boxes_orig, geometry)
+        targets = self._targets(row, boxes, left[kept]) if self.index.has_annotations else None
+        return Sample(pixels, geometry, image_id, targets)
+
+    def _targets(self, row: int, boxes: NDArray[np.float32], indices: NDArray[np.int64]) -> Targets:
+        objects = self.index.objects_of(row)
+        return Targets(
+            boxes=torch.from_numpy(boxes),
+            labels=torch.from_numpy(objects.labels[indices]),
+            indices=torch.from_numpy(indices),
+            boxes_xywh_orig=_copied(objects.boxes_xywh),
+            areas_orig=_copied(objects.areas),
+            is_crowd=_copied(objects.is_crowd),
+            labels_orig=_copied(objects.labels),
+            annotation_ids=_copied(objects.annotation_ids),
+            segmentations=self.index.segmentations_of(row) if self.load_masks else [],
+        )
+
+
+def _copied(array: NDArray[np.generic]) -> Tensor:
+    # The index is mapped read-only; a tensor has to be writable.
+    return torch.from_numpy(array.copy())
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Pads images at the right and bottom with 0 to one size, a multiple of ``size_divisor``, and stacks them."""
+
+    size_divisor: int = 32
+
+    def __call__(self, samples: list[Sample]) -> Batch:
+        """Samples to a batch: pixels uint8 ``(N, 3, H, W)``; no targets where the split has no annotations."""
+        sizes = torch.tensor([sample.geometry.size for sample in samples])
+        height, width = (-(-side // self.size_divisor) * self.size_divisor for side in sizes.amax(dim=0).tolist())
+        pixels = torch.zeros((len(samples), 3, height, width), dtype=torch.uint8)
+        for out, sample in zip(pixels, samples, strict=True):
+            image = torch.from_numpy(sample.pixels).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
+            out[:, : image.shape[1], : image.shape[2]] = image
+        images = ImageBatch(
+            pixels=pixels,
+            sizes=sizes,
+            sizes_orig=torch.tensor([sample.geometry.size_orig for sample in samples]),
+            image_ids=torch.tensor([sample.image_id for sample in samples]),
+            flipped=torch.tensor([sample.geometry.flipped for sample in samples]),
+        )
+        return Batch(images, [sample.targets for sample in samples if sample.targets is not None])
+
+
+def start_worker(worker_id: int) -> None:
+    """Set up a loader's worker: one thread, since OpenCV's own would compete with the other workers."""
+    cv2.setNumThreads(0)

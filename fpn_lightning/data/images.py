@@ -1,0 +1,98 @@
+"""Image files to uint8 RGB arrays, or one clear error.
+
+The EXIF orientation is *not* applied: COCO's boxes and sizes are those of the stored pixels.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from fpn_lightning.errors import InputError
+
+# Pillow warns of decompression bombs above this number of pixels and refuses twice as many.
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
+# How a file begins and, if it is whole, ends. Neither end occurs inside the compressed data.
+WHOLE = {
+    b"\xff\xd8": b"\xff\xd9",  # JPEG: start and end of image
+    b"\x89PNG": b"\0\0\0\0IEND\xaeB`\x82",
+}
+
+
+def read_image(
+    path: str | Path,
+    *,
+    size: tuple[int, int] | None = None,
+    image_id: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> NDArray[np.uint8]:
+    """Decode an image file, whatever its extension says.
+
+    Grey, palette, CMYK and 16-bit images become 8-bit RGB; an alpha channel is dropped.
+
+    Args:
+        path: the file.
+        size: expected height and width, from the annotation file; None accepts any.
+        image_id: COCO image id, for messages.
+        max_pixels: largest height × width accepted; checked before decoding.
+
+    Returns:
+        uint8 ``(H, W, 3)`` RGB in the stored orientation, contiguous.
+
+    Raises:
+        InputError: the file is missing, empty, cut short, not an image, too large, or of another size.
+    """
+    name = f"{path}" if image_id is None else f"{path} (image {image_id})"
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{name}: cannot read the image file ({error.strerror})") from error
+    if not content:
+        raise InputError(f"{name}: the image file is empty; fetch it again")
+    found = _stored_size(content, name)
+    if found[0] * found[1] > max_pixels:
+        raise InputError(f"{name}: {found[1]}×{found[0]} is more than the {max_pixels} pixels allowed; scale it down")
+    if size is not None and found != tuple(size):
+        raise InputError(
+            f"{name}: the file is {found[1]}×{found[0]} (width × height) but the annotations say {size[1]}×{size[0]}; "
+            "the file was resized or rotated, or belongs to another data set"
+        )
+    return _decode(content, name)
+
+
+def _stored_size(content: bytes, name: str) -> tuple[int, int]:
+    """Height and width from the header; costs about a hundredth of decoding."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return image.height, image.width
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name}: the image is too large ({error}); scale it down") from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{name}: not an image, or one cut short; fetch it again") from error
+
+
+def _decode(content: bytes, name: str) -> NDArray[np.uint8]:
+    # OpenCV may fill what is missing of a JPEG or PNG with one colour and go on. Where the end is not the format's
+    # (cut short, or bytes appended), Pillow, which is strict, decides.
+    if all(content.endswith(end) for start, end in WHOLE.items() if content.startswith(start)):
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        try:
+            pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
+        except cv2.error:
+            pixels = None
+        if pixels is not None:
+            return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if image.mode.startswith("I;16"):
+                # Pillow would clip these to 255 where OpenCV keeps the high byte.
+                grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+                return np.repeat(grey[:, :, None], 3, axis=2)
+            return np.ascontiguousarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{name}: the image is damaged or cut short ({error}); fetch it again") from error

@@ -1,0 +1,203 @@
+"""Which images make which batch: a function of (seed, step) alone, whatever the number of processes.
+
+Training is one endless stream: every epoch is a shuffle of all images, and global batch t takes the next
+``total_batch_size`` of them. Processes and accumulation steps only cut that batch into pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fpn_lightning.errors import InputError
+
+# Keeps the numbers drawn here apart from those of the transforms, which start from the same seed.
+RANDOM_DOMAIN = 0
+Item = tuple[int, int]
+
+
+def epoch_order(portrait: NDArray[np.bool_], seed: int, epoch: int) -> NDArray[np.int64]:
+    """Order of the images in one epoch: shuffled, two neighbours of equal orientation at a time.
+
+    Landscape and portrait images in one batch would pad each other to a large square, so they are paired as in the
+    published implementations (two images per GPU). An image that finds no partner of its kind closes the epoch;
+    after an odd epoch the next one opens with it, so that pairs stay aligned with the stream.
+
+    Args:
+        portrait: bool ``(N,)``, whether each image is higher than wide.
+        seed: non-negative.
+        epoch: from 0.
+
+    Returns:
+        int64 ``(N,)``, a permutation.
+    """
+    random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(RANDOM_DOMAIN, epoch)))
+    shuffled = random.permutation(len(portrait))
+    kinds = [shuffled[~portrait[shuffled]], shuffled[portrait[shuffled]]]
+    pairs = np.concatenate([kind[: len(kind) // 2 * 2].reshape(-1, 2) for kind in kinds])
+    paired = pairs[random.permutation(len(pairs))].reshape(-1)
+    single = np.concatenate([kind[len(kind) // 2 * 2 :] for kind in kinds])
+    inside_a_pair = epoch * len(portrait) % 2 == 1
+    return np.concatenate((single, paired) if inside_a_pair else (paired, single))
+
+
+def accumulation_steps(total_batch_size: int, batch_size_per_device: int, world_size: int) -> int:
+    """Micro-batches per optimiser step: total = steps × images per process × processes.
+
+    Raises:
+        InputError: they cannot be multiplied to the total; the message lists the images per process that can.
+    """
+    share, rest = divmod(total_batch_size, world_size)
+    if rest:
+        raise InputError(
+            f"data.total_batch_size {total_batch_size} cannot be split over {world_size} processes; "
+            "use a number of devices that divides it"
+        )
+    if share % batch_size_per_device:
+        valid = ", ".join(str(size) for size in range(1, share + 1) if share % size == 0)
+        raise InputError(
+            f"data.batch_size_per_device {batch_size_per_device} does not divide the {share} images that each of "
+            f"{world_size} processes has of data.total_batch_size {total_batch_size}; use one of {valid}"
+        )
+    return share // batch_size_per_device
+
+
+class TrainingBatchSampler(Sampler[list[Item]]):
+    """Endless micro-batches of one process, as lists of (image row, epoch).
+
+    Piece ``a * world_size + rank`` of a global batch is accumulation step ``a`` of process ``rank``; pieces in that
+    order make up the global batch. Inside it landscape pairs come first, so that larger pieces are of one kind too.
+
+    Args:
+        portrait: bool ``(N,)``, whether each image is higher than wide; at least one image.
+        total_batch_size: images of one optimiser step.
+        batch_size: images of one micro-batch; with ``world_size`` it has to divide ``total_batch_size``.
+        rank: this process.
+        world_size: number of processes.
+        seed: non-negative.
+    """
+
+    def __init__(
+        self,
+        portrait: NDArray[np.bool_],
+        total_batch_size: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+    ) -> None:
+        self.portrait = portrait
+        self.total_batch_size = total_batch_size
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+        self.seed = seed
+        self.accumulation = accumulation_steps(total_batch_size, batch_size, world_size)
+        # The micro-batch with which the next iterator begins.
+        self.start = 0
+        self._orders: dict[int, NDArray[np.int64]] = {}
+
+    def global_batch(self, step: int) -> list[Item]:
+        """All (image row, epoch) of optimiser step ``step``, in order."""
+        positions = range(step * self.total_batch_size, (step + 1) * self.total_batch_size)
+        items = []
+        for position in positions:
+            epoch, place = divmod(position, len(self.portrait))
+            items.append((int(self._order(epoch)[place]), epoch))
+        return sorted(items, key=lambda item: bool(self.portrait[item[0]]))
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        micro = self.start
+        while True:
+            step, accumulated = divmod(micro, self.accumulation)
+            first = (accumulated * self.world_size + self.rank) * self.batch_size
+            yield self.global_batch(step)[first : first + self.batch_size]
+            micro += 1
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        if epoch not in self._orders:
+            if len(self._orders) > 2:
+                self._orders.clear()
+            self._orders[epoch] = epoch_order(self.portrait, self.seed, epoch)
+        return self._orders[epoch]
+
+
+class EvaluationBatchSampler(Sampler[list[Item]]):
+    """Every image once over all processes, none twice: process r takes rows r, r + world size, ...
+
+    Processes may get different numbers of batches, or none.
+    """
+
+    def __init__(self, num_images: int, batch_size: int = 1, rank: int = 0, world_size: int = 1) -> None:
+        self.rows = range(rank, num_images, world_size)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        for first in range(0, len(self.rows), self.batch_size):
+            yield [(row, 0) for row in self.rows[first : first + self.batch_size]]
+
+
+class TrainingLoader(DataLoader[Any]):
+    """A data loader that knows how far training has come, and goes on from there.
+
+    Its state counts the batches handed to the trainer, not those that workers have prepared ahead, in images, so
+    that a run may go on with another number of processes. Iterating it again goes on with the stream; one pass ends
+    when the count reaches a multiple of ``num_batches``.
+
+    Args:
+        dataset: takes (image row, epoch).
+        batch_sampler: this process's share of the stream.
+        num_batches: micro-batches of one pass. It is finite because Lightning fetches ahead from loaders without a
+            length, and the state would then count a batch that was not trained on.
+        collate_fn, num_workers, worker_init_fn, pin_memory: as in :class:`torch.utils.data.DataLoader`; workers
+            are kept from one pass to the next.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        batch_sampler: TrainingBatchSampler,
+        num_batches: int,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        num_workers: int = 0,
+        worker_init_fn: Callable[[int], None] | None = None,
+        pin_memory: bool = False,
+    ) -> None:
+        super().__init__(
+            dataset,
+            batch_sampler=batch_sampler,
+            collate_fn=collate_fn,
+            num_workers=num_workers,
+            worker_init_fn=worker_init_fn,
+            pin_memory=pin_memory,
+            persistent_workers=num_workers > 0,
+        )
+        self.stream = batch_sampler
+        self.num_batches = num_batches
+        self.consumed = 0
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        self.stream.start = self.consumed
+        remaining = self.num_batches - self.consumed % self.num_batches
+        # The count comes first: at the end zip then stops without waiting for one batch more.
+        for _, batch in zip(range(remaining), super().__iter__(), strict=False):
+            self.consumed += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """How many images, over all processes, training has taken from the stream."""
+        return {"images": self.consumed * self.stream.batch_size * self.stream.world_size}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after that many images; a piece that another split cannot continue is taken again."""
+        self.consumed = state["images"] // (self.stream.batch_size * self.stream.world_size)

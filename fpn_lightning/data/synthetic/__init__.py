@@ -1,0 +1,6 @@
+"""The embedded data set: generated images with annotation files in COCO's format, on disk."""
+
+from fpn_lightning.data.synthetic.generation import generate
+from fpn_lightning.data.synthetic.scene import area_thresholds
+
+__all__ = ["area_thresholds", "generate"]

@@ -1,0 +1,74 @@
+"""What training leaves out of a data set: unusable objects, and images without a usable one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fpn_lightning.data.coco import COCOIndex
+from fpn_lightning.data.transforms import ResizeAndFlip
+from fpn_lightning.errors import InputError
+
+
+def training_rows(
+    index: COCOIndex, transform: ResizeAndFlip, skip_images_without_objects: bool = True
+) -> tuple[NDArray[np.int64], dict[str, int]]:
+    """Choose the images to train on and count what is left out, at the scale of evaluation.
+
+    Args:
+        index: the annotations.
+        transform: gives the size of every network input.
+        skip_images_without_objects: leave out images in which nothing is left to train on.
+
+    Returns:
+        ``(rows, counts)``: int64 image rows, ascending; number of objects by the reasons of
+        :func:`unusable_objects`, and ``images_without_objects`` that were left out.
+
+    Raises:
+        InputError: the split has no annotations, or no object to train on.
+    """
+    if not index.has_annotations:
+        raise InputError(f"{index.annotation_file} has no annotations to train on; choose another data.train_split")
+    kinds, kind_of = np.unique(index.sizes, axis=0, return_inverse=True)
+    sizes = np.array([transform.evaluation_geometry((height, width)).size for height, width in kinds.tolist()])
+    reasons = unusable_objects(index, sizes[kind_of.reshape(-1)], transform.min_box_size)
+    usable = ~index.objects.is_crowd & ~np.any(list(reasons.values()), axis=0)
+    if not usable.any():
+        raise InputError(f"{index.annotation_file}: not one object can be trained on; check its boxes")
+    has_objects = np.bincount(index.object_rows[usable], minlength=len(index)) > 0
+    rows = np.flatnonzero(has_objects) if skip_images_without_objects else np.arange(len(index))
+    counts = {reason: int(objects.sum()) for reason, objects in reasons.items()}
+    return rows, counts | {"images_without_objects": len(index) - len(rows)}
+
+
+def unusable_objects(index: COCOIndex, sizes: NDArray[np.int64], min_box_size: float) -> dict[str, NDArray[Any]]:
+    """Which objects training has to leave out, and why; one reason each. Crowd regions are not counted.
+
+    Args:
+        index: the annotations.
+        sizes: int64 ``(N, 2)`` height and width of every network input.
+        min_box_size: least width and height in network-input pixels.
+
+    Returns:
+        Reason to bool ``(M,)``: ``inverted`` (negative width or height), ``empty`` (zero width or height),
+        ``outside`` (nothing of it inside the image), ``small`` (its part inside the image is below the least size).
+    """
+    objects, rows = index.objects, index.object_rows
+    extent = objects.boxes_xywh[:, 2:]
+    limit = index.sizes[rows][:, ::-1].astype(np.float64)
+    corners = objects.boxes_xywh[:, :2], objects.boxes_xywh[:, :2] + extent
+    inside = np.clip(corners[1], 0, limit) - np.clip(corners[0], 0, limit)
+    conditions = {
+        "inverted": (extent < 0).any(axis=1),
+        "empty": (extent == 0).any(axis=1),
+        "outside": (inside <= 0).any(axis=1),
+        "small": (inside * (sizes / index.sizes)[rows][:, ::-1] < min_box_size).any(axis=1),
+    }
+    left = ~objects.is_crowd
+    reasons = {}
+    for reason, condition in conditions.items():
+        reasons[reason] = left & condition
+        left = left & ~condition
+    return reasons

@@ -1,0 +1,153 @@
+"""Score a COCO result file: ``python -m fpn_lightning.evaluation ANNOTATIONS RESULTS --metric proposals``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from fpn_lightning.errors import InputError
+from fpn_lightning.evaluation.annotations import Record, read_annotations
+from fpn_lightning.evaluation.average_precision import Backend, average_precision, class_agnostic_recall
+from fpn_lightning.evaluation.matching import area_ranges
+from fpn_lightning.evaluation.proposal_recall import ProposalRecall, check_limits
+from fpn_lightning.evaluation.results import ProposalTable, read_proposals, read_results
+
+
+def score_proposals(
+    annotations: dict[str, list[Record]],
+    proposals: ProposalTable,
+    limits: Sequence[int],
+    area_thresholds: Sequence[float],
+) -> dict[str, float | None]:
+    """Recall of proposals over every image of an annotation file; images without proposals count too."""
+    objects: dict[int, list[Record]] = {image["id"]: [] for image in annotations["images"]}
+    for annotation in annotations["annotations"]:
+        objects[annotation["image_id"]].append(annotation)
+    metric = ProposalRecall(limits, area_thresholds)
+    for image_id, annotated in objects.items():
+        rows = proposals.rows.get(image_id, slice(0, 0))
+        metric.update(
+            proposals.boxes_xywh[rows],
+            proposals.scores[rows],
+            np.array([item["bbox"] for item in annotated]),
+            np.array([item["area"] for item in annotated]),
+            np.array([item["iscrowd"] for item in annotated]),
+            np.array([item["category_id"] for item in annotated]),
+        )
+    return metric.compute()
+
+
+def score_files(arguments: argparse.Namespace) -> dict[str, float | None]:
+    """Read both files and score them as the command line asks."""
+    # Settings first: files may take minutes to read.
+    area_ranges(arguments.area_thresholds)
+    limits = arguments.limits
+    if limits is not None:
+        check_limits(limits)
+    metric = arguments.metric
+    annotations = read_annotations(arguments.annotations, with_masks=metric == "segm")
+    if metric == "proposals":
+        proposals = read_proposals(arguments.results, {image["id"] for image in annotations["images"]})
+        return score_proposals(annotations, proposals, limits or (10, 30, 100, 1000), arguments.area_thresholds)
+    results = read_results(arguments.results, annotations, metric, arguments.class_agnostic)
+    score, default_limits = (
+        (class_agnostic_recall, (10, 100, 1000)) if arguments.class_agnostic else (average_precision, (1, 10, 100))
+    )
+    return score(
+        annotations, results, metric, limits or default_limits, arguments.area_thresholds, backend=arguments.backend
+    )
+
+
+def write_json(path: Path, values: dict[str, float | None]) -> None:
+    """Write metrics as JSON, whole or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(json.dumps(values, indent=2) + "\n")
+            temporary.chmod(0o644)  # mkstemp's files are private
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); give a file in a folder you own") from error
+
+
+def _table(values: dict[str, float | None], title: str) -> Table:
+    table = Table(title=title)
+    table.add_column("metric")
+    table.add_column("× 100", justify="right")
+    for name, value in values.items():
+        table.add_row(name, "–" if value is None else f"{100 * value:.2f}")
+    return table
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fpn_lightning.evaluation",
+        description="Score a COCO result file over all images of an annotation file.",
+    )
+    parser.add_argument("annotations", type=Path, help="COCO instances file")
+    parser.add_argument("results", type=Path, help="COCO result list: image_id, bbox (xywh) or segmentation, score")
+    parser.add_argument(
+        "--metric",
+        required=True,
+        choices=("proposals", "bbox", "segm"),
+        help="proposals: class-agnostic recall of boxes (Table 1); bbox, segm: AP and recall of boxes or masks",
+    )
+    parser.add_argument(
+        "--class-agnostic",
+        action="store_true",
+        help="with bbox or segm: recall whatever the class (Table 6) in place of AP; proposals are so anyway",
+    )
+    parser.add_argument(
+        "--limits",
+        type=int,
+        nargs="+",
+        help="detections kept per image; default: 10 30 100 1000 for proposals, 10 100 1000 with --class-agnostic, "
+        "else 1 10 100. AP always looks at 100",
+    )
+    parser.add_argument(
+        "--area-thresholds",
+        type=float,
+        nargs=2,
+        default=(32**2, 96**2),
+        metavar=("SMALL", "LARGE"),
+        help="px² between small, medium and large objects (default: 1024 9216)",
+    )
+    parser.add_argument(
+        "--backend", choices=get_args(Backend), default="faster-coco-eval", help="evaluator of bbox and segm"
+    )
+    parser.add_argument("--output", type=Path, help="write the fractions to this JSON file; null: no ground truth")
+    return parser
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code (2 for input that cannot be used)."""
+    arguments = build_parser().parse_args(args)
+    try:
+        values = score_files(arguments)
+        Console().print(_table(values, f"{arguments.results.name}: {arguments.metric}"))
+        if arguments.output is not None:
+            write_json(arguments.output, values)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""Reading COCO result files: detections as records for AP, proposals as arrays for recall."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as mask_api
+
+from fpn_lightning.errors import InputError
+from fpn_lightning.evaluation.annotations import Record, is_box, is_id, is_number, read_json
+
+# Six bits a character from "0" on; the last character of a number lacks the sixth bit.
+COMPRESSED_COUNTS = re.compile(r"[0-o]*[0-O]")
+
+
+@dataclass(frozen=True)
+class ProposalTable:
+    """All proposals of a result file as arrays, image by image.
+
+    Attributes:
+        boxes_xywh: float64 ``(N, 4)`` pixels of the image file.
+        scores: float64 ``(N,)``.
+        rows: image id to its slice of rows. Within an image rows keep the order of the file, category by category:
+            COCO's order among equal scores.
+    """
+
+    boxes_xywh: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    rows: dict[int, slice]
+
+
+def read_proposals(path: Path, image_ids: set[int]) -> ProposalTable:
+    """Read proposals (``image_id``, ``bbox`` xywh, ``score``) without keeping an object per box.
+
+    Each entry is moved into arrays (56 bytes a proposal) as soon as the parser has read it.
+
+    Args:
+        path: a COCO result list. ``category_id`` may be absent; it only orders equal scores.
+        image_ids: the images of the annotation file.
+
+    Raises:
+        InputError: naming file, entry and image, for a key that is missing, a box or a score that is not finite, or
+            an image that the annotation file does not list.
+    """
+    ids, categories, boxes, scores = array("q"), array("q"), array("d"), array("d")
+
+    def take(entry: Record) -> Record | None:
+        if "image_id" not in entry:
+            return entry  # a mask inside a result, or no result at all: told apart below
+        name = _name(path, len(ids), entry)
+        _check_result(name, entry, image_ids)
+        if not is_box(entry.get("bbox")):
+            raise InputError(f"{name}: bbox is {entry.get('bbox')!r}; give four finite numbers x, y, width, height")
+        category = entry.get("category_id", 0)
+        ids.append(entry["image_id"])
+        categories.append(category if is_id(category) else 0)
+        boxes.extend(entry["bbox"])
+        scores.append(entry["score"])
+        return None
+
+    content = read_json(path, take)
+    _check_list(path, content)
+    for row, entry in enumerate(content):
+        if entry is not None:
+            raise InputError(f"{path}: entry {row} has no image_id; give a list of COCO results")
+    if len(content) != len(ids):
+        raise InputError(f"{path}: results stand inside other results; give a flat list of COCO results")
+
+    order = np.lexsort((categories, ids))
+    sorted_ids = np.asarray(ids)[order]
+    starts = np.flatnonzero(np.diff(sorted_ids, prepend=sorted_ids[:1] - 1))
+    ends = np.append(starts[1:], len(sorted_ids))
+    rows = {int(sorted_ids[start]): slice(int(start), int(end)) for start, end in zip(starts, ends, strict=False)}
+    return ProposalTable(np.asarray(boxes).reshape(-1, 4)[order], np.asarray(scores)[order], rows)
+
+
+def read_results(
+    path: Path, annotations: dict[str, list[Record]], iou_type: str, class_agnostic: bool = False
+) -> list[Record]:
+    """Read detections for AP.
+
+    Args:
+        path: a COCO result list; may be empty.
+        annotations: what ``read_annotations`` returned.
+        iou_type: ``bbox`` or ``segm``.
+        class_agnostic: do without ``category_id``: a category missing or unknown is taken for the first one.
+
+    Returns:
+        Records with ``image_id``, ``category_id``, ``score``, and ``bbox`` or ``segmentation`` (compressed RLE).
+        For ``segm`` a box in the file is left out: COCO's evaluator would take its area for the mask's.
+
+    Raises:
+        InputError: naming file, entry and image, for whatever is missing, unknown, not finite or of a wrong size.
+    """
+    content = read_json(path)
+    _check_list(path, content)
+    sizes = {image["id"]: [image.get("height"), image.get("width")] for image in annotations["images"]}
+    category_ids = {category["id"] for category in annotations["categories"]}
+    results = []
+    for row, entry in enumerate(content):
+        if not isinstance(entry, dict) or "image_id" not in entry:
+            raise InputError(f"{path}: entry {row} has no image_id; give a list of COCO results")
+        name = _name(path, row, entry)
+        _check_result(name, entry, sizes.keys())
+        category = entry.get("category_id")
+        if category not in category_ids:
+            if not class_agnostic:
+                raise InputError(
+                    f"{name}: category_id is {category!r}, which the annotation file's `categories` does not list; "
+                    "write the file's own category ids, or score with --class-agnostic"
+                )
+            category = min(category_ids)
+        record = {"image_id": entry["image_id"], "category_id": category, "score": entry["score"]}
+        if iou_type == "bbox":
+            if not is_box(entry.get("bbox")):
+                raise InputError(f"{name}: bbox is {entry.get('bbox')!r}; give four finite numbers x, y, width, height")
+            record["bbox"] = entry["bbox"]
+        else:
+            record["segmentation"] = _compressed_rle(name, entry.get("segmentation"), sizes[entry["image_id"]])
+        results.append(record)
+    return results
+
+
+def _name(path: Path, row: int, entry: Record) -> str:
+    return f"{path}: entry {row} (image {entry['image_id']!r})"
+
+
+def _check_list(path: Path, content: object) -> None:
+    if not isinstance(content, list):
+        raise InputError(f"{path}: holds no JSON list; give a COCO result file (the annotation file comes first)")
+
+
+def _check_result(name: str, entry: Record, image_ids: Any) -> None:
+    if not is_id(entry["image_id"]) or entry["image_id"] not in image_ids:
+        raise InputError(f"{name}: the annotation file lists no such image; score the split the results are for")
+    if not is_number(entry.get("score")):
+        raise InputError(f"{name}: score is {entry.get('score')!r}; give a finite number")
+
+
+def _compressed_rle(name: str, segmentation: object, size: list[Any]) -> Record:
+    """Check a mask of a result and bring it to COCO's compressed form."""
+    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
+        raise InputError(f"{name}: segmentation is no RLE; give {{'size': [height, width], 'counts': ...}}")
+    if segmentation["size"] != size:
+        raise InputError(
+            f"{name}: the mask's size is {segmentation['size']!r}, the image's {size}; give masks of the image file"
+        )
+    counts = segmentation["counts"]
+    if isinstance(counts, list):
+        if not all(map(is_id, counts)) or min(counts, default=0) < 0 or sum(counts) != size[0] * size[1]:
+            raise InputError(f"{name}: the mask's counts do not add up to height x width; write the mask again")
+        rle: Record = mask_api.frPyObjects(segmentation, *size)
+        return rle
+    if not isinstance(counts, str) or not COMPRESSED_COUNTS.fullmatch(counts):
+        raise InputError(
+            f"{name}: the mask's counts are neither COCO's compressed text nor a list; write the mask again"
+        )
+    return {"size": size, "counts": counts}

@@ -1,0 +1,92 @@
+"""``python -m fpn_lightning.reporting``: collect finished runs, render the paper's tables beside ours, offline."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from fpn_lightning.errors import InputError
+from fpn_lightning.reporting.collection import collect, collect_wandb, find_unfinished, load_all, presets
+from fpn_lightning.reporting.paper import paper_tables
+from fpn_lightning.reporting.tables import summaries, write
+from fpn_lightning.reporting.terminal import show
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m fpn_lightning.reporting", description=__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs (default: %(default)s)")
+    parser.add_argument(
+        "--reports",
+        type=Path,
+        default=Path("reports"),
+        help="gets records/ and one folder of tables for each preset (default: %(default)s)",
+    )
+    parser.add_argument("--preset", nargs="+", metavar="NAME", help="presets to render (default: all with records)")
+    parser.add_argument(
+        "--source", choices=("local", "wandb"), default="local", help="where finished runs are (default: %(default)s)"
+    )
+    parser.add_argument("--wandb-project", metavar="ENTITY/PROJECT", help="for --source wandb")
+    return parser
+
+
+def _gather(arguments: argparse.Namespace, records_root: Path, console: Console) -> None:
+    """Bring the records of finished runs into ``records_root`` and say which runs have none."""
+    if arguments.source == "wandb":
+        if not arguments.wandb_project:
+            raise InputError("--source wandb needs --wandb-project ENTITY/PROJECT")
+        written, unfinished = collect_wandb(arguments.wandb_project, records_root)
+        origin = arguments.wandb_project
+    else:
+        written = collect(arguments.runs, records_root)
+        unfinished = [str(folder) for folder in find_unfinished(arguments.runs)]
+        origin = str(arguments.runs)
+    console.print(Text(f"{len(written)} finished runs in {origin}; their records are in {records_root}"))
+    for name in unfinished:
+        console.print(Text(f"unfinished, left out: {name}", style="yellow"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments; those of the process when ``None``.
+
+    Returns:
+        Exit status: 0, or 1 after a message on standard error.
+    """
+    arguments = _parser().parse_args(argv)
+    console = Console()
+    records_root = arguments.reports / "records"
+    try:
+        _gather(arguments, records_root, console)
+        known = presets(records_root)
+        for preset in arguments.preset or known:
+            if preset not in known:
+                there = ", ".join(known) or "none"
+                raise InputError(f"--preset {preset}: no records in {records_root}; presets that have some: {there}")
+            found = summaries(preset, paper_tables(), load_all(records_root, preset))
+            if not found:
+                console.print(Text(f"preset {preset}: its records belong to none of Tables 1-6", style="yellow"))
+            for summary in found:
+                paths = write(summary, arguments.reports / preset)
+                show(summary, console)
+                for path in paths:
+                    console.print(Text(f"written: {path}"))
+        if not known:
+            raise InputError(
+                f"there is no finished run in {arguments.runs} and no record in {records_root}; "
+                "train a row first: python train.py fit --config configs/table1/c_fpn.yaml"
+            )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""Where records come from and where they are kept: ``runs/``, Weights & Biases, ``reports/records/``."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from fpn_lightning.errors import InputError
+from fpn_lightning.reporting.records import FINISHED, Record, keep
+
+RECORD_NAME = "metrics.json"
+
+
+def _run_folders(runs_root: Path) -> list[Path]:
+    return sorted(folder for folder in runs_root.glob("*/*/*/**/seed*") if folder.is_dir())
+
+
+def _load_checked(path: Path, root: Path) -> Record:
+    """Load a record and refuse one that lies in the folder of another experiment (a copied or renamed run)."""
+    record = Record.load(path)
+    expected = root / record.experiment.path
+    if path not in (expected / RECORD_NAME, expected.with_suffix(".json")):
+        raise InputError(f"{path}: experiment: the record is of {record.experiment}; move it to {expected}")
+    return record
+
+
+def collect(runs_root: Path, records_root: Path) -> list[Path]:
+    """Keep the record of every finished run.
+
+    Args:
+        runs_root: holds ``<preset>/<table>/<row>/seed<n>/metrics.json``; may be absent.
+        records_root: gets ``<preset>/<table>/<row>/seed<n>.json``. Records of runs that are gone stay there.
+
+    Returns:
+        The files written.
+
+    Raises:
+        InputError: a malformed record, or one in another experiment's folder.
+    """
+    written = []
+    for folder in _run_folders(runs_root):
+        path = folder / RECORD_NAME
+        if path.is_file():
+            record = _load_checked(path, runs_root)
+            if record.status == FINISHED:
+                written.append(keep(record, records_root))
+    return written
+
+
+def find_unfinished(runs_root: Path) -> list[Path]:
+    """Folders of runs that have no record, or one that does not say ``finished``."""
+    return [
+        folder
+        for folder in _run_folders(runs_root)
+        if not (folder / RECORD_NAME).is_file() or Record.load(folder / RECORD_NAME).status != FINISHED
+    ]
+
+
+def load_all(records_root: Path, preset: str) -> list[Record]:
+    """Load the kept records of a preset, ordered by table, row and seed.
+
+    Raises:
+        InputError: a malformed record, one in another experiment's folder, or one that is not finished.
+    """
+    records = []
+    for path in sorted((records_root / preset).glob("*/*/**/seed*.json")):
+        record = _load_checked(path, records_root)
+        if record.status != FINISHED:
+            raise InputError(f"{path}: status: {record.status!r}; only finished runs are reported, remove the file")
+        records.append(record)
+    return sorted(records, key=lambda r: (r.experiment.table, r.experiment.row, r.experiment.seed))
+
+
+def presets(records_root: Path) -> list[str]:
+    """Names of the presets that have records."""
+    if not records_root.is_dir():
+        return []
+    return sorted(folder.name for folder in records_root.iterdir() if any(folder.glob("*/*/**/seed*.json")))
+
+
+def collect_wandb(project: str, records_root: Path, api: Any = None) -> tuple[list[Path], list[str]]:
+    """Keep the records that runs logged to Weights & Biases as the file ``metrics.json``.
+
+    Of several runs of one experiment the one created last counts. Runs made offline have to be synchronised first.
+
+    Args:
+        project: ``ENTITY/PROJECT``.
+        records_root: as in :func:`collect`.
+        api: a ``wandb.Api``; made here when not given.
+
+    Returns:
+        The files written, and the names of the runs without a finished record.
+
+    Raises:
+        InputError: a malformed record; names the run.
+    """
+    if api is None:
+        import wandb  # costs seconds and is needed by nobody else
+
+        api = wandb.Api()
+    written: dict[Path, None] = {}
+    unfinished = []
+    for run in api.runs(project, order="+created_at"):
+        record = _download(run, project)
+        if record is None or record.status != FINISHED:
+            unfinished.append(str(run.name))
+        else:
+            written[keep(record, records_root)] = None
+    return list(written), unfinished
+
+
+def _download(run: Any, project: str) -> Record | None:
+    try:
+        file = run.file(RECORD_NAME)
+    except IndexError:
+        return None
+    if not file.size:  # what the server says of a file that was never uploaded
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        file.download(root=folder, replace=True).close()
+        try:
+            return Record.load(Path(folder) / RECORD_NAME)
+        except InputError as error:
+            raise InputError(f"{project}, run {run.name} ({run.id}): {error}") from error

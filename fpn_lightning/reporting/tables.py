@@ -1,0 +1,145 @@
+"""Tables as files: Markdown to read, CSV to compute with, LaTeX to print. The same records give the same bytes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from fpn_lightning.reporting import prose
+from fpn_lightning.reporting.grids import Grid, all_grids, status
+from fpn_lightning.reporting.paper import Table
+from fpn_lightning.reporting.records import Record, write_whole
+from fpn_lightning.reporting.summary import TableSummary, summarise
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "–": "--",
+    "§": r"\S{}",
+    "²": r"$^2$",
+    "“": "``",
+    "”": "''",
+    "<": r"$<$",
+    ">": r"$>$",
+    "[": "{[}",  # at the start of a line it would be read as the argument of the \\ before it
+    "]": "{]}",
+    "*": "{*}",
+}
+
+
+_CSV_HEADER = [
+    *("preset", "table", "row", "label", "metric", "paper", "ours_mean", "ours_std", "num_seeds"),
+    *("untrained_mean", "untrained_std", "paper_gap", "ours_gap", "difference", "status", "records_of"),
+]
+
+
+def markdown(summary: TableSummary) -> str:
+    """The table as Markdown, columns aligned for reading it raw."""
+    parts = [f"# {prose.heading(summary)}"]
+    parts += prose.scale(summary)
+    parts += [f"> **Warning.** {warning}" for warning in summary.warnings]
+    for grid in all_grids(summary):
+        parts += [f"## {grid.title}", _markdown_grid(grid)]
+    parts.append("\n".join(f"- {note}" for note in prose.notes(summary)))
+    parts.append("Made by `python -m fpn_lightning.reporting` from the run records; not edited by hand.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_grid(grid: Grid) -> str:
+    lines = [[cell.replace("|", r"\|") for cell in line] for line in (grid.header, *grid.rows)]
+    widths = [max(3, *(len(line[index]) for line in lines)) for index in range(len(grid.header))]
+
+    def joined(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cells) + " |"
+
+    def padded(line: list[str]) -> str:
+        return joined(
+            cell.ljust(width) if index < grid.left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+
+    rule = joined("-" * width if index < grid.left else "-" * (width - 1) + ":" for index, width in enumerate(widths))
+    return "\n".join([padded(lines[0]), rule, *(padded(line) for line in lines[1:])])
+
+
+def csv_text(summary: TableSummary) -> str:
+    """One line per row and metric; numbers in percent or points, four decimals, empty where there is none.
+
+    The paper's numbers are in ``paper``; ours in ``ours_mean`` and ``ours_std`` (sample standard deviation over
+    ``num_seeds`` values). Gaps are to the reference row.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(_CSV_HEADER)
+    for row in summary.rows:
+        for column in [*summary.extra, *summary.table.columns]:
+            ours, untrained = row.ours(column.key), row.untrained(column.key)
+            numbers = [
+                row.row.metrics.get(column.key),
+                ours.mean if ours else None,
+                ours.std if ours else None,
+                untrained.mean if untrained else None,
+                untrained.std if untrained else None,
+                summary.paper_gap(row, column.key),
+                summary.ours_gap(row, column.key),
+                summary.difference(row, column.key),
+            ]
+            cells = ["" if value is None else f"{round(value, 4) + 0.0:.10g}" for value in numbers]
+            cells.insert(3, str(ours.count if ours else 0))
+            state = "finished" if row.records else status(row)
+            used = (row.shared_from or f"{summary.name}/{row.id}") if row.records else ""
+            writer.writerow(
+                [summary.preset, summary.name, row.id, row.row.label, column.key, *cells, state, used],
+            )
+    return out.getvalue()
+
+
+def latex_escape(text: str) -> str:
+    """Text as LaTeX that prints it."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def latex(summary: TableSummary) -> str:
+    r"""The table as LaTeX floats, to be read by ``\input``; needs the package booktabs."""
+    lines = [r"% needs \usepackage{booktabs}; made by python -m fpn_lightning.reporting, not edited by hand"]
+    remarks = [*summary.warnings, *prose.scale(summary), *prose.notes(summary)]
+    for grid in all_grids(summary):
+        lines += [
+            r"\begin{table*}",
+            r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+            rf"\caption{{{latex_escape(f'{prose.heading(summary)}. {grid.title}.')}}}",
+            rf"\begin{{tabular}}{{{'l' * grid.left}{'r' * (len(grid.header) - grid.left)}}}",
+            r"\toprule",
+            _latex_row(grid.header),
+            r"\midrule",
+            *(_latex_row(row) for row in grid.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table*}",
+        ]
+    lines += [r"\begin{footnotesize}", *(latex_escape(remark) + r"\par" for remark in remarks), r"\end{footnotesize}"]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_row(cells: list[str]) -> str:
+    return " & ".join(latex_escape(cell) for cell in cells) + r" \\"
+
+
+def summaries(preset: str, tables: dict[str, Table], records: list[Record]) -> list[TableSummary]:
+    """The tables that have at least one record of their own under the preset, in the paper's order."""
+    present = {record.experiment.table for record in records}
+    return [summarise(name, preset, tables, records) for name in tables if name in present]
+
+
+def write(summary: TableSummary, folder: Path) -> list[Path]:
+    """Write ``<folder>/table<n>.md``, ``.csv`` and ``.tex``, each whole or not at all, and return their paths."""
+    contents = {".md": markdown(summary), ".csv": csv_text(summary), ".tex": latex(summary)}
+    for suffix, text in contents.items():
+        write_whole(folder / f"{summary.name}{suffix}", text)
+    return [folder / f"{summary.name}{suffix}" for suffix in contents]

@@ -1,0 +1,202 @@
+"""What all stages share: optimiser, schedule, batch contract, logging, and stopping on numbers that are not finite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from fpn_lightning.data.datamodule import COCODataModule
+from fpn_lightning.errors import InputError
+from fpn_lightning.models.backbones import Backbone
+from fpn_lightning.stages.optimization import Optimization
+from fpn_lightning.structures import Batch
+
+
+class BaseStage(LightningModule):
+    """Training and evaluation around a model; subclasses say what the losses and the metrics are.
+
+    Args:
+        backbone: the trunk, whose pre-trained weights are loaded when training starts.
+        optimization: optimiser and schedule.
+        init_from: path of a checkpoint whose *weights* the model starts from (training starts at step 0); resuming a
+            run is ``--ckpt_path``.
+        seed: the run's seed; sampling is a function of it, the step and the image id.
+
+    Attributes:
+        area_thresholds: px² of the image file that part small from medium and medium from large objects.
+        resumes: set by whoever passes ``ckpt_path`` to the trainer, so that no weights are fetched in vain.
+        evaluation: metrics of the last complete evaluation pass, fractions, ``None`` where undefined.
+        evaluated_images: how many images it saw.
+    """
+
+    area_thresholds: tuple[float, float]
+
+    def __init__(
+        self, backbone: Backbone, optimization: Optimization | None = None, init_from: str | None = None, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.optimization = optimization or Optimization()
+        self.init_from = init_from
+        self.seed = seed
+        self.resumes = False
+        self.evaluation: dict[str, float | None] = {}
+        self.evaluated_images = 0
+        self._step_image_ids: list[Tensor] = []
+        self._step_losses: list[dict[str, Tensor]] = []
+
+    # ---- what subclasses provide -----------------------------------------------------------------------------------
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The training losses of a batch: scalars that are summed and logged under their names."""
+        raise TypeError(f"{type(self).__name__} does not define losses()")
+
+    # ---- start of training -----------------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Fetch trunk weights once for all processes."""
+        if self.trainer.state.fn == "fit" and not self.resumes and self.init_from is None:
+            self.backbone.download_weights()
+
+    def setup(self, stage: str) -> None:
+        """Load the initial weights and make devices × per-device × accumulation equal the total batch."""
+        if stage != "fit":
+            return
+        if self.init_from is not None and not self.resumes:
+            load_weights(self, self.init_from)
+        elif not self.resumes:
+            self.backbone.load_weights()
+        if self.data is not None:
+            self.trainer.accumulate_grad_batches = self.data.accumulation_steps(self.trainer.world_size)
+            self._rescale(self.data.total_batch_size)
+
+    @property
+    def data(self) -> COCODataModule | None:
+        """The data module of the run, ``None`` where the trainer was given bare loaders."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        return datamodule if isinstance(datamodule, COCODataModule) else None
+
+    def _rescale(self, total_batch_size: int) -> None:
+        reference = self.optimization.reference_batch_size
+        if total_batch_size == reference:
+            return
+        self.optimization = self.optimization.rescaled(total_batch_size)
+        max_steps = self.trainer.max_steps
+        if max_steps > 0:
+            max_steps = max(1, round(max_steps * reference / total_batch_size))
+            self.trainer.fit_loop.epoch_loop.max_steps = max_steps
+        rank_zero_info(
+            f"total batch {total_batch_size} instead of {reference}: lr {self.optimization.lr:g}, "
+            f"warm-up {self.optimization.warmup_steps}, milestones {self.optimization.milestones}, "
+            f"max_steps {max_steps}"
+        )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One optimiser, one schedule stepped per optimiser step."""
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer, scheduler = self.optimization.build(parameters, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # ---- one step --------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sum the losses and log each of them."""
+        losses = self.losses(batch)
+        total = torch.stack(list(losses.values())).sum()
+        self._step_image_ids.append(batch.images.image_ids)
+        self._step_losses.append({name: loss.detach() for name, loss in losses.items()})
+        values = {f"train/{name}": loss.detach() for name, loss in losses.items()}
+        self.log_dict(values, batch_size=len(batch))
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
+        return total
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Stop the run, on all processes together, before a loss or gradient that is not finite spoils the weights.
+
+        Raises:
+            FloatingPointError: naming the step, the image ids and the losses of this process.
+        """
+        image_ids, losses = self._step_image_ids, self._step_losses
+        self._step_image_ids, self._step_losses = [], []
+        finite = torch.stack([loss.isfinite() for step in losses for loss in step.values()]).all()
+        # With float16 a scaler expects gradients to overflow now and then, and skips such steps itself.
+        if self.trainer.precision != "16-mixed":
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            finite &= torch.nn.utils.get_total_norm(gradients).isfinite().to(finite.device)
+        # Gradients are already reduced, losses are not: every process has to hear of it, or the others would hang.
+        if not self.trainer.strategy.reduce_boolean_decision(bool(finite), all=True):
+            ids = [image_id for batch in image_ids for image_id in batch.tolist()]
+            values = [{name: loss.item() for name, loss in step.items()} for step in losses]
+            raise FloatingPointError(
+                f"loss or gradient is not finite at step {self.global_step}, rank {self.global_rank}: "
+                f"image ids {ids}, losses {values}. Lower model.optimization.lr or look at these images."
+            )
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the learning rate that the step used."""
+        scheduler = self.lr_schedulers()
+        if not isinstance(scheduler, list) and scheduler is not None:
+            self.log("train/lr", scheduler.get_last_lr()[0])
+
+    # ---- evaluation ------------------------------------------------------------------------------------------------
+
+    def report_evaluation(self, prefix: str, values: dict[str, float | None], num_images: Tensor) -> None:
+        """Keep the metrics of a pass and log them; a pass over part of the split is logged under another name.
+
+        Args:
+            prefix: ``val`` or ``test``.
+            values: metrics as fractions, of all processes together.
+            num_images: how many images this process evaluated.
+        """
+        total = self.trainer.strategy.reduce(num_images.clone(), reduce_op="sum")
+        self.evaluation, self.evaluated_images = values, int(total)
+        split_size = self.data.describe(prefix)["num_images"] if self.data is not None else self.evaluated_images
+        if self.evaluated_images != split_size:
+            if not self.trainer.sanity_checking:
+                rank_zero_warn(
+                    f"{self.evaluated_images} of {split_size} images were evaluated: logged as {prefix}_partial/…"
+                )
+            prefix += "_partial"
+        known = {f"{prefix}/{name}": value for name, value in values.items() if value is not None}
+        self.log_dict(known, sync_dist=True)
+
+    # ---- checkpoints -----------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the categories, so that a checkpoint can name what it predicts without the data set."""
+        if self.data is not None:
+            checkpoint["categories"] = {"ids": list(self.data.category_ids), "names": list(self.data.category_names)}
+
+
+def load_weights(stage: BaseStage, path: str) -> None:
+    """Load the weights of a checkpoint of this project into a stage, running no code from it.
+
+    Args:
+        stage: whose parameters and buffers are set.
+        path: checkpoint written by ``fit``.
+
+    Raises:
+        InputError: if the file is missing or is no checkpoint, or if a tensor's shape differs, or if nothing fits.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"model.init_from: {path} is not a file. Give the path of a checkpoint.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except Exception as error:  # torch.load raises whatever the broken file makes it raise
+        raise InputError(f"model.init_from: {path} is no checkpoint of this project ({error})") from error
+    own = stage.state_dict()
+    shared = own.keys() & state.keys()
+    misfits = [name for name in sorted(shared) if own[name].shape != state[name].shape]
+    if misfits or not shared:
+        detail = ", ".join(f"{n} {tuple(state[n].shape)} for {tuple(own[n].shape)}" for n in misfits[:5])
+        raise InputError(f"model.init_from: {path} does not fit this configuration: {detail or 'no tensor in common'}")
+    stage.load_state_dict({name: state[name] for name in shared}, strict=False)
+    for what, names in (("keeps its initial value", own.keys() - shared), ("is not used", state.keys() - shared)):
+        if names:
+            rank_zero_warn(f"model.init_from {path}: {what}: {', '.join(sorted(names))}")

@@ -1,0 +1,91 @@
+"""Optimiser and learning-rate schedule (FPN §5: SGD, step schedule; Detectron: linear warm-up)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from fpn_lightning.errors import InputError
+
+
+@dataclass
+class Optimization:
+    """Everything about the optimiser; the defaults are the paper's RPN (FPN §5.1).
+
+    ``lr``, ``warmup_steps``, ``milestones`` and the trainer's ``max_steps`` are given for ``reference_batch_size``
+    images a step. With another ``data.total_batch_size`` all four are rescaled together when training starts
+    (linear scaling rule), and the rescaled numbers are printed.
+    """
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """``sgd`` with momentum as in the paper; ``adamw`` for the small presets."""
+    lr: float = 0.02
+    """Learning rate after warm-up."""
+    momentum: float = 0.9
+    """Momentum of SGD; AdamW ignores it."""
+    weight_decay: float = 1e-4
+    """Weight decay on every trained parameter."""
+    schedule: Literal["multistep", "cosine"] = "multistep"
+    """``multistep`` multiplies by ``decay`` at every milestone; ``cosine`` falls to 0 at ``max_steps``."""
+    milestones: list[int] = field(default_factory=lambda: [30_000])
+    """Optimiser steps at which ``multistep`` decays."""
+    decay: float = 0.1
+    """Factor at each milestone."""
+    warmup_steps: int = 500
+    """Optimiser steps of linear warm-up."""
+    warmup_factor: float = 1 / 3
+    """Fraction of ``lr`` at step 0."""
+    reference_batch_size: int = 16
+    """Images per step that the numbers above are meant for."""
+
+    def rescaled(self, total_batch_size: int) -> Optimization:
+        """Return the same schedule, in images, for another number of images per step."""
+        factor = total_batch_size / self.reference_batch_size
+        return Optimization(
+            optimizer=self.optimizer,
+            lr=self.lr * factor,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,
+            milestones=[round(step / factor) for step in self.milestones],
+            decay=self.decay,
+            warmup_steps=round(self.warmup_steps / factor),
+            warmup_factor=self.warmup_factor,
+            reference_batch_size=total_batch_size,
+        )
+
+    def lr_factor(self, step: int, max_steps: int) -> float:
+        """The learning rate at an optimiser step, as a fraction of ``lr``."""
+        if self.schedule == "cosine":
+            factor = 0.5 * (1 + math.cos(math.pi * min(step / max_steps, 1.0)))
+        else:
+            factor = self.decay ** sum(step >= milestone for milestone in self.milestones)
+        if step < self.warmup_steps:
+            progress = step / self.warmup_steps
+            factor *= self.warmup_factor * (1 - progress) + progress
+        return factor
+
+    def build(self, parameters: Iterable[nn.Parameter], max_steps: int) -> tuple[Optimizer, LambdaLR]:
+        """Build the optimiser and a schedule that is stepped once per optimiser step.
+
+        Args:
+            parameters: the trained ones.
+            max_steps: where ``cosine`` ends.
+
+        Raises:
+            InputError: for ``cosine`` without a positive number of steps.
+        """
+        if self.schedule == "cosine" and max_steps <= 0:
+            raise InputError("model.optimization.schedule 'cosine' needs trainer.max_steps to be positive.")
+        optimizer: Optimizer
+        if self.optimizer == "sgd":
+            optimizer = SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        else:
+            optimizer = AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        return optimizer, LambdaLR(optimizer, lambda step: self.lr_factor(step, max_steps))

@@ -1,0 +1,115 @@
+"""RPN alone (FPN §4.1 and §5.1): trained for proposals, judged by average recall. Table 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from fpn_lightning.evaluation.proposal_recall import ProposalRecall
+from fpn_lightning.models.anchors import AnchorGenerator
+from fpn_lightning.models.backbones import Backbone
+from fpn_lightning.models.pyramids import FPN, Pyramid
+from fpn_lightning.models.rpn import RPN, RPNOutputs
+from fpn_lightning.models.sampler import image_seeds
+from fpn_lightning.stages.base import BaseStage
+from fpn_lightning.stages.optimization import Optimization
+from fpn_lightning.structures import Batch, ImageBatch, Proposals, boxes_to_original, xyxy_to_xywh
+
+
+class RPNStage(BaseStage):
+    """Trains a region proposal network over a feature design and measures its proposals.
+
+    Args:
+        backbone: the trunk.
+        pyramid: the feature design, called with what the trunk declares:
+            ``pyramid(channels, strides, pyramid_channels)``.
+        rpn: the proposal network, called with ``rpn(pyramid_channels, anchor_generator)``.
+        pyramid_channels: channels d of every map.
+        base_anchor_size: size of the smallest anchors, px of the network input (area 32² in the paper).
+        anchor_octaves: for each map, finest first, which octaves its anchors take: octave i has size
+            ``base_anchor_size * 2**i``. One for each of p2..p6 in FPN.
+        anchor_ratios: height / width.
+        recall_limits: numbers of proposals at which recall is measured.
+        area_thresholds: px² of the image file that part small from medium and medium from large (COCO's 32², 96²).
+        optimization: optimiser and schedule; the default is the paper's, with ``trainer.max_steps: 40000``.
+        init_from: checkpoint whose weights the model starts from.
+        seed: the run's seed, linked from ``seed_everything``.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        pyramid: Callable[[dict[str, int], dict[str, int], int], Pyramid] = FPN,
+        rpn: Callable[[int, AnchorGenerator], RPN] = RPN,
+        pyramid_channels: int = 256,
+        base_anchor_size: float = 32,
+        anchor_octaves: Sequence[Sequence[int]] = ((0,), (1,), (2,), (3,), (4,)),
+        anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        recall_limits: Sequence[int] = (10, 30, 100, 1000),
+        area_thresholds: tuple[float, float] = (32**2, 96**2),
+        optimization: Optimization | None = None,
+        init_from: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(backbone, optimization, init_from, seed)
+        self.pyramid = pyramid(backbone.channels, backbone.strides, pyramid_channels)
+        sizes = [[base_anchor_size * 2**octave for octave in octaves] for octaves in anchor_octaves]
+        anchor_generator = AnchorGenerator(self.pyramid.strides, sizes, anchor_ratios)
+        self.rpn = rpn(self.pyramid.out_channels, anchor_generator)
+        self.recall_limits = tuple(recall_limits)
+        self.area_thresholds = area_thresholds
+        self.recall = ProposalRecall(self.recall_limits, self.area_thresholds)
+
+    def forward(self, images: ImageBatch) -> RPNOutputs:
+        """Raw RPN outputs of a batch; :attr:`rpn` turns them into losses or proposals."""
+        return self.rpn(self.pyramid(self.backbone(images)))
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """``loss_rpn_cls`` and ``loss_rpn_loc``."""
+        seeds = image_seeds(self.seed, self.global_step, batch.images.image_ids)
+        return self.rpn.losses(self(batch.images), batch.targets, seeds)
+
+    def propose(self, images: ImageBatch) -> list[Proposals]:
+        """Proposals of every image, network-input pixels, best first."""
+        return self.rpn.predict(self(images), images.sizes)
+
+    def _evaluation_step(self, batch: Batch) -> None:
+        for index, (proposals, target) in enumerate(zip(self.propose(batch.images), batch.targets, strict=True)):
+            images = batch.images
+            boxes = boxes_to_original(
+                proposals.boxes, images.sizes[index], images.sizes_orig[index], images.flipped[index]
+            )
+            self.recall.update(
+                xyxy_to_xywh(boxes),
+                proposals.objectness.cpu(),
+                target.boxes_xywh_orig.cpu(),
+                target.areas_orig.cpu(),
+                target.is_crowd.cpu(),
+            )
+
+    def _finish_evaluation(self, prefix: str) -> None:
+        self.report_evaluation(prefix, self.recall.compute(), self.recall.num_images)
+        self.recall.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add the images of a batch to the recall."""
+        self._evaluation_step(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/AR100``, ``val/AR1k`` and the rest."""
+        self._finish_evaluation("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """As :meth:`validation_step`, on the test split."""
+        self._evaluation_step(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/AR100``, ``test/AR1k`` and the rest."""
+        self._finish_evaluation("test")
+
+    @torch.no_grad()
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Proposals]:
+        """Proposals of every image, network-input pixels."""
+        return self.propose(batch.images)

@@ -1,0 +1,98 @@
+"""What a run costs: seconds per step and per image, images per second, memory."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Highest memory use so far in MiB: of the device for CUDA, of the process otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+class SpeedMonitor(Callback):
+    """Logs ``train/seconds_per_step``, ``train/images_per_second`` and ``train/peak_memory_mib``.
+
+    Attributes:
+        step_seconds: wall time of every optimiser step of this process, loading included, validation left out.
+        eval_seconds: wall time of the last pass over an evaluation split.
+        eval_images: images in it, of this process.
+    """
+
+    def __init__(self) -> None:
+        self.step_seconds: list[float] = []
+        self.eval_seconds = 0.0
+        self.eval_images = 0
+        self._step_started: float | None = None
+        self._last_step = 0
+        self._eval_started = 0.0
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Median over the steps of this process; the first, which warms caches up, is left out where it can be."""
+        steps = self.step_seconds[1:] or self.step_seconds
+        return statistics.median(steps) if steps else None
+
+    @property
+    def seconds_per_image(self) -> float | None:
+        """Evaluation time per image of the last pass."""
+        return self.eval_seconds / self.eval_images if self.eval_images else None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._last_step = trainer.global_step
+        self._step_started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Take the time of a whole optimiser step, however many batches it accumulated."""
+        if trainer.global_step == self._last_step or self._step_started is None:
+            return
+        now = time.perf_counter()
+        self.step_seconds.append(now - self._step_started)
+        self._step_started = now
+        self._last_step = trainer.global_step
+        every = getattr(trainer, "log_every_n_steps", 50)  # set by Lightning's logger connector, unknown to its types
+        if trainer.global_step % every == 0:
+            recent = statistics.median(self.step_seconds[-every:])
+            images = len(batch) * trainer.accumulate_grad_batches * trainer.world_size
+            values = {
+                "train/seconds_per_step": recent,
+                "train/images_per_second": images / recent,
+                "train/peak_memory_mib": peak_memory_mib(pl_module.device),
+            }
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=trainer.global_step - 1)  # as Lightning counts the losses
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the evaluation clock."""
+        self._eval_started = time.perf_counter()
+        self.eval_images = 0
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count images."""
+        self.eval_images += len(batch)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the evaluation clock and leave the pause out of the step that follows."""
+        now = time.perf_counter()
+        self.eval_seconds = now - self._eval_started
+        if self._step_started is not None:
+            self._step_started += self.eval_seconds

@@ -1,0 +1,107 @@
+"""Awkward scenes, and pycocotools as the reference for them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+
+@dataclass
+class Scene:
+    """One image: what detections and annotations say, in the order of their files."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    gt_boxes: np.ndarray
+    gt_areas: np.ndarray
+    gt_is_crowd: np.ndarray
+    gt_labels: np.ndarray
+
+    @property
+    def columns(self) -> tuple[np.ndarray, ...]:
+        return (self.boxes, self.scores, self.gt_boxes, self.gt_areas, self.gt_is_crowd, self.gt_labels)
+
+
+def coco_dataset(scenes: list[Scene]) -> dict[str, Any]:
+    annotations: list[dict[str, Any]] = []
+    for image_id, scene in enumerate(scenes, start=1):
+        for box, area, is_crowd, label in zip(
+            scene.gt_boxes, scene.gt_areas, scene.gt_is_crowd, scene.gt_labels, strict=True
+        ):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": int(label) + 1,
+                    "bbox": box.tolist(),
+                    "area": float(area),
+                    "iscrowd": int(is_crowd),
+                }
+            )
+    return {
+        "images": [{"id": i + 1, "height": 500, "width": 500} for i in range(len(scenes))],
+        "annotations": annotations,
+        "categories": [{"id": i, "name": f"c{i}"} for i in range(1, 6)],
+    }
+
+
+def coco_results(scenes: list[Scene]) -> list[dict[str, Any]]:
+    return [
+        {"image_id": i + 1, "category_id": 1, "bbox": box.tolist(), "score": float(score)}
+        for i, scene in enumerate(scenes)
+        for box, score in zip(scene.boxes, scene.scores, strict=True)
+    ]
+
+
+def pycocotools_recall(
+    dataset: dict[str, Any],
+    results: list[dict[str, Any]],
+    limits: tuple[int, ...],
+    area_thresholds: tuple[float, float] = (32**2, 96**2),
+    iou_type: str = "bbox",
+) -> np.ndarray:
+    """Class-agnostic recall straight from pycocotools: ``(area range, limit)``, -1 without ground truth."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        ground_truth = COCO()
+        ground_truth.dataset = dataset
+        ground_truth.createIndex()
+        evaluator = COCOeval(ground_truth, ground_truth.loadRes(results), iou_type)
+        evaluator.params.useCats = 0
+        evaluator.params.maxDets = list(limits)
+        small, large = area_thresholds
+        evaluator.params.areaRng = [[0, 1e10], [0, small], [small, large], [large, 1e10]]
+        evaluator.evaluate()
+        evaluator.accumulate()
+    return evaluator.eval["recall"][:, 0].mean(axis=0)
+
+
+def random_scene(rng: np.random.Generator) -> Scene:
+    """Draw a scene made to be awkward.
+
+    Small integer boxes put IoUs exactly on thresholds and make equal IoUs and equal boxes frequent; scores take few
+    values; areas are unrelated to boxes and often lie exactly on a threshold; crowds may cover everything.
+    """
+
+    num_gt, num_det = int(rng.integers(0, 9)), int(rng.integers(0, 60))
+    side = int(rng.choice([4, 10, 40, 200]))
+    gt_boxes = rng.integers(0, side, (num_gt, 4)).astype(float)
+    gt_boxes[:, 2:] += rng.integers(0, 2)
+    boxes = rng.integers(0, side, (num_det, 4)).astype(float)
+    if num_gt and num_det:
+        jitter = rng.integers(-2, 3, (num_det, 4)) * rng.integers(0, 2, (num_det, 1))
+        near = np.abs(gt_boxes[rng.integers(0, num_gt, num_det)] + jitter)
+        boxes = np.where(rng.random((num_det, 1)) < 0.8, near, boxes)
+    gt_areas = rng.choice([0.0, 10.0, 32.0**2, 2000.0, 96.0**2, 96.0**2 + 0.5, 1e6], num_gt)
+    gt_is_crowd = rng.random(num_gt) < rng.choice([0, 0.3, 1])
+    if num_gt and rng.random() < 0.2:
+        gt_boxes[0], gt_is_crowd[0] = (0, 0, 2 * side, 2 * side), True
+    if rng.random() < 0.3:
+        gt_boxes = gt_boxes[rng.integers(0, max(num_gt, 1), num_gt)]
+    scores = rng.integers(0, rng.choice([1, 4, 1000]), num_det, endpoint=True) / 7
+    return Scene(boxes, scores, gt_boxes, gt_areas, gt_is_crowd, rng.integers(0, 5, num_gt))

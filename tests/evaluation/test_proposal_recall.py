@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as mask_api
+
+from fpn_lightning.errors import InputError
+from fpn_lightning.evaluation.matching import area_ranges, box_iou_xywh, count_matches, ignored_objects
+from fpn_lightning.evaluation.proposal_recall import AREA_SUFFIXES, ProposalRecall, match_image, recall_key
+
+from .reference import Scene, coco_dataset, coco_results, pycocotools_recall, random_scene
+
+
+def _ours(scenes: list[Scene], limits: tuple[int, ...], thresholds: tuple[float, float] = (32**2, 96**2)) -> np.ndarray:
+    metric = ProposalRecall(limits, thresholds)
+    for scene in scenes:
+        metric.update(*scene.columns)
+    values = metric.compute()
+    cells = [[values[recall_key(limit, suffix)] for limit in limits] for suffix in AREA_SUFFIXES]
+    return np.array([[-1 if cell is None else cell for cell in row] for row in cells])
+
+
+def test_one_object_by_hand():
+    # IoU 80/100 reaches 0.50 ... 0.80 in steps of 0.05: 7 of 10 thresholds.
+    metric = ProposalRecall(limits=(1, 1000))
+    metric.update(
+        np.array([[0, 0, 10, 8.0]]), np.array([0.3]), np.array([[0, 0, 10, 10.0]]), np.array([100.0]), np.array([False])
+    )
+    values = metric.compute()
+    assert values["AR1"] == values["AR1k"] == values["AR1_s"] == pytest.approx(0.7)
+    assert values["AR1_m"] is None
+    assert values["AR1k_l"] is None
+
+
+def test_greedy_order_by_hand():
+    # The first detection prefers object 0 (0.9 over 0.6); the second, which only fits object 0, comes too late.
+    ious = np.array([[0.9, 0.6], [0.8, 0.1]])
+    matched = count_matches(ious, np.zeros((1, 2), bool), (1, 2))[:, 0]
+    assert matched[:, 0].tolist() == [1] * 9 + [0]
+    assert matched[:, 1].tolist() == [1] * 9 + [0]
+    # With the scores swapped the first takes 0 up to 0.8, and the other is left with object 1 up to 0.6.
+    matched = count_matches(ious[::-1], np.zeros((1, 2), bool), (1, 2))[:, 0]
+    assert matched[:, 1].tolist() == [2, 2, 2, 1, 1, 1, 1, 1, 1, 0]
+
+
+def test_later_object_wins_equal_ious():
+    # Object 1 is taken first, so a second detection that only overlaps object 1 finds nothing.
+    ious = np.array([[0.7, 0.7], [0.0, 0.7]])
+    assert count_matches(ious, np.zeros((1, 2), bool), (2,))[0, 0, 0] == 1
+    assert count_matches(ious[:, ::-1], np.zeros((1, 2), bool), (2,))[0, 0, 0] == 2
+
+
+def test_area_on_a_threshold_belongs_to_both_sizes():
+    ignored = ignored_objects(np.array([1024.0, 1024.5, 9216.0]), np.zeros(3, bool), area_ranges((1024, 9216)))
+    assert (~ignored).tolist() == [[True] * 3, [True, False, False], [True] * 3, [False, False, True]]
+
+
+def test_image_without_proposals_stays_in_the_denominator():
+    box, area, no_crowd = np.array([[0, 0, 50, 50.0]]), np.array([2500.0]), np.array([False])
+    metric = ProposalRecall()
+    metric.update(box, np.array([1.0]), box, area, no_crowd)
+    metric.update(np.zeros((0, 4)), np.zeros(0), box, area, no_crowd)
+    metric.update([], [], [], [], [])
+    assert metric.compute()["AR100"] == 0.5
+    assert int(metric.num_images) == 3
+
+
+def test_iou_is_bit_equal_to_the_mask_api():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        scale = rng.choice([1e-3, 1, 1e3])
+        boxes, gt_boxes = rng.random((40, 4)) * scale, rng.random((9, 4)) * scale
+        boxes[:3, 2:] = 0
+        gt_boxes[0, 2] = 0
+        boxes[5] = gt_boxes[1]
+        boxes[6] = gt_boxes[0]
+        expected = mask_api.iou(boxes, gt_boxes, [0] * 9)
+        assert np.array_equal(box_iou_xywh(boxes, gt_boxes), expected)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_equals_pycocotools_on_awkward_scenes(seed):
+    rng = np.random.default_rng(seed)
+    scenes = [random_scene(rng) for _ in range(15)] + [random_scene(np.random.default_rng(7))]
+    limits = ((1, 10, 30), (1, 3), (7,), (5, 20, 100, 1000))[seed % 4]
+    thresholds = ((32**2, 96**2), (10.0, 2000.0))[seed % 2]
+    expected = pycocotools_recall(coco_dataset(scenes), coco_results(scenes), limits, thresholds)
+    np.testing.assert_allclose(_ours(scenes, limits, thresholds), expected, rtol=0, atol=1e-12)
+
+
+def test_equals_pycocotools_beyond_a_thousand_boxes():
+    rng = np.random.default_rng(3)
+    gt_boxes = np.concatenate((rng.random((12, 2)) * 300, rng.random((12, 2)) * 150 + 2), axis=1)
+    boxes = np.abs(gt_boxes[rng.integers(0, 12, 2500)] + rng.normal(0, 30, (2500, 4)))
+    areas = gt_boxes[:, 2] * gt_boxes[:, 3] * 0.7
+    scene = Scene(boxes, rng.random(2500).round(2), gt_boxes, areas, rng.random(12) < 0.2, rng.integers(0, 5, 12))
+    limits = (10, 100, 1000, 2000)
+    expected = pycocotools_recall(coco_dataset([scene]), coco_results([scene]), limits)
+    np.testing.assert_allclose(_ours([scene], limits), expected, rtol=0, atol=1e-12)
+    assert 0 < expected[0, 0] < expected[0, 2]
+
+
+def test_equals_pycocotools_on_real_annotations(coco_mini: Path):
+    dataset = json.loads((coco_mini / "annotations" / "instances_val2017.json").read_text())
+    rng = np.random.default_rng(0)
+    labels = {
+        category["id"]: label for label, category in enumerate(sorted(dataset["categories"], key=lambda c: c["id"]))
+    }
+    metric, results = ProposalRecall(), []
+    for image in dataset["images"]:
+        objects = [a for a in dataset["annotations"] if a["image_id"] == image["id"]]
+        gt_boxes = np.array([a["bbox"] for a in objects]).reshape(-1, 4)
+        boxes = np.repeat(gt_boxes, 5, axis=0)
+        boxes = np.abs(boxes + rng.normal(0, 0.15, boxes.shape) * boxes[:, [2, 3, 2, 3]])
+        scores = rng.random(len(boxes)).round(2)
+        metric.update(
+            torch.from_numpy(boxes),
+            torch.from_numpy(scores),
+            torch.from_numpy(gt_boxes),
+            torch.tensor([a["area"] for a in objects]).double(),
+            torch.tensor([a["iscrowd"] for a in objects]).bool(),
+            torch.tensor([labels[a["category_id"]] for a in objects]),
+        )
+        results += [
+            {"image_id": image["id"], "category_id": 1, "bbox": box.tolist(), "score": float(score)}
+            for box, score in zip(boxes, scores, strict=True)
+        ]
+    expected = pycocotools_recall(dataset, results, (10, 30, 100, 1000))
+    values = list(metric.compute().values())
+    np.testing.assert_allclose(values, expected.T.ravel(), rtol=0, atol=1e-12)
+
+
+def test_order_of_detections_and_images_does_not_matter():
+    rng = np.random.default_rng(5)
+    scenes = [random_scene(rng) for _ in range(10)]
+    for scene in scenes:
+        scene.scores = rng.permutation(len(scene.scores)).astype(float)
+    shuffled = []
+    for scene in reversed(scenes):
+        order = rng.permutation(len(scene.scores))
+        shuffled.append(
+            Scene(
+                scene.boxes[order],
+                scene.scores[order],
+                scene.gt_boxes,
+                scene.gt_areas,
+                scene.gt_is_crowd,
+                scene.gt_labels,
+            )
+        )
+    assert np.array_equal(_ours(scenes, (3, 30)), _ours(shuffled, (3, 30)))
+
+
+def test_states_are_sums_of_fixed_size():
+    rng = np.random.default_rng(1)
+    scenes = [random_scene(rng) for _ in range(12)]
+    whole, first, second = ProposalRecall(), ProposalRecall(), ProposalRecall()
+    for i, scene in enumerate(scenes):
+        whole.update(*scene.columns)
+        (first if i % 3 else second).update(*scene.columns)
+    for name, reduction in whole._reductions.items():
+        total = getattr(whole, name)
+        assert torch.equal(reduction(torch.stack((getattr(first, name), getattr(second, name)))), total)
+        assert total.dtype == torch.int64
+    assert whole.matched.shape == (10, 4, 4)
+    whole.reset()
+    assert int(whole.gt_counts.sum()) == 0
+
+
+def test_free_function_counts_one_image():
+    boxes = np.array([[0, 0, 10, 10], [50, 50, 10, 10.0]])
+    ignore = np.array([[False, False], [True, False]])
+    matched = match_image(boxes, np.array([0.1, 0.9]), boxes, ignore, (1, 2))
+    assert matched.shape == (10, 2, 2)
+    assert matched[0].tolist() == [[1, 2], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"limits": ()}, "limits"),
+        ({"limits": (0, 10)}, "limits"),
+        ({"limits": (10, 10)}, "limits"),
+        ({"area_thresholds": (9216, 1024)}, "area_thresholds"),
+        ({"area_thresholds": (1, 2, 3)}, "area_thresholds"),
+    ],
+)
+def test_bad_settings_are_named(arguments, message):
+    with pytest.raises(InputError, match=message):
+        ProposalRecall(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        (0, np.array([[0, 0, np.nan, 1]]), "boxes_xywh .* row 0"),
+        (1, np.array([np.inf]), "scores .* row 0"),
+        (0, np.zeros((1, 5)), r"boxes_xywh has shape \(1, 5\)"),
+        (1, np.zeros(2), "1 boxes_xywh and 2 scores"),
+        (3, np.zeros(0), "0 gt_areas"),
+        (5, np.zeros(3), "3 gt_labels"),
+    ],
+)
+def test_bad_values_are_named(column, value, message):
+    box = np.array([[0, 0, 5, 5.0]])
+    columns = [box, np.ones(1), box, np.ones(1), np.zeros(1, bool), np.zeros(1)]
+    columns[column] = value
+    with pytest.raises(InputError, match=message):
+        ProposalRecall().update(*columns)
+
+
+def _score_share(rank: int, scenes: list[Scene], folder: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    metric = ProposalRecall()
+    for scene in scenes[rank::2]:
+        metric.update(*scene.columns)
+    Path(folder, f"{rank}.json").write_text(json.dumps(metric.compute()))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_equal_one(tmp_path):
+    rng = np.random.default_rng(2)
+    scenes = [random_scene(rng) for _ in range(9)]
+    whole = ProposalRecall()
+    for scene in scenes:
+        whole.update(*scene.columns)
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_score_share, args=(rank, scenes, str(tmp_path))) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=60)
+        assert worker.exitcode == 0
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == whole.compute()

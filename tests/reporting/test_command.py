@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fpn_lightning.reporting import __main__ as command
+from fpn_lightning.reporting.collection import collect_wandb
+from fpn_lightning.reporting.grids import Grid, all_grids
+from fpn_lightning.reporting.paper import paper_tables
+from fpn_lightning.reporting.records import Record
+from fpn_lightning.reporting.summary import summarise
+from fpn_lightning.reporting.terminal import show, split
+
+MakeRecord = Callable[..., Record]
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _run(tmp_path: Path, *arguments: str) -> int:
+    return command.main(["--runs", str(tmp_path / "runs"), "--reports", str(tmp_path / "reports"), *arguments])
+
+
+@pytest.fixture
+def runs(tmp_path: Path, make_record: MakeRecord) -> list[Record]:
+    records = [
+        make_record(),
+        make_record("table1/d_bottom_up"),
+        make_record("table2/c_fpn", metrics={"AP": 0.3}),
+        make_record(preset="quickstart", untrained={"AR100": 0.01}),
+    ]
+    for record in records:
+        record.save(tmp_path / "runs" / record.experiment.path / "metrics.json")
+    (tmp_path / "runs/mini/table1/f_finest/seed0").mkdir(parents=True)
+    return records
+
+
+def test_collects_renders_and_repeats(tmp_path: Path, runs: list[Record], capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(tmp_path) == 0
+    printed = capsys.readouterr().out.replace("\n", "")
+    assert "4 finished runs" in printed
+    assert f"unfinished, left out: {tmp_path / 'runs/mini/table1/f_finest/seed0'}" in printed
+    assert "(d) bottom-up pyramid" in printed
+    first = _files(tmp_path / "reports")
+    rendered = [
+        f"{preset}.{suffix}"
+        for preset in ("mini/table1", "mini/table2", "quickstart/table1")
+        for suffix in ("csv", "md", "tex")
+    ]
+    assert [name for name in first if not name.startswith("records/")] == rendered
+    assert len(first) == len(rendered) + len(runs)
+    assert _run(tmp_path) == 0
+    assert _files(tmp_path / "reports") == first
+
+
+def test_a_fresh_clone_renders_the_committed_files(tmp_path: Path, runs: list[Record]) -> None:
+    assert _run(tmp_path) == 0
+    committed = _files(tmp_path / "reports")
+    clone = tmp_path / "clone"
+    for name, content in committed.items():
+        if name.startswith("records/"):
+            (clone / "reports" / name).parent.mkdir(parents=True, exist_ok=True)
+            (clone / "reports" / name).write_bytes(content)
+    assert _run(clone) == 0
+    assert _files(clone / "reports") == committed
+
+
+def test_chosen_presets_only(tmp_path: Path, runs: list[Record]) -> None:
+    assert _run(tmp_path, "--preset", "quickstart") == 0
+    assert (tmp_path / "reports/quickstart/table1.md").is_file()
+    assert not (tmp_path / "reports/mini").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--preset", "8gpu"), "--preset 8gpu: no records in .*mini, quickstart"),
+        (("--source", "wandb"), "--source wandb needs --wandb-project"),
+    ],
+)
+def test_faults_end_with_a_message(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, runs: list[Record], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(tmp_path, *arguments) == 1
+    error = capfd.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert re.search(message, error)
+
+
+def test_nothing_to_render(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(tmp_path) == 1
+    assert "train a row first" in capsys.readouterr().err
+
+
+def test_weights_and_biases_gives_identical_tables(
+    tmp_path: Path, runs: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command line with a stand-in for the service: runs that hold the same metrics.json."""
+
+    class File:
+        def __init__(self, path: Path) -> None:
+            self.path = path
+            self.size = path.stat().st_size
+
+        def download(self, root: str, replace: bool) -> io.TextIOWrapper:
+            (Path(root) / "metrics.json").write_bytes(self.path.read_bytes())
+            return (Path(root) / "metrics.json").open()
+
+    class Run:
+        def __init__(self, path: Path) -> None:
+            self.path, self.name, self.id = path, path.parent.name, str(path)
+
+        def file(self, name: str) -> File:
+            return File(self.path.with_name(name))
+
+    class Api:
+        def runs(self, path: str, order: str) -> list[Run]:
+            assert path == "team/fpn"
+            return [Run(path) for path in sorted((tmp_path / "runs").rglob("metrics.json"))]
+
+    assert _run(tmp_path) == 0
+    monkeypatch.setattr(command, "collect_wandb", lambda project, root: collect_wandb(project, root, Api()))
+    online = tmp_path / "online"
+    assert _run(online, "--source", "wandb", "--wandb-project", "team/fpn") == 0
+    assert _files(online / "reports") == _files(tmp_path / "reports")
+
+
+def test_terminal_keeps_to_the_width_and_pairs_stay_together(make_record: MakeRecord) -> None:
+    records = [make_record(), make_record("table1/d_bottom_up", untrained={"AR100": 0.1})]
+    summary = summarise("table1", "mini", paper_tables(), records)
+    out = io.StringIO()
+    show(summary, Console(file=out, width=80))
+    lines = out.getvalue().splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert any("(d) bottom-up pyramid" in line for line in lines)
+    for grid in all_grids(summary):
+        pieces = split(grid, 80)
+        assert [index for piece in pieces for index in piece if index] == list(range(1, len(grid.header)))
+        assert all(piece[0] == 0 and grid.header[piece[1]] not in ("ours", "untrained") for piece in pieces)
+
+
+def test_split_fits_the_width() -> None:
+    grid = Grid("t", ["row", "A paper", "ours", "B paper", "ours"], [["c", "1.0", "2.0", "3.0", "4.0"]], left=1)
+    assert split(grid, 200) == [[0, 1, 2, 3, 4]]
+    assert split(grid, 30) == [[0, 1, 2], [0, 3, 4]]
+
+
+def test_reporting_imports_neither_torch_nor_lightning_nor_models(tmp_path: Path, runs: list[Record]) -> None:
+    script = (
+        "import sys\n"
+        "from fpn_lightning.reporting.__main__ import main\n"
+        f"code = main(['--runs', {str(tmp_path / 'runs')!r}, '--reports', {str(tmp_path / 'reports')!r}])\n"
+        "print('LOADED', sorted(sys.modules))\n"
+        "sys.exit(code)\n"
+    )
+    bare = subprocess.run(
+        [sys.executable, "-c", "import sys, fpn_lightning; print(sorted(sys.modules))"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    heavy = ("'torch'", "'lightning'", "'wandb'", "'fpn_lightning.models'")
+    culprits = [name for name in heavy if name in bare.stdout]
+    assert not culprits, f"fpn_lightning/__init__.py is not lazy: `import fpn_lightning` alone loads {culprits}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
+    loaded = done.stdout.split("LOADED", 1)[1]
+    assert "'fpn_lightning.reporting.tables'" in loaded
+    assert [name for name in heavy if name in loaded] == []
