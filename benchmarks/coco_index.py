@@ -2,28 +2,25 @@
 
     python benchmarks/coco_index.py [--images 118287] [--objects 860001] [--rounds 3]
 
-The file is made up: as many images, objects and polygon points as train2017 has. Building the index, which happens
-once per file, is reported apart.
+The file is made up: as many images, objects and polygon points as train2017 has. "First time" builds the index, which
+happens once per file; "again" maps it, as every later run, process and worker does. pycocotools parses each time.
+Every measurement is a fresh process and counts from the call: what opening imports on the way is part of it.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
-import multiprocessing
+import subprocess
+import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 import numpy as np
-from compare import append_line, peak_memory_mib, time_in_turn
-from pycocotools.coco import COCO
-
-from fpn_lightning.data.coco import COCOIndex
+from compare import append_line
 
 CATEGORIES = 80
 # Objects of train2017 have about 45 coordinates each; their texts are drawn from this many different polygons.
@@ -54,13 +51,41 @@ def write_annotations(path: Path, images: int, objects: int) -> None:
         file.write("]}")
 
 
-def open_ours(path: Path) -> None:
-    COCOIndex.open(path)
+# What a fresh process runs; seconds and memory of the call alone, with all it imports while it runs. The peak is taken
+# from /proc, since that of getrusage begins with the parent's.
+PROGRAM = """
+import contextlib, io, pathlib, sys, time
+{preparation}
+
+def peak():
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+before = peak()
+start = time.perf_counter()
+with contextlib.redirect_stdout(io.StringIO()):
+    {call}(sys.argv[1])
+seconds = time.perf_counter() - start
+print(seconds, peak() - before, peak())
+"""
+PROGRAMS = {
+    "ours": PROGRAM.format(preparation="from fpn_lightning.data.coco import COCOIndex", call="COCOIndex.open"),
+    "pycocotools": PROGRAM.format(preparation="from pycocotools.coco import COCO", call="COCO"),
+}
 
 
-def open_pycocotools(path: Path) -> None:
-    with contextlib.redirect_stdout(io.StringIO()):
-        COCO(str(path))
+class Cost(NamedTuple):
+    """Seconds of the call, MiB it added, MiB of the whole process at its peak (Linux)."""
+
+    seconds: float
+    growth: float
+    process: float
+
+
+def measure(name: str, path: Path) -> Cost:
+    command = [sys.executable, "-c", PROGRAMS[name], str(path)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return Cost(*map(float, answer.split()))
 
 
 def main() -> None:
@@ -70,26 +95,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        path, small = Path(folder) / "instances_train2017.json", Path(folder) / "small.json"
-        write_annotations(small, 10, 10)
-        # In a child, whose memory is gone when the measuring begins.
-        writer = multiprocessing.Process(target=write_annotations, args=(path, arguments.images, arguments.objects))
-        writer.start()
-        writer.join()
+        path = Path(folder) / "instances_train2017.json"
+        write_annotations(path, arguments.images, arguments.objects)
         print(f"{path.stat().st_size / 1e6:.0f} MB of annotations")
-
-        works = {"ours": partial(open_ours, path), "pycocotools": partial(open_pycocotools, path)}
-        warm_ups = {"ours": partial(open_ours, small), "pycocotools": partial(open_pycocotools, small)}
-        start = time.perf_counter()
-        build_memory = peak_memory_mib(works["ours"], warm_ups["ours"])
-        print(f"building the index, once: {time.perf_counter() - start:.1f} s, {build_memory:.0f} MiB")
-        memory = {name: peak_memory_mib(works[name], warm_ups[name]) for name in works}
-        seconds = time_in_turn(works, rounds=arguments.rounds)
-    for name in memory:
-        print(f"opening with {name}: {seconds[name]:.3f} s, {memory[name]:.0f} MiB")
-    work = f"open annotations: {arguments.images} images, {arguments.objects} objects, index built"
-    amounts = f"{memory['ours']:.0f} MiB against {memory['pycocotools']:.0f} MiB"
-    print(append_line(work, "pycocotools", seconds["pycocotools"] / seconds["ours"], amounts))
+        first = measure("ours", path)
+        again, peer = [], []
+        for _ in range(arguments.rounds):  # in turn, so that a slow spell hits both
+            again.append(measure("ours", path))
+            peer.append(measure("pycocotools", path))
+    for name, costs in (("first time", [first]), ("again", again), ("pycocotools", peer)):
+        for cost in costs:
+            print(f"{name}: {cost.seconds:.3f} s, {cost.growth:.0f} MiB more, {cost.process:.0f} MiB in all")
+    work = f"open annotations of {arguments.images} images, {arguments.objects} objects in a fresh process"
+    peers = median(cost.seconds for cost in peer)
+    for when, ours in (("first time, with index", [first]), ("again", again)):
+        growth = max(cost.growth for cost in ours), max(cost.growth for cost in peer)
+        ratio = peers / median(cost.seconds for cost in ours)
+        print(append_line(f"{work}, {when}", "pycocotools", ratio, "{:.0f} MiB against {:.0f} MiB".format(*growth)))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from rich.table import Table
 from fpn_lightning.csv_log import AppendingCSVLogger
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.errors import InputError
-from fpn_lightning.experiment import ExperimentOptions, claim_run_directory, run_directory, write_whole
+from fpn_lightning.experiment import ExperimentOptions, claim_run_directory, run_directory
+from fpn_lightning.files import write_whole
 from fpn_lightning.run_record import build_record, evaluation_summary
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.speed import SpeedMonitor
@@ -78,7 +79,6 @@ class CLI(LightningCLI):
         parser.add_argument("--experiment", type=ExperimentOptions)
         parser.add_argument("--wandb", type=WandbOptions, default=WandbOptions())
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(StepProgressBar, "progress")
         parser.link_arguments(
             ("experiment", "seed_everything"), "trainer.default_root_dir", compute_fn=_run_directory_of_config
         )
@@ -124,8 +124,11 @@ class CLI(LightningCLI):
         self.speed = SpeedMonitor()
         kwargs["logger"] = self._loggers()
         kwargs["default_root_dir"] = str(self.output)
-        configured = self.config_init[self.subcommand].trainer.callbacks or []
+        trainer = self.config_init[self.subcommand].trainer
+        configured = trainer.callbacks or []
         kwargs["callbacks"] = [*(configured if isinstance(configured, list) else [configured]), self.speed]
+        if trainer.enable_progress_bar is not False:
+            kwargs["callbacks"].append(StepProgressBar(refresh_rate=5))
         return super().instantiate_trainer(**kwargs)
 
     def _loggers(self) -> list[Logger]:
@@ -183,8 +186,8 @@ class CLI(LightningCLI):
         )
         record.save(self.run / "metrics.json")
         for logger in trainer.loggers:
-            if hasattr(logger, "save_record"):
-                logger.save_record(self.run / "metrics.json", record.metrics)
+            if hasattr(logger, "finish"):
+                logger.finish(self.run / "metrics.json", record.metrics)
         self._print_metrics(self.run / "metrics.json")
 
     # ---- validate, test --------------------------------------------------------------------------------------------
@@ -246,8 +249,10 @@ def main(args: Sequence[str] | None = None) -> CLI:
             parser_kwargs={name: {"default_config_files": [str(BASE_CONFIG)]} for name in CLI.subcommands()},
             args=list(args) if args is not None else None,
         )
-    except InputError as error:
-        sys.exit(_complain(error))
+    except ValueError as error:
+        if (complaint := _input_error(error)) is None:
+            raise
+        sys.exit(_complain(complaint))
 
 
 def _quiet_lightning() -> None:
@@ -255,6 +260,13 @@ def _quiet_lightning() -> None:
     advertisements = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     advertisements.addFilter(lambda record: "Tip:" not in record.getMessage())
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+
+
+def _input_error(error: BaseException | None) -> InputError | None:
+    """Find our own error: jsonargparse wraps whatever a constructor raises into one of its own."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__
+    return error
 
 
 def _complain(error: InputError) -> int:

@@ -1,4 +1,4 @@
-"""A CSV log that survives resuming: rows are appended, columns may be added, rows past the resumed step are dropped.
+"""A CSV log that survives resuming: rows are appended, columns may be added, rows from the resumed step on are dropped.
 
 Lightning's own CSV logger deletes an earlier file of the same directory.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from fpn_lightning.experiment import write_whole
+from fpn_lightning.files import write_whole
 
 
 class AppendingCSVLogger(Logger):
@@ -22,7 +22,7 @@ class AppendingCSVLogger(Logger):
 
     Args:
         directory: of the run; the file is created with its first row.
-        resume_step: rows of an earlier part of the run beyond this step are dropped (they will be computed again);
+        resume_step: rows of an earlier part of the run from this step on are dropped (they will be computed again);
             ``None`` keeps all of them.
     """
 
@@ -35,7 +35,7 @@ class AppendingCSVLogger(Logger):
         if self.path.exists():
             with self.path.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
-                self._rows = [row for row in reader if resume_step is None or int(row["step"]) <= resume_step]
+                self._rows = [row for row in reader if resume_step is None or _stays(row, resume_step)]
                 self._columns = list(reader.fieldnames or self._columns)
             if resume_step is not None:
                 write_whole(self.path, self._format(self._rows, header=True))
@@ -98,3 +98,12 @@ class AppendingCSVLogger(Logger):
             writer.writeheader()
         writer.writerows(rows)
         return buffer.getvalue()
+
+
+def _stays(row: dict[str, str], resume_step: int) -> bool:
+    """Whether a row stands for work that the checkpoint of ``resume_step`` contains.
+
+    Training counts the step it takes, from 0, validation the steps taken before it.
+    """
+    trained = any(value for name, value in row.items() if name.startswith("train/"))
+    return int(row["step"]) < resume_step + (not trained)

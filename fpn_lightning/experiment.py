@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,11 +71,3 @@ def claim_run_directory(directory: Path, overwrite: bool, resume: bool) -> None:
             "to start over: --experiment.overwrite true"
         )
     directory.mkdir(parents=True, exist_ok=True)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it, so that no half-written file is ever read."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

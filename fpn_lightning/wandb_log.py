@@ -9,15 +9,15 @@ from typing import Any
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from fpn_lightning.experiment import write_whole
+from fpn_lightning.files import write_whole
 
 
 class RecordingWandbLogger(WandbLogger):
     """A W&B logger that ends with the run's record: its file, and its metrics as the summary."""
 
     @rank_zero_only
-    def save_record(self, path: Path, metrics: dict[str, float | None]) -> None:
-        """Attach the record and put its metrics into the summary under the paper's column names.
+    def finish(self, path: Path, metrics: dict[str, float | None]) -> None:
+        """Attach the record, put its metrics into the summary under the paper's column names, and end the W&B run.
 
         Args:
             path: ``metrics.json`` of the run.
@@ -26,6 +26,7 @@ class RecordingWandbLogger(WandbLogger):
         for name, value in metrics.items():
             self.experiment.summary[name] = value
         self.experiment.save(str(path), base_path=str(path.parent), policy="now")
+        self.experiment.finish()
 
 
 def wandb_logger(options: Any, directory: Path, resolved: dict[str, Any]) -> RecordingWandbLogger:

@@ -1,13 +1,15 @@
-"""Shared fixtures: where real COCO data lies, if it lies anywhere."""
+"""Shared fixtures: real COCO data, if it lies anywhere, a tiny generated data set, and the command line."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from tests.runs import PRESET, REPOSITORY, ROW
 
 
 def _shared_folder(name: str) -> Path:
@@ -28,3 +30,47 @@ def coco_mini() -> Path:
 def coco_golden() -> Path:
     """Folder with instances_val2014_100.json, *_fakebbox100_results.json and *_fakesegm100_results.json."""
     return _shared_folder("coco-golden")
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """13 training and 5 validation images of 64 px."""
+    from fpn_lightning.data.synthetic import generate
+
+    root = tmp_path_factory.mktemp("synthetic_tiny")
+    generate(root, {"train": 13, "val": 5}, size=64, workers=1)
+    return root
+
+
+@pytest.fixture
+def arguments(tiny_data: Path, tmp_path: Path) -> list[str]:
+    """Arguments after the subcommand: row, preset, and what makes a run take seconds."""
+    return [
+        *("--config", str(ROW), "--config", str(PRESET)),
+        *("--data.root", str(tiny_data), "--data.short_side", "64", "--data.max_side", "64"),
+        *("--experiment.root", str(tmp_path / "runs"), "--trainer.max_steps", "4"),
+        *("--trainer.log_every_n_steps", "1", "--trainer.enable_progress_bar", "false"),
+        *("--data.total_batch_size", "4", "--data.batch_size_per_device", "4"),
+        *("--model.optimization.reference_batch_size", "4", "--model.optimization.warmup_steps", "2"),
+    ]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Directory of the run that ``arguments`` describe."""
+    return tmp_path / "runs" / "mini" / "table1" / "c_fpn" / "seed0"
+
+
+@pytest.fixture
+def cli() -> Callable[..., Any]:
+    """Run the command line in this process, on one thread; returns the CLI object."""
+    import torch
+
+    from fpn_lightning.cli import main
+
+    torch.set_num_threads(1)
+
+    def call(*args: str) -> Any:
+        return main(list(args))
+
+    return call

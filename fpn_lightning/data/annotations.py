@@ -19,6 +19,7 @@ from fpn_lightning.errors import InputError
 
 Record = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]
+COMPACT = json.JSONEncoder(separators=(",", ":"))
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ def _segmentation(path: Path, annotations: list[Record], i: int) -> bytes:
         return b""
     if type(segmentation) not in (list, dict):
         raise _refuse(path, "annotation", annotations, i, "segmentation", "polygons (a list) or RLE (an object)")
-    return json.dumps(segmentation, separators=(",", ":")).encode()
+    return COMPACT.encode(segmentation).encode()
 
 
 def _blob(pieces: list[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -240,7 +240,7 @@ class COCODataModule(pl.LightningDataModule):
             rows, self.dropped = training_rows(index, self.transform, self.skip_images_without_objects)
             listed = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
             rank_zero_info(f"{annotation_file.name}: training on {len(rows)} images; left out: {listed}")
-        rows = rows[: self.max_images[role]]
-        if not len(rows):
-            raise InputError(f"data.max_{role}_images leaves no image of {annotation_file}; raise it")
-        return COCODataset(index, images, self.transform, rows, role == "train", self.load_masks)
+        most = self.max_images[role]
+        if most is not None and most < 1:
+            raise InputError(f"data.max_{role}_images is {most}; it has to be at least 1, or null for all images")
+        return COCODataset(index, images, self.transform, rows[:most], role == "train", self.load_masks)

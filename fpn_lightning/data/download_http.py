@@ -6,6 +6,7 @@ belong to, so that a file that changed on the server is fetched afresh instead o
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import json
 import os
@@ -13,7 +14,8 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -49,6 +51,23 @@ class _Version:
     def validator(self) -> str | None:
         """The value for ``If-Range``; weak entity tags are not allowed there."""
         return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
+
+
+@contextmanager
+def only_one(root: Path) -> Iterator[None]:
+    """Two runs in one folder would write into the same ``.part`` file."""
+    handle = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise InputError(f"{root}: another download is running there; wait until it is done") from error
+    except OSError:
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def part_path(target: Path) -> Path:
@@ -177,9 +196,8 @@ def _length(response: http.client.HTTPResponse) -> int | None:
 
 
 def _with_retries(url: str, retries: int, attempt: Callable[[], T], bytes_here: Callable[[], int]) -> T:
-    failures = 0
+    failures, furthest = 0, bytes_here()
     while True:
-        before = bytes_here()
         try:
             return attempt()
         except urllib.error.HTTPError as error:
@@ -187,8 +205,8 @@ def _with_retries(url: str, retries: int, attempt: Callable[[], T], bytes_here: 
                 f"{url}: the server answered {error.code} {error.reason}; check the year and the base address"
             ) from error
         except _TransientError as error:
-            if bytes_here() - before >= PROGRESS_BYTES:
-                failures = 0
+            if bytes_here() - furthest >= PROGRESS_BYTES:  # starting again from nothing is no progress
+                failures, furthest = 0, bytes_here()
             failures += 1
             if failures > retries:
                 raise InputError(f"{url}: {error} (attempt {failures} of {retries + 1}, giving up)") from error

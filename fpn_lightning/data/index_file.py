@@ -9,18 +9,20 @@ tells the usual case apart without reading either.
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
 import logging
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from fpn_lightning.data.annotations import read_annotations
@@ -43,6 +45,7 @@ LAYOUT: dict[str, tuple[str, tuple[int, ...], str]] = {
     "segmentations": ("uint8", (), "segmentation_offsets"),
     "segmentation_offsets": ("int64", (), "objects + 1"),
 }
+CODES = {"int64": "I64", "float64": "F64", "bool": "BOOL", "uint8": "U8"}  # safetensors' names
 # A file changed again within the clock's grain keeps its time; younger files are compared by content.
 SETTLED_NS = 2_000_000_000
 
@@ -69,18 +72,30 @@ def open_index(annotation_file: Path) -> tuple[dict[str, Any], Arrays]:
     except OSError as error:
         raise InputError(f"{annotation_file}: cannot read the annotation file ({error.strerror})") from error
     logger.info("Indexing %s (once; %.0f MB) ...", annotation_file, len(content) / 1e6)
-    facts, arrays = read_annotations(annotation_file, content)
+    with _without_garbage_collection():
+        facts, arrays = read_annotations(annotation_file, content)
     facts |= {"format": FORMAT, "version": VERSION, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     for path in _places(annotation_file):
         # A folder that looks writable may still be full or on a read-only mount: the next place is tried.
         with contextlib.suppress(OSError, SafetensorError):
-            _write(path, facts, arrays)
-            _stamp(path, stat)
+            _write(path, facts, arrays, stat)
             if (index := _read(path)) is not None:
                 return index
     raise InputError(
         f"{annotation_file}: no place for its index; set FPN_LIGHTNING_CACHE to a folder that can be written to"
     )
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    # Millions of small lists are born and none dies: looking for garbage among them would take half the time.
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _places(annotation_file: Path) -> list[Path]:
@@ -108,12 +123,13 @@ def _belongs(path: Path, facts: dict[str, Any], annotation_file: Path, stat: os.
 
 
 def _stamp(path: Path, stat: os.stat_result) -> None:
-    if time.time_ns() - stat.st_mtime_ns > SETTLED_NS:
-        with contextlib.suppress(OSError):
-            os.utime(path, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
+    # 0 for a file too young to be known by its time: left alone, the index may get the very time the file has.
+    stamp = stat.st_mtime_ns if time.time_ns() - stat.st_mtime_ns > SETTLED_NS else 0
+    if stamp:
+        os.utime(path, ns=(stamp, stamp))
 
 
-def _write(path: Path, facts: dict[str, Any], arrays: Arrays) -> None:
+def _write(path: Path, facts: dict[str, Any], arrays: Arrays, stat: os.stat_result) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     os.close(handle)
@@ -121,6 +137,7 @@ def _write(path: Path, facts: dict[str, Any], arrays: Arrays) -> None:
     try:
         save_file(arrays, temporary, metadata={"facts": json.dumps(facts)})
         temporary.chmod(0o644)
+        _stamp(temporary, stat)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -129,25 +146,30 @@ def _write(path: Path, facts: dict[str, Any], arrays: Arrays) -> None:
 def _read(path: Path) -> tuple[dict[str, Any], Arrays] | None:
     """The index at ``path``, or None where there is none that can be trusted."""
     try:
-        # PyTorch's reader maps the file; the NumPy one would copy it.
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
-            if (facts.get("format"), facts.get("version")) != (FORMAT, VERSION) or set(file.keys()) != set(LAYOUT):
-                return None
-            arrays: Arrays = {name: file.get_tensor(name).numpy() for name in LAYOUT}
-    except (OSError, SafetensorError, ValueError, AttributeError):
+        # Mapped by hand: safetensors' NumPy reader copies, its PyTorch reader maps but takes 600 MiB of imports.
+        mapped = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
+        start = 8 + int.from_bytes(mapped[:8].tobytes(), "little")
+        header = json.loads(mapped[8:start].tobytes())
+        facts = json.loads(header.pop("__metadata__")["facts"])
+        if (facts["format"], facts["version"]) != (FORMAT, VERSION) or set(header) != set(LAYOUT):
+            return None
+        if start + max(entry["data_offsets"][1] for entry in header.values()) != len(mapped):
+            return None
+        arrays = {name: _array(mapped[start:], header[name], LAYOUT[name][0]) for name in LAYOUT}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
-    if not _consistent(arrays):
-        return None
-    for array in arrays.values():
-        array.flags.writeable = False
-    return facts, arrays
+    return (facts, arrays) if _consistent(arrays) else None
+
+
+def _array(data: NDArray[np.uint8], entry: dict[str, Any], dtype: str) -> NDArray[Any]:
+    if entry["dtype"] != CODES[dtype]:
+        raise ValueError(f"expected {dtype}, found {entry['dtype']}")
+    first, last = entry["data_offsets"]
+    return data[first:last].view(dtype).reshape(entry["shape"])
 
 
 def _consistent(arrays: Arrays) -> bool:
-    """Whether dtypes, shapes and offsets fit together, so that no lookup can go astray."""
-    if any(arrays[name].dtype != np.dtype(dtype) or arrays[name].ndim < 1 for name, (dtype, _, _) in LAYOUT.items()):
-        return False
+    """Whether shapes and offsets fit together, so that no lookup can go astray."""
     counts = {"images": len(arrays["image_ids"]), "objects": len(arrays["annotation_ids"])}
     counts |= {f"{name} + 1": count + 1 for name, count in list(counts.items())}
     for name in ("file_name_offsets", "object_offsets", "segmentation_offsets"):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -21,6 +19,7 @@ from fpn_lightning.evaluation.average_precision import Backend, average_precisio
 from fpn_lightning.evaluation.matching import area_ranges
 from fpn_lightning.evaluation.proposal_recall import ProposalRecall, check_limits
 from fpn_lightning.evaluation.results import ProposalTable, read_proposals, read_results
+from fpn_lightning.files import write_whole
 
 
 def score_proposals(
@@ -71,16 +70,7 @@ def score_files(arguments: argparse.Namespace) -> dict[str, float | None]:
 def write_json(path: Path, values: dict[str, float | None]) -> None:
     """Write metrics as JSON, whole or not at all."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(json.dumps(values, indent=2) + "\n")
-            temporary.chmod(0o644)  # mkstemp's files are private
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, json.dumps(values, indent=2) + "\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); give a file in a folder you own") from error
 

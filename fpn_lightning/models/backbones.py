@@ -1,144 +1,30 @@
-"""Bottom-up pathway (FPN §3): a classification network that hands out its stage outputs c2..c5.
+"""Bottom-up pathway (FPN §3): ResNets, and how any classifier of torchvision becomes a trunk.
 
-Shape shorthand: N images, H x W padded input size, s_k stride of level k, C_k channels of c_k.
-
-A trunk *declares* the channels and strides of its outputs; nothing else in the project computes a stride
-(the paper's trunks have strides 4, 8, 16, 32; the narrow one for CPUs has 2, 4, 8, 16).
-
-It also owns the preprocessing its weights were trained with (``convention``), so that weights, mean, standard
-deviation, channel order and the place of the stride can only be chosen together.
+What a trunk promises stands in :mod:`fpn_lightning.models.trunk`; other families are in ``torchvision_backbones``,
+``timm_backbone`` and ``narrow_resnet``.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights, resnet
-from torchvision.ops import FrozenBatchNorm2d
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.structures import ImageBatch
+from fpn_lightning.models.trunk import IMAGENET_MEAN, IMAGENET_STD, Backbone, Convention, Norm, norm_layer
+from fpn_lightning.models.trunk_weights import (
+    fetch_torchvision_state,
+    load_torchvision,
+    read_state_dict,
+    torchvision_weights,
+)
 
-Norm = Literal["frozen", "batch", "group"]
-Convention = Literal["torchvision", "caffe"]
-
-# RGB in [0, 1] for torchvision's weights; BGR in [0, 255] for the Caffe weights the paper started from.
-PIXEL_MEAN: dict[str, tuple[float, float, float]] = {
-    "torchvision": (0.485 * 255, 0.456 * 255, 0.406 * 255),
-    "caffe": (102.9801, 115.9465, 122.7717),
-}
-PIXEL_STD: dict[str, tuple[float, float, float]] = {
-    "torchvision": (0.229 * 255, 0.224 * 255, 0.225 * 255),
-    "caffe": (1.0, 1.0, 1.0),
-}
-
-
-def norm_layer(norm: Norm) -> Callable[[int], nn.Module]:
-    """Return the constructor of a normalisation layer.
-
-    Args:
-        norm: ``frozen`` (statistics and affine fixed, as ResNet App. A fine-tunes), ``batch`` or ``group``
-            (for training from scratch; 32 groups, fewer where 32 does not divide the channels).
-    """
-    if norm == "frozen":
-        return FrozenBatchNorm2d
-    if norm == "batch":
-        return nn.BatchNorm2d
-    return lambda channels: nn.GroupNorm(math.gcd(32, channels), channels)
-
-
-class Backbone(nn.Module):
-    """A trunk: what it declares, its preprocessing and its optional pre-trained weights.
-
-    Subclasses set ``channels`` and ``strides`` and implement :meth:`features`.
-
-    Attributes:
-        channels: channels C_k of each output, ``{"c2": C_2, ...}``.
-        strides: stride s_k of each output in network-input pixels, ``{"c2": s_2, ...}``.
-        convention: whose preprocessing the trunk applies.
-        weights: what :meth:`load_weights` loads, ``None`` for training from scratch.
-    """
-
-    channels: dict[str, int]
-    strides: dict[str, int]
-
-    def __init__(self, convention: Convention = "torchvision", weights: str | None = None) -> None:
-        super().__init__()
-        self.convention = convention
-        self.weights = weights
-        # Not persistent: they follow from `convention`, and a checkpoint must not be able to contradict it.
-        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN[convention]).view(3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD[convention]).view(3, 1, 1), persistent=False)
-
-    def normalize(self, images: ImageBatch) -> Tensor:
-        """Turn padded uint8 RGB images into the network input.
-
-        Args:
-            images: ``pixels`` uint8 ``(N, 3, H, W)``.
-
-        Returns:
-            ``(N, 3, H, W)`` in the dtype of the trunk's buffers. Padding is exactly 0 *after* normalisation, so that
-            it looks like the mean colour to the trunk whatever shares the batch.
-        """
-        mean, std = self.get_buffer("pixel_mean"), self.get_buffer("pixel_std")
-        pixels = images.pixels.to(mean.dtype)
-        if self.convention == "caffe":
-            pixels = pixels.flip(1)
-        pixels = (pixels - mean) / std
-        rows = torch.arange(pixels.shape[2], device=pixels.device)
-        columns = torch.arange(pixels.shape[3], device=pixels.device)
-        inside_rows = rows[None, :] < images.sizes[:, 0, None]  # (N, H)
-        inside_columns = columns[None, :] < images.sizes[:, 1, None]  # (N, W)
-        inside = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]  # (N, 1, H, W)
-        return pixels.masked_fill_(~inside, 0)
-
-    def features(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Compute the stage outputs.
-
-        Args:
-            pixels: normalised input ``(N, 3, H, W)``.
-
-        Returns:
-            ``{"c2": (N, C_2, ceil(H / s_2), ceil(W / s_2)), ...}``, finest first.
-        """
-        raise TypeError(f"{type(self).__name__} is not a trunk: it does not implement features()")
-
-    def forward(self, images: ImageBatch) -> dict[str, Tensor]:
-        """Normalise a batch and return its stage outputs; see :meth:`normalize` and :meth:`features`."""
-        return self.features(self.normalize(images))
-
-    def download_weights(self) -> None:
-        """Fetch pre-trained weights into a cache, so that one process does it for all."""
-
-    def load_weights(self) -> None:
-        """Load the pre-trained weights named by ``weights``; does nothing where it is ``None``."""
-
-    @torch.no_grad()
-    def check_declared(self, height: int, width: int) -> None:
-        """Run a black image through the trunk and compare the outputs with what it declares.
-
-        Args:
-            height: of the image, px.
-            width: of the image, px.
-
-        Raises:
-            InputError: naming both, if names, channels or sizes differ.
-        """
-        training = self.training
-        outputs = self.eval().features(self.get_buffer("pixel_mean").new_zeros(1, 3, height, width))
-        self.train(training)
-        found = [(name, *output.shape[1:]) for name, output in outputs.items()]
-        declared = [(c, self.channels[c], -(-height // s), -(-width // s)) for c, s in self.strides.items()]
-        if found != declared:
-            raise InputError(
-                f"backbone: {type(self).__name__} declares {declared} (name, channels, height, width) for an image of "
-                f"{height} x {width}, but its outputs are {found}."
-            )
+ResNetName = Literal[
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"
+]
 
 
 class TorchvisionBackbone(Backbone):
@@ -163,6 +49,7 @@ class TorchvisionBackbone(Backbone):
         self, name: str, weights: str | None, norm: Norm | None, frozen_stages: int, convention: Convention
     ) -> None:
         super().__init__(convention, weights)
+        weights = self.weights
         if norm == "frozen" and weights is None:
             raise InputError(
                 "backbone: norm 'frozen' without weights would freeze untrained statistics. "
@@ -178,8 +65,10 @@ class TorchvisionBackbone(Backbone):
         if member is not None and convention != "torchvision":
             raise InputError(f"backbone: weights {weights} are torchvision's; convention must be 'torchvision'.")
         # vgg16 also has Caffe's filters, which torchvision feeds with another mean and standard deviation.
-        if member is not None and (tuple(member.transforms().mean), tuple(member.transforms().std)) != (MEAN, STD):
-            raise InputError(f"backbone: weights {weights} of {name} need another preprocessing. Use IMAGENET1K_V1.")
+        if member is not None:
+            preset = member.transforms()
+            if (tuple(preset.mean), tuple(preset.std)) != (IMAGENET_MEAN, IMAGENET_STD):
+                raise InputError(f"backbone: weights {weights} of {name} need another mean. Use IMAGENET1K_V1.")
         self.name = name
         self.frozen_stages = frozen_stages
 
@@ -245,7 +134,52 @@ class TorchvisionBackbone(Backbone):
         if member is None and not Path(self.weights).is_file():
             known = sorted(get_model_weights(self.name).__members__)
             raise InputError(
-                f"backbone: weights {self.weights!r} is neither a file nor one of torchvision's {known} for {self.name}."
+                f"backbone: weights {self.weights!r} is neither a file nor one of torchvision's {known} "
+                f"for {self.name}."
             )
         state = fetch_torchvision_state(member) if member is not None else read_state_dict(self.weights)
         load_torchvision(self, state, self._prefixes, self.weights, self.name)
+
+
+class ResNetBackbone(TorchvisionBackbone):
+    """ResNet-18/34/50/101 (the paper's trunks are 50 and 101) and ResNeXt-50/101, from torchvision.
+
+    Args:
+        name: which ResNet.
+        weights: a member of torchvision's weights enum (``IMAGENET1K_V1``), the path of a state dict with
+            torchvision's names, or ``None``. Loaded by :meth:`load_weights`, never by the constructor.
+        norm: ``frozen`` for pre-trained trunks; ``batch`` or ``group`` from scratch.
+        frozen_stages: how many stages stay as they were loaded, the stem counting as one: 2 freezes conv1 and
+            conv2_x, as Detectron's ``FREEZE_AT = 2`` (the paper does not say; DEVIATIONS.md "Frozen stages").
+        convention: ``torchvision`` (RGB, stride in the 3x3) or ``caffe`` (BGR, stride in the first 1x1).
+
+    Raises:
+        InputError: if the arguments do not fit together.
+    """
+
+    def __init__(
+        self,
+        name: ResNetName = "resnet50",
+        weights: str | None = "IMAGENET1K_V1",
+        norm: Norm = "frozen",
+        frozen_stages: int = 2,
+        convention: Convention = "torchvision",
+    ) -> None:
+        super().__init__(name, weights, norm, frozen_stages, convention)
+        trunk = getattr(resnet, name)(weights=None, norm_layer=norm_layer(norm))
+        stages = nn.ModuleList([trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4])
+        if convention == "caffe":
+            _move_stride_to_first_conv(stages)
+        self._assemble(
+            stem=nn.Sequential(trunk.conv1, trunk.bn1, trunk.relu, trunk.maxpool),
+            stages=stages,
+            channels=[64, 128, 256, 512] if name in ("resnet18", "resnet34") else [256, 512, 1024, 2048],
+            prefixes={"conv1": "stem.0", "bn1": "stem.1", "fc": None}
+            | {f"layer{i + 1}": f"stages.{i}" for i in range(4)},
+        )
+
+
+def _move_stride_to_first_conv(stages: nn.ModuleList) -> None:
+    """Put the stride of each bottleneck into its first 1x1, where the Caffe weights expect it."""
+    for block in (module for module in stages.modules() if isinstance(module, resnet.Bottleneck)):
+        block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride

@@ -8,6 +8,7 @@ Where the paper says "as in [29]" the values are those of py-faster-rcnn and Det
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
+from fpn_lightning.errors import InputError
 from fpn_lightning.models.anchors import AnchorGenerator
 from fpn_lightning.models.box_coder import BoxCoder
 from fpn_lightning.models.matcher import Matcher
@@ -78,6 +80,7 @@ class RPN(nn.Module):
     Args:
         in_channels: channels of the pyramid's maps.
         anchor_generator: places A anchors on every cell; declares the maps and their order.
+        shared_head: one head for all levels (the paper's choice) or one for each (FPN §5.1: similar accuracy).
         positive_iou: anchors from this IoU on are positive, as is the best anchor of every object.
         negative_iou: anchors below it are negative.
         batch_size_per_image: anchors in the loss of one image.
@@ -94,6 +97,7 @@ class RPN(nn.Module):
         self,
         in_channels: int,
         anchor_generator: AnchorGenerator,
+        shared_head: bool = True,
         positive_iou: float = 0.7,
         negative_iou: float = 0.3,
         batch_size_per_image: int = 256,
@@ -108,10 +112,11 @@ class RPN(nn.Module):
         super().__init__()
         self.anchor_generator = anchor_generator
         self.levels = [int(name[1:]) for name in anchor_generator.strides]
-        num_anchors = set(anchor_generator.num_anchors)
-        if len(num_anchors) != 1:
-            raise ValueError(f"a shared head needs the same number of anchors on every level, got {num_anchors}")
-        self.head = RPNHead(in_channels, num_anchors.pop())
+        counts = anchor_generator.num_anchors
+        if shared_head and len(set(counts)) != 1:
+            raise InputError(f"rpn: a shared head needs as many anchors per cell on every map; they are {counts}")
+        heads = [RPNHead(in_channels, count) for count in (counts[:1] if shared_head else counts)]
+        self.heads = nn.ModuleList(heads)
         self.matcher = Matcher(positive_iou, negative_iou, keep_best=True)
         self.sampler = Sampler(batch_size_per_image, positive_fraction)
         self.box_coder = BoxCoder()
@@ -129,7 +134,8 @@ class RPN(nn.Module):
             features: ``{"p2": (N, d, H_2, W_2), ...}``.
         """
         maps = [features[name] for name in self.anchor_generator.strides]
-        logits, deltas = zip(*(self.head(feature) for feature in maps), strict=True)
+        heads = itertools.cycle(self.heads) if len(self.heads) == 1 else self.heads
+        logits, deltas = zip(*(head(feature) for head, feature in zip(heads, maps, strict=False)), strict=True)
         anchors = self.anchor_generator([(feature.shape[-2], feature.shape[-1]) for feature in maps])
         return RPNOutputs(list(logits), list(deltas), anchors)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from fpn_lightning.errors import InputError
+from fpn_lightning.files import write_whole
 from fpn_lightning.reporting.paper import first_error
 
 SCHEMA = 1
@@ -212,17 +212,6 @@ def _thin(points: list[tuple[int, float]], max_points: int) -> list[tuple[int, f
         return points
     last = len(points) - 1
     return [points[round(index * last / (max_points - 1))] for index in range(max_points)]
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write UTF-8 text so that a reader sees the old file or the new one, never half of it; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def keep(record: Record, records_root: Path) -> Path:

@@ -7,10 +7,11 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
+from fpn_lightning.files import write_whole
 from fpn_lightning.reporting import prose
 from fpn_lightning.reporting.grids import Grid, all_grids, status
 from fpn_lightning.reporting.paper import Table
-from fpn_lightning.reporting.records import Record, write_whole
+from fpn_lightning.reporting.records import Record
 from fpn_lightning.reporting.summary import TableSummary, summarise
 
 _LATEX = {

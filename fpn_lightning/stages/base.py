@@ -38,11 +38,11 @@ class BaseStage(LightningModule):
     area_thresholds: tuple[float, float]
 
     def __init__(
-        self, backbone: Backbone, optimization: Optimization | None = None, init_from: str | None = None, seed: int = 0
+        self, backbone: Backbone, optimization: Optimization, init_from: str | None = None, seed: int = 0
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.optimization = optimization or Optimization()
+        self.optimization = optimization
         self.init_from = init_from
         self.seed = seed
         self.resumes = False
@@ -122,6 +122,7 @@ class BaseStage(LightningModule):
         Raises:
             FloatingPointError: naming the step, the image ids and the losses of this process.
         """
+        self.log("train/lr", optimizer.param_groups[0]["lr"])
         image_ids, losses = self._step_image_ids, self._step_losses
         self._step_image_ids, self._step_losses = [], []
         finite = torch.stack([loss.isfinite() for step in losses for loss in step.values()]).all()
@@ -137,12 +138,6 @@ class BaseStage(LightningModule):
                 f"loss or gradient is not finite at step {self.global_step}, rank {self.global_rank}: "
                 f"image ids {ids}, losses {values}. Lower model.optimization.lr or look at these images."
             )
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log the learning rate that the step used."""
-        scheduler = self.lr_schedulers()
-        if not isinstance(scheduler, list) and scheduler is not None:
-            self.log("train/lr", scheduler.get_last_lr()[0])
 
     # ---- evaluation ------------------------------------------------------------------------------------------------
 

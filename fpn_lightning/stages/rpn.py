@@ -17,6 +17,8 @@ from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.optimization import Optimization
 from fpn_lightning.structures import Batch, ImageBatch, Proposals, boxes_to_original, xyxy_to_xywh
 
+PAPER = Optimization()
+
 
 class RPNStage(BaseStage):
     """Trains a region proposal network over a feature design and measures its proposals.
@@ -49,7 +51,7 @@ class RPNStage(BaseStage):
         anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
         recall_limits: Sequence[int] = (10, 30, 100, 1000),
         area_thresholds: tuple[float, float] = (32**2, 96**2),
-        optimization: Optimization | None = None,
+        optimization: Optimization = PAPER,
         init_from: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -87,6 +89,7 @@ class RPNStage(BaseStage):
                 target.boxes_xywh_orig.cpu(),
                 target.areas_orig.cpu(),
                 target.is_crowd.cpu(),
+                target.labels_orig.cpu(),
             )
 
     def _finish_evaluation(self, prefix: str) -> None:

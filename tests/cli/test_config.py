@@ -1,0 +1,121 @@
+"""Every YAML parses; mistakes are named; overlays cannot drop what the base sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.runs import PRESET, REPOSITORY, ROW
+
+ROWS = sorted(
+    path
+    for pattern in ("table*/*.yaml", "figure*/*.yaml", "quickstart.yaml")
+    for path in (REPOSITORY / "configs").glob(pattern)
+)
+OVERLAYS = sorted([*(REPOSITORY / "configs" / "presets").glob("*.yaml"), REPOSITORY / "configs" / "wandb.yaml"])
+
+
+def printed(cli, capsys, *args: str) -> dict:
+    with pytest.raises(SystemExit) as stop:
+        cli(*args, "--print_config")
+    assert stop.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_row_parses_and_names_itself(cli, capsys, row: Path):
+    config = printed(cli, capsys, "fit", "--config", str(row))
+    header = row.read_text().splitlines()
+    assert header[0].startswith("#")
+    assert any(
+        line.startswith(f"# python train.py fit --config configs/{row.relative_to(REPOSITORY / 'configs')}")
+        for line in header
+    )
+    assert len(header) <= 25 or row.name == "quickstart.yaml"
+    if row.name != "quickstart.yaml":
+        assert (config["experiment"]["table"], config["experiment"]["row"]) == (row.parent.name, row.stem)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+def test_every_overlay_parses_over_a_row(cli, capsys, overlay: Path):
+    row, both = (
+        printed(cli, capsys, "fit", "--config", str(ROW), *extra) for extra in ((), ("--config", str(overlay)))
+    )
+    assert both != row
+    # An overlay never changes which maps feed which head.
+    for key in ("pyramid", "anchor_octaves"):
+        assert both["model"]["init_args"][key] == row["model"]["init_args"][key]
+    assert both["checkpoint"]["save_last"] is True
+    assert both["trainer"]["use_distributed_sampler"] is False
+
+
+def test_the_row_itself_holds_the_papers_numbers(cli, capsys):
+    config = printed(cli, capsys, "fit", "--config", str(ROW))
+    model, optimization = config["model"]["init_args"], config["model"]["init_args"]["optimization"]
+    assert config["trainer"]["max_steps"] == 40_000
+    assert config["data"]["total_batch_size"] == 16
+    assert config["data"]["short_side"] == 800
+    assert (optimization["lr"], optimization["momentum"], optimization["weight_decay"]) == (0.02, 0.9, 1e-4)
+    assert optimization["milestones"] == [30_000]
+    assert model["backbone"]["init_args"]["name"] == "resnet50"
+    assert model["pyramid_channels"] == 256
+    assert model["base_anchor_size"] == 32
+    assert model["rpn"]["init_args"]["batch_size_per_image"] == 256
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        (("--data.rooot", "x"), "rooot"),
+        (("--model.pyramid_chanels", "8"), "pyramid_chanels"),
+        (("--model.rpn.nms_tresh", "0.5"), "nms_tresh"),
+        (("--trainer.max_stepz", "1"), "max_stepz"),
+        (("--model.optimization.optimizer", "adam"), "adam"),
+        (("--data.short_side", "wide"), "short_side"),
+    ],
+)
+def test_misspelt_keys_and_values_are_named(cli, capsys, wrong, named):
+    with pytest.raises(SystemExit) as stop:
+        cli("fit", "--config", str(ROW), "--config", str(PRESET), *wrong)
+    assert stop.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+def test_an_overlay_before_its_row_fails(cli, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli("fit", "--config", str(PRESET), "--config", str(ROW))
+    assert stop.value.code == 2
+
+
+def test_a_run_needs_a_name(cli, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli(
+            "fit",
+            "--model",
+            "fpn_lightning.RPNStage",
+            "--model.backbone",
+            "fpn_lightning.models.narrow_resnet.NarrowResNet",
+        )
+    assert stop.value.code == 2
+    assert "experiment.table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (("--data.root", "nowhere"), "nowhere"),
+        (("--data.num_classes", "80"), "data.num_classes"),
+        (("--data.batch_size_per_device", "3"), "data.batch_size_per_device"),
+        (("--model.anchor_octaves", "[[0], [1]]"), "anchor_octaves"),
+        (("--model.backbone.norm", "group", "--model.backbone.blocks", "[0, 0, 1, 1]"), "blocks"),
+        (("--model.init_from", "nowhere.ckpt"), "nowhere.ckpt"),
+    ],
+)
+def test_bad_settings_end_in_one_clear_message(cli, arguments, run, capsys, wrong, message):
+    with pytest.raises(SystemExit) as stop:
+        cli("fit", *arguments, *wrong)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (run / "metrics.json").exists()

@@ -1,0 +1,169 @@
+"""Life of a run: fit, validate, refuse, overwrite, resume."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import yaml
+
+from fpn_lightning.stages.rpn import RPNStage
+from tests.runs import read_log, read_metrics, weights
+
+LOSSES = ("train/loss_rpn_cls", "train/loss_rpn_loc", "train/lr")
+
+
+def test_fit_leaves_a_complete_run_and_validate_reproduces_it(cli, arguments, run):
+    cli("fit", *arguments, "--experiment.evaluate_untrained", "true")
+    written = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert {"config.yaml", "metrics.csv", "metrics.json", "checkpoints/last.ckpt"} <= written
+    assert not [name for name in written if "tmp" in name or "/." in name]
+
+    record = yaml.safe_load((run / "metrics.json").read_text())
+    assert record["schema"] == 1
+    assert record["status"] == "finished"
+    assert record["experiment"] == {"table": "table1", "row": "c_fpn", "preset": "mini", "seed": 0}
+    assert record["train"]["steps"] == 4
+    assert record["train"]["total_batch"] == 4
+    assert record["data"]["split"] == "val"
+    assert record["data"]["num_images"] == 5
+    assert record["area_thresholds"] == [85.0, 769.0]
+    assert set(record["metrics"]) >= {"AR10", "AR100", "AR1k", "AR1k_s", "AR1k_m", "AR1k_l"}
+    assert record["metrics"] != record["untrained"]
+    assert record["train"]["seconds_per_step"] > 0
+    assert record["eval"]["seconds_per_image"] > 0
+    assert record["parameters"] == sum(
+        v.numel() for k, v in weights(run).items() if "running" not in k and "num_" not in k
+    )
+    assert [row["step"] for row in read_log(run, *LOSSES)] == ["0", "1", "2", "3"]
+
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    cli("validate", "--config", str(run / "config.yaml"), "--ckpt_path", "last")
+    assert read_metrics(run / "validate" / "metrics.json") == record["metrics"]
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_saved_config_is_complete_and_rebuilds_the_model(cli, arguments, run):
+    cli("fit", *arguments)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["trainer"]["default_root_dir"] == str(run)
+    assert config["data"]["seed"] == config["model"]["init_args"]["seed"] == 0
+    assert config["model"]["init_args"]["rpn"]["init_args"]["nms_thresh"] == 0.7
+    assert config["checkpoint"]["every_n_train_steps"] == 250
+
+
+def test_finished_runs_are_refused_unless_overwritten(cli, arguments, run, capsys):
+    cli("fit", *arguments)
+    first = read_metrics(run / "metrics.json")
+    with pytest.raises(SystemExit) as stop:
+        cli("fit", *arguments)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert "holds a finished run" in message
+    assert "--experiment.overwrite true" in message
+    (run / "stale.txt").touch()
+    cli("fit", *arguments, "--experiment.overwrite", "true")
+    assert not (run / "stale.txt").exists()
+    assert read_metrics(run / "metrics.json") == first  # and the run repeats to the bit
+
+
+def test_killed_and_resumed_equals_uninterrupted(cli, arguments, run, tmp_path, monkeypatch, capsys):
+    arguments += ["--trainer.max_steps", "6", "--checkpoint.every_n_train_steps", "3"]
+    # Two images at a time and two micro-batches a step: the position inside the stream has to be right too.
+    arguments += ["--data.batch_size_per_device", "2", "--data.num_workers", "1"]
+    cli("fit", *arguments, "--experiment.root", str(tmp_path / "whole"))
+    whole = tmp_path / "whole" / run.relative_to(tmp_path / "runs")
+
+    step = RPNStage.training_step
+
+    def killed(self, batch, batch_idx):
+        if self.global_step == 4:
+            raise RuntimeError("power cut")
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RPNStage, "training_step", killed)
+        with pytest.raises(RuntimeError, match="power cut"):
+            cli("fit", *arguments)
+    with pytest.raises(SystemExit):
+        cli("fit", *arguments)
+    assert "--ckpt_path last" in capsys.readouterr().err
+
+    cli("fit", *arguments, "--ckpt_path", "last")
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(run)[name]), name
+    assert read_metrics(run / "metrics.json") == read_metrics(whole / "metrics.json")
+    assert read_log(run, *LOSSES) == read_log(whole, *LOSSES)
+
+
+def test_nothing_to_continue_is_an_error(cli, arguments, run, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli("fit", *arguments, "--ckpt_path", "last")
+    assert stop.value.code == 2
+    assert "last.ckpt" in capsys.readouterr().err
+    assert not run.exists()
+
+
+def test_accumulation_keeps_the_schedule(cli, arguments, run, tmp_path):
+    cli("fit", *arguments)
+    cli("fit", *arguments, "--data.batch_size_per_device", "1", "--experiment.root", str(tmp_path / "four"))
+    four = tmp_path / "four" / run.relative_to(tmp_path / "runs")
+    assert read_log(four, "train/lr") == read_log(run, "train/lr")
+    assert yaml.safe_load((four / "metrics.json").read_text())["train"]["steps"] == 4
+
+
+def test_another_total_batch_rescales_everything_together(cli, arguments, run):
+    result = cli("fit", *arguments, "--data.total_batch_size", "8")
+    optimization = result.model.optimization
+    assert optimization.lr == pytest.approx(0.012)
+    assert optimization.warmup_steps == 1
+    assert yaml.safe_load((run / "metrics.json").read_text())["train"]["steps"] == 2
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(cli, arguments, run, monkeypatch):
+    losses = RPNStage.losses
+
+    def broken(self, batch):
+        values = losses(self, batch)
+        if self.global_step == 2:
+            values["loss_rpn_loc"] = values["loss_rpn_loc"] * float("nan")
+        return values
+
+    monkeypatch.setattr(RPNStage, "losses", broken)
+    with pytest.raises(FloatingPointError, match=r"not finite at step 2, rank 0: image ids \[\d+, \d+, \d+, \d+\]"):
+        cli("fit", *arguments)
+    assert not (run / "metrics.json").exists()
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(cli, arguments, monkeypatch):
+    losses = RPNStage.losses
+
+    def broken(self, batch):
+        values = losses(self, batch)
+        weight = self.rpn.heads[0].conv.weight
+        # sqrt at 0: the value is 0, its gradient infinite
+        values["loss_rpn_loc"] = values["loss_rpn_loc"] + (weight - weight.detach()).abs().sum().sqrt()
+        return values
+
+    monkeypatch.setattr(RPNStage, "losses", broken)
+    with pytest.raises(FloatingPointError, match="not finite at step 0"):
+        cli("fit", *arguments)
+
+
+def test_weights_only_start(cli, arguments, run, tmp_path, capsys):
+    cli("fit", *arguments)
+    checkpoint = str(run / "checkpoints" / "last.ckpt")
+    again = ["--experiment.root", str(tmp_path / "again"), "--model.init_from", checkpoint]
+    result = cli("fit", *arguments, *again, "--model.optimization.lr", "0")
+    assert result.trainer.global_step == 4  # training starts over; only the weights were taken
+    for name, value in result.model.named_parameters():
+        assert torch.equal(value, weights(run)[name]), name
+    with pytest.raises(SystemExit):
+        cli("fit", *arguments, *again, "--model.pyramid_channels", "16", "--experiment.overwrite", "true")
+    assert "does not fit this configuration" in capsys.readouterr().err
+
+
+def test_part_of_a_split_is_no_result(cli, arguments, run):
+    cli("fit", *arguments, "--trainer.limit_val_batches", "2")
+    assert yaml.safe_load((run / "metrics.json").read_text())["status"] == "partial"
+    assert not read_log(run, "val/AR100")
+    assert read_log(run, "val_partial/AR100")

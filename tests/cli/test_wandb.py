@@ -1,0 +1,78 @@
+"""Weights & Biases, offline from end to end."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import pytest
+import yaml
+
+from tests.runs import REPOSITORY, read_metrics
+
+pytest.importorskip("wandb")
+
+
+def log_records(content: bytes):
+    """Records of W&B's log: after a 7-byte header LevelDB's log format, blocks of 32 KiB, chunks with 7-byte heads."""
+    position, record = 7, b""
+    while position + 7 <= len(content):
+        left = 32768 - position % 32768
+        if left < 7:  # too short for another head: padding
+            position += left
+            continue
+        _, length, kind = struct.unpack("<IHB", content[position : position + 7])
+        record += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield record
+            record = b""
+
+
+def offline_runs(run):
+    """Details, config, summary and saved files of every offline run below a directory."""
+    from wandb.proto import wandb_internal_pb2
+
+    for path in sorted(run.glob("wandb/offline-run-*/run-*.wandb")):
+        details, config, summary, files = None, {}, {}, set()
+        for data in log_records(path.read_bytes()):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            kind = record.WhichOneof("record_type")
+            if kind == "run":
+                details = record.run
+                config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+            elif kind == "config":
+                config |= {item.key: json.loads(item.value_json) for item in record.config.update}
+            elif kind == "summary":
+                for item in record.summary.update:
+                    summary[item.key or item.nested_key[0]] = json.loads(item.value_json)
+            elif kind == "files":
+                files |= {item.path for item in record.files.files}
+        yield details, config, summary, files
+
+
+def test_two_offline_runs_in_one_directory(cli, arguments, run, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    wandb = ["--config", str(REPOSITORY / "configs" / "wandb.yaml"), "--wandb.offline", "true"]
+    cli("fit", *arguments, *wandb)
+    identity = (run / "wandb_id").read_text()
+    ((details, config, summary, files),) = offline_runs(run)
+    assert (details.run_group, details.display_name, details.project) == ("table1", "c_fpn", "fpn-lightning")
+    assert set(details.tags) == {"table1", "c_fpn", "mini", "seed0"}
+    assert details.run_id == identity
+
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    assert {key: config[key] for key in saved} == saved
+    metrics = read_metrics(run / "metrics.json")
+    assert {key: summary[key] for key in metrics} == metrics
+    assert "metrics.json" in files
+
+    cli("fit", *arguments, *wandb, "--experiment.overwrite", "true")
+    assert read_metrics(run / "metrics.json") == metrics
+
+
+def test_off_by_default(cli, arguments, run):
+    cli("fit", *arguments)
+    assert not (run / "wandb").exists()
+    assert not (run / "wandb_id").exists()

@@ -1,0 +1,41 @@
+"""Running the command line in tests, and reading what a run has left."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+ROW = REPOSITORY / "configs" / "table1" / "c_fpn.yaml"
+PRESET = REPOSITORY / "configs" / "presets" / "mini.yaml"
+
+
+def run_python(*args: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run ``train.py`` in a process of its own, one thread each, and return what it printed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+    command = [sys.executable, str(REPOSITORY / "train.py"), *args]
+    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+def read_metrics(path: Path) -> dict[str, float | None]:
+    """Metrics of a ``metrics.json``."""
+    return json.loads(path.read_text())["metrics"]
+
+
+def read_log(run: Path, *columns: str) -> list[dict[str, str]]:
+    """Rows of ``metrics.csv`` that hold all of the columns, with step and those columns only."""
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{c: row[c] for c in ("step", *columns)} for row in rows if all(row.get(c) for c in columns)]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """Weights of a run's last checkpoint, read without running code."""
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
+    return checkpoint["state_dict"]
