@@ -1,4 +1,4 @@
-"""Entry point: ``python train.py {fit,validate,test} --config configs/<table>/<row>.yaml [--config <overlay>.yaml]``."""
+"""Entry point: ``python train.py fit --config configs/<table>/<row>.yaml [--config configs/presets/<preset>.yaml]``."""
 
 from fpn_lightning.cli import main
 

@@ -237,7 +237,7 @@ def main(args: Sequence[str] | None = None) -> CLI:
     Raises:
         SystemExit: with code 2 and a message for input that a person has to mend.
     """
-    _quiet_lightning()
+    _set_up_logging()
     try:
         return CLI(
             BaseStage,
@@ -255,8 +255,12 @@ def main(args: Sequence[str] | None = None) -> CLI:
         sys.exit(_complain(complaint))
 
 
-def _quiet_lightning() -> None:
-    """Drop what Lightning says about itself: advertisements, and a warning that only its authors can act on."""
+def _set_up_logging() -> None:
+    """Show our own messages; drop Lightning's advertisements and a warning that only its authors can mend."""
+    own = logging.getLogger("fpn_lightning")
+    own.setLevel(logging.INFO)
+    if not own.handlers:
+        own.addHandler(logging.StreamHandler())
     advertisements = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     advertisements.addFilter(lambda record: "Tip:" not in record.getMessage())
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")

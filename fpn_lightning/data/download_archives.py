@@ -181,7 +181,7 @@ def _checked_members(archive: Path, bundle: zipfile.ZipFile, folder: str) -> lis
         parts = PurePosixPath(name).parts
         if name.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", name) or re.search(r"[\\\x00-\x1f]", name):
             raise ArchiveError(f"{archive}: refused, the member {name!r} would leave the folder {folder}/")
-        if False:
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise ArchiveError(f"{archive}: refused, the member {name!r} is a link or a device, not a file")
         if parts[:1] != (folder,) or name in seen:
             raise ArchiveError(f"{archive}: refused, the member {name!r} is outside {folder}/ or there twice")

@@ -125,7 +125,7 @@ def _belongs(path: Path, facts: dict[str, Any], annotation_file: Path, stat: os.
 def _stamp(path: Path, stat: os.stat_result) -> None:
     # 0 for a file too young to be known by its time: left alone, the index may get the very time the file has.
     stamp = stat.st_mtime_ns if time.time_ns() - stat.st_mtime_ns > SETTLED_NS else 0
-    if stamp:
+    with contextlib.suppress(OSError):
         os.utime(path, ns=(stamp, stamp))
 
 

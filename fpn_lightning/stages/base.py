@@ -73,7 +73,11 @@ class BaseStage(LightningModule):
         elif not self.resumes:
             self.backbone.load_weights()
         if self.data is not None:
-            self.trainer.accumulate_grad_batches = self.data.accumulation_steps(self.trainer.world_size)
+            accumulation = self.data.accumulation_steps(self.trainer.world_size)
+            self.trainer.accumulate_grad_batches = accumulation
+            interval = self.trainer.val_check_interval
+            if isinstance(interval, int):  # given in optimiser steps, as everything else; Lightning counts batches
+                self.trainer.val_check_interval = interval * accumulation
             self._rescale(self.data.total_batch_size)
 
     @property
@@ -112,6 +116,9 @@ class BaseStage(LightningModule):
         self._step_image_ids.append(batch.images.image_ids)
         self._step_losses.append({name: loss.detach() for name, loss in losses.items()})
         values = {f"train/{name}": loss.detach() for name, loss in losses.items()}
+        # Objects that resizing has made too small to train on.
+        objects = sum(int((~target.is_crowd).sum()) for target in batch.targets)
+        values["train/dropped_boxes"] = total.new_tensor(objects - sum(len(t.boxes) for t in batch.targets))
         self.log_dict(values, batch_size=len(batch))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
         return total
