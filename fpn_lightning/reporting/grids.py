@@ -49,17 +49,19 @@ def status(row: RowSummary) -> str:
 
 
 def results(summary: TableSummary) -> list[Grid]:
-    """The paper's numbers and ours side by side, one grid for each block of columns."""
-    untrained = any(record.untrained for record in summary.records)
+    """The paper's numbers and ours side by side, one grid for each block of columns.
+
+    A row whose model was also measured before training has a second line with those numbers.
+    """
     grids: list[Grid] = []
     for group in dict.fromkeys(column.group for column in summary.table.columns):
         columns = [column for column in summary.table.columns if column.group == group]
         extra = [] if grids else summary.extra
         header = ["row", "seeds"]
         for column in extra:
-            header += [f"{column.heading} ours", *(["untrained"] if untrained else [])]
+            header.append(f"{column.heading} ours")
         for column in columns:
-            header += [f"{column.heading} paper", "ours", *(["untrained"] if untrained else [])]
+            header += [f"{column.heading} paper", "ours"]
         rows = []
         for row in summary.rows:
             if row.row.literature and not any(column.key in row.row.metrics for column in columns):
@@ -69,9 +71,13 @@ def results(summary: TableSummary) -> list[Grid]:
                 if column in columns:
                     cells.append(number(row.row.metrics.get(column.key)))
                 cells.append(measured(row.ours(column.key), bool(row.records)))
-                if untrained:
-                    cells.append(measured(row.untrained(column.key), bool(row.records)))
             rows.append(cells)
+            if any(record.untrained for record in row.records):
+                cells = ["    the same model, untrained", ""]
+                for column in [*extra, *columns]:
+                    cells += [""] if column in columns else []
+                    cells.append(measured(row.untrained(column.key), has_records=True))
+                rows.append(cells)
         grids.append(Grid(f"Results, {group}" if group else "Results", header, rows, left=2))
     return grids
 

@@ -22,7 +22,7 @@ def scale(summary: TableSummary) -> list[str]:
     data = _distinct(
         f"{record.data.name}, "
         + ("" if record.train.num_images is None else f"{record.train.num_images:,} images to train on, ")
-        + f"{record.data.num_images:,} to evaluate on ({record.data.split}, fingerprint {record.data.fingerprint})"
+        + f"{record.data.num_images:,} to evaluate on ({record.data.split}, fingerprint {record.data.fingerprint[:12]})"
         for record in records
     )
     areas = _distinct(" and ".join(f"{area:g}" for area in record.area_thresholds) for record in records)

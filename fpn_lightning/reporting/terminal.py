@@ -1,4 +1,4 @@
-"""Tables on the terminal, cut into blocks of columns where a line would be too long."""
+"""Tables on the terminal: what was run, cut into blocks of columns where a line would be too long."""
 
 from __future__ import annotations
 
@@ -7,45 +7,48 @@ from rich.table import Table
 from rich.text import Text
 
 from fpn_lightning.reporting import prose
-from fpn_lightning.reporting.grids import Grid, all_grids
+from fpn_lightning.reporting.grids import Grid, differences, gaps, results
 from fpn_lightning.reporting.summary import TableSummary
 
 _PADDING = 3  # a border and a space on either side of a cell
 
 
 def show(summary: TableSummary, console: Console) -> None:
-    """Print a table with the sentences around it."""
+    """Print the results of the rows that were run; the files hold every row, what it cost and the notes."""
     # Text, not str: rich would take [5×5] for markup.
     console.print(Text(f"\n{prose.heading(summary)}", style="bold"))
-    for line in prose.scale(summary):
+    data, training, _, _, *comparability = prose.scale(summary)
+    for line in (data, training, *comparability):
         console.print(Text(line))
     for warning in summary.warnings:
         console.print(Text(f"Warning. {warning}", style="bold red"))
-    for grid in all_grids(summary):
+    missing = [row.row.label for row in summary.rows if not row.records and not row.row.literature]
+    for grid in [*results(summary), *differences(summary), *gaps(summary)]:
         console.print(Text(f"\n{grid.title}", style="bold"))
+        rows = [row for row in grid.rows if row[0] not in missing]
         for columns in split(grid, console.width):
             table = Table()
             for index in columns:
                 justify = "left" if index < grid.left else "right"
                 table.add_column(Text(grid.header[index]), justify=justify, no_wrap=index > 0)  # type: ignore[arg-type]
-            for row in grid.rows:
+            for row in rows:
                 table.add_row(*(Text(row[index]) for index in columns))
             console.print(table)
-    for note in prose.notes(summary):
-        console.print(Text(f"- {note}"))
+    if missing:
+        console.print(Text(f"Not run: {'; '.join(missing)}."))
 
 
 def split(grid: Grid, width: int) -> list[list[int]]:
     """Column numbers of the pieces of a grid that fit into ``width`` characters.
 
-    Each piece begins with the row names. "ours" and "untrained" stay with the paper's column at their left.
+    Each piece begins with the row names. "ours" stays with the paper's column at their left.
     """
     widths = [
         max(len(line[index]) for line in (grid.header, *grid.rows)) + _PADDING for index in range(len(grid.header))
     ]
     units: list[list[int]] = []
     for index in range(1, len(grid.header)):
-        if units and grid.header[index] in ("ours", "untrained"):
+        if units and grid.header[index] == "ours":
             units[-1].append(index)
         else:
             units.append([index])

@@ -55,7 +55,7 @@ def test_four_images_can_be_learned_by_heart(coco_mini, tmp_path):
         "fit",
         *("--config", str(ROW), "--config", str(SMOKE)),
         *("--data.root", str(tmp_path / "coco"), "--experiment.root", str(tmp_path / "runs")),
-        *("--data.flip_probability", "0", "--trainer.max_steps", "500", "--trainer.log_every_n_steps", "20"),
+        *("--data.flip_probability", "0", "--trainer.max_steps", "250", "--trainer.log_every_n_steps", "20"),
         *("--trainer.enable_progress_bar", "false"),
         timeout=600,
     )
