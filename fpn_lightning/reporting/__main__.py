@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fpn_lightning.errors import InputError
+from fpn_lightning.reporting import backbones
 from fpn_lightning.reporting.collection import collect, collect_wandb, find_unfinished, load_all, presets
 from fpn_lightning.reporting.paper import paper_tables
 from fpn_lightning.reporting.tables import summaries, write
@@ -69,8 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if preset not in known:
                 there = ", ".join(known) or "none"
                 raise InputError(f"--preset {preset}: no records in {records_root}; presets that have some: {there}")
-            found = summaries(preset, paper_tables(), load_all(records_root, preset))
-            if not found:
+            records = load_all(records_root, preset)
+            found = summaries(preset, paper_tables(), records)
+            if page := backbones.write(preset, records, arguments.reports / preset):
+                console.print(Text(f"written: {page}"))
+            elif not found:
                 console.print(Text(f"preset {preset}: its records belong to none of Tables 1-6", style="yellow"))
             for summary in found:
                 paths = write(summary, arguments.reports / preset)

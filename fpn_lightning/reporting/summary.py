@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fpn_lightning.reporting.paper import Column, Row, Table
 from fpn_lightning.reporting.records import Metrics, Record
 
-FULL_SCALE_PRESETS = ("8gpu", "1gpu")
+FULL_SCALE_PRESETS = ("8gpu", "1gpu", "paper")
 """Presets that train with the paper's data, trunk and schedule; absolute numbers are compared only under these."""
 
 EXTRA_METRICS = {"mini": ("AR10", "AR30"), "quickstart": ("AR10", "AR30")}
@@ -56,11 +56,11 @@ class RowSummary:
 
     def ours(self, key: str) -> Statistic | None:
         """The metric over the seeds; ``None`` if no record holds it."""
-        return _statistic([record.metrics for record in self.records], key)
+        return statistic([record.metrics for record in self.records], key)
 
     def untrained(self, key: str) -> Statistic | None:
         """The metric before training over the seeds; ``None`` if no record holds it."""
-        return _statistic([record.untrained or {} for record in self.records], key)
+        return statistic([record.untrained or {} for record in self.records], key)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ class TableSummary:
         return _minus(_mean(row.ours(key)), row.row.metrics.get(key)) if row.comparable else None
 
 
-def _statistic(blocks: list[Metrics], key: str) -> Statistic | None:
+def statistic(blocks: list[Metrics], key: str) -> Statistic | None:
+    """A metric over the records of several seeds, in percent; ``None`` if no record holds it."""
     found = [block[key] for block in blocks if key in block]
     if not found:
         return None

@@ -46,13 +46,14 @@ def markdown(summary: TableSummary) -> str:
     parts += prose.scale(summary)
     parts += [f"> **Warning.** {warning}" for warning in summary.warnings]
     for grid in all_grids(summary):
-        parts += [f"## {grid.title}", _markdown_grid(grid)]
+        parts += [f"## {grid.title}", markdown_grid(grid)]
     parts.append("\n".join(f"- {note}" for note in prose.notes(summary)))
     parts.append("Made by `python -m fpn_lightning.reporting` from the run records; not edited by hand.")
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_grid(grid: Grid) -> str:
+def markdown_grid(grid: Grid) -> str:
+    """A grid as a Markdown table, columns aligned for reading it raw."""
     lines = [[cell.replace("|", r"\|") for cell in line] for line in (grid.header, *grid.rows)]
     widths = [max(3, *(len(line[index]) for line in lines)) for index in range(len(grid.header))]
 
