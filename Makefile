@@ -7,7 +7,7 @@ PRESET ?= mini
 SEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow lint format row report benchmark clean
+.PHONY: help quickstart test test-slow lint format row backbones report benchmark clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -42,6 +42,21 @@ format: $(READY) ## Let ruff put everything in order
 
 row: $(READY) ## Run one row of a table: make row ROW=table1/c_fpn PRESET=mini SEED=0
 	$(BIN)/python train.py fit --config configs/$(ROW).yaml --config configs/presets/$(PRESET).yaml --seed_everything $(SEED)
+
+# Trunks side by side: a single map against FPN, two seeds. Finished runs are kept, interrupted ones go on.
+BACKBONES := $(foreach trunk,narrow_resnet mobilenet_v2 efficientnet,$(foreach row,a_conv4 c_fpn,$(foreach seed,0 1,\
+	runs/mini/backbones/$(trunk)/$(row)/seed$(seed)/metrics.json)))
+backbones: $(READY) $(BACKBONES) ## Run the comparison of trunks (reports/mini/backbones.md; an hour on two cores, with -j2)
+	$(BIN)/python -m fpn_lightning.reporting --preset mini
+
+runs/mini/backbones/%/metrics.json: | data/synthetic-mini/synthetic.json
+	$(BIN)/python train.py fit --config configs/table1/$(word 2,$(subst /, ,$*)).yaml \
+		--config configs/presets/mini.yaml --config configs/trunks/$(word 1,$(subst /, ,$*)).yaml \
+		--seed_everything $(patsubst seed%,%,$(word 3,$(subst /, ,$*))) \
+		$(if $(wildcard $(dir $@)checkpoints/last.ckpt),--ckpt_path last,--experiment.overwrite true)
+
+data/synthetic-mini/synthetic.json: | $(READY)
+	$(BIN)/python -m fpn_lightning.data.synthetic --root data/synthetic-mini --train 5000 --val 500 --split tune=500
 
 report: $(READY) ## Collect finished runs and write every table into reports/
 	$(BIN)/python -m fpn_lightning.reporting

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.runs import PRESET, REPOSITORY, ROW
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does, before anything imports torch
+
+from tests.runs import PRESET, REPOSITORY, ROW  # noqa: E402
 
 
 def _shared_folder(name: str) -> Path:
