@@ -60,6 +60,9 @@ class StepProgressBar(RichProgressBar):
             return super().total_train_batches
         return (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches
 
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "Training"
+
 
 class CLI(LightningCLI):
     """Adds to LightningCLI what a reproduction needs around a run."""
