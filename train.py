@@ -5,7 +5,7 @@ import os
 # Threads that wait for one another sleep instead of spinning: on a CPU that others use too, a step is 3 times faster.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from fpn_lightning.cli import main  # noqa: E402
+from fpn_lightning.cli import main
 
 if __name__ == "__main__":
     main()

@@ -11,7 +11,7 @@ import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does, before anything imports torch
 
-from tests.runs import PRESET, REPOSITORY, ROW  # noqa: E402
+from tests.runs import PRESET, REPOSITORY, ROW
 
 
 def _shared_folder(name: str) -> Path:

@@ -1,10 +1,15 @@
-"""FPN: what it computes, against a few lines written from the paper."""
+"""The feature designs: what they compute, against a few lines written from the paper."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from fpn_lightning.models.pyramids import FPN
+from fpn_lightning.errors import InputError
+from fpn_lightning.models.anchors import AnchorGenerator
+from fpn_lightning.models.pyramids import FPN, BottomUpPyramid, FinestLevel, SingleMap, TopDownPyramid
+from fpn_lightning.models.rpn import RPN
+from fpn_lightning.models.sampler import image_seeds
+from tests.models.builders import targets
 
 CHANNELS = {"c2": 4, "c3": 6, "c4": 8, "c5": 10}
 STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
@@ -61,3 +66,78 @@ def test_channels_of_the_paper():
     fpn = FPN({"c2": 256, "c3": 512, "c4": 1024, "c5": 2048}, STRIDES)
     # laterals: (256+512+1024+2048)*256 + 4*256; outputs: 4 * (256*256*9 + 256)
     assert sum(p.numel() for p in fpn.parameters()) == 3840 * 256 + 4 * 256 + 4 * (256 * 256 * 9 + 256)
+
+
+def upsampled(feature, factor):
+    return feature.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+
+
+def test_bottom_up_adds_nothing():
+    pyramid = BottomUpPyramid(CHANNELS, STRIDES, 5)
+    c = stage_outputs(64, 96)
+    maps = pyramid(c)
+    for k in (2, 3, 4, 5):
+        expected = pyramid.output_convs[f"p{k}"](pyramid.lateral_convs[f"p{k}"](c[f"c{k}"]))
+        assert torch.allclose(maps[f"p{k}"], expected, atol=1e-6)
+    assert list(maps) == ["p2", "p3", "p4", "p5", "p6"]
+
+
+def test_top_down_sees_c5_only():
+    pyramid = TopDownPyramid(CHANNELS, STRIDES, 5)
+    c = stage_outputs(64, 96)
+    maps = pyramid(c)
+    m5 = pyramid.lateral_convs["p5"](c["c5"])
+    assert torch.allclose(maps["p2"], pyramid.output_convs["p2"](upsampled(m5, 8)), atol=1e-6)
+    assert list(pyramid.lateral_convs) == ["p5"]
+
+
+def test_finest_level_is_p2_of_fpn():
+    fpn, finest = FPN(CHANNELS, STRIDES, 5), FinestLevel(CHANNELS, STRIDES, 5)
+    finest.load_state_dict(fpn.state_dict(), strict=False)
+    c = stage_outputs(64, 96)
+    assert torch.equal(finest(c)["p2"], fpn(c)["p2"])
+    assert finest.strides == {"p2": 4}
+
+
+def test_single_map_is_the_stage_output():
+    c = stage_outputs(64, 96)
+    single = SingleMap(CHANNELS, STRIDES, level=4)
+    assert single.out_channels == 8
+    assert single.strides == {"p4": 16}
+    assert single(c)["p4"] is c["c4"]
+    with pytest.raises(InputError, match=r"level 6 is none of the trunk's maps \(c2, c3, c4, c5\)"):
+        SingleMap(CHANNELS, STRIDES, level=6)
+
+
+PER_LEVEL, ALL_ON_ONE = [[32 * 2**i] for i in range(5)], [[32 * 2**i for i in range(5)]]
+ROWS = {
+    "a": (SingleMap, {"level": 4}, ALL_ON_ONE, 47),
+    "b": (SingleMap, {"level": 5}, ALL_ON_ONE, 12),
+    "c": (FPN, {}, PER_LEVEL, 200),
+    "d": (BottomUpPyramid, {}, PER_LEVEL, 200),
+    "e": (TopDownPyramid, {}, PER_LEVEL, 200),
+    "f": (FinestLevel, {}, ALL_ON_ONE, 750),
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_anchor_counts_of_table_1(row):
+    design, options, sizes, thousands = ROWS[row]
+    pyramid = design(CHANNELS, STRIDES, 5, **options)
+    map_sizes = [(-(-800 // stride), -(-1000 // stride)) for stride in pyramid.strides.values()]
+    count = sum(map(len, AnchorGenerator(pyramid.strides, sizes)(map_sizes)))
+    assert round(count / 1000) == thousands
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_parameter_is_trained(row):
+    # DDP waits for the gradient of each; a layer that nothing uses would stop it.
+    design, options, sizes, _ = ROWS[row]
+    torch.manual_seed(0)
+    pyramid = design(CHANNELS, STRIDES, 5, **options)
+    rpn = RPN(pyramid.out_channels, AnchorGenerator(pyramid.strides, sizes))
+    truth = [targets([[10, 10, 50, 60]]), targets([])]
+    losses = rpn.losses(rpn(pyramid(stage_outputs(128, 128))), truth, image_seeds(0, 0, torch.arange(2)))
+    sum(losses.values()).backward()
+    parameters = {**dict(pyramid.named_parameters()), **dict(rpn.named_parameters())}
+    assert all(parameter.grad is not None for parameter in parameters.values())
