@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +11,11 @@ import torch
 import yaml
 from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
-from rich.console import Console
-from rich.table import Table
 
+from fpn_lightning.console import complain, print_metrics, set_up_logging
 from fpn_lightning.csv_log import AppendingCSVLogger
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.errors import InputError
@@ -27,41 +23,10 @@ from fpn_lightning.experiment import ExperimentOptions, claim_run_directory, run
 from fpn_lightning.files import write_whole
 from fpn_lightning.run_record import build_record, evaluation_summary
 from fpn_lightning.stages.base import BaseStage
-from fpn_lightning.stages.speed import SpeedMonitor
+from fpn_lightning.stages.speed import SpeedMonitor, StepProgressBar
+from fpn_lightning.wandb_log import WandbOptions, wandb_logger
 
 BASE_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "base.yaml"
-
-
-@dataclass
-class WandbOptions:
-    """Weights & Biases; ``--config configs/wandb.yaml`` switches it on."""
-
-    enabled: bool = False
-    """Log to Weights & Biases beside the CSV file."""
-    project: str = "fpn-lightning"
-    """Project the runs are compared in."""
-    entity: str | None = None
-    """Team or user; ``None`` is the default of the account."""
-    offline: bool = False
-    """Write to the run directory only; ``wandb sync <run>/wandb/offline-run-*`` uploads later."""
-
-
-SIZE_CLASSES = {"": "all", "_s": "small", "_m": "medium", "_l": "large"}
-
-
-class StepProgressBar(RichProgressBar):
-    """A bar over all steps of the run: training is counted in steps, not in epochs."""
-
-    @property
-    def total_train_batches(self) -> int | float:
-        """Batches until ``max_steps``."""
-        trainer = self.trainer
-        if trainer.max_steps <= 0:
-            return super().total_train_batches
-        return (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        return "Training"
 
 
 class CLI(LightningCLI):
@@ -103,6 +68,9 @@ class CLI(LightningCLI):
         """Directory of the run."""
         return Path(self.options.trainer.default_root_dir)
 
+    def _title(self) -> str:
+        return f"{self.options.experiment.table}/{self.options.experiment.row}"
+
     @property
     def output(self) -> Path:
         """Where this subcommand writes: the run directory for ``fit``, a folder in it for every other."""
@@ -142,8 +110,6 @@ class CLI(LightningCLI):
         self.csv = AppendingCSVLogger(self.output, resume_step)
         loggers: list[Logger] = [self.csv]
         if self.options.wandb.enabled:
-            from fpn_lightning.wandb_log import wandb_logger
-
             loggers.append(wandb_logger(self.options, self.output, self.resolved_config()))
         return loggers
 
@@ -191,7 +157,7 @@ class CLI(LightningCLI):
         for logger in trainer.loggers:
             if hasattr(logger, "finish"):
                 logger.finish(self.run / "metrics.json", record.metrics)
-        self._print_metrics(self.run / "metrics.json")
+        print_metrics(self._title(), self.model.evaluation, self.run / "metrics.json")
 
     # ---- validate, test --------------------------------------------------------------------------------------------
 
@@ -207,18 +173,7 @@ class CLI(LightningCLI):
         if self.trainer.is_global_zero:
             path = self.output / "metrics.json"
             write_whole(path, evaluation_summary(self.model, self.datamodule, split, self.options.ckpt_path))
-            self._print_metrics(path)
-
-    def _print_metrics(self, path: Path) -> None:
-        experiment = self.options.experiment
-        table = Table("", *SIZE_CLASSES.values(), title=f"{experiment.table}/{experiment.row}", title_justify="left")
-        values = self.model.evaluation
-        for name in (name for name in values if name[-2:] not in SIZE_CLASSES):
-            cells = (values.get(name + suffix) for suffix in SIZE_CLASSES)
-            table.add_row(name, *("–" if value is None else f"{100 * value:.1f}" for value in cells))
-        console = Console()
-        console.print(table)
-        console.print(f"written to {path}", soft_wrap=True)
+            print_metrics(self._title(), self.model.evaluation, path)
 
 
 def _run_directory_of_config(experiment: ExperimentOptions, seed: int | bool | None) -> str:
@@ -240,7 +195,7 @@ def main(args: Sequence[str] | None = None) -> CLI:
     Raises:
         SystemExit: with code 2 and a message for input that a person has to mend.
     """
-    _set_up_logging()
+    set_up_logging()
     try:
         return CLI(
             BaseStage,
@@ -255,18 +210,7 @@ def main(args: Sequence[str] | None = None) -> CLI:
     except ValueError as error:
         if (complaint := _input_error(error)) is None:
             raise
-        sys.exit(_complain(complaint))
-
-
-def _set_up_logging() -> None:
-    """Show our own messages; drop Lightning's advertisements and a warning that only its authors can mend."""
-    own = logging.getLogger("fpn_lightning")
-    own.setLevel(logging.INFO)
-    if not own.handlers:
-        own.addHandler(logging.StreamHandler())
-    advertisements = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    advertisements.addFilter(lambda record: "Tip:" not in record.getMessage())
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        sys.exit(complain(complaint))
 
 
 def _input_error(error: BaseException | None) -> InputError | None:
@@ -274,8 +218,3 @@ def _input_error(error: BaseException | None) -> InputError | None:
     while error is not None and not isinstance(error, InputError):
         error = error.__cause__
     return error
-
-
-def _complain(error: InputError) -> int:
-    Console(stderr=True).print(f"[bold red]error:[/] {error}", soft_wrap=True, highlight=False)
-    return 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,20 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from fpn_lightning.files import write_whole
+
+
+@dataclass
+class WandbOptions:
+    """Weights & Biases; ``--config configs/wandb.yaml`` switches it on."""
+
+    enabled: bool = False
+    """Log to Weights & Biases beside the CSV file."""
+    project: str = "fpn-lightning"
+    """Project the runs are compared in."""
+    entity: str | None = None
+    """Team or user; ``None`` is the default of the account."""
+    offline: bool = False
+    """Write to the run directory only; ``wandb sync <run>/wandb/offline-run-*`` uploads later."""
 
 
 class RecordingWandbLogger(WandbLogger):

@@ -115,8 +115,7 @@ class RPN(nn.Module):
         counts = anchor_generator.num_anchors
         if shared_head and len(set(counts)) != 1:
             raise InputError(f"rpn: a shared head needs as many anchors per cell on every map; they are {counts}")
-        heads = [RPNHead(in_channels, count) for count in (counts[:1] if shared_head else counts)]
-        self.heads = nn.ModuleList(heads)
+        self.heads = nn.ModuleList(RPNHead(in_channels, count) for count in (counts[:1] if shared_head else counts))
         self.matcher = Matcher(positive_iou, negative_iou, keep_best=True)
         self.sampler = Sampler(batch_size_per_image, positive_fraction)
         self.box_coder = BoxCoder()

@@ -1,4 +1,4 @@
-"""What a run costs: seconds per step and per image, images per second, memory."""
+"""What a run costs (seconds per step and per image, images per second, memory), and how far it has come."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 
 
 def peak_memory_mib(device: torch.device) -> float:
@@ -96,3 +97,18 @@ class SpeedMonitor(Callback):
         self.eval_seconds = now - self._eval_started
         if self._step_started is not None:
             self._step_started += self.eval_seconds
+
+
+class StepProgressBar(RichProgressBar):
+    """A bar over all steps of the run: training is counted in steps, not in epochs."""
+
+    @property
+    def total_train_batches(self) -> int | float:
+        """Batches until ``max_steps``."""
+        trainer = self.trainer
+        if trainer.max_steps <= 0:
+            return super().total_train_batches
+        return (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "Training"
