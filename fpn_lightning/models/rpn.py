@@ -176,12 +176,7 @@ class RPN(nn.Module):
         return self.losses_of_sample(outputs, targets, positive, negative, matched_idxs)
 
     def losses_of_sample(
-        self,
-        outputs: RPNOutputs,
-        targets: Sequence[Targets],
-        positive: Tensor,
-        negative: Tensor,
-        matched_idxs: Tensor,
+        self, outputs: RPNOutputs, targets: Sequence[Targets], positive: Tensor, negative: Tensor, matched_idxs: Tensor
     ) -> dict[str, Tensor]:
         """The losses for a given choice of anchors.
 
