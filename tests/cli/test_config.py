@@ -122,7 +122,7 @@ def test_bad_settings_end_in_one_clear_message(cli, arguments, run, capsys, wron
 
 
 def flat(value, prefix: str = "") -> dict[str, object]:
-    """A nested mapping as ``{"a.b": value}``; class paths lose their module, so that moving a class is no difference."""
+    """A nested mapping as ``{"a.b": value}``; class paths without their module."""
     if isinstance(value, dict):
         items = (flat(v, f"{prefix}.{k}" if prefix else str(k)) for k, v in value.items())
         return {key: leaf for item in items for key, leaf in item.items()}
