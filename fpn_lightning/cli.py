@@ -7,19 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from fpn_lightning.console import complain, print_metrics, set_up_logging
 from fpn_lightning.csv_log import AppendingCSVLogger
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.errors import InputError
-from fpn_lightning.experiment import ExperimentOptions, claim_run_directory, run_directory
+from fpn_lightning.experiment import (
+    ExperimentOptions,
+    checkpoint_step,
+    claim_run_directory,
+    refuse_other_config,
+    run_directory,
+)
 from fpn_lightning.files import write_whole
 from fpn_lightning.run_record import build_record, evaluation_summary
 from fpn_lightning.stages.base import BaseStage
@@ -83,12 +89,17 @@ class CLI(LightningCLI):
         options.weights_only = True  # nothing in a checkpoint of ours needs code to be run
         if "verbose" in options:
             options.verbose = False  # the metrics are printed below, in a table of their own
+        last = self.run / "checkpoints" / "last.ckpt"
+        if self.subcommand == "fit" and options.ckpt_path not in (None, "last", str(last)):
+            raise InputError("fit continues its own run: --ckpt_path last. Weights of another: --model.init_from PATH")
         if options.ckpt_path == "last":
-            options.ckpt_path = str(self.run / "checkpoints" / "last.ckpt")
-        elif options.ckpt_path is not None and not Path(options.ckpt_path).is_file():
-            raise InputError(f"--ckpt_path {options.ckpt_path}: no such file. `last` is the run's own last checkpoint.")
+            options.ckpt_path = str(last)
         if self.subcommand == "fit" and _get_rank() in (None, 0):
             claim_run_directory(self.run, options.experiment.overwrite, resume=options.ckpt_path is not None)
+        if options.ckpt_path is not None:
+            self.checkpoint_step = checkpoint_step(Path(options.ckpt_path))
+        elif self.subcommand != "fit" and not options.model.init_args.init_from:
+            raise InputError(f"{self.subcommand} needs weights: --ckpt_path last (or a file) or --model.init_from PATH")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with loggers of our choice; only ``fit`` writes into the run directory itself."""
@@ -103,11 +114,8 @@ class CLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _loggers(self) -> list[Logger]:
-        resume_step = None
-        if self.subcommand == "fit" and self.options.ckpt_path is not None:
-            checkpoint = torch.load(self.options.ckpt_path, map_location="cpu", mmap=True, weights_only=True)
-            resume_step = int(checkpoint["global_step"])
-        self.csv = AppendingCSVLogger(self.output, resume_step)
+        resumes = self.subcommand == "fit" and self.options.ckpt_path is not None
+        self.csv = AppendingCSVLogger(self.output, self.checkpoint_step if resumes else None)
         loggers: list[Logger] = [self.csv]
         if self.options.wandb.enabled:
             loggers.append(wandb_logger(self.options, self.output, self.resolved_config()))
@@ -123,12 +131,17 @@ class CLI(LightningCLI):
         resolved["experiment"].pop("overwrite", None)
         return resolved
 
+    def after_instantiate_classes(self) -> None:
+        """Tell the model whether a checkpoint will replace its weights."""
+        self.model.resumes = self.options.ckpt_path is not None
+
     # ---- fit -------------------------------------------------------------------------------------------------------
 
     def before_fit(self) -> None:
         """Write the resolved configuration; measure the untrained model where that is asked for."""
-        self.model.resumes = self.options.ckpt_path is not None
         if _get_rank() in (None, 0):
+            if self.model.resumes:
+                refuse_other_config(self.run / "config.yaml", self.resolved_config())
             write_whole(self.run / "config.yaml", yaml.safe_dump(self.resolved_config(), sort_keys=False))
         self.untrained: dict[str, float | None] | None = None
         if self.options.experiment.evaluate_untrained and not self.model.resumes:
@@ -163,11 +176,11 @@ class CLI(LightningCLI):
 
     def after_validate(self) -> None:
         """Write the metrics beside the run's own."""
-        self._write_summary(self.datamodule.val_split)
+        self._write_summary("val")
 
     def after_test(self) -> None:
         """Write the metrics beside the run's own."""
-        self._write_summary(self.datamodule.test_split or "")
+        self._write_summary("test")
 
     def _write_summary(self, split: str) -> None:
         if self.trainer.is_global_zero:
@@ -207,14 +220,14 @@ def main(args: Sequence[str] | None = None) -> CLI:
             parser_kwargs={name: {"default_config_files": [str(BASE_CONFIG)]} for name in CLI.subcommands()},
             args=list(args) if args is not None else None,
         )
-    except ValueError as error:
+    except (ValueError, RuntimeError, FloatingPointError, MisconfigurationException) as error:
         if (complaint := _input_error(error)) is None:
             raise
         sys.exit(complain(complaint))
 
 
-def _input_error(error: BaseException | None) -> InputError | None:
-    """Find our own error: jsonargparse wraps whatever a constructor raises into one of its own."""
-    while error is not None and not isinstance(error, InputError):
+def _input_error(error: BaseException | None) -> BaseException | None:
+    """Find the error a person can mend: jsonargparse wraps whatever a constructor raises into one of its own."""
+    while error is not None and not isinstance(error, InputError | FloatingPointError | MisconfigurationException):
         error = error.__cause__
     return error

@@ -10,8 +10,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fpn_lightning.errors import InputError
-
 SIZE_CLASSES = {"": "all", "_s": "small", "_m": "medium", "_l": "large"}
 
 
@@ -26,9 +24,11 @@ def set_up_logging() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 
 
-def complain(error: InputError) -> int:
+def complain(error: BaseException) -> int:
     """Print what a person has to mend, and return the exit status for it."""
-    Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+    # A worker process sends its whole traceback as the message; what counts stands last.
+    message = str(error).rpartition("InputError: ")[2].strip()
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
     return 2
 
 

@@ -73,9 +73,13 @@ class AppendingCSVLogger(Logger):
         """Append a row; the file is rewritten whole where a value needs a new column."""
         values = {name: repr(float(value)) for name, value in metrics.items() if name != "epoch"}
         row = {"step": str(step or 0), **values}
-        self._rows.append(row)
+        known = next((old for old in reversed(self._rows) if _same_measurement(old, row)), None)
+        if known is not None:  # a resumed run evaluates again what it had evaluated before it was stopped
+            known.update(row)
+        else:
+            self._rows.append(row)
         new_columns = [name for name in values if name not in self._columns]
-        if new_columns or not self.path.exists():
+        if new_columns or known is not None or not self.path.exists():
             self._columns += new_columns
             write_whole(self.path, self._format(self._rows, header=True))
         else:
@@ -103,7 +107,12 @@ class AppendingCSVLogger(Logger):
 def _stays(row: dict[str, str], resume_step: int) -> bool:
     """Whether a row stands for work that the checkpoint of ``resume_step`` contains.
 
-    Training counts the step it takes, from 0, validation the steps taken before it.
+    Training counts the step it takes, from 0, evaluation the steps taken before it.
     """
     trained = any(value for name, value in row.items() if name.startswith("train/"))
     return int(row["step"]) < resume_step + (not trained)
+
+
+def _same_measurement(old: dict[str, str], new: dict[str, str]) -> bool:
+    """Whether two rows hold the same columns of the same step."""
+    return old["step"] == new["step"] and {name for name, value in old.items() if value} == new.keys()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
 
 from fpn_lightning.errors import InputError
 
@@ -37,8 +42,11 @@ def run_directory(experiment: ExperimentOptions, seed: int | bool | None) -> str
         raise InputError(
             "experiment.table and experiment.row are empty: give a row's file, --config configs/table1/c_fpn.yaml"
         )
-    if seed is None or isinstance(seed, bool):
-        raise InputError(f"seed_everything is {seed}: give a number, runs are told apart by it.")
+    if seed is None or isinstance(seed, bool) or seed < 0:
+        raise InputError(f"seed_everything is {seed}: give a number from 0 on; runs are told apart by it.")
+    for key in ("table", "row", "preset"):
+        if not re.fullmatch(r"[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*", getattr(experiment, key)):
+            raise InputError(f"experiment.{key} {getattr(experiment, key)!r} cannot be a folder name.")
     return str(Path(experiment.root) / experiment.preset / experiment.table / experiment.row / f"seed{seed}")
 
 
@@ -65,9 +73,52 @@ def claim_run_directory(directory: Path, overwrite: bool, resume: bool) -> None:
     elif resume:
         if not (directory / "checkpoints" / "last.ckpt").exists():
             raise InputError(f"--ckpt_path last: {directory / 'checkpoints' / 'last.ckpt'} does not exist.")
-    elif (directory / "config.yaml").exists():
+    elif (directory / "checkpoints" / "last.ckpt").exists():
         raise InputError(
             f"{directory} holds an unfinished run. To continue it: --ckpt_path last; "
             "to start over: --experiment.overwrite true"
         )
     directory.mkdir(parents=True, exist_ok=True)
+
+
+def checkpoint_step(path: Path) -> int:
+    """Number of optimiser steps a checkpoint was written after.
+
+    Raises:
+        InputError: if the file is missing or cannot be read.
+    """
+    if not path.is_file():
+        raise InputError(f"--ckpt_path: {path} does not exist. `last` is the run's own last checkpoint.")
+    try:
+        return int(torch.load(path, map_location="cpu", mmap=True, weights_only=True)["global_step"])
+    except Exception as error:  # torch.load raises whatever the broken file makes it raise
+        raise InputError(f"--ckpt_path: {path} is not a whole checkpoint ({error})") from error
+
+
+def refuse_other_config(path: Path, resolved: dict[str, Any]) -> None:
+    """Refuse to continue a run with another model or other data than it was started with.
+
+    Args:
+        path: ``config.yaml`` of the run.
+        resolved: the configuration it is to be continued with.
+
+    Raises:
+        InputError: naming the keys that differ.
+    """
+    if not path.exists():
+        return
+    started = yaml.safe_load(path.read_text(encoding="utf-8"))
+    differing = [key for group in ("model", "data") for key in _differences(started[group], resolved[group], group)]
+    movable = ("data.root", "data.num_workers", "data.batch_size_per_device")
+    if wrong := [key for key in differing if key not in movable]:
+        raise InputError(
+            f"{path.parent} was started with other values of {', '.join(wrong)}. Continue it with its own config.yaml, "
+            "or start over with --experiment.overwrite true"
+        )
+
+
+def _differences(left: Any, right: Any, key: str) -> list[str]:
+    if isinstance(left, dict) and isinstance(right, dict):
+        keys = sorted(left.keys() | right.keys())
+        return [found for k in keys for found in _differences(left.get(k), right.get(k), f"{key}.{k}")]
+    return [] if left == right else [key]

@@ -19,7 +19,10 @@ from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.speed import SpeedMonitor, peak_memory_mib
 
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "pycocotools", "faster-coco-eval", "albumentations")
-_MAX_CURVE_POINTS = 100
+_IRRELEVANT = {
+    *("wandb", "checkpoint", "root", "default_root_dir", "accelerator", "devices", "strategy", "num_nodes"),
+    *("num_workers", "log_every_n_steps", "enable_progress_bar", "logger", "callbacks", "profiler"),
+}
 
 
 def hardware(device: torch.device, num_devices: int) -> str:
@@ -30,7 +33,7 @@ def hardware(device: torch.device, num_devices: int) -> str:
 
 
 def git_commit() -> str:
-    """Commit of the checkout, with ``+changes`` where tracked files differ from it; ``unknown`` outside a checkout."""
+    """Commit of the checkout, ``+changes`` where code or configs differ from it; ``unknown`` outside a checkout."""
     folder = Path(__file__).resolve().parent.parent
 
     def git(*args: str) -> str:
@@ -38,32 +41,31 @@ def git_commit() -> str:
 
     try:
         commit = git("rev-parse", "--short=12", "HEAD")
-        # Reports and records change as runs finish; they are not what was run.
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!reports")
+        changed = git("status", "--porcelain", "--", "train.py", "fpn_lightning", "configs", "requirements.lock")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{commit}+changes" if changed else commit
 
 
 def config_sha256(resolved: dict[str, Any]) -> str:
-    """Digest of a resolved configuration; values that are paths, which differ from machine to machine, are left out."""
+    """Digest of a resolved configuration without paths, machine and logging, which do not change the numbers."""
 
-    def without_paths(value: Any, key: str = "") -> Any:
+    def relevant(value: Any, key: str = "") -> Any:
         if isinstance(value, dict):
-            return {k: without_paths(v, k) for k, v in value.items()}
+            return {k: relevant(v, k) for k, v in value.items() if k not in _IRRELEVANT}
         if isinstance(value, list):
-            return [without_paths(item, key) for item in value]
-        return None if key in ("root", "default_root_dir", "dirpath", "proposals") else value
+            return [relevant(item, key) for item in value]
+        return None if isinstance(value, str) and ("/" in value or Path(value).suffix) else value
 
-    return hashlib.sha256(json.dumps(without_paths(resolved), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(relevant(resolved), sort_keys=True).encode()).hexdigest()
 
 
-def thin(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """At most 100 points, evenly spread, first and last among them."""
-    if len(points) <= _MAX_CURVE_POINTS:
-        return points
-    last = len(points) - 1
-    return [points[round(i * last / (_MAX_CURVE_POINTS - 1))] for i in range(_MAX_CURVE_POINTS)]
+def parents(stage: BaseStage) -> list[str]:
+    """The checkpoint the run started from, with its digest, if it did."""
+    if stage.init_from is None:
+        return []
+    with Path(stage.init_from).open("rb") as file:
+        return [f"{stage.init_from} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"]
 
 
 def build_record(
@@ -91,7 +93,7 @@ def build_record(
     Returns:
         A record; its status is ``partial`` where not the whole split was evaluated.
     """
-    described = data.describe(data.val_split)
+    described = data.describe("val")
     experiment = resolved["experiment"]
     whole = stage.evaluated_images == described["num_images"]
     return Record(
@@ -113,8 +115,9 @@ def build_record(
         train=Train(
             steps=steps,
             total_batch=data.total_batch_size,
-            num_images=data.describe(data.train_split)["num_images"],
-            seconds_per_step=speed.seconds_per_step,
+            num_images=data.describe("train")["num_images"],
+            seconds_per_step=speed.seconds_per_step or _last(curves.get("train/seconds_per_step")),
+            lr=stage.optimization.lr,
         ),
         eval=Eval(seconds_per_image=speed.eval_seconds / max(stage.evaluated_images, 1)),
         peak_memory_mib=peak_memory_mib(stage.device),
@@ -124,9 +127,14 @@ def build_record(
         commit=git_commit(),
         config_sha256=config_sha256(resolved),
         trunk=getattr(stage.backbone, "name", type(stage.backbone).__name__),
-        curves={name: thin(points) for name, points in curves.items() if name.startswith(("train/", "val/"))},
+        parents=parents(stage),
+        curves={name: points for name, points in curves.items() if name.startswith(("train/", "val/"))},
         untrained=untrained,
     )
+
+
+def _last(points: list[tuple[int, float]] | None) -> float | None:
+    return points[-1][1] if points else None
 
 
 def evaluation_summary(stage: BaseStage, data: COCODataModule, split: str, checkpoint: str | None) -> str:

@@ -10,7 +10,7 @@ Sizes are always ``(height, width)``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import torch
@@ -35,7 +35,13 @@ class _TensorStruct:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Return a copy whose tensors are on ``device``."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+        def move(value: Any) -> Any:
+            if isinstance(value, Tensor | _TensorStruct):
+                return value.to(device, non_blocking=non_blocking)
+            return [move(item) for item in value] if isinstance(value, list) else value
+
+        return type(self)(**{f.name: move(getattr(self, f.name)) for f in fields(self)})
 
     def pin_memory(self) -> Self:
         """Return a copy whose tensors lie in page-locked memory."""
@@ -93,6 +99,13 @@ class Targets(_TensorStruct):
     labels_orig: Tensor
     annotation_ids: Tensor
     segmentations: list[Any] = field(default_factory=list)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """Move what training uses; evaluation reads its float64 part on the CPU."""
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=non_blocking) for name in ("boxes", "labels", "indices")
+        }
+        return replace(self, **moved)
 
 
 @dataclass

@@ -38,6 +38,7 @@ def test_resuming_drops_what_will_be_computed_again(tmp_path):
     # The checkpoint was written after 3 steps (0, 1, 2), and validation at 3 saw its weights.
     resumed = AppendingCSVLogger(tmp_path, resume_step=3)
     resumed.log_metrics({"train/loss": 30.0}, step=3)
+    resumed.log_metrics({"val/AR100": 0.5}, step=3)  # evaluated again: no second row
     kept = rows(tmp_path / "metrics.csv")
     assert [row.get("train/loss") for row in kept] == ["0.0", "1.0", "2.0", None, "30.0"]
     assert kept[3] == {"step": "3", "val/AR100": "0.5"}

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import get_model_weights, resnet
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.models.trunk import IMAGENET_MEAN, IMAGENET_STD, Backbone, Convention, Norm, norm_layer
+from fpn_lightning.models.trunk import IMAGENET_MEAN, IMAGENET_STD, Convention, Norm, StagedBackbone, norm_layer
 from fpn_lightning.models.trunk_weights import (
     fetch_torchvision_state,
     load_torchvision,
@@ -27,7 +27,7 @@ ResNetName = Literal[
 ]
 
 
-class TorchvisionBackbone(Backbone):
+class TorchvisionBackbone(StagedBackbone):
     """A classifier of torchvision cut into a stem and four stages, with its optional weights.
 
     Subclasses build their parts and hand them to :meth:`_assemble`.
@@ -107,14 +107,14 @@ class TorchvisionBackbone(Backbone):
             part.eval()
         return self
 
-    def features(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Return c2..c5, the outputs of the stages (FPN §3)."""
-        x = self.stem(pixels)
-        outputs = {}
-        for name, stage in zip(self.channels, self.stages, strict=True):
-            x = stage(x)
-            outputs[name] = x
-        return outputs
+    def keep(self, used: Sequence[str]) -> None:
+        """See :meth:`StagedBackbone.keep`; the weights of dropped stages are then not wanted."""
+        super().keep(used)
+
+        def is_dropped(ours: str | None) -> bool:
+            return ours is not None and ours.startswith("stages.") and int(ours.split(".")[1]) >= len(self.stages)
+
+        self._prefixes = {theirs: None if is_dropped(ours) else ours for theirs, ours in self._prefixes.items()}
 
     def download_weights(self) -> None:
         """Fetch enum weights into torch's cache; local files need nothing."""

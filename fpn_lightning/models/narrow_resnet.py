@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import resnet
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.models.backbones import Backbone, norm_layer
+from fpn_lightning.models.trunk import StagedBackbone, norm_layer
 
 
-class NarrowResNet(Backbone):
+class NarrowResNet(StagedBackbone):
     """A small residual trunk for CPUs: strides 2, 4, 8, 16 and few channels, trained from scratch.
 
     Args:
@@ -55,12 +55,3 @@ class NarrowResNet(Backbone):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         self.channels = {f"c{k}": width * 2 ** (k - 2) for k in range(2, 6)}
         self.strides = {f"c{k}": 2 ** (k - 1) for k in range(2, 6)}
-
-    def features(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Return c2..c5 at strides 2, 4, 8, 16."""
-        x = self.stem(pixels)
-        outputs = {}
-        for name, stage in zip(self.channels, self.stages, strict=True):
-            x = stage(x)
-            outputs[name] = x
-        return outputs

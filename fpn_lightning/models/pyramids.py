@@ -45,10 +45,12 @@ class Pyramid(nn.Module):
     Attributes:
         out_channels: channels of every map.
         strides: stride of each map in network-input pixels, finest first, ``{"p2": 4, ...}``.
+        used: names of the trunk's outputs that are read; the trunk may drop what lies behind them.
     """
 
     out_channels: int
     strides: dict[str, int]
+    used: tuple[str, ...]
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Turn ``{"c2": (N, C_2, H_2, W_2), ...}`` into ``{"p2": (N, d, H_2, W_2), ...}``, finest first."""
@@ -77,6 +79,7 @@ class SingleMap(Pyramid):
         if f"c{level}" not in in_channels:
             raise InputError(f"pyramid: level {level} is none of the trunk's maps ({', '.join(in_channels)})")
         self.level = level
+        self.used = (f"c{level}",)
         self.out_channels = in_channels[f"c{level}"]
         self.strides = {f"p{level}": strides[f"c{level}"]}
 
@@ -108,6 +111,7 @@ class MergedPyramid(Pyramid):
     ) -> None:
         super().__init__()
         self.out_channels = out_channels
+        self.used = tuple(in_channels)
         self.levels = [level_of(name) for name in in_channels]
         self.top = self.levels[-1]
         self.lateral_convs = nn.ModuleDict(

@@ -12,7 +12,7 @@ deviation, channel order and the place of the stride can only be chosen together
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -113,6 +113,16 @@ class Backbone(nn.Module):
         """Normalise a batch and return its stage outputs; see :meth:`normalize` and :meth:`features`."""
         return self.features(self.normalize(images))
 
+    def keep(self, used: Sequence[str]) -> None:
+        """Drop what lies behind the coarsest output a feature design reads, before the weights are loaded.
+
+        A layer that no loss reaches would be counted, computed, and waited for by DDP. A trunk that cannot be cut
+        leaves this as it is.
+
+        Args:
+            used: names of the outputs that are read.
+        """
+
     def download_weights(self) -> None:
         """Fetch pre-trained weights into a cache, so that one process does it for all."""
 
@@ -140,3 +150,27 @@ class Backbone(nn.Module):
                 f"backbone: {type(self).__name__} declares {declared} (name, channels, height, width) for an image of "
                 f"{height} x {width}, but its outputs are {found}."
             )
+
+
+class StagedBackbone(Backbone):
+    """A trunk that is a stem and a chain of stages, one for each output."""
+
+    stem: nn.Module
+    stages: nn.ModuleList
+
+    def features(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Return the outputs of the stages, c2..c5 (FPN §3)."""
+        x = self.stem(pixels)
+        outputs = {}
+        for name, stage in zip(self.channels, self.stages, strict=True):
+            x = stage(x)
+            outputs[name] = x
+        return outputs
+
+    def keep(self, used: Sequence[str]) -> None:
+        """Drop the stages behind the coarsest of ``used``."""
+        count = max(list(self.channels).index(name) for name in used) + 1
+        self.stages = self.stages[:count]
+        names = list(self.channels)[:count]
+        self.channels = {name: self.channels[name] for name in names}
+        self.strides = {name: self.strides[name] for name in names}

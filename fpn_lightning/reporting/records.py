@@ -74,6 +74,7 @@ class Train:
         total_batch: images per optimiser step, over all devices and accumulation steps.
         num_images: images of the training split.
         seconds_per_step: wall-clock time.
+        lr: learning rate after warm-up, as used (rescaled where the total batch is not the reference's).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -82,11 +83,12 @@ class Train:
     total_batch: PositiveInt
     num_images: NonNegativeInt | None = None
     seconds_per_step: float | None = None
+    lr: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Eval:
-    """The final evaluation: wall-clock seconds per image, batch size 1."""
+    """The final evaluation: wall-clock seconds per image of the split, all processes together."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 

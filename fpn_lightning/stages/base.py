@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.errors import InputError
-from fpn_lightning.models.backbones import Backbone
+from fpn_lightning.models.trunk import Backbone
 from fpn_lightning.stages.optimization import Optimization
 from fpn_lightning.structures import Batch
 
@@ -65,15 +65,25 @@ class BaseStage(LightningModule):
             self.backbone.download_weights()
 
     def setup(self, stage: str) -> None:
-        """Load the initial weights and make devices × per-device × accumulation equal the total batch."""
-        if stage != "fit":
-            return
+        """Load the initial weights and make devices × per-device × accumulation equal the total batch.
+
+        Raises:
+            InputError: if weights do not fit, or if the trainer was told to accumulate otherwise.
+        """
         if self.init_from is not None and not self.resumes:
             load_weights(self, self.init_from)
-        elif not self.resumes:
+        if stage != "fit":
+            return
+        self.backbone.check_declared(64, 96)
+        if self.init_from is None and not self.resumes:
             self.backbone.load_weights()
         if self.data is not None:
             accumulation = self.data.accumulation_steps(self.trainer.world_size)
+            if self.trainer.accumulate_grad_batches not in (1, accumulation):
+                raise InputError(
+                    f"trainer.accumulate_grad_batches is {self.trainer.accumulate_grad_batches}, but data."
+                    f"total_batch_size and batch_size_per_device make it {accumulation}. Leave it out."
+                )
             self.trainer.accumulate_grad_batches = accumulation
             interval = self.trainer.val_check_interval
             if isinstance(interval, int):  # given in optimiser steps, as everything else; Lightning counts batches
@@ -114,14 +124,19 @@ class BaseStage(LightningModule):
         losses = self.losses(batch)
         total = torch.stack(list(losses.values())).sum()
         self._step_image_ids.append(batch.images.image_ids)
-        self._step_losses.append({name: loss.detach() for name, loss in losses.items()})
-        values = {f"train/{name}": loss.detach() for name, loss in losses.items()}
-        # Objects that resizing has made too small to train on.
+        # Objects that are not trained on: too small after resizing, inverted, empty or outside.
         objects = sum(int((~target.is_crowd).sum()) for target in batch.targets)
-        values["train/dropped_boxes"] = total.new_tensor(objects - sum(len(t.boxes) for t in batch.targets))
-        self.log_dict(values, batch_size=len(batch))
-        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
+        dropped = total.new_tensor(objects - sum(len(target.boxes) for target in batch.targets))
+        named = {**losses, "loss": total, "dropped_boxes": dropped}
+        self._step_losses.append({name: value.detach() for name, value in named.items()})
         return total
+
+    def _log_step(self, steps: list[dict[str, Tensor]]) -> None:
+        """Log the means over the batches of an optimiser step, of all processes where they are written down."""
+        every = getattr(self.trainer, "log_every_n_steps", 50)
+        means = {f"train/{name}": torch.stack([step[name] for step in steps]).mean() for name in steps[0]}
+        self.log_dict(means, sync_dist=(self.global_step + 1) % every == 0)
+        self.log("loss", means["train/loss"], prog_bar=True, logger=False)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Stop the run, on all processes together, before a loss or gradient that is not finite spoils the weights.
@@ -130,6 +145,7 @@ class BaseStage(LightningModule):
             FloatingPointError: naming the step, the image ids and the losses of this process.
         """
         self.log("train/lr", optimizer.param_groups[0]["lr"])
+        self._log_step(self._step_losses)
         image_ids, losses = self._step_image_ids, self._step_losses
         self._step_image_ids, self._step_losses = [], []
         finite = torch.stack([loss.isfinite() for step in losses for loss in step.values()]).all()
@@ -166,7 +182,10 @@ class BaseStage(LightningModule):
                 )
             prefix += "_partial"
         known = {f"{prefix}/{name}": value for name, value in values.items() if value is not None}
-        self.log_dict(known, sync_dist=True)
+        self.log_dict(known, logger=False, sync_dist=True)  # for callbacks
+        if not self.trainer.sanity_checking:
+            for logger in self.loggers:  # under the number of steps taken; Lightning would write one less
+                logger.log_metrics(known, step=self.global_step)
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -198,6 +217,8 @@ def load_weights(stage: BaseStage, path: str) -> None:
     if misfits or not shared:
         detail = ", ".join(f"{n} {tuple(state[n].shape)} for {tuple(own[n].shape)}" for n in misfits[:5])
         raise InputError(f"model.init_from: {path} does not fit this configuration: {detail or 'no tensor in common'}")
+    if absent := sorted(name for name in own.keys() - shared if name.startswith("backbone.")):
+        raise InputError(f"model.init_from: {path} has no {', '.join(absent[:5])} …: it is of another trunk.")
     stage.load_state_dict({name: state[name] for name in shared}, strict=False)
     for what, names in (("keeps its initial value", own.keys() - shared), ("is not used", state.keys() - shared)):
         if names:

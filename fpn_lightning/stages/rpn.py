@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
+from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.proposal_recall import ProposalRecall
 from fpn_lightning.models.anchors import AnchorGenerator
-from fpn_lightning.models.backbones import Backbone
 from fpn_lightning.models.pyramids import FPN, Pyramid
 from fpn_lightning.models.rpn import RPN, RPNOutputs
 from fpn_lightning.models.sampler import image_seeds
+from fpn_lightning.models.trunk import Backbone
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.optimization import Optimization
 from fpn_lightning.structures import Batch, ImageBatch, Proposals, boxes_to_original, xyxy_to_xywh
@@ -57,6 +57,7 @@ class RPNStage(BaseStage):
     ) -> None:
         super().__init__(backbone, optimization, init_from, seed)
         self.pyramid = pyramid(backbone.channels, backbone.strides, pyramid_channels)
+        backbone.keep(self.pyramid.used)
         sizes = [[base_anchor_size * 2**octave for octave in octaves] for octaves in anchor_octaves]
         anchor_generator = AnchorGenerator(self.pyramid.strides, sizes, anchor_ratios)
         self.rpn = rpn(self.pyramid.out_channels, anchor_generator)
@@ -78,6 +79,8 @@ class RPNStage(BaseStage):
         return self.rpn.predict(self(images), images.sizes)
 
     def _evaluation_step(self, batch: Batch) -> None:
+        if not batch.targets:
+            raise InputError("this split has no annotations, so there is nothing to score; choose another data.*_split")
         for index, (proposals, target) in enumerate(zip(self.propose(batch.images), batch.targets, strict=True)):
             images = batch.images
             boxes = boxes_to_original(
@@ -86,10 +89,10 @@ class RPNStage(BaseStage):
             self.recall.update(
                 xyxy_to_xywh(boxes),
                 proposals.objectness.cpu(),
-                target.boxes_xywh_orig.cpu(),
-                target.areas_orig.cpu(),
-                target.is_crowd.cpu(),
-                target.labels_orig.cpu(),
+                target.boxes_xywh_orig,
+                target.areas_orig,
+                target.is_crowd,
+                target.labels_orig,
             )
 
     def _finish_evaluation(self, prefix: str) -> None:
@@ -111,8 +114,3 @@ class RPNStage(BaseStage):
     def on_test_epoch_end(self) -> None:
         """Log ``test/AR100``, ``test/AR1k`` and the rest."""
         self._finish_evaluation("test")
-
-    @torch.no_grad()
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[Proposals]:
-        """Proposals of every image, network-input pixels."""
-        return self.propose(batch.images)

@@ -25,13 +25,11 @@ class SpeedMonitor(Callback):
     Attributes:
         step_seconds: wall time of every optimiser step of this process, loading included, validation left out.
         eval_seconds: wall time of the last pass over an evaluation split.
-        eval_images: images in it, of this process.
     """
 
     def __init__(self) -> None:
         self.step_seconds: list[float] = []
         self.eval_seconds = 0.0
-        self.eval_images = 0
         self._step_started: float | None = None
         self._last_step = 0
         self._eval_started = 0.0
@@ -41,11 +39,6 @@ class SpeedMonitor(Callback):
         """Median over the steps of this process; the first, which warms caches up, is left out where it can be."""
         steps = self.step_seconds[1:] or self.step_seconds
         return statistics.median(steps) if steps else None
-
-    @property
-    def seconds_per_image(self) -> float | None:
-        """Evaluation time per image of the last pass."""
-        return self.eval_seconds / self.eval_images if self.eval_images else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -77,19 +70,6 @@ class SpeedMonitor(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the evaluation clock."""
         self._eval_started = time.perf_counter()
-        self.eval_images = 0
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Count images."""
-        self.eval_images += len(batch)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the evaluation clock and leave the pause out of the step that follows."""
@@ -108,7 +88,7 @@ class StepProgressBar(RichProgressBar):
         trainer = self.trainer
         if trainer.max_steps <= 0:
             return super().total_train_batches
-        return (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches
+        return trainer.max_steps * trainer.accumulate_grad_batches
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "Training"

@@ -87,6 +87,7 @@ def test_an_overlay_before_its_row_fails(cli, capsys):
     with pytest.raises(SystemExit) as stop:
         cli("fit", "--config", str(PRESET), "--config", str(ROW))
     assert stop.value.code == 2
+    assert "class_path" in capsys.readouterr().err
 
 
 def test_a_run_needs_a_name(cli, capsys):
@@ -106,6 +107,11 @@ def test_a_run_needs_a_name(cli, capsys):
     ("wrong", "message"),
     [
         (("--data.root", "nowhere"), "nowhere"),
+        (("--experiment.preset", "my preset"), "experiment.preset"),
+        (("--seed_everything", "-1"), "seed_everything"),
+        (("--ckpt_path", "elsewhere.ckpt"), "fit continues its own run"),
+        (("--trainer.accumulate_grad_batches", "3"), "trainer.accumulate_grad_batches"),
+        (("--trainer.accelerator", "gpu"), "gpu"),
         (("--data.num_classes", "80"), "data.num_classes"),
         (("--data.batch_size_per_device", "3"), "data.batch_size_per_device"),
         (("--model.anchor_octaves", "[[0], [1]]"), "anchor_octaves"),

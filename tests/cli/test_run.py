@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 import yaml
@@ -69,14 +71,14 @@ def test_finished_runs_are_refused_unless_overwritten(cli, arguments, run, capsy
 def test_killed_and_resumed_equals_uninterrupted(cli, arguments, run, tmp_path, monkeypatch, capsys):
     arguments += ["--trainer.max_steps", "6", "--checkpoint.every_n_train_steps", "3"]
     # Two images at a time and two micro-batches a step: the position inside the stream has to be right too.
-    arguments += ["--data.batch_size_per_device", "2", "--data.num_workers", "1"]
+    arguments += ["--data.batch_size_per_device", "2", "--data.num_workers", "1", "--trainer.val_check_interval", "2"]
     cli("fit", *arguments, "--experiment.root", str(tmp_path / "whole"))
     whole = tmp_path / "whole" / run.relative_to(tmp_path / "runs")
 
     step = RPNStage.training_step
 
     def killed(self, batch, batch_idx):
-        if self.global_step == 4:
+        if self.global_step == 5:
             raise RuntimeError("power cut")
         return step(self, batch, batch_idx)
 
@@ -87,12 +89,17 @@ def test_killed_and_resumed_equals_uninterrupted(cli, arguments, run, tmp_path, 
     with pytest.raises(SystemExit):
         cli("fit", *arguments)
     assert "--ckpt_path last" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli("fit", *arguments, "--ckpt_path", "last", "--model.optimization.lr", "1")
+    assert "started with other values of model.init_args.optimization.lr" in capsys.readouterr().err
 
     cli("fit", *arguments, "--ckpt_path", "last")
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(run)[name]), name
     assert read_metrics(run / "metrics.json") == read_metrics(whole / "metrics.json")
     assert read_log(run, *LOSSES) == read_log(whole, *LOSSES)
+    assert [row["step"] for row in read_log(run, "val/AR1k")] == ["2", "4", "6"]
+    assert read_log(run, "val/AR1k") == read_log(whole, "val/AR1k")
 
 
 def test_nothing_to_continue_is_an_error(cli, arguments, run, capsys):
@@ -103,12 +110,17 @@ def test_nothing_to_continue_is_an_error(cli, arguments, run, capsys):
     assert not run.exists()
 
 
-def test_accumulation_keeps_the_schedule(cli, arguments, run, tmp_path):
+def test_accumulation_changes_nothing(cli, arguments, run, tmp_path):
+    # GroupNorm, because live BatchNorm averages over the images of a micro-batch.
+    arguments += ["--model.backbone.norm", "group"]
     cli("fit", *arguments)
     cli("fit", *arguments, "--data.batch_size_per_device", "1", "--experiment.root", str(tmp_path / "four"))
     four = tmp_path / "four" / run.relative_to(tmp_path / "runs")
     assert read_log(four, "train/lr") == read_log(run, "train/lr")
-    assert yaml.safe_load((four / "metrics.json").read_text())["train"]["steps"] == 4
+    losses = [[float(row["train/loss"]) for row in read_log(folder, "train/loss")] for folder in (run, four)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    for name, value in weights(run).items():
+        assert torch.allclose(value, weights(four)[name], atol=1e-3), name
 
 
 def test_another_total_batch_rescales_everything_together(cli, arguments, run):
@@ -119,7 +131,7 @@ def test_another_total_batch_rescales_everything_together(cli, arguments, run):
     assert yaml.safe_load((run / "metrics.json").read_text())["train"]["steps"] == 2
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(cli, arguments, run, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_the_run(cli, arguments, run, monkeypatch, capsys):
     losses = RPNStage.losses
 
     def broken(self, batch):
@@ -129,12 +141,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(cli, arguments, run, monkeypatc
         return values
 
     monkeypatch.setattr(RPNStage, "losses", broken)
-    with pytest.raises(FloatingPointError, match=r"not finite at step 2, rank 0: image ids \[\d+, \d+, \d+, \d+\]"):
+    with pytest.raises(SystemExit):
         cli("fit", *arguments)
+    assert re.search(r"not finite at step 2, rank 0: image ids \[\d+, \d+, \d+, \d+\]", capsys.readouterr().err)
     assert not (run / "metrics.json").exists()
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run(cli, arguments, monkeypatch):
+def test_a_gradient_that_is_not_finite_stops_the_run(cli, arguments, monkeypatch, capsys):
     losses = RPNStage.losses
 
     def broken(self, batch):
@@ -145,8 +158,9 @@ def test_a_gradient_that_is_not_finite_stops_the_run(cli, arguments, monkeypatch
         return values
 
     monkeypatch.setattr(RPNStage, "losses", broken)
-    with pytest.raises(FloatingPointError, match="not finite at step 0"):
+    with pytest.raises(SystemExit):
         cli("fit", *arguments)
+    assert "not finite at step 0" in capsys.readouterr().err
 
 
 def test_weights_only_start(cli, arguments, run, tmp_path, capsys):
@@ -157,6 +171,14 @@ def test_weights_only_start(cli, arguments, run, tmp_path, capsys):
     assert result.trainer.global_step == 4  # training starts over; only the weights were taken
     for name, value in result.model.named_parameters():
         assert torch.equal(value, weights(run)[name]), name
+    record = yaml.safe_load((result.run / "metrics.json").read_text())
+    assert record["parents"][0].startswith(f"{checkpoint} sha256:")
+    # validation can start from weights, too, and never from none
+    cli("validate", *arguments, "--model.init_from", checkpoint)
+    assert read_metrics(run / "validate" / "metrics.json") == read_metrics(run / "metrics.json")
+    with pytest.raises(SystemExit):
+        cli("validate", *arguments)
+    assert "validate needs weights" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli("fit", *arguments, *again, "--model.pyramid_channels", "16", "--experiment.overwrite", "true")
     assert "does not fit this configuration" in capsys.readouterr().err
@@ -167,3 +189,20 @@ def test_part_of_a_split_is_no_result(cli, arguments, run):
     assert yaml.safe_load((run / "metrics.json").read_text())["status"] == "partial"
     assert not read_log(run, "val/AR100")
     assert read_log(run, "val_partial/AR100")
+
+
+def test_a_mistake_does_not_block_the_directory(cli, arguments, run, capsys):
+    with pytest.raises(SystemExit):
+        cli("fit", *arguments, "--data.root", "nowhere")
+    cli("fit", *arguments)
+    assert (run / "metrics.json").exists()
+
+
+def test_a_broken_checkpoint_is_named(cli, arguments, run, capsys):
+    cli("fit", *arguments)
+    path = run / "checkpoints" / "last.ckpt"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(SystemExit) as stop:
+        cli("validate", *arguments, "--ckpt_path", "last")
+    assert stop.value.code == 2
+    assert "last.ckpt is not a whole checkpoint" in capsys.readouterr().err

@@ -1,0 +1,48 @@
+"""A stage as a whole: no parameter without a gradient, whatever the row reads of the trunk (DDP waits for each)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+import torchvision
+
+from fpn_lightning.models.backbones import ResNetBackbone
+from fpn_lightning.models.narrow_resnet import NarrowResNet
+from fpn_lightning.models.pyramids import FPN, BottomUpPyramid, FinestLevel, SingleMap, TopDownPyramid
+from fpn_lightning.models.sampler import image_seeds
+from fpn_lightning.stages.rpn import RPNStage
+from tests.models.builders import image_batch, targets
+
+ROWS = {
+    "a": partial(SingleMap, level=4),
+    "b": partial(SingleMap, level=5),
+    "c": FPN,
+    "d": BottomUpPyramid,
+    "e": TopDownPyramid,
+    "f": FinestLevel,
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_parameter_is_trained(row):
+    torch.manual_seed(0)
+    octaves = [[0, 1, 2, 3, 4]] if row in "abf" else [[i] for i in range(5)]
+    stage = RPNStage(NarrowResNet(), ROWS[row], pyramid_channels=8, base_anchor_size=8, anchor_octaves=octaves)
+    batch = image_batch([(64, 64), (64, 64)])
+    truth = [targets([[10, 10, 40, 50]]), targets([])]
+    losses = stage.rpn.losses(stage(batch), truth, image_seeds(0, 0, batch.image_ids))
+    sum(losses.values()).backward()
+    assert [name for name, parameter in stage.named_parameters() if parameter.grad is None] == []
+
+
+def test_row_a_leaves_conv5_out_and_still_loads_weights(tmp_path):
+    reference = torchvision.models.resnet18(weights=None)
+    torch.save(reference.state_dict(), tmp_path / "resnet18.pth")
+    trunk = ResNetBackbone("resnet18", weights=str(tmp_path / "resnet18.pth"))
+    stage = RPNStage(trunk, ROWS["a"], anchor_octaves=[[0, 1, 2, 3, 4]])
+    assert list(trunk.channels) == ["c2", "c3", "c4"]
+    trunk.load_weights()
+    assert torch.equal(stage.backbone.stages[2][0].conv1.weight, reference.layer3[0].conv1.weight)
+    assert not [name for name in stage.state_dict() if "stages.3" in name]
