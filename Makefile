@@ -40,7 +40,7 @@ format: $(READY) ## Let ruff put everything in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-row: $(READY) ## Run one row of a table: make row ROW=table1/c_fpn PRESET=mini SEED=0
+row: $(READY) $(if $(filter mini,$(PRESET)),data/synthetic-mini/synthetic.json) ## Run one row of a table: make row ROW=table1/c_fpn PRESET=mini SEED=0
 	$(BIN)/python train.py fit --config configs/$(ROW).yaml --config configs/presets/$(PRESET).yaml --seed_everything $(SEED)
 
 # Trunks side by side: a single map against FPN, two seeds. Finished runs are kept, interrupted ones go on.

@@ -7,7 +7,10 @@ unusable (inverted, empty, outside the image) pass: evaluation needs them as the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+import reprlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,10 @@ from fpn_lightning.errors import InputError
 Record = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]
 COMPACT = json.JSONEncoder(separators=(",", ":"))
+LARGEST = 1e15  # px and px²; with larger ones an IoU would overflow
+NO_TEXT = re.compile(r"[\ud800-\udfff]")  # half a character, which no file can hold
+# Absolute on any system, or leading out of the split's folder, from which alone images are read.
+NO_FILE_NAME = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\0")
 
 
 @dataclass(frozen=True)
@@ -81,8 +88,7 @@ def read_annotations(path: Path, content: bytes) -> tuple[Record, Arrays]:
     has_annotations = "annotations" in document
     annotations = _records(path, document, "annotations", "annotation") if has_annotations else []
     arrays |= _object_arrays(path, annotations, arrays["image_ids"], categories)
-    info = document.get("info")
-    description = info.get("description") if type(info) is dict else None
+    description = info.get("description") if type(info := document.get("info")) is dict else None
     facts = {
         "description": description if type(description) is str else "",
         "has_annotations": has_annotations,
@@ -103,12 +109,11 @@ def _records(path: Path, document: Record, key: str, kind: str) -> list[Record]:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = reprlib.repr(value)  # cuts what is nested deeply, on which repr would fail
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _listed(ids: Iterable[Any]) -> str:
-    ids = list(ids)
+def _listed(ids: list[int]) -> str:
     return ", ".join(map(str, ids[:5])) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
 
 
@@ -119,13 +124,20 @@ def _refuse(path: Path, kind: str, records: Sequence[Record], i: int, key: str, 
     return InputError(f"{path}: {name}: {found}; expected {expected}")
 
 
-def _integers(path: Path, kind: str, records: list[Record], key: str, low: int = -(2**63)) -> NDArray[np.int64]:
+def _checked(
+    path: Path, kind: str, records: list[Record], key: str, fits: Callable[[Any], object], expected: str
+) -> list[Any]:
     values = [record.get(key) for record in records]
     for i, value in enumerate(values):
-        # `type is`, since True is an int to isinstance.
-        if type(value) is not int or not low <= value < 2**63:
-            expected = "an integer" if low < 0 else f"an integer of at least {low}"
+        if not fits(value):
             raise _refuse(path, kind, records, i, key, expected)
+    return values
+
+
+def _integers(path: Path, kind: str, records: list[Record], key: str, low: int = -(2**63)) -> NDArray[np.int64]:
+    expected = "an integer" if low < 0 else f"an integer of at least {low}"
+    # `type is`, since True is an int to isinstance.
+    values = _checked(path, kind, records, key, lambda value: type(value) is int and low <= value < 2**63, expected)
     return np.array(values, dtype=np.int64)
 
 
@@ -141,11 +153,9 @@ def _categories(path: Path, document: Record) -> Categories:
     records = _records(path, document, "categories", "category")
     ids = _integers(path, "category", records, "id")
     _unique(path, "category", ids)
-    for i, record in enumerate(records):
-        if type(record.get("name")) is not str:
-            raise _refuse(path, "category", records, i, "name", "a string")
+    names = _checked(path, "category", records, "name", _is_text, "a string of valid Unicode")
     order = np.argsort(ids).tolist()
-    return Categories(tuple(ids[order].tolist()), tuple(records[i]["name"] for i in order))
+    return Categories(tuple(ids[order].tolist()), tuple(names[i] for i in order))
 
 
 def _image_arrays(path: Path, images: list[Record]) -> Arrays:
@@ -153,11 +163,9 @@ def _image_arrays(path: Path, images: list[Record]) -> Arrays:
     ids = _integers(path, "image", images, "id", low=0)
     _unique(path, "image", ids)
     sizes = [_integers(path, "image", images, key, low=1) for key in ("height", "width")]
-    for i, image in enumerate(images):
-        if type(image.get("file_name")) is not str or not image["file_name"]:
-            raise _refuse(path, "image", images, i, "file_name", "the name of the image file")
+    file_names = _checked(path, "image", images, "file_name", _is_file_name, "the name of a file in the image folder")
     order = np.argsort(ids)
-    names, name_offsets = _blob([images[i]["file_name"].encode() for i in order.tolist()])
+    names, name_offsets = _blob([file_names[i].encode() for i in order.tolist()])
     return {
         "image_ids": ids[order],
         "sizes": np.stack(sizes, axis=1)[order],
@@ -188,6 +196,11 @@ def _object_arrays(
                 f"{path}: annotation {_listed(ids[unknown].tolist())}: unknown {key} "
                 f"{_listed(np.unique(values[unknown]).tolist())}; add it to {where} or remove these annotations"
             )
+    boxes = _checked(path, "annotation", annotations, "bbox", _is_box, "four numbers [x, y, width, height] below 1e15")
+    expected = "a number below 1e15: COCO's size classes go by the object's area in px² (width * height without masks)"
+    areas = _checked(path, "annotation", annotations, "area", _is_number, expected)
+    crowd = [annotation.setdefault("iscrowd", 0) for annotation in annotations]
+    _checked(path, "annotation", annotations, "iscrowd", (0, 1).__contains__, "0 or 1")
     rows = np.searchsorted(image_ids, images_of)
     # Stable: within an image the file's order decides ties in COCO's matching.
     order = np.argsort(rows, kind="stable")
@@ -195,51 +208,40 @@ def _object_arrays(
     return {
         "object_offsets": np.searchsorted(rows[order], np.arange(len(image_ids) + 1)).astype(np.int64),
         "annotation_ids": ids[order],
-        "boxes_xywh": _boxes(path, annotations)[order],
-        "areas": _areas(path, annotations)[order],
-        "is_crowd": _crowd(path, annotations)[order],
+        "boxes_xywh": np.array(boxes, dtype=np.float64).reshape(-1, 4)[order],
+        "areas": np.array(areas, dtype=np.float64)[order],
+        "is_crowd": np.array(crowd, dtype=np.bool_)[order],
         "labels": categories.to_labels(category_ids[order]),
         "segmentations": segmentations,
         "segmentation_offsets": offsets,
     }
 
 
-def _boxes(path: Path, annotations: list[Record]) -> NDArray[np.float64]:
-    for i, annotation in enumerate(annotations):
-        box = annotation.get("bbox")
-        # x - x is 0 for finite numbers only (JSON may hold NaN and Infinity); integers may exceed every float.
-        if (
-            type(box) is not list
-            or len(box) != 4
-            or not all((type(x) is float and x - x == 0) or (type(x) is int and abs(x) < 2**63) for x in box)
-        ):
-            raise _refuse(path, "annotation", annotations, i, "bbox", "four finite numbers [x, y, width, height]")
-    return np.array([annotation["bbox"] for annotation in annotations], dtype=np.float64).reshape(-1, 4)
+def _is_text(value: Any) -> bool:
+    return type(value) is str and not NO_TEXT.search(value)
 
 
-def _areas(path: Path, annotations: list[Record]) -> NDArray[np.float64]:
-    for i, annotation in enumerate(annotations):
-        area = annotation.get("area")
-        if not ((type(area) is float and area - area == 0) or (type(area) is int and abs(area) < 2**63)):
-            hint = "a finite number: COCO's size classes go by the object's area in px² (width * height without masks)"
-            raise _refuse(path, "annotation", annotations, i, "area", hint)
-    return np.array([annotation["area"] for annotation in annotations], dtype=np.float64)
+def _is_file_name(value: Any) -> bool:
+    return _is_text(value) and value != "" and not NO_FILE_NAME.search(value)
 
 
-def _crowd(path: Path, annotations: list[Record]) -> NDArray[np.bool_]:
-    for i, annotation in enumerate(annotations):
-        if annotation.get("iscrowd", 0) not in (0, 1):
-            raise _refuse(path, "annotation", annotations, i, "iscrowd", "0 or 1")
-    return np.array([annotation.get("iscrowd", 0) for annotation in annotations], dtype=np.bool_)
+def _is_number(value: Any) -> bool:
+    # False for NaN and Infinity, which JSON as Python reads it may hold, and for integers that exceed every float.
+    return type(value) in (float, int) and -LARGEST < value < LARGEST
+
+
+def _is_box(value: Any) -> bool:
+    return type(value) is list and len(value) == 4 and all(map(_is_number, value))
 
 
 def _segmentation(path: Path, annotations: list[Record], i: int) -> bytes:
     segmentation = annotations[i].get("segmentation")
     if segmentation is None:
         return b""
-    if type(segmentation) not in (list, dict):
-        raise _refuse(path, "annotation", annotations, i, "segmentation", "polygons (a list) or RLE (an object)")
-    return COMPACT.encode(segmentation).encode()
+    with suppress(RecursionError):
+        if type(segmentation) in (list, dict):
+            return COMPACT.encode(segmentation).encode()
+    raise _refuse(path, "annotation", annotations, i, "segmentation", "polygons (a list) or RLE (an object)")
 
 
 def _blob(pieces: list[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from fpn_lightning.data.annotations import Categories
 from fpn_lightning.data.index_file import open_index
+from fpn_lightning.data.segmentations import segmentation_fault
 from fpn_lightning.errors import InputError
 
 
+# Numbers of at most 7 characters from "0" on, 5 bits each; all but a number's last character have the sixth bit.
 class Objects(NamedTuple):
     """Objects of one image, in the file's order, as the file gives them; G of them.
 
@@ -120,17 +122,25 @@ class COCOIndex:
         """COCO polygons (list of flat x, y lists) or RLE (dict) of each object of one image, decoded now.
 
         Raises:
-            InputError: an object has none.
+            InputError: an object has none, or none that gives a mask of the image.
         """
         blob, offsets = self._segmentations
         first, last = int(self.object_offsets[row]), int(self.object_offsets[row + 1])
-        missing = self.objects.annotation_ids[first:last][np.diff(offsets[first : last + 1]) == 0]
-        if len(missing):
-            raise InputError(
-                f"{self.annotation_file}: annotation {missing[0]} (image {self.image_ids[row]}) has no segmentation; "
-                "masks were asked for (data.load_masks)"
-            )
-        return [json.loads(blob[offsets[i] : offsets[i + 1]].tobytes()) for i in range(first, last)]
+        segmentations = []
+        for i in range(first, last):
+            text = blob[offsets[i] : offsets[i + 1]].tobytes()
+            try:
+                segmentations.append(json.loads(text or "null"))
+                fault = segmentation_fault(segmentations[-1], *self.sizes[row].tolist())
+            except RecursionError:
+                fault = "it is nested too deeply"
+            if fault:
+                name = (
+                    f"{self.annotation_file}: annotation {self.objects.annotation_ids[i]} (image {self.image_ids[row]})"
+                )
+                problem = f"no usable segmentation: {fault}" if text else "no segmentation"
+                raise InputError(f"{name} has {problem}; masks were asked for (data.load_masks)")
+        return segmentations
 
     def check_categories(self, num_classes: int, others: Categories) -> None:
         """Refuse another number of categories than configured, or others than those of another split.

@@ -11,12 +11,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from fpn_lightning.errors import InputError
 
 # Pillow warns of decompression bombs above this number of pixels and refuses twice as many.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
+# Formats that are pixels and nothing else: for EPS, Pillow would run Ghostscript on what a stranger wrote.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "WEBP", "AVIF")
+ORIENTATION = 0x0112  # EXIF and TIFF tag; 1: as stored
 # How a file begins and, if it is whole, ends. Neither end occurs inside the compressed data.
 WHOLE = {
     b"\xff\xd8": b"\xff\xd9",  # JPEG: start and end of image
@@ -45,13 +48,15 @@ def read_image(
         uint8 ``(H, W, 3)`` RGB in the stored orientation, contiguous.
 
     Raises:
-        InputError: the file is missing, empty, cut short, not an image, too large, or of another size.
+        InputError: the file is missing, empty, cut short, not an image, too large, of another size, or a TIFF that is
+            to be turned before it is shown.
     """
     name = f"{path}" if image_id is None else f"{path} (image {image_id})"
     try:
         content = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{name}: cannot read the image file ({error.strerror})") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{name}: cannot read the image file ({reason})") from error
     if not content:
         raise InputError(f"{name}: the image file is empty; fetch it again")
     found = _stored_size(content, name)
@@ -68,12 +73,17 @@ def read_image(
 def _stored_size(content: bytes, name: str) -> tuple[int, int]:
     """Height and width from the header; costs about a hundredth of decoding."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            return image.height, image.width
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            size = image.height, image.width
+            turned = image.format == "TIFF" and image.getexif().get(ORIENTATION, 1) != 1
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: the image is too large ({error}); scale it down") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # Pillow lets through whatever its parsers meet: struct.error, EOFError, KeyError ...
         raise InputError(f"{name}: not an image, or one cut short; fetch it again") from error
+    if turned:
+        # Both libraries would turn it, unasked.
+        raise InputError(f"{name}: a TIFF with an orientation tag; store the pixels as annotated, without it")
+    return size
 
 
 def _decode(content: bytes, name: str) -> NDArray[np.uint8]:
@@ -88,11 +98,11 @@ def _decode(content: bytes, name: str) -> NDArray[np.uint8]:
         if pixels is not None:
             return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.mode.startswith("I;16"):
                 # Pillow would clip these to 255 where OpenCV keeps the high byte.
                 grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
                 return np.repeat(grey[:, :, None], 3, axis=2)
             return np.ascontiguousarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:
         raise InputError(f"{name}: the image is damaged or cut short ({error}); fetch it again") from error

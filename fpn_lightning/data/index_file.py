@@ -29,7 +29,7 @@ from fpn_lightning.data.annotations import read_annotations
 from fpn_lightning.errors import InputError
 
 FORMAT = "fpn_lightning COCO index"
-VERSION = 1
+VERSION = 2
 # name -> (dtype, shape after the first axis, which count the first axis has)
 LAYOUT: dict[str, tuple[str, tuple[int, ...], str]] = {
     "image_ids": ("int64", (), "images"),

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpn_lightning.data.coco import COCOIndex
-from fpn_lightning.data.transforms import ResizeAndFlip
+from fpn_lightning.data.transforms import ResizeAndFlip, large_enough
 from fpn_lightning.errors import InputError
 
 
@@ -64,7 +64,7 @@ def unusable_objects(index: COCOIndex, sizes: NDArray[np.int64], min_box_size: f
         "inverted": (extent < 0).any(axis=1),
         "empty": (extent == 0).any(axis=1),
         "outside": (inside <= 0).any(axis=1),
-        "small": (inside * (sizes / index.sizes)[rows][:, ::-1] < min_box_size).any(axis=1),
+        "small": ~large_enough(inside * (sizes / index.sizes)[rows][:, ::-1], min_box_size),
     }
     left = ~objects.is_crowd
     reasons = {}

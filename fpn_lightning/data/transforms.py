@@ -28,6 +28,7 @@ Size = tuple[int, int]
 Pixels = NDArray[np.uint8]
 # Keeps the numbers drawn here apart from those of the samplers, which start from the same seed.
 RANDOM_DOMAIN = 1
+LEAST_SIDE = 1e-3  # px; float32 coordinates of a few thousand pixels do not tell less apart
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,15 @@ def scaled_size(size: Size, short_side: int, max_side: int, rounding: SizeRoundi
     half = 0.5 if rounding == "nearest" else 0.0
     height, width = (max(1, math.floor(side * scale + half)) for side in size)
     return height, width
+
+
+def large_enough(sides: NDArray[np.float64], min_box_size: float) -> NDArray[np.bool_]:
+    """Whether boxes with these widths and heights ``(B, 2)``, network-input pixels, can be trained on.
+
+    One rule for what is trained on and for what is counted as left out.
+    """
+    # Rounding in float64 must not drop a box of exactly the least size.
+    return np.all(sides >= max(min_box_size - 1e-6, LEAST_SIDE), axis=1)
 
 
 @dataclass(frozen=True)
@@ -131,13 +141,12 @@ class ResizeAndFlip:
             ``(pixels, boxes, kept)``: uint8 ``(H', W', 3)``; float32 ``(B', 4)`` xyxy, network-input pixels, inside
             the image; int64 ``(B',)`` ascending rows of ``boxes_orig``, by which labels, areas and masks follow.
         """
-        rows = np.arange(len(boxes_orig))
-        out = _pipeline(geometry.size, geometry.flipped)(image=pixels, bboxes=boxes_orig, rows=rows)
-        boxes = np.asarray(out["bboxes"], dtype=np.float64).reshape(-1, 4)
-        large = self._large_enough(boxes)
+        # Chosen before, in float64: albumentations rounds, and would keep or drop boxes close to the least size.
+        _, rows = self._usable(boxes_orig, geometry)
+        out = _pipeline(geometry.size, geometry.flipped)(image=pixels, bboxes=boxes_orig[rows], rows=rows)
+        boxes = np.asarray(out["bboxes"], dtype=np.float32).reshape(-1, 4)
         # albumentations hands integers back as floats.
-        kept = np.asarray(out["rows"]).reshape(-1).astype(np.int64)
-        return out["image"], boxes[large].astype(np.float32), kept[large]
+        return out["image"], boxes, np.asarray(out["rows"]).reshape(-1).astype(np.int64)
 
     def augment_plain(
         self, pixels: Pixels, boxes_orig: NDArray[np.float64], geometry: Geometry
@@ -147,14 +156,17 @@ class ResizeAndFlip:
         pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
         if geometry.flipped:
             pixels = np.ascontiguousarray(pixels[:, ::-1])
-        boxes = np.clip(geometry.map_boxes(boxes_orig), 0, [width, height, width, height])
-        kept = np.flatnonzero(self._large_enough(boxes))
-        return pixels, boxes[kept].astype(np.float32), kept
+        boxes, rows = self._usable(boxes_orig, geometry)
+        return pixels, boxes.astype(np.float32), rows
 
-    def _large_enough(self, boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
-        sides = boxes[:, 2:] - boxes[:, :2]
-        # float32 normalisation inside albumentations must not drop a box of exactly the least size.
-        return np.all((sides > 0) & (sides >= self.min_box_size - 1e-4), axis=1)
+    def _usable(
+        self, boxes_orig: NDArray[np.float64], geometry: Geometry
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """The clipped boxes that are large enough, network-input pixels, and their rows."""
+        height, width = geometry.size
+        boxes = np.clip(geometry.map_boxes(boxes_orig), 0, [width, height, width, height])
+        rows = np.flatnonzero(large_enough(boxes[:, 2:] - boxes[:, :2], self.min_box_size))
+        return boxes[rows], rows
 
 
 @lru_cache(maxsize=1024)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from fpn_lightning.data.segmentations import segmentation_fault
 from fpn_lightning.errors import InputError
 
 Record = dict[str, Any]
+LARGEST = 1e15  # px and px²; with larger ones an IoU would overflow
 
 
 def read_json(path: Path, object_hook: Callable[[Record], Any] | None = None) -> Any:
@@ -23,7 +26,7 @@ def read_json(path: Path, object_hook: Callable[[Record], Any] | None = None) ->
         InputError: the file cannot be read or is not JSON.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             return json.load(file, object_hook=object_hook)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a JSON file") from error
@@ -44,8 +47,14 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def is_box(value: object) -> TypeGuard[list[float]]:
-    """Whether a value is a list of four finite numbers."""
-    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
+    """Whether a value is a list of four finite numbers that can be pixels."""
+    return isinstance(value, list) and len(value) == 4 and all(is_number(x) and abs(x) < LARGEST for x in value)
+
+
+def shown(value: object) -> str:
+    """A value for a message, in at most 80 characters."""
+    text = reprlib.repr(value)  # cuts what is nested deeply, on which repr would fail
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def read_annotations(path: Path, with_masks: bool = False) -> dict[str, list[Record]]:
@@ -73,12 +82,13 @@ def read_annotations(path: Path, with_masks: bool = False) -> dict[str, list[Rec
     categories = [_category(path, row, category) for row, category in enumerate(content["categories"])]
     if not images or not categories:
         raise InputError(f"{path}: lists no {'images' if not images else 'categories'}; give a COCO instances file")
-    image_ids = _unique(path, "image", images)
+    _unique(path, "image", images)
+    images_by_id = {image["id"]: image for image in images}
     category_ids = _unique(path, "category", categories)
-    annotations = [_annotation(path, row, item, with_masks) for row, item in enumerate(content["annotations"])]
+    annotations = [_annotation(path, row, item) for row, item in enumerate(content["annotations"])]
     _unique(path, "annotation", annotations)
     for item in annotations:
-        if item["image_id"] not in image_ids:
+        if item["image_id"] not in images_by_id:
             raise InputError(
                 f"{path}: annotation {item['id']} belongs to image {item['image_id']}, which `images` does not list; "
                 "add the image or drop the annotation"
@@ -88,6 +98,9 @@ def read_annotations(path: Path, with_masks: bool = False) -> dict[str, list[Rec
                 f"{path}: annotation {item['id']} has category_id {item['category_id']}, which `categories` does not "
                 "list; COCO's evaluator would pass over it without a word, so add the category or drop the annotation"
             )
+    if with_masks:
+        for item, record in zip(content["annotations"], annotations, strict=True):
+            record["segmentation"] = _segmentation(path, item, images_by_id[item["image_id"]])
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
@@ -105,10 +118,11 @@ def _image(path: Path, row: int, image: object, with_size: bool) -> Record:
 def _category(path: Path, row: int, category: object) -> Record:
     if not isinstance(category, dict) or not is_id(category.get("id")):
         raise InputError(f"{path}: entry {row} of `categories` has no integer `id`; number the categories")
-    return {"id": category["id"], "name": str(category.get("name", category["id"]))}
+    name = category.get("name")
+    return {"id": category["id"], "name": name if isinstance(name, str) else str(category["id"])}
 
 
-def _annotation(path: Path, row: int, item: object, with_mask: bool) -> Record:
+def _annotation(path: Path, row: int, item: object) -> Record:
     if not isinstance(item, dict) or not is_id(item.get("id")):
         raise InputError(f"{path}: entry {row} of `annotations` has no integer `id`; number the annotations from 1")
     name = f"{path}: annotation {item['id']}"
@@ -118,26 +132,28 @@ def _annotation(path: Path, row: int, item: object, with_mask: bool) -> Record:
         )
     for key in ("image_id", "category_id"):
         if not is_id(item.get(key)):
-            raise InputError(f"{name} has {key} {item.get(key)!r}; give an integer")
+            raise InputError(f"{name} has {key} {shown(item.get(key))}; give an integer")
     if not is_box(item.get("bbox")):
-        raise InputError(f"{name} has bbox {item.get('bbox')!r}; give four finite numbers x, y, width, height")
-    if not is_number(item.get("area")) or item["area"] < 0:
-        raise InputError(f"{name} has area {item.get('area')!r}; give the object's area in px²")
+        raise InputError(
+            f"{name} has bbox {shown(item.get('bbox'))}; give four finite numbers x, y, width, height below 1e15"
+        )
+    if not is_number(item.get("area")) or not 0 <= item["area"] < LARGEST:
+        raise InputError(f"{name} has area {shown(item.get('area'))}; give the object's area in px²")
     if item.get("iscrowd", 0) not in (0, 1):
-        raise InputError(f"{name} has iscrowd {item['iscrowd']!r}; give 0 or 1")
+        raise InputError(f"{name} has iscrowd {shown(item['iscrowd'])}; give 0 or 1")
     record = {key: item[key] for key in ("id", "image_id", "category_id", "bbox", "area")}
     record["iscrowd"] = int(item.get("iscrowd", 0))
-    if with_mask:
-        segmentation = item.get("segmentation")
-        is_rle = isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys()
-        if not is_rle and not (isinstance(segmentation, list) and segmentation and all(map(_is_polygon, segmentation))):
-            raise InputError(f"{name} has no usable segmentation; give polygons of at least 3 points, or an RLE")
-        record["segmentation"] = segmentation
     return record
 
 
-def _is_polygon(value: object) -> bool:
-    return isinstance(value, list) and len(value) >= 6 and len(value) % 2 == 0 and all(map(is_number, value))
+def _segmentation(path: Path, item: Record, image: Record) -> Any:
+    segmentation = item.get("segmentation")
+    if fault := segmentation_fault(segmentation, image["height"], image["width"]):
+        raise InputError(
+            f"{path}: annotation {item['id']} has no usable segmentation: {fault}; give polygons of at least 3 points, "
+            "or an RLE"
+        )
+    return segmentation
 
 
 def _unique(path: Path, kind: str, records: list[Record]) -> set[int]:

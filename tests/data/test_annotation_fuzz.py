@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as mask_api
 
 from fpn_lightning.data.coco import COCOIndex
 from fpn_lightning.data.dataset import COCODataset
+from fpn_lightning.data.segmentations import covered_pixels
 from fpn_lightning.data.training_rows import training_rows
 from fpn_lightning.data.transforms import ResizeAndFlip
 from fpn_lightning.errors import InputError
@@ -28,241 +27,225 @@ from fpn_lightning.evaluation.results import read_proposals, read_results
 
 from .builders import annotation, document
 
-TRANSFORM = ResizeAndFlip(short_sides=(45,), max_side=70)
-NAN, INFINITY = float("nan"), float("inf")
-NUMBERS = [NAN, INFINITY, -INFINITY, 1e308, -1e308, 10**400, 10**300, 2**63, 2**62, 1e15, -0.0, 0, 1, -1, 7, 0.001]
-COUNTS = ["", "o", "0", "PPPPPPPPPPPP0", "zz", "é", "n", "01:00000000000000000", mask_api.encode(
-    np.asfortranarray(np.eye(60, 80, dtype=np.uint8)))["counts"].decode()]  # fmt: skip
-ODD = st.one_of(
-    st.sampled_from([None, True, False, "", "x", "7", [], {}, [[]], [None], [[[1]]], {"id": 1}]),
-    st.sampled_from(["../x.png", "/etc/passwd", "a/../../x.png", "a\0.png", "\ud800.png", "ü/日本.png", "..", "x" * 5000]),
-    st.sampled_from(NUMBERS),
-    st.floats(),
-    st.integers(-3, 100),
-)
+Place = tuple[str | int, ...]
+File = tuple[bytes, Place]  # content, and where it was changed first
+NUMBERS = [float("nan"), float("inf"), 1e308, -1e308, 10**400, 10**299, 2**63, 2**62, -0.0, 0, 1, -1, 7, 0.001]
+NAMES = ["../x.png", "/etc/passwd", "a/../../x.png", "..", "C:x.png", "a\0.png", "\ud800.png", "日本.png", "deep"]
+DIAGONAL: str = mask_api.encode(np.asfortranarray(np.eye(60, 80, dtype=np.uint8)))["counts"].decode()
+COUNTS = [DIAGONAL, DIAGONAL[:-1], "", "o", "0", "PPPPPPPPPPPP0", "zz", "é", [0, 4800], [4801, -1], [2**32, 4800], 7]
+JUNK = [None, True, False, "", "x", "7", [], {}, [[]], [None], [[[1]]], {"id": 1}]
+ODD = st.one_of(st.sampled_from(JUNK), st.sampled_from(NAMES + NUMBERS), st.floats(), st.integers(-3, 100))
 # Mostly near the image of 80 × 60 pixels, so that every relation of a box to it comes up.
-COORDINATE = st.one_of(st.floats(-20, 100), st.floats(-0.01, 0.01), st.sampled_from(NUMBERS))
-BOX = st.one_of(
-    st.lists(COORDINATE, min_size=4, max_size=4), st.lists(COORDINATE, max_size=6), st.lists(ODD, min_size=4, max_size=4)
-)
-POLYGONS = st.lists(st.lists(st.one_of(st.floats(-20, 100), COORDINATE, ODD), max_size=9), max_size=2)
-RLE = st.fixed_dictionaries(
-    {
-        "size": st.one_of(st.just([60, 80]), st.sampled_from([[80, 60], [60], [60, 80, 1], ["60", 80], [2**40] * 2, 0])),
-        "counts": st.one_of(
-            st.sampled_from(COUNTS), st.sampled_from([[0, 100, 4700], [4801, -1], [2**32, 4800], [], [4800.0], 4800, None])
-        ),
-    }
-)
-FITTING = {"bbox": BOX, "segmentation": st.one_of(POLYGONS, RLE), "size": ODD, "counts": ODD}
-Path_ = tuple[str | int, ...]
+NEAR = st.one_of(st.floats(-20, 100), st.floats(-0.01, 0.01), st.sampled_from([0, 60, 80, 4 / 3, -1e14, 1e14]))
+POLYGONS = st.lists(st.lists(st.one_of(NEAR, NEAR, ODD), max_size=9), max_size=2)
+SIZES = st.sampled_from([[60, 80], [80, 60], [60], [60.0, 80], ["60", 80], [2**40] * 2, 0])
+FITTING = {
+    "bbox": st.one_of(*(st.lists(value, min_size=3, max_size=5) for value in (NEAR, NEAR, ODD))),
+    "segmentation": st.one_of(POLYGONS, st.fixed_dictionaries({"size": SIZES, "counts": st.sampled_from(COUNTS)})),
+    "counts": st.sampled_from(COUNTS),
+    "category_id": st.sampled_from([1, 3, 3.0, [3], 8]),
+    "file_name": st.sampled_from(NAMES),
+}
 
 
-def places(value: Any, path: Path_ = ()) -> Iterator[Path_]:
-    """The path of every value inside a JSON document."""
+def places(value: Any, place: Place = ()) -> Iterator[Place]:
+    """Where every value of a JSON document stands."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
-        yield (*path, key)
-        yield from places(inner, (*path, key))
+        yield (*place, key)
+        yield from places(inner, (*place, key))
 
 
-def mutate(draw: st.DrawFn, content: Any) -> Path_:
-    """Change one value somewhere; returns where."""
-    # Drawn by section and record first: an even choice among all values would mostly hit polygons.
-    every = list(places(content))
-    if not every:
-        return ()
-    path = draw(st.sampled_from(every))
-    if len(path) > 3 and draw(st.booleans()):
-        path = path[:3]
-    *outer, key = path
+def change(draw: st.DrawFn, content: Any) -> Place:
+    """Spoil one value, somewhere; returns where."""
+    by_key: dict[str | int, list[Place]] = {}  # drawn by key first: most places are numbers of polygons
+    for place in places(content):
+        by_key.setdefault(place[-1] if isinstance(place[-1], str) else 0, []).append(place)
+    place = draw(st.sampled_from(list(by_key.values())).flatmap(st.sampled_from))
+    *outer, key = place
     parent = content
     for step in outer:
         parent = parent[step]
-    action = draw(st.sampled_from(["replace", "replace", "replace", "drop", "rename", "repeat"]))
+    action = draw(st.sampled_from(["replace"] * 4 + ["drop", "rename", "repeat"]))
     if action == "drop":
         del parent[key]
     elif action == "rename" and isinstance(parent, dict):
         parent[f"{key}_"] = parent.pop(key)
     elif action == "repeat" and isinstance(parent, list):
-        parent.append(parent[int(key)])
+        parent.append(copy.deepcopy(parent[key]))
     else:
-        # A copy: what was drawn may be changed by the next mutation.
-        parent[key] = copy.deepcopy(draw(st.one_of(FITTING.get(str(key), ODD), ODD)))
-    return path
+        parent[key] = copy.deepcopy(draw(st.one_of(FITTING.get(str(key), ODD), FITTING.get(str(key), ODD), ODD)))
+    return place
 
 
-def with_bytes_changed(draw: st.DrawFn, text: bytes) -> bytes:
+def change_bytes(draw: st.DrawFn, text: bytes) -> bytes:
     """Now and then a fault that no JSON value can express."""
-    kind = draw(st.integers(0, 20))
+    depth = draw(st.integers(1, 3000))
+    text = text.replace(b'"deep"', b"[" * depth + b"]" * depth)
     at = draw(st.integers(0, len(text)))
-    if kind == 0:
-        return text[:at]
-    if kind == 1:
-        return b"\xef\xbb\xbf" + text
-    if kind == 2:
-        return text[:at] + draw(st.binary(min_size=1, max_size=3)) + text[at:]
-    if kind == 3:
-        return text.decode().encode("utf-16")
-    if kind == 4:
-        return text.replace(b'"id": ', b'"id": 3, "id": ', 1)
-    if kind == 5:
-        return text[:-1] + b', "annotations": []}'
-    return text
+    faults = [
+        text[:at],
+        text[:at] + draw(st.binary(min_size=1, max_size=3)) + text[at:],
+        b"\xef\xbb\xbf" + text,  # byte order mark
+        text.decode().encode("utf-16"),
+        text.replace(b'"id": ', b'"id": 3, "id": ', 1),
+        text[:-1] + b', "annotations": []}',
+    ]
+    return draw(st.sampled_from([text] * 100 + faults))
 
 
 @st.composite
-def annotation_files(draw: st.DrawFn, least: int = 0, most: int = 4, change_bytes: bool = True) -> tuple[bytes, list[Path_]]:
-    square = [[10, 10, 20, 10, 20, 20, 10, 20]]
+def annotation_files(draw: st.DrawFn, *numbers: int) -> File:
     content = json.loads(json.dumps(document()))  # no value in two places
-    content["annotations"].append(annotation(14, 9, 3, [5.5, 60, 30, 30.0], segmentation=square, area=600))
-    changed = [mutate(draw, content) for _ in range(draw(st.integers(least, most)))]
+    content["annotations"].append(annotation(14, 9, 3, [5.5, 60, 30, 30.0], segmentation=[[0, 0, 9, 0, 9, 9]]))
+    changed = [change(draw, content) for _ in range(draw(st.sampled_from(numbers)))]
     text = json.dumps(content).encode()
-    return with_bytes_changed(draw, text) if change_bytes else text, changed
+    return text if numbers == (1,) else change_bytes(draw, text), changed[0] if changed else ()
 
 
-def check_split(path: Path) -> str | None:
-    """Read everything training reads; returns the message where the file is refused."""
+@st.composite
+def files_of_boxes(draw: st.DrawFn) -> File:
+    boxes = draw(st.lists(st.lists(NEAR, min_size=4, max_size=4), max_size=12))
+    objects = [
+        annotation(i, 7 + i % 2 * 2, 1 + i % 4 // 2 * 2, box, iscrowd=i % 5 == 4, segmentation=[[0, 0, 9, 0, 9, 9]])
+        for i, box in enumerate(boxes, 1)
+    ]
+    return json.dumps(document(annotations=objects)).encode(), ()
+
+
+@st.composite
+def result_files(draw: st.DrawFn) -> bytes:
+    entry = {"image_id": 7, "category_id": 3, "bbox": [10.0, 10, 10, 10], "score": 0.9}
+    masks = [{"size": [60, 80], "counts": counts} for counts in (DIAGONAL, DIAGONAL, [1, 4799])]
+    content = [{**entry, "segmentation": mask} for mask in masks]
+    for _ in range(draw(st.integers(0, 3))):
+        change(draw, content)
+    return change_bytes(draw, json.dumps(content).encode())
+
+
+def refusal_of_split(path: Path, content: bytes, min_box_size: float = 1.0) -> str | None:
+    """Read all that training reads; the message where something of it is refused."""
+    path.write_bytes(content)
+    transform = ResizeAndFlip(short_sides=(45,), max_side=70, min_box_size=min_box_size)
+    message = None
     try:
         index = COCOIndex.open(path)
+        message = refusal_of_masks(index)
+        rows, counts = training_rows(index, transform)
     except InputError as error:
-        return str(error)
-    num_classes = len(index.categories)
-    assert (index.sizes > 0).all()
-    assert np.isfinite(index.objects.boxes_xywh).all()
-    assert np.isfinite(index.objects.areas).all()
-    assert (index.objects.annotation_ids > 0).all()
-    assert ((index.objects.labels >= 0) & (index.objects.labels < num_classes)).all()
-    refused = None
+        return message or str(error)
     for row in range(len(index)):
-        name = PurePath(index.file_name(row))
-        assert not name.is_absolute()
-        assert ".." not in name.parts
+        assert Path("/split").joinpath(index.file_name(row)).resolve().is_relative_to("/split")
+    assert ((index.objects.labels >= 0) & (index.objects.labels < len(index.categories))).all()
+    if index.sizes.max() < 5000:  # else no such image could be read
+        dropped = sum(counts.values()) - counts["images_without_objects"]
+        kept = count_targets(index, transform, rows)
+        assert dropped + kept + index.objects.is_crowd.sum() == len(index.object_rows)
+    return message
+
+
+def refusal_of_masks(index: COCOIndex) -> str | None:
+    for row, (height, width) in enumerate(index.sizes.tolist()):
         try:
-            segmentations = index.segmentations_of(row)
+            masks = index.segmentations_of(row)
         except InputError as error:
-            refused = str(error)
-            assert any(f"annotation {i} " in refused for i in index.objects_of(row).annotation_ids)
-        else:
-            height, width = index.sizes[row].tolist()
-            for segmentation in segmentations if height * width < 10**6 else []:
-                rles = mask_api.frPyObjects(segmentation, height, width) if has_parts(segmentation) else segmentation
-                assert mask_api.decode(rles).shape[:2] == (height, width)
-    try:
-        rows, counts = training_rows(index, TRANSFORM)
-    except InputError as error:
-        return str(error)
-    dropped = sum(count for reason, count in counts.items() if reason != "images_without_objects")
-    if index.sizes.max() > 5000:  # no such image could be read
-        return refused
-    kept = check_targets(index, rows)
-    assert dropped + kept + int(index.objects.is_crowd.sum()) == len(index.object_rows)
-    return refused
+            return str(error)
+        for mask in masks if height * width < 10**6 else []:
+            parts = isinstance(mask, list) or isinstance(mask["counts"], list)
+            rle = mask_api.frPyObjects(mask, height, width) if parts else mask
+            assert mask_api.decode(rle).shape[:2] == (height, width)
+    return None
 
 
-def has_parts(segmentation: Any) -> bool:
-    return isinstance(segmentation, list) or isinstance(segmentation["counts"], list)
-
-
-def check_targets(index: COCOIndex, rows: np.ndarray) -> int:
-    """Number of training targets, all of them usable, over the images of ``rows``."""
-    kept = 0
-    dataset = COCODataset(index, Path("nowhere"), TRANSFORM, rows, training=True)
-    for place, row in enumerate(rows.tolist()):
-        with pytest.MonkeyPatch.context() as patch:
-            # The pixels do not matter here; as large as declared, which the reader of images makes sure of.
-            patch.setattr("fpn_lightning.data.dataset.read_image", blank_image)
-            sample = dataset[place, 0]
-        height, width = sample.geometry.size
-        targets = sample.targets
-        boxes = targets.boxes.numpy()
-        assert np.isfinite(boxes).all()
-        assert (boxes >= 0).all()
-        assert (boxes <= [width, height, width, height]).all()
-        assert (boxes[:, 2:] - boxes[:, :2] >= TRANSFORM.min_box_size - 1e-3).all()
-        assert (targets.labels == targets.labels_orig[targets.indices]).all()
-        assert not targets.is_crowd[targets.indices].any()
-        assert targets.annotation_ids.tolist() == index.objects_of(row).annotation_ids.tolist()
-        kept += len(boxes)
-    return kept
-
-
-def blank_image(path: Path, *, size: tuple[int, int], image_id: int) -> np.ndarray:
-    return np.zeros((*size, 3), dtype=np.uint8)
+def count_targets(index: COCOIndex, transform: ResizeAndFlip, rows: np.ndarray) -> int:
+    """Number of objects trained on, each of them usable and the one its row says."""
+    count = 0
+    for training in (False, True):
+        dataset = COCODataset(index, Path("nowhere"), transform, rows, training)
+        for place in range(len(rows)):
+            with pytest.MonkeyPatch.context() as patch:
+                blank = lambda path, size, image_id: np.zeros((*size, 3), dtype=np.uint8)  # noqa: E731
+                patch.setattr("fpn_lightning.data.dataset.read_image", blank)
+                sample = dataset[place, 0]
+            targets, (height, width) = sample.targets, sample.geometry.size
+            boxes = targets.boxes.numpy()
+            assert ((boxes >= 0) & (boxes <= [width, height, width, height])).all()  # also False for NaN
+            assert (boxes[:, 2:] - boxes[:, :2] >= max(transform.min_box_size - 1e-3, 1e-9)).all()
+            assert (targets.labels == targets.labels_orig[targets.indices]).all()
+            assert not targets.is_crowd[targets.indices].any()
+            own = targets.boxes_xywh_orig[targets.indices].numpy()
+            own = sample.geometry.map_boxes(np.concatenate((own[:, :2], own[:, :2] + own[:, 2:]), axis=1))
+            np.testing.assert_allclose(boxes, np.clip(own, 0, [width, height, width, height]), atol=1e-3)
+            count += len(boxes) * training
+    return count
 
 
 @pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@pytest.mark.parametrize("name", NAMES[:7])
+def test_no_image_is_read_from_outside_the_folder(folder: Path, name: str) -> None:
+    content = document(images=[{"id": 7, "file_name": name, "height": 60, "width": 80}])
+    message = refusal_of_split(folder / "names.json", json.dumps(content).encode())
+    assert "names.json: image 7: 'file_name' is" in str(message)
+
+
+def test_compressed_counts_are_read_as_pycocotools_writes_them() -> None:
+    random = np.random.default_rng(0)
+    masks = [random.random(random.integers(1, 300, 2)) < 10 ** -random.uniform(0, 6) for _ in range(200)]
+    texts = [mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"].decode() for mask in masks]
+    assert covered_pixels(texts).tolist() == [mask.size for mask in masks]
+    assert covered_pixels([texts[0], "0O0", "3", texts[1]]).tolist() == [masks[0].size, -1, 3, masks[1].size]
 
 
 def fuzzed(check: Callable[..., None], few: int, many: int, **strategies: Any) -> tuple[Any, Any]:
     """The same property as a quick test and as a slow one."""
-    quiet = {"deadline": None, "suppress_health_check": list(HealthCheck)}
-    quick = settings(max_examples=few, **quiet)(given(**strategies)(check))
-    slow = settings(max_examples=many, **quiet)(given(**strategies)(check))
+    quick, slow = (settings(max_examples=n, deadline=None)(given(**strategies)(check)) for n in (few, many))
     return quick, pytest.mark.slow(slow)
 
 
-def data_is_clean_or_refused(folder: Path, file: tuple[bytes, list[Path_]]) -> None:
-    path = folder / "instances.json"
-    path.write_bytes(file[0])
-    message = check_split(path)
-    assert message is None or str(path) in message
+def data_is_clean_or_refused(folder: Path, file: File) -> None:
+    message = refusal_of_split(folder / "instances.json", file[0])
+    assert message is None or "instances.json" in message
 
 
-def one_fault_is_named_by_id(folder: Path, file: tuple[bytes, list[Path_]]) -> None:
-    path = folder / "instances.json"
-    path.write_bytes(file[0])
-    message = check_split(path)
-    (place,) = file[1]
-    if message is None or len(place) < 3 or place[2] == "id":
-        return
-    ids = {"images": (9, 7), "annotations": (12, 11, 13, 14)}.get(place[0])
-    if ids is not None and "not one object" not in message:
-        assert f"{place[0][:-1]} {ids[place[1]]}" in message
+def one_fault_is_named_by_id(folder: Path, file: File) -> None:
+    path, (content, place) = folder / "instances.json", file
+    ids = {"images": (9, 7), "annotations": (12, 11, 13, 14)}.get(str(place[0]))
+    if (message := refusal_of_split(path, content)) and ids and len(place) > 2 and place[2] != "id":
+        assert f"{path}: {place[0][:-1]} {ids[place[1]]}" in message or f"(image {ids[place[1]]})" in message
 
 
-def evaluation_is_clean_or_refused(folder: Path, file: tuple[bytes, list[Path_]], results: bytes) -> None:
+def boxes_are_usable(folder: Path, file: File, least: float) -> None:
+    message = refusal_of_split(folder / "instances.json", file[0], least)
+    assert message is None or "not one object" in message
+
+
+def clean_scores(folder: Path, file: File, results: bytes) -> None:
     paths = folder / "scored.json", folder / "results.json"
     for path, content in zip(paths, (file[0], results), strict=True):
         path.write_bytes(content)
     for metric in ("proposals", "bbox", "segm"):
+        at_fault = paths[0]
         try:
             annotations = read_annotations(paths[0], with_masks=metric == "segm")
-        except InputError as error:
-            assert str(paths[0]) in str(error)
-            continue
-        try:
+            at_fault = paths[1]
             if metric == "proposals":
                 proposals = read_proposals(paths[1], {image["id"] for image in annotations["images"]})
                 values = score_proposals(annotations, proposals, (10, 100), (32**2, 96**2))
             else:
                 values = average_precision(annotations, read_results(paths[1], annotations, metric), metric)
         except InputError as error:
-            assert str(paths[1]) in str(error)
-            continue
-        assert all(value is None or 0 <= value <= 1 for value in values.values())
+            message = str(error)
+        else:
+            message = str(at_fault)
+            assert all(value is None or 0 <= value <= 1 for value in values.values())
+        assert str(at_fault) in message
 
 
-@st.composite
-def result_files(draw: st.DrawFn) -> bytes:
-    rle = {"size": [60, 80], "counts": COUNTS[-1]}
-    content = [
-        {"image_id": 7, "category_id": 3, "bbox": [10.0, 10, 10, 10], "score": 0.9, "segmentation": rle},
-        {"image_id": 7, "category_id": 1, "bbox": [0, 0, 30, 29.5], "score": 0.8, "segmentation": dict(rle)},
-        {"image_id": 7, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.8, "segmentation": rle | {"counts": [1, 4799]}},
-    ]
-    for _ in range(draw(st.integers(0, 3))):
-        mutate(draw, content)
-    return with_bytes_changed(draw, json.dumps(content).encode())
-
-
-test_data, test_data_many = fuzzed(data_is_clean_or_refused, 60, 2000, file=annotation_files())
-test_one_fault, test_one_fault_many = fuzzed(
-    one_fault_is_named_by_id, 60, 1500, file=annotation_files(1, 1, change_bytes=False)
-)
-test_evaluation, test_evaluation_many = fuzzed(
-    evaluation_is_clean_or_refused, 60, 1500, file=annotation_files(0, 1), results=result_files()
-)
+test_data, test_data_slow = fuzzed(data_is_clean_or_refused, 250, 2000, file=annotation_files(0, 1, 1, 1, 2, 3, 4))
+test_one_fault, test_one_fault_slow = fuzzed(one_fault_is_named_by_id, 150, 1000, file=annotation_files(1))
+test_boxes, test_boxes_slow = fuzzed(boxes_are_usable, 60, 1000, file=files_of_boxes(), least=st.floats(0, 8))
+test_scores, test_scores_slow = fuzzed(clean_scores, 250, 1500, file=annotation_files(0, 1), results=result_files())

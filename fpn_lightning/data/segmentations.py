@@ -1,0 +1,65 @@
+"""What is wrong with a mask, before pycocotools sees it: its C code hangs, crashes or misreads what is malformed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+COMPRESSED_COUNTS = re.compile(r"(?:[P-o]{0,6}+[0-O]+)++")
+MAX_COORDINATE = 1e5  # px; the mask API takes memory in proportion to a polygon's length
+
+
+def segmentation_fault(segmentation: Any, height: int, width: int) -> str | None:
+    """What keeps polygons or RLE, as JSON holds them, from being a mask of an image of this size; None: nothing.
+
+    pycocotools checks little of this: wrong counts make it run for ever or give a mask of something else.
+    """
+    if height * width >= 2**31:
+        return f"an image of {height} x {width} is too large for a mask"
+    if type(segmentation) is dict:
+        size = segmentation.get("size")
+        if type(size) is not list or size != [height, width] or {*map(type, size)} != {int}:
+            return f"its size is not the image's, [{height}, {width}]"
+        fault = counts_fault(segmentation.get("counts"), height * width)
+        return fault and f"its counts are wrong: {fault}"
+    if type(segmentation) is not list or not segmentation:
+        return "it holds neither polygons nor RLE"
+    for polygon in segmentation:
+        if type(polygon) is not list or len(polygon) < 6 or len(polygon) % 2:
+            return "a polygon is not a list x, y, x, y, ... of at least 3 points"
+        if not all(type(x) in (float, int) and -MAX_COORDINATE <= x <= MAX_COORDINATE for x in polygon):
+            return "a polygon holds something else than finite numbers of pixels"
+    return None
+
+
+def counts_fault(counts: Any, num_pixels: int) -> str | None:
+    """What keeps the counts of an RLE from covering an image of so many pixels; None: nothing."""
+    if type(counts) is list and all(type(count) is int and 0 <= count < 2**32 for count in counts):
+        covered = sum(counts)
+    elif type(counts) is str and COMPRESSED_COUNTS.fullmatch(counts):
+        covered = int(covered_pixels([counts])[0])
+    else:
+        return "they are neither COCO's compressed text nor a list of integers"
+    return None if covered == num_pixels else "they do not add up to height x width"
+
+
+def covered_pixels(counts: Sequence[str]) -> NDArray[np.int64]:
+    """Sums, int64, of the run lengths in texts that match ``COMPRESSED_COUNTS``; -1 where a length is negative."""
+    codes = np.frombuffer("".join(counts).encode(), dtype=np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero(codes < 32)
+    first = np.append(0, last[:-1] + 1)
+    place = np.arange(len(codes)) - np.repeat(first, last - first + 1)
+    runs = np.add.reduceat((codes & 31) << 5 * place, first)
+    runs -= ((codes[last] & 16) >> 4) << 5 * (place[last] + 1)  # two's complement
+    starts = np.searchsorted(last, np.cumsum([0, *map(len, counts[:-1])]))
+    start = np.repeat(starts, np.diff(starts, append=len(runs)))
+    # From the fourth on a number is the difference to the last but one, so odd and even ones add up separately.
+    row = np.arange(len(runs)) - start
+    for chain in (row % 2 == 1, (row % 2 == 0) & (row > 0)):
+        total = np.cumsum(runs * chain)
+        runs[chain] = (total - total[start])[chain]
+    return np.where(np.minimum.reduceat(runs, starts) >= 0, np.add.reduceat(runs, starts), -1)
