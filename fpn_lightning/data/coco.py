@@ -176,6 +176,8 @@ def split_paths(root: str | Path, split: str) -> tuple[Path, Path]:
     """
     root = Path(root)
     command = f"python -m fpn_lightning.data.{'synthetic' if 'synthetic' in root.name else 'download'} --root {root}"
+    if root.name == "synthetic-mini":  # what the preset mini reads
+        command += " --train 5000 --val 500 --split tune=500"
     annotations = root / "annotations" / f"instances_{split}.json"
     if not annotations.is_file() and (listed := annotations.with_name(f"image_info_{split}.json")).is_file():
         annotations = listed

@@ -116,6 +116,8 @@ class COCODataModule(pl.LightningDataModule):
         for key in ("num_classes", "total_batch_size", "batch_size_per_device", "eval_batch_size"):
             if getattr(self, key) < 1:
                 raise InputError(f"data.{key} is {getattr(self, key)}; it has to be at least 1")
+        if num_workers < 0:
+            raise InputError(f"data.num_workers is {num_workers}; it has to be at least 0 (0: no extra processes)")
 
     def prepare_data(self) -> None:
         """Index the annotations, in one process per machine, so that the others only map the result."""

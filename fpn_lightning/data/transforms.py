@@ -104,16 +104,17 @@ class ResizeAndFlip:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        rules = {
-            "short_side": bool(self.short_sides) and min(self.short_sides) >= 1,
-            "max_side": self.max_side >= 1,
-            "size_rounding": self.rounding in ("nearest", "floor"),
-            "flip_probability": 0 <= self.flip_probability <= 1,
-            "min_box_size": self.min_box_size >= 0,
-            "seed": self.seed >= 0,
-        }
-        if wrong := [key for key, right in rules.items() if not right]:
-            raise InputError(f"data.{wrong[0]} is out of range; see fpn_lightning.data.transforms.ResizeAndFlip")
+        rules: list[tuple[str, object, bool, str]] = [
+            ("short_side", list(self.short_sides), min(self.short_sides, default=0) >= 1, "at least 1 px"),
+            ("max_side", self.max_side, self.max_side >= 1, "at least 1 px"),
+            ("size_rounding", self.rounding, self.rounding in ("nearest", "floor"), "nearest or floor"),
+            ("flip_probability", self.flip_probability, 0 <= self.flip_probability <= 1, "from 0 to 1"),
+            ("min_box_size", self.min_box_size, self.min_box_size >= 0, "at least 0 px"),
+            ("seed", self.seed, self.seed >= 0, "at least 0"),
+        ]
+        for key, value, right, wanted in rules:
+            if not right:
+                raise InputError(f"data.{key} is {value}; it has to be {wanted}")
 
     def evaluation_geometry(self, size_orig: Size) -> Geometry:
         """Resizing to the last of ``short_sides``, no flip."""

@@ -109,6 +109,8 @@ def test_a_run_needs_a_name(cli, capsys):
         (("--data.root", "nowhere"), "nowhere"),
         (("--experiment.preset", "my preset"), "experiment.preset"),
         (("--seed_everything", "-1"), "seed_everything"),
+        (("--data.num_workers", "-1"), "data.num_workers is -1"),
+        (("--data.short_side", "0"), "data.short_side is [0]; it has to be at least 1 px"),
         (("--ckpt_path", "elsewhere.ckpt"), "fit continues its own run"),
         (("--trainer.accumulate_grad_batches", "3"), "trainer.accumulate_grad_batches"),
         (("--trainer.accelerator", "gpu"), "gpu"),
