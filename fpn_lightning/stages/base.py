@@ -133,10 +133,12 @@ class BaseStage(LightningModule):
 
     def _log_step(self, steps: list[dict[str, Tensor]]) -> None:
         """Log the means over the batches of an optimiser step, of all processes where they are written down."""
-        every = getattr(self.trainer, "log_every_n_steps", 50)
-        means = {f"train/{name}": torch.stack([step[name] for step in steps]).mean() for name in steps[0]}
-        self.log_dict(means, sync_dist=(self.global_step + 1) % every == 0)
-        self.log("loss", means["train/loss"], prog_bar=True, logger=False)
+        means = torch.stack([torch.stack(list(step.values())) for step in steps]).mean(dim=0)
+        if (self.global_step + 1) % getattr(self.trainer, "log_every_n_steps", 50) == 0:
+            means = self.trainer.strategy.reduce(means, reduce_op="mean")
+        named = dict(zip(steps[0], means, strict=True))
+        self.log_dict({f"train/{name}": value for name, value in named.items()})
+        self.log("loss", named["loss"], prog_bar=True, logger=False)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Stop the run, on all processes together, before a loss or gradient that is not finite spoils the weights.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tests.runs import read_metrics, run_python, weights
+from tests.runs import read_log, read_metrics, run_python, weights
 
 
 def test_two_processes_equal_one(arguments, run, tmp_path):
@@ -18,6 +18,8 @@ def test_two_processes_equal_one(arguments, run, tmp_path):
     other = tmp_path / "two" / run.relative_to(tmp_path / "runs")
     for name, value in weights(run).items():
         assert torch.equal(value, weights(other)[name]), name
+    # What is logged is of all processes, not of the first.
+    assert read_log(other, "train/loss") == read_log(run, "train/loss")
     # 5 images: one process evaluates 3, the other 2.
     one = read_metrics(run / "metrics.json")
     assert one["AR1k"] > 0
