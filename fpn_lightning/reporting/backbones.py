@@ -22,10 +22,10 @@ KEYS = ("AR10", "AR30", "AR100", "AR100_s", "AR100_m", "AR100_l")
 
 
 _MINI_NOTE = (
-    "Learning rate 0.006 for both designs: of 0.002 and 0.006, tried for 300 steps with seed 100 on a split of its own, "
-    "0.006 was better for C4 on all three trunks and for FPN on the narrow ResNet; FPN on the other two was not tried "
-    "with 0.002. Times were taken on a machine with other work on it; C4 needs longer per image because it keeps 12,000 "
-    "anchors for NMS, not 1000 a level."
+    "Learning rate 0.006 for both designs: of 0.002 and 0.006, tried for 300 steps with seed 100 on a split of its "
+    "own, 0.006 was better for C4 on all three trunks and for FPN on the narrow ResNet; FPN on the other two was not "
+    "tried with 0.002. Times were taken on a machine with other work on it; C4 needs longer per image because it keeps "
+    "12,000 anchors for NMS, not 1000 a level."
 )
 
 
