@@ -8,13 +8,14 @@ import multiprocessing
 import os
 import platform
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from fpn_lightning.checkout import git_commit
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 REPORT = REPOSITORY / "reports" / "benchmarks.md"
@@ -85,17 +86,6 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
-def commit() -> str:
-    """Abbreviated commit of this checkout, with ``-dirty`` where files differ from it."""
-    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--exclude=*"]
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    try:
-        answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return answer.stdout.strip()
-
-
 def append_line(work: str, peer: str, ratio: float, memory: str, path: Path = REPORT) -> str:
     """Append one comparison to the report, which is started with a header if there is none; returns the line.
 
@@ -107,7 +97,7 @@ def append_line(work: str, peer: str, ratio: float, memory: str, path: Path = RE
         path: the report.
     """
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    line = f"{work} | {peer}: {ratio:.1f} x | {memory} | {machine()} | {date} | {commit()}"
+    line = f"{work} | {peer}: {ratio:.1f} x | {memory} | {machine()} | {date} | {git_commit()}"
     path.parent.mkdir(parents=True, exist_ok=True)
     # One write, so that two benchmarks ending together do not mix their lines.
     with path.open("a", encoding="utf-8") as file:

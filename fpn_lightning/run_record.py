@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
+from fpn_lightning.checkout import git_commit
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.reporting.records import FINISHED, Data, Eval, Experiment, Record, Train
 from fpn_lightning.stages.base import BaseStage
@@ -30,21 +30,6 @@ def hardware(device: torch.device, num_devices: int) -> str:
     if device.type == "cuda":
         return f"{num_devices} × {torch.cuda.get_device_name(device)}"
     return f"CPU, {num_devices} × {torch.get_num_threads()} threads, {platform.processor() or platform.machine()}"
-
-
-def git_commit() -> str:
-    """Commit of the checkout, ``+changes`` where code or configs differ from it; ``unknown`` outside a checkout."""
-    folder = Path(__file__).resolve().parent.parent
-
-    def git(*args: str) -> str:
-        return subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        commit = git("rev-parse", "--short=12", "HEAD")
-        changed = git("status", "--porcelain", "--", "train.py", "fpn_lightning", "configs", "requirements.lock")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return f"{commit}+changes" if changed else commit
 
 
 def config_sha256(resolved: dict[str, Any]) -> str:
