@@ -46,6 +46,7 @@ class BaseStage(LightningModule):
         self.init_from = init_from
         self.seed = seed
         self.resumes = False
+        self._initialized = False
         self.evaluation: dict[str, float | None] = {}
         self.evaluated_images = 0
         self._step_image_ids: list[Tensor] = []
@@ -70,8 +71,10 @@ class BaseStage(LightningModule):
         Raises:
             InputError: if weights do not fit, or if the trainer was told to accumulate otherwise.
         """
-        if self.init_from is not None and not self.resumes:
+        # Once only: the validation that ends `fit` comes here again, with a model that has been trained.
+        if self.init_from is not None and not self.resumes and not self._initialized:
             load_weights(self, self.init_from)
+            self._initialized = True
         if stage != "fit":
             return
         self.backbone.check_declared(64, 96)

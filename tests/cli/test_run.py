@@ -206,3 +206,18 @@ def test_a_broken_checkpoint_is_named(cli, arguments, run, capsys):
         cli("validate", *arguments, "--ckpt_path", "last")
     assert stop.value.code == 2
     assert "last.ckpt is not a whole checkpoint" in capsys.readouterr().err
+
+
+def test_the_record_is_of_the_trained_weights_not_of_those_it_started_from(cli, arguments, run, tmp_path):
+    cli("fit", *arguments)
+    start = weights(run)
+    again = tmp_path / "again" / run.relative_to(tmp_path / "runs")
+    checkpoint = str(run / "checkpoints" / "last.ckpt")
+    options = [*arguments, "--experiment.root", str(tmp_path / "again")]
+    result = cli("fit", *options, "--model.init_from", checkpoint)
+    trained = weights(again)
+    assert not torch.equal(trained["rpn.heads.0.conv.weight"], start["rpn.heads.0.conv.weight"])
+    for name, value in result.model.state_dict().items():
+        assert torch.equal(value, trained[name]), name
+    cli("validate", *options, "--ckpt_path", "last")
+    assert read_metrics(again / "validate" / "metrics.json") == read_metrics(again / "metrics.json")
