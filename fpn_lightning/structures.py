@@ -128,13 +128,15 @@ class Proposals(_TensorStruct):
 
 @dataclass
 class Batch(_TensorStruct):
-    """What the data module yields: images and, image by image, their ground truth.
+    """What the data module yields: images and, image by image, their ground truth and their proposals.
 
-    ``targets`` is empty for splits without annotations and for folders of images.
+    ``targets`` is empty for splits without annotations and for folders of images, ``proposals`` where the data module
+    was given no store of them. Proposals are fixed ones, read from a store and moved with the image.
     """
 
     images: ImageBatch
     targets: list[Targets]
+    proposals: list[Proposals] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -3,7 +3,7 @@
 import torch
 
 from fpn_lightning.data.transforms import Geometry
-from fpn_lightning.structures import Batch, boxes_to_original, xyxy_to_xywh
+from fpn_lightning.structures import Batch, Proposals, boxes_to_original, xyxy_to_xywh
 from tests.models.builders import image_batch, targets
 
 
@@ -39,10 +39,13 @@ def test_xywh():
 
 
 def test_structures_move_whole():
-    batch = Batch(image_batch([(32, 32)]), [targets([[1, 2, 3, 4]])])
+    proposals = Proposals(torch.zeros(2, 4), torch.zeros(2), torch.zeros(2, dtype=torch.int64))
+    assert Batch(image_batch([(32, 32)]), []).proposals == []
+    batch = Batch(image_batch([(32, 32)]), [targets([[1, 2, 3, 4]])], [proposals])
     moved = batch.to("meta")
     assert moved.images.pixels.device.type == "meta"
     assert moved.targets[0].boxes.device.type == "meta"
+    assert moved.proposals[0].objectness.device.type == "meta"
     assert moved.targets[0].areas_orig.device.type == "cpu"  # float64, and evaluated there
     assert batch.images.pixels.device.type == "cpu"
     assert len(moved) == 1
