@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -14,8 +14,12 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.reporting import backbones
 from fpn_lightning.reporting.collection import collect, collect_wandb, find_unfinished, load_all, presets
 from fpn_lightning.reporting.paper import paper_tables
+from fpn_lightning.reporting.records import Record
 from fpn_lightning.reporting.tables import summaries, write
 from fpn_lightning.reporting.terminal import show
+
+PAGES: tuple[Callable[[str, list[Record], Path], Path | None], ...] = (backbones.write,)
+"""Pages besides the paper's tables; each is given a preset, its records and ``reports/<preset>``."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,9 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise InputError(f"--preset {preset}: no records in {records_root}; presets that have some: {there}")
             records = load_all(records_root, preset)
             found = summaries(preset, paper_tables(), records)
-            if page := backbones.write(preset, records, arguments.reports / preset):
+            pages = [write_page(preset, records, arguments.reports / preset) for write_page in PAGES]
+            for page in filter(None, pages):
                 console.print(Text(f"written: {page}"))
-            elif not found:
+            if not found and not any(pages):
                 console.print(Text(f"preset {preset}: its records belong to none of Tables 1-6", style="yellow"))
             for summary in found:
                 paths = write(summary, arguments.reports / preset)
