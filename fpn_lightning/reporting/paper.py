@@ -34,6 +34,7 @@ class Setting:
         eval_images: number of images in that split.
         steps: optimiser steps of the last training stage.
         total_batch: images per optimiser step.
+        lr: learning rate at that batch, before its first drop.
         trunk: torchvision's name of the bottom-up network.
     """
 
@@ -43,6 +44,7 @@ class Setting:
     eval_images: int
     steps: int
     total_batch: int
+    lr: float
     trunk: str
 
 

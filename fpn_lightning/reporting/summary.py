@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fpn_lightning.reporting.keys import size_keys
+from fpn_lightning.reporting.pairs import Difference, difference
 from fpn_lightning.reporting.paper import Column, Row, Table
 from fpn_lightning.reporting.records import Metrics, Record
 
@@ -81,6 +84,21 @@ class TableSummary:
         return [record for row in self.rows for record in row.records]
 
     @property
+    def columns(self) -> list[Column]:
+        """Every column shown, those without numbers of the paper first."""
+        return [*self.extra, *self.table.columns]
+
+    @property
+    def main(self) -> Column:
+        """The column that stands for the table where only one is shown: the first that is parted by object size."""
+        return next((column for column in self.table.columns if size_keys(column.key)), self.table.columns[0])
+
+    @property
+    def run(self) -> list[RowSummary]:
+        """The rows that have records."""
+        return [row for row in self.rows if row.records]
+
+    @property
     def reference(self) -> RowSummary | None:
         """The row gaps are taken to."""
         return next((row for row in self.rows if row.id == self.table.reference), None)
@@ -94,6 +112,11 @@ class TableSummary:
         """Our mean less our mean of the reference row, in points."""
         reference = self.reference
         return None if reference is None else _minus(_mean(row.ours(key)), _mean(reference.ours(key)))
+
+    def paired_gap(self, row: RowSummary, key: str) -> Difference:
+        """Our row less our reference row, seed by seed, in points."""
+        reference = self.reference
+        return difference(row.records, reference.records if reference else [], key)
 
     def difference(self, row: RowSummary, key: str) -> float | None:
         """Our mean less the paper's number, in points; ``None`` unless data, schedule and trunk match."""
@@ -125,6 +148,7 @@ def _mismatches(record: Record, table: Table, row: Row) -> list[str]:
     """Why a record cannot be compared with the paper's numbers in absolute terms."""
     setting, data, train = table.setting, record.data, record.train
     images_seen, expected = train.steps * train.total_batch, table.steps(row) * setting.total_batch
+    lr = setting.lr * train.total_batch / setting.total_batch  # the linear rule: as many images for as large a step
     checks = [
         (
             record.experiment.preset in FULL_SCALE_PRESETS,
@@ -137,6 +161,11 @@ def _mismatches(record: Record, table: Table, row: Row) -> list[str]:
             f"evaluated on {data.num_images} images, not {setting.eval_images}",
         ),
         (images_seen == expected, f"trained on {images_seen} images (steps x batch), not {expected}"),
+        (train.lr is not None, "the record does not hold the learning rate"),
+        (
+            train.lr is None or math.isclose(train.lr, lr, rel_tol=1e-6),
+            f"the learning rate is {train.lr}, not {lr:g} for {train.total_batch} images a step",
+        ),
         (record.trunk in ("", table.trunk(row)), f"trunk is {record.trunk}, not {table.trunk(row)}"),
     ]
     return [reason for holds, reason in checks if not holds]

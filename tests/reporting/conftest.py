@@ -44,7 +44,7 @@ def make_full_scale_record() -> Callable[..., Record]:
 
     def make(cell: str, steps: int, trunk: str = "resnet50", **changes: Any) -> Record:
         data = Data(name="coco", split="val2017", fingerprint="c0c0", num_images=5000)
-        defaults: dict[str, Any] = {"data": data, "train": Train(steps=steps, total_batch=16), "trunk": trunk}
+        defaults: dict[str, Any] = {"data": data, "train": Train(steps=steps, total_batch=16, lr=0.02), "trunk": trunk}
         return _make_record(cell, preset="8gpu", **(defaults | changes))
 
     return make

@@ -149,13 +149,19 @@ def test_difference_only_where_data_schedule_and_trunk_match(make_full_scale_rec
         "Data: coco,", "Data: COCO 2017 Dataset,"
     )
     # One device, an eighth of the batch, eight times the steps: the same schedule.
-    longer = replace(good, train=Train(steps=320000, total_batch=2))
+    longer = replace(good, train=Train(steps=320000, total_batch=2, lr=0.0025))
     assert _cells(markdown(summarise("table1", "8gpu", tables, [longer])), "Difference to the paper")
     wrong = {
         "data is synthetic, not coco": replace(good, data=replace(good.data, name="synthetic")),
         "split is train2017": replace(good, data=replace(good.data, split="train2017")),
         "evaluated on 66 images, not 5000": replace(good, data=replace(good.data, num_images=66)),
-        "trained on 160000 images (steps x batch), not 640000": replace(good, train=Train(steps=10000, total_batch=16)),
+        "trained on 160000 images (steps x batch), not 640000": replace(
+            good, train=Train(steps=10000, total_batch=16, lr=0.02)
+        ),
+        "the record does not hold the learning rate": replace(good, train=Train(steps=40000, total_batch=16)),
+        "the learning rate is 0.02, not 0.0025 for 2 images a step": replace(
+            good, train=Train(steps=320000, total_batch=2, lr=0.02)
+        ),
         "trunk is resnet101, not resnet50": replace(good, trunk="resnet101"),
     }
     for reason, record in wrong.items():
