@@ -1,0 +1,138 @@
+"""Pooling regions from the level of the pyramid that fits their size (FPN §4.2, Eq. 1).
+
+Shape shorthand: N images, d channels of every map, R regions (RoIs) of the whole batch, S output side of pooling.
+
+RoI pooling (Fast R-CNN §2.1) is the paper's; RoIAlign (Mask R-CNN §3), which every later implementation uses, is an
+option (DEVIATIONS.md "RoI operation").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align, roi_pool
+
+from fpn_lightning.errors import InputError
+from fpn_lightning.models.pyramids import level_of
+
+# Eq. 1 jumps where a size is exactly a power of two times the canonical one. float32 corners (1333 px and less) make
+# a size wrong by up to 1.5e-6 octaves; a box of 224 px must not land on another level by where it lies. At 224 px this
+# shifts the boundary by 0.0016 px.
+LEVEL_TOLERANCE = 1e-5
+
+PoolingOp = Literal["pool", "align"]
+
+
+def assign_boxes_to_levels(
+    boxes: Tensor, min_level: int, max_level: int, canonical_size: float = 224, canonical_level: int = 4
+) -> Tensor:
+    """The level each region is pooled from: ``k = floor(k0 + log2(sqrt(w h) / 224))`` (FPN Eq. 1).
+
+    Args:
+        boxes: ``(R, 4)`` xyxy, network-input pixels. A box without area goes to ``min_level``.
+        min_level: finest level there is; smaller boxes go there too.
+        max_level: coarsest level there is; larger boxes go there too.
+        canonical_size: size √(wh), px, of a box that belongs to ``canonical_level`` (224: ImageNet's crops).
+        canonical_level: k0; 4, since the single-map baseline pools from C4.
+
+    Returns:
+        int64 ``(R,)`` in ``[min_level, max_level]``.
+    """
+    corners = boxes.double() if boxes.device.type != "mps" else boxes  # MPS has no float64
+    sizes = (corners[:, 2:] - corners[:, :2]).clamp(min=0).prod(dim=1).sqrt()
+    octaves = torch.log2(sizes / canonical_size) + canonical_level + LEVEL_TOLERANCE  # -inf for a box without area
+    return octaves.clamp(min_level, max_level).floor().long()
+
+
+class RoIPooler(nn.Module):
+    """Pools every region to S x S cells from the one map that fits its size; on a single map, from that map.
+
+    The strides are those the pyramid declares, never inferred from the sizes of maps: with odd image sizes that
+    guess would be wrong, and remembered.
+
+    Args:
+        strides: stride of each map of the pyramid, finest first, ``{"p2": 4, ...}``.
+        resolution: S.
+        op: ``pool`` (max over quantised bins) or ``align`` (bilinear samples).
+        canonical_size: see :func:`assign_boxes_to_levels`.
+        canonical_level: see :func:`assign_boxes_to_levels`.
+        max_level: maps above it are not used; 5, since p6 is for the RPN only (FPN §4.1).
+        sampling_ratio: ``align`` only: samples per bin and axis; 0 takes as many as a bin has cells (detectron2).
+        aligned: ``align`` only: pixel centres at 0.5 (detectron2) instead of 0 (Detectron, torchvision).
+
+    Attributes:
+        names: the maps that are used, finest first.
+        resolution: S.
+
+    Raises:
+        InputError: if the pyramid has no map to pool from, or a gap between its levels.
+    """
+
+    def __init__(
+        self,
+        strides: dict[str, int],
+        resolution: int = 7,
+        op: PoolingOp = "pool",
+        canonical_size: float = 224,
+        canonical_level: int = 4,
+        max_level: int = 5,
+        sampling_ratio: int = 0,
+        aligned: bool = True,
+    ) -> None:
+        super().__init__()
+        self.names = [name for name in strides if level_of(name) <= max_level]
+        levels = [level_of(name) for name in self.names]
+        if not levels or levels != list(range(levels[0], levels[0] + len(levels))):
+            raise InputError(
+                f"pyramid: regions are pooled from consecutive levels up to p{max_level}; its maps are {list(strides)}."
+            )
+        if canonical_size <= 0:
+            raise InputError(f"model.canonical_size is {canonical_size}; it has to be a positive number of px.")
+        self.min_level, self.max_level = levels[0], levels[-1]
+        self.strides = [strides[name] for name in self.names]
+        self.resolution = resolution
+        self.op = op
+        self.canonical_size = canonical_size
+        self.canonical_level = canonical_level
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+
+    def levels_of(self, boxes: Tensor) -> Tensor:
+        """The level k each of ``(R, 4)`` boxes is pooled from, int64 ``(R,)``."""
+        return assign_boxes_to_levels(boxes, self.min_level, self.max_level, self.canonical_size, self.canonical_level)
+
+    def forward(self, features: dict[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """Pool the regions of a batch.
+
+        Args:
+            features: ``{"p2": (N, d, H_2, W_2), ...}``; maps above ``max_level`` are left alone.
+            boxes: N tensors ``(R_n, 4)`` xyxy, network-input pixels.
+
+        Returns:
+            ``(R, d, S, S)`` with R the sum of the R_n, image by image in the order given. Every map takes part in the
+            result, also one that no region falls on: its gradient is then zero instead of absent, which DDP waits for.
+        """
+        counts = [len(of_image) for of_image in boxes]
+        every = torch.cat(list(boxes))
+        image = torch.repeat_interleave(torch.tensor(counts, device=every.device))
+        levels = self.levels_of(every)
+        places, pooled = [], []
+        for level, (name, stride) in enumerate(zip(self.names, self.strides, strict=True), start=self.min_level):
+            place = (levels == level).nonzero().flatten()
+            places.append(place)
+            pooled.append(self._pool(features[name], image[place], every[place], stride))
+        # Back from "level by level" to the order of the regions.
+        return torch.cat(pooled)[torch.cat(places).argsort()]
+
+    def _pool(self, feature: Tensor, image: Tensor, boxes: Tensor, stride: int) -> Tensor:
+        # In half precision box corners would be off by pixels, so the map is widened instead.
+        dtype = torch.promote_types(feature.dtype, torch.float32)
+        feature = feature.to(dtype)
+        regions = torch.cat((image.to(dtype)[:, None], boxes.to(dtype)), dim=1)  # (R_l, 5)
+        with torch.autocast(feature.device.type, enabled=False):
+            if self.op == "pool":
+                return roi_pool(feature, regions, self.resolution, 1 / stride)
+            return roi_align(feature, regions, self.resolution, 1 / stride, self.sampling_ratio, aligned=self.aligned)
