@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -15,11 +15,13 @@ from rich.table import Table
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.annotations import Record, read_annotations
-from fpn_lightning.evaluation.average_precision import Backend, average_precision, class_agnostic_recall
+from fpn_lightning.evaluation.coco_evaluator import Backend, average_precision, by_class_name, class_agnostic_recall
 from fpn_lightning.evaluation.matching import area_ranges
 from fpn_lightning.evaluation.proposal_recall import ProposalRecall, check_limits
 from fpn_lightning.evaluation.results import ProposalTable, read_proposals, read_results
 from fpn_lightning.files import write_whole
+
+Values = dict[str, float | None]
 
 
 def score_proposals(
@@ -27,7 +29,7 @@ def score_proposals(
     proposals: ProposalTable,
     limits: Sequence[int],
     area_thresholds: Sequence[float],
-) -> dict[str, float | None]:
+) -> Values:
     """Recall of proposals over every image of an annotation file; images without proposals count too."""
     objects: dict[int, list[Record]] = {image["id"]: [] for image in annotations["images"]}
     for annotation in annotations["annotations"]:
@@ -46,28 +48,34 @@ def score_proposals(
     return metric.compute()
 
 
-def score_files(arguments: argparse.Namespace) -> dict[str, float | None]:
-    """Read both files and score them as the command line asks."""
+def score_files(arguments: argparse.Namespace) -> tuple[Values, Values]:
+    """Read both files and score them as the command line asks.
+
+    Returns:
+        The metrics, and AP by name of class (empty where classes are not told apart).
+    """
     # Settings first: files may take minutes to read.
     area_ranges(arguments.area_thresholds)
     limits = arguments.limits
     if limits is not None:
         check_limits(limits)
-    metric = arguments.metric
+    metric, thresholds, backend = arguments.metric, arguments.area_thresholds, arguments.backend
+    if arguments.per_class and (metric == "proposals" or arguments.class_agnostic):
+        raise InputError("--per-class goes with --metric bbox or segm, without --class-agnostic; drop one of them")
     annotations = read_annotations(arguments.annotations, with_masks=metric == "segm")
     if metric == "proposals":
         proposals = read_proposals(arguments.results, {image["id"] for image in annotations["images"]})
-        return score_proposals(annotations, proposals, limits or (10, 30, 100, 1000), arguments.area_thresholds)
+        return score_proposals(annotations, proposals, limits or (10, 30, 100, 1000), thresholds), {}
     results = read_results(arguments.results, annotations, metric, arguments.class_agnostic)
-    score, default_limits = (
-        (class_agnostic_recall, (10, 100, 1000)) if arguments.class_agnostic else (average_precision, (1, 10, 100))
-    )
-    return score(
-        annotations, results, metric, limits or default_limits, arguments.area_thresholds, backend=arguments.backend
-    )
+    if arguments.class_agnostic:
+        limits = limits or (10, 100, 1000)
+        return class_agnostic_recall(annotations, results, metric, limits, thresholds, backend), {}
+    values, class_values = average_precision(annotations, results, metric, limits or (1, 10, 100), thresholds, backend)
+    names = {category["id"]: category["name"] for category in annotations["categories"]}
+    return values, by_class_name(class_values, names)
 
 
-def write_json(path: Path, values: dict[str, float | None]) -> None:
+def write_json(path: Path, values: Mapping[str, float | Values | None]) -> None:
     """Write metrics as JSON, whole or not at all."""
     try:
         write_whole(path, json.dumps(values, indent=2) + "\n")
@@ -75,9 +83,9 @@ def write_json(path: Path, values: dict[str, float | None]) -> None:
         raise InputError(f"{path}: cannot be written ({error.strerror}); give a file in a folder you own") from error
 
 
-def _table(values: dict[str, float | None], title: str) -> Table:
+def _table(values: Values, title: str, rows: str) -> Table:
     table = Table(title=title)
-    table.add_column("metric")
+    table.add_column(rows)
     table.add_column("× 100", justify="right")
     for name, value in values.items():
         table.add_row(name, "–" if value is None else f"{100 * value:.2f}")
@@ -121,6 +129,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--backend", choices=get_args(Backend), default="faster-coco-eval", help="evaluator of bbox and segm"
     )
+    parser.add_argument(
+        "--per-class",
+        action="store_true",
+        help="also the AP of each class, best first; in --output under per_class. With bbox or segm",
+    )
     parser.add_argument("--output", type=Path, help="write the fractions to this JSON file; null: no ground truth")
     return parser
 
@@ -129,10 +142,13 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code (2 for input that cannot be used)."""
     arguments = build_parser().parse_args(args)
     try:
-        values = score_files(arguments)
-        Console().print(_table(values, f"{arguments.results.name}: {arguments.metric}"))
+        values, class_values = score_files(arguments)
+        title = f"{arguments.results.name}: {arguments.metric}"
+        Console().print(_table(values, title, "metric"))
+        if arguments.per_class:
+            Console().print(_table(class_values, f"{title} by class", "AP of"))
         if arguments.output is not None:
-            write_json(arguments.output, values)
+            write_json(arguments.output, {**values, "per_class": class_values} if arguments.per_class else values)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -19,6 +19,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from fpn_lightning.errors import InputError
+from fpn_lightning.evaluation.arrays import float_rows
 from fpn_lightning.evaluation.matching import IOU_THRESHOLDS, area_ranges, box_iou_xywh, count_matches, ignored_objects
 
 AREA_SUFFIXES = ("", "_s", "_m", "_l")
@@ -123,10 +124,10 @@ class ProposalRecall(Metric):
         Raises:
             InputError: lengths that disagree, or a value that is not finite.
         """
-        boxes, det_scores = _float_rows(boxes_xywh, "boxes_xywh", 4), _float_rows(scores, "scores")
-        gt_boxes, areas = _float_rows(gt_boxes_xywh, "gt_boxes_xywh", 4), _float_rows(gt_areas, "gt_areas")
-        is_crowd = _float_rows(gt_is_crowd, "gt_is_crowd") != 0
-        labels = np.zeros(len(gt_boxes)) if gt_labels is None else _float_rows(gt_labels, "gt_labels")
+        boxes, det_scores = float_rows(boxes_xywh, "boxes_xywh", 4), float_rows(scores, "scores")
+        gt_boxes, areas = float_rows(gt_boxes_xywh, "gt_boxes_xywh", 4), float_rows(gt_areas, "gt_areas")
+        is_crowd = float_rows(gt_is_crowd, "gt_is_crowd") != 0
+        labels = np.zeros(len(gt_boxes)) if gt_labels is None else float_rows(gt_labels, "gt_labels")
         if len(boxes) != len(det_scores) or not len(gt_boxes) == len(areas) == len(is_crowd) == len(labels):
             raise InputError(
                 f"one image has {len(boxes)} boxes_xywh and {len(det_scores)} scores, {len(gt_boxes)} gt_boxes_xywh, "
@@ -152,17 +153,3 @@ class ProposalRecall(Metric):
             for i, limit in enumerate(self.limits)
             for a, suffix in enumerate(AREA_SUFFIXES)
         }
-
-
-def _float_rows(values: Tensor | NDArray[Any], name: str, width: int | None = None) -> NDArray[np.float64]:
-    """Float64 array of shape ``(n,)`` or ``(n, width)``; refuses other shapes and values that are not finite."""
-    # MPS has no float64 and NumPy no bfloat16, hence the order.
-    array = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else np.asarray(values, np.float64)
-    if array.size == 0:
-        return array.reshape((0,) if width is None else (0, width))
-    if array.shape[1:] != (() if width is None else (width,)):
-        raise InputError(f"{name} has shape {array.shape}: give {'(n,)' if width is None else f'(n, {width})'}")
-    if not np.isfinite(array).all():
-        row = int(np.argwhere(~np.isfinite(array))[0, 0])
-        raise InputError(f"{name} of one image holds {array[row].tolist()} in row {row}: give finite numbers")
-    return array

@@ -22,7 +22,7 @@ from fpn_lightning.data.transforms import ResizeAndFlip
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.__main__ import score_proposals
 from fpn_lightning.evaluation.annotations import read_annotations
-from fpn_lightning.evaluation.average_precision import average_precision
+from fpn_lightning.evaluation.coco_evaluator import average_precision
 from fpn_lightning.evaluation.results import read_proposals, read_results
 
 from .builders import annotation, document
@@ -236,7 +236,7 @@ def clean_scores(folder: Path, file: File, results: bytes) -> None:
                 proposals = read_proposals(paths[1], {image["id"] for image in annotations["images"]})
                 values = score_proposals(annotations, proposals, (10, 100), (32**2, 96**2))
             else:
-                values = average_precision(annotations, read_results(paths[1], annotations, metric), metric)
+                values, _ = average_precision(annotations, read_results(paths[1], annotations, metric), metric)
         except InputError as error:
             message = str(error)
         else:

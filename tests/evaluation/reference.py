@@ -105,3 +105,11 @@ def random_scene(rng: np.random.Generator) -> Scene:
         gt_boxes = gt_boxes[rng.integers(0, max(num_gt, 1), num_gt)]
     scores = rng.integers(0, rng.choice([1, 4, 1000]), num_det, endpoint=True) / 7
     return Scene(boxes, scores, gt_boxes, gt_areas, gt_is_crowd, rng.integers(0, 5, num_gt))
+
+
+def assert_same_cells(values: dict[Any, float | None], expected: dict[Any, float | None]) -> None:
+    """The same columns to 1e-9, and the same ones without a value."""
+    assert values.keys() == expected.keys()
+    for name, value in expected.items():
+        assert (values[name] is None) == (value is None), name
+        assert value is None or abs(values[name] - value) <= 1e-9, (name, values[name], value)
