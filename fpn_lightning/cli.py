@@ -23,10 +23,13 @@ from fpn_lightning.experiment import (
     ExperimentOptions,
     checkpoint_step,
     claim_run_directory,
+    linked_checkpoint_directory,
+    linked_run_directory,
     refuse_other_config,
     run_directory,
 )
 from fpn_lightning.files import write_whole
+from fpn_lightning.prediction import DetectionsWriter, PredictionWriter, check_source
 from fpn_lightning.run_record import build_record, evaluation_summary
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.speed import SpeedMonitor, StepProgressBar
@@ -44,21 +47,19 @@ class CLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """``fit``, ``validate`` and ``test``; prediction comes with the systems that need it."""
+        """``fit``, ``validate``, ``test`` and ``predict``."""
         every = LightningCLI.subcommands()
-        return {name: every[name] for name in ("fit", "validate", "test")}
+        return {name: every[name] for name in ("fit", "validate", "test", "predict")}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the groups of our own, the named callbacks and the links between arguments."""
         parser.add_argument("--experiment", type=ExperimentOptions)
         parser.add_argument("--wandb", type=WandbOptions, default=WandbOptions())
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.link_arguments(
-            ("experiment", "seed_everything"), "trainer.default_root_dir", compute_fn=_run_directory_of_config
-        )
-        parser.link_arguments(
-            ("experiment", "seed_everything"), "checkpoint.dirpath", compute_fn=_checkpoint_directory_of_config
-        )
+        parser.add_lightning_class_args(DetectionsWriter, "detections")
+        run = ("experiment", "seed_everything")
+        parser.link_arguments(run, "trainer.default_root_dir", compute_fn=linked_run_directory)
+        parser.link_arguments(run, "checkpoint.dirpath", compute_fn=linked_checkpoint_directory)
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("seed_everything", "model.init_args.seed")
 
@@ -86,6 +87,9 @@ class CLI(LightningCLI):
         """Claim the run directory; a refusal costs no time."""
         options = self.options
         run_directory(options.experiment, options.seed_everything)
+        check_source(self.subcommand, options.data.predict_split, options.data.predict_path)
+        if self.subcommand == "predict":
+            options.return_predictions = False  # they are written as they come
         options.weights_only = True  # nothing in a checkpoint of ours needs code to be run
         if "verbose" in options:
             options.verbose = False  # the metrics are printed below, in a table of their own
@@ -126,7 +130,7 @@ class CLI(LightningCLI):
         text = self._parser(self.subcommand).dump(self.options, skip_link_targets=False, skip_none=False)
         resolved = yaml.safe_load(text)
         # How the command was called (again) is no part of what was run.
-        for key in ("config", "ckpt_path", "weights_only", "verbose"):
+        for key in ("config", "ckpt_path", "weights_only", "verbose", "return_predictions"):
             resolved.pop(key, None)
         resolved["experiment"].pop("overwrite", None)
         return resolved
@@ -182,21 +186,20 @@ class CLI(LightningCLI):
         """Write the metrics beside the run's own."""
         self._write_summary("test")
 
+    # ---- predict ---------------------------------------------------------------------------------------------------
+
+    def after_predict(self) -> None:
+        """Let the writers finish, when all processes have predicted all their images."""
+        self.trainer.strategy.barrier()
+        for callback in getattr(self.trainer, "callbacks", []):  # unknown to Lightning's types
+            if isinstance(callback, PredictionWriter):
+                callback.finish(self.trainer, self.datamodule)
+
     def _write_summary(self, split: str) -> None:
         if self.trainer.is_global_zero:
             path = self.output / "metrics.json"
             write_whole(path, evaluation_summary(self.model, self.datamodule, split, self.options.ckpt_path))
             print_metrics(self._title(), self.model.evaluation, path)
-
-
-def _run_directory_of_config(experiment: ExperimentOptions, seed: int | bool | None) -> str:
-    if not (experiment.table and experiment.row):
-        return experiment.root  # links are also computed on the bare defaults; see before_instantiate_classes()
-    return run_directory(experiment, seed)
-
-
-def _checkpoint_directory_of_config(experiment: ExperimentOptions, seed: int | bool | None) -> str:
-    return str(Path(_run_directory_of_config(experiment, seed)) / "checkpoints")
 
 
 def main(args: Sequence[str] | None = None) -> CLI:

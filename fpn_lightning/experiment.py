@@ -50,6 +50,16 @@ def run_directory(experiment: ExperimentOptions, seed: int | bool | None) -> str
     return str(Path(experiment.root) / experiment.preset / experiment.table / experiment.row / f"seed{seed}")
 
 
+def linked_run_directory(experiment: ExperimentOptions, seed: int | bool | None) -> str:
+    """As :func:`run_directory`, for links between arguments, which are also computed on the bare defaults."""
+    return run_directory(experiment, seed) if experiment.table and experiment.row else experiment.root
+
+
+def linked_checkpoint_directory(experiment: ExperimentOptions, seed: int | bool | None) -> str:
+    """Where the checkpoints of a run lie, for links between arguments."""
+    return str(Path(linked_run_directory(experiment, seed)) / "checkpoints")
+
+
 def claim_run_directory(directory: Path, overwrite: bool, resume: bool) -> None:
     """Make sure that ``fit`` may write into a run directory; nothing computed earlier is lost by accident.
 

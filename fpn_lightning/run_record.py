@@ -22,6 +22,7 @@ _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "pycocotools",
 _IRRELEVANT = {
     *("wandb", "checkpoint", "root", "default_root_dir", "accelerator", "devices", "strategy", "num_nodes"),
     *("num_workers", "log_every_n_steps", "enable_progress_bar", "logger", "callbacks", "profiler"),
+    *("detections", "predict_split", "predict_path"),
 }
 
 

@@ -127,6 +127,44 @@ class Proposals(_TensorStruct):
 
 
 @dataclass
+class ProposalsOrig(_TensorStruct):
+    """Region proposals of one image in pixels of its file, best first, on the CPU: what ``predict`` gives.
+
+    Attributes:
+        image_id: COCO image id; for a folder of images 1..n by sorted file name.
+        boxes_orig: float64 ``(P, 4)`` xyxy, pixels of the image file, inside the image.
+        objectness: float32 ``(P,)`` logits, descending.
+        levels: int64 ``(P,)`` the pyramid level k whose anchor gave the proposal.
+    """
+
+    image_id: int
+    boxes_orig: Tensor
+    objectness: Tensor
+    levels: Tensor
+
+    def __len__(self) -> int:
+        return self.boxes_orig.shape[0]
+
+
+@dataclass
+class Detections(_TensorStruct):
+    """What a detector found in one image, best first.
+
+    Attributes:
+        boxes: float32 ``(D, 4)`` xyxy, network-input pixels, inside the image.
+        scores: float32 ``(D,)`` probabilities in [0, 1], descending.
+        labels: int64 ``(D,)`` in [0, K).
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return self.boxes.shape[0]
+
+
+@dataclass
 class Batch(_TensorStruct):
     """What the data module yields: images and, image by image, their ground truth and their proposals.
 

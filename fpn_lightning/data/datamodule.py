@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
-import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader
 
 from fpn_lightning.data.annotations import Categories
 from fpn_lightning.data.coco import COCOIndex, split_paths
-from fpn_lightning.data.dataset import COCODataset, Collate, start_worker
-from fpn_lightning.data.samplers import (
-    EvaluationBatchSampler,
-    TrainingBatchSampler,
-    TrainingLoader,
-    accumulation_steps,
-)
+from fpn_lightning.data.dataset import COCODataset, Collate
+from fpn_lightning.data.image_folder import ImageFolder
+from fpn_lightning.data.loaders import PredictionLoader, SkippingCollate, evaluation_loader, training_loader
+from fpn_lightning.data.samplers import TrainingBatchSampler, TrainingLoader, accumulation_steps
 from fpn_lightning.data.training_rows import training_rows
 from fpn_lightning.data.transforms import ResizeAndFlip, SizeRounding
 from fpn_lightning.errors import InputError
 
-Role = Literal["train", "val", "test"]
-ROLES: dict[str | None, tuple[Role, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+Role = Literal["train", "val", "test", "predict"]
+ROLES: dict[str | None, tuple[Role, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
 
 
 class COCODataModule(pl.LightningDataModule):
@@ -56,6 +58,8 @@ class COCODataModule(pl.LightningDataModule):
         seed: order and augmentation are a function of it, the epoch and the image id.
         max_train_images: train on the first so many images by id only.
         max_val_images: validate on the first so many images by id only.
+        predict_split: split that ``predict`` reads, all of its images.
+        predict_path: folder of images (or one image file) that ``predict`` reads instead; ``root`` is not used then.
 
     Attributes:
         category_ids: category id of each label; known after ``setup``.
@@ -89,6 +93,8 @@ class COCODataModule(pl.LightningDataModule):
         seed: int = 0,
         max_train_images: int | None = None,
         max_val_images: int | None = None,
+        predict_split: str | None = None,
+        predict_path: str | None = None,
     ) -> None:
         super().__init__()
         # A process may get no image at all when there are fewer images than processes.
@@ -97,6 +103,8 @@ class COCODataModule(pl.LightningDataModule):
         self.train_split = train_split
         self.val_split = val_split
         self.test_split = test_split
+        self.predict_split = predict_split
+        self.predict_path = predict_path
         self.num_classes = num_classes
         self.total_batch_size = total_batch_size
         self.batch_size_per_device = batch_size_per_device
@@ -105,7 +113,7 @@ class COCODataModule(pl.LightningDataModule):
         self.skip_images_without_objects = skip_images_without_objects
         self.num_workers = num_workers
         self.seed = seed
-        self.max_images: dict[Role, int | None] = {"train": max_train_images, "val": max_val_images, "test": None}
+        self.max_images: dict[Role, int | None] = {"train": max_train_images, "val": max_val_images}
         self.collate = Collate(size_divisor)
         short_sides = (short_side,) if isinstance(short_side, int) else tuple(short_side)
         self.transform = ResizeAndFlip(short_sides, max_side, size_rounding, flip_probability, min_box_size, seed)
@@ -128,7 +136,7 @@ class COCODataModule(pl.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Open the splits a stage needs (None: all); log what training leaves out."""
-        for role in ROLES.get(stage, ()) if stage else ("train", "val", "test"):
+        for role in ROLES.get(stage, ()) if stage else ("train", "val", "test", "predict"):
             if self._splits[role]:
                 self._dataset(role)
 
@@ -156,26 +164,28 @@ class COCODataModule(pl.LightningDataModule):
                 )
             steps = self.trainer.max_steps if self.trainer.max_steps > 0 else steps
             done = self.trainer.global_step
-        loader = TrainingLoader(
-            dataset,
-            sampler,
-            steps * accumulation,
-            collate_fn=self.collate,
-            num_workers=self.num_workers,
-            worker_init_fn=start_worker,
-            pin_memory=torch.cuda.is_available(),
+        return training_loader(
+            dataset, sampler, self.collate, steps * accumulation, self.num_workers, done * self.total_batch_size
         )
-        # Lightning gives a loader its saved state only where it regards a pass as unfinished.
-        loader.load_state_dict({"images": done * self.total_batch_size})
-        return loader
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Every validation image once, over all processes."""
-        return self._evaluation_loader("val")
+        return self._loader(self._dataset("val"), self.collate)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Every test image once, over all processes."""
-        return self._evaluation_loader("test")
+        return self._loader(self._dataset("test"), self.collate)
+
+    def predict_dataloader(self) -> PredictionLoader:
+        """Every image of ``predict_split`` or ``predict_path`` once, over all processes."""
+        return PredictionLoader(self._loader(self.prediction_images, SkippingCollate(self.collate)))
+
+    @cached_property
+    def prediction_images(self) -> COCODataset | ImageFolder:
+        """What ``predict`` reads: its images by id, with ``file_name`` and ``pixels_orig``."""
+        if self.predict_path is not None:
+            return ImageFolder(self.predict_path, self.transform)
+        return self._dataset("predict")
 
     def accumulation_steps(self, world_size: int) -> int:
         """Micro-batches per optimiser step; the trainer's ``accumulate_grad_batches`` has to be this number.
@@ -186,7 +196,7 @@ class COCODataModule(pl.LightningDataModule):
         return accumulation_steps(self.total_batch_size, self.batch_size_per_device, world_size)
 
     def describe(self, split: str) -> dict[str, Any]:
-        """What a record says about a split, given as ``train``, ``val``, ``test`` or by its name.
+        """What a record says about a split, given as ``train``, ``val``, ``test``, ``predict`` or by its name.
 
         Returns:
             ``name`` (the annotation file's description, else the root's last component), ``split``, ``fingerprint``
@@ -205,7 +215,8 @@ class COCODataModule(pl.LightningDataModule):
 
     @property
     def _splits(self) -> dict[Role, str | None]:
-        return {"val": self.val_split, "test": self.test_split, "train": self.train_split}
+        splits: dict[Role, str | None] = {"val": self.val_split, "test": self.test_split, "train": self.train_split}
+        return splits | {"predict": self.predict_split}
 
     def _dataset(self, role: Role) -> COCODataset:
         split = self._splits[role]
@@ -218,17 +229,8 @@ class COCODataModule(pl.LightningDataModule):
     def _process(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _evaluation_loader(self, role: Role) -> DataLoader[Any]:
-        dataset = self._dataset(role)
-        return DataLoader(
-            dataset,
-            batch_sampler=EvaluationBatchSampler(len(dataset), self.eval_batch_size, *self._process()),
-            collate_fn=self.collate,
-            num_workers=self.num_workers,
-            worker_init_fn=start_worker,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
-        )
+    def _loader(self, dataset: COCODataset | ImageFolder, collate: Collate | SkippingCollate) -> DataLoader[Any]:
+        return evaluation_loader(dataset, collate, self.eval_batch_size, self._process(), self.num_workers)
 
     def _open(self, role: Role, split: str) -> COCODataset:
         annotation_file, images = split_paths(self.root, split)
@@ -242,7 +244,7 @@ class COCODataModule(pl.LightningDataModule):
             rows, self.dropped = training_rows(index, self.transform, self.skip_images_without_objects)
             listed = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
             rank_zero_info(f"{annotation_file.name}: training on {len(rows)} images; left out: {listed}")
-        most = self.max_images[role]
+        most = self.max_images.get(role)
         if most is not None and most < 1:
             raise InputError(f"data.max_{role}_images is {most}; it has to be at least 1, or null for all images")
         return COCODataset(index, images, self.transform, rows[:most], role == "train", self.load_masks)

@@ -79,6 +79,14 @@ class COCODataset(Dataset[Sample]):
         targets = self._targets(row, boxes, left[kept]) if self.index.has_annotations else None
         return Sample(pixels, geometry, image_id, targets)
 
+    def file_name(self, image_id: int) -> str:
+        """Name of an image's file, relative to the split's image folder; KeyError for an unknown id."""
+        return self.index.file_name(self.index.row(image_id))
+
+    def pixels_orig(self, image_id: int) -> NDArray[np.uint8]:
+        """The image as stored: uint8 ``(H, W, 3)`` RGB; InputError where it cannot be read."""
+        return read_image(self.image_folder / self.file_name(image_id), image_id=image_id)
+
     def _targets(self, row: int, boxes: NDArray[np.float32], indices: NDArray[np.int64]) -> Targets:
         objects = self.index.objects_of(row)
         return Targets(

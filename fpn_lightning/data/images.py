@@ -1,6 +1,7 @@
 """Image files to uint8 RGB arrays, or one clear error.
 
-The EXIF orientation is *not* applied: COCO's boxes and sizes are those of the stored pixels.
+For images with annotations the EXIF orientation is *not* applied: COCO's boxes and sizes are those of the stored
+pixels. For a folder of images it is, since there people mean what a viewer shows.
 """
 
 from __future__ import annotations
@@ -20,6 +21,15 @@ MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 # Formats that are pixels and nothing else: for EPS, Pillow would run Ghostscript on what a stranger wrote.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "WEBP", "AVIF")
 ORIENTATION = 0x0112  # EXIF and TIFF tag; 1: as stored
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # How a file begins and, if it is whole, ends. Neither end occurs inside the compressed data.
 WHOLE = {
     b"\xff\xd8": b"\xff\xd9",  # JPEG: start and end of image
@@ -33,6 +43,7 @@ def read_image(
     size: tuple[int, int] | None = None,
     image_id: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    upright: bool = False,
 ) -> NDArray[np.uint8]:
     """Decode an image file, whatever its extension says.
 
@@ -43,13 +54,14 @@ def read_image(
         size: expected height and width, from the annotation file; None accepts any.
         image_id: COCO image id, for messages.
         max_pixels: largest height × width accepted; checked before decoding.
+        upright: turn the image as its orientation tag says. ``size`` is that of the stored pixels.
 
     Returns:
-        uint8 ``(H, W, 3)`` RGB in the stored orientation, contiguous.
+        uint8 ``(H, W, 3)`` RGB, contiguous.
 
     Raises:
-        InputError: the file is missing, empty, cut short, not an image, too large, of another size, or a TIFF that is
-            to be turned before it is shown.
+        InputError: the file is missing, empty, cut short, not an image, too large, of another size, or (unless
+            ``upright``) a TIFF that is to be turned before it is shown.
     """
     name = f"{path}" if image_id is None else f"{path} (image {image_id})"
     try:
@@ -59,7 +71,10 @@ def read_image(
         raise InputError(f"{name}: cannot read the image file ({reason})") from error
     if not content:
         raise InputError(f"{name}: the image file is empty; fetch it again")
-    found = _stored_size(content, name)
+    found, is_tiff, orientation = _header(content, name, upright)
+    if is_tiff and orientation != 1 and not upright:
+        # Both libraries would turn it, unasked.
+        raise InputError(f"{name}: a TIFF with an orientation tag; store the pixels as annotated, without it")
     if found[0] * found[1] > max_pixels:
         raise InputError(f"{name}: {found[1]}×{found[0]} is more than the {max_pixels} pixels allowed; scale it down")
     if size is not None and found != tuple(size):
@@ -67,23 +82,37 @@ def read_image(
             f"{name}: the file is {found[1]}×{found[0]} (width × height) but the annotations say {size[1]}×{size[0]}; "
             "the file was resized or rotated, or belongs to another data set"
         )
-    return _decode(content, name)
+    pixels = _decode(content, name)
+    if upright and not is_tiff and orientation in TURNS:
+        pixels = np.ascontiguousarray(Image.fromarray(pixels).transpose(TURNS[orientation]))
+    return pixels
 
 
-def _stored_size(content: bytes, name: str) -> tuple[int, int]:
-    """Height and width from the header; costs about a hundredth of decoding."""
+def _header(content: bytes, name: str, upright: bool) -> tuple[tuple[int, int], bool, int]:
+    """Height and width as stored, whether it is a TIFF, and where it matters the orientation tag.
+
+    Costs about a hundredth of decoding.
+    """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            size = image.height, image.width
-            turned = image.format == "TIFF" and image.getexif().get(ORIENTATION, 1) != 1
+            size, is_tiff = (image.height, image.width), image.format == "TIFF"
+            orientation = _orientation(image) if upright or is_tiff else 1
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: the image is too large ({error}); scale it down") from error
     except Exception as error:  # Pillow lets through whatever its parsers meet: struct.error, EOFError, KeyError ...
         raise InputError(f"{name}: not an image, or one cut short; fetch it again") from error
-    if turned:
-        # Both libraries would turn it, unasked.
-        raise InputError(f"{name}: a TIFF with an orientation tag; store the pixels as annotated, without it")
-    return size
+    return size, is_tiff, orientation
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # there may be one behind the pixels, but Pillow would decode them all to look for it
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:
+        if image.format == "TIFF":
+            raise
+        return 1  # a damaged tag does not make the pixels unreadable
 
 
 def _decode(content: bytes, name: str) -> NDArray[np.uint8]:

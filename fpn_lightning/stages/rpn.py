@@ -15,7 +15,7 @@ from fpn_lightning.models.sampler import image_seeds
 from fpn_lightning.models.trunk import Backbone
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.optimization import Optimization
-from fpn_lightning.structures import Batch, ImageBatch, Proposals, boxes_to_original, xyxy_to_xywh
+from fpn_lightning.structures import Batch, ImageBatch, Proposals, ProposalsOrig, boxes_to_original, xyxy_to_xywh
 
 PAPER = Optimization()
 
@@ -78,17 +78,29 @@ class RPNStage(BaseStage):
         """Proposals of every image, network-input pixels, best first."""
         return self.rpn.predict(self(images), images.sizes)
 
+    def propose_orig(self, images: ImageBatch) -> list[ProposalsOrig]:
+        """Proposals of every image in pixels of its file, best first."""
+        return [
+            ProposalsOrig(
+                image_id=int(images.image_ids[n]),
+                boxes_orig=boxes_to_original(proposals.boxes, images.sizes[n], images.sizes_orig[n], images.flipped[n]),
+                objectness=proposals.objectness.cpu(),
+                levels=proposals.levels.cpu(),
+            )
+            for n, proposals in enumerate(self.propose(images))
+        ]
+
+    def feature_maps(self, images: ImageBatch) -> dict[str, Tensor]:
+        """The maps the head reads: ``{"p2": (N, d, H_2, W_2), ...}``."""
+        return self.pyramid(self.backbone(images))
+
     def _evaluation_step(self, batch: Batch) -> None:
         if not batch.targets:
             raise InputError("this split has no annotations, so there is nothing to score; choose another data.*_split")
-        for index, (proposals, target) in enumerate(zip(self.propose(batch.images), batch.targets, strict=True)):
-            images = batch.images
-            boxes = boxes_to_original(
-                proposals.boxes, images.sizes[index], images.sizes_orig[index], images.flipped[index]
-            )
+        for proposals, target in zip(self.propose_orig(batch.images), batch.targets, strict=True):
             self.recall.update(
-                xyxy_to_xywh(boxes),
-                proposals.objectness.cpu(),
+                xyxy_to_xywh(proposals.boxes_orig),
+                proposals.objectness,
                 target.boxes_xywh_orig,
                 target.areas_orig,
                 target.is_crowd,
@@ -114,3 +126,7 @@ class RPNStage(BaseStage):
     def on_test_epoch_end(self) -> None:
         """Log ``test/AR100``, ``test/AR1k`` and the rest."""
         self._finish_evaluation("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[ProposalsOrig]:
+        """Proposals of every image of a batch, pixels of the image file, all ``post_nms_topk`` of them."""
+        return self.propose_orig(batch.images)

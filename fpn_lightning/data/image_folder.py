@@ -1,0 +1,88 @@
+"""A folder of images, or one image file, without annotations: what ``predict --data.predict_path`` reads.
+
+People put any file into a folder. What cannot be read is left out, and said at the end. Images are turned as their
+EXIF orientation says: there are no annotations in the stored orientation, and a picture of the results should look as
+a viewer shows the file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from fpn_lightning.data.dataset import Sample
+from fpn_lightning.data.images import read_image
+from fpn_lightning.data.transforms import ResizeAndFlip
+from fpn_lightning.errors import InputError
+
+EXTENSIONS = {
+    *(".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".jp2", ".j2k", ".webp", ".avif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+}
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that could not be read, and why."""
+
+    image_id: int
+    file_name: str
+    reason: str
+
+
+class ImageFolder(Dataset[Sample | Skipped]):
+    """Images of one folder (not of folders in it), addressed as :class:`~fpn_lightning.data.dataset.COCODataset` is.
+
+    Image ids are 1..n by sorted file name, whether or not the file can be read. Files whose extension is none of
+    ``EXTENSIONS`` and hidden files are not looked at; a single file is taken whatever its name.
+
+    Args:
+        path: a folder or a file.
+        transform: resizing.
+
+    Raises:
+        InputError: there is no such path, or the folder holds no image.
+    """
+
+    def __init__(self, path: str | Path, transform: ResizeAndFlip) -> None:
+        path = Path(path)
+        self.transform = transform
+        self.folder = path if path.is_dir() else path.parent
+        self.file_names = [path.name]
+        if path.is_dir():
+            self.file_names = sorted(
+                file.name
+                for file in path.iterdir()
+                if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and not file.is_dir()
+            )
+            if not self.file_names:
+                raise InputError(f"data.predict_path: {path} holds no image; its own files count, not those of folders")
+        elif not path.is_file():
+            raise InputError(f"data.predict_path: {path} is neither a folder nor a file; give one of images")
+
+    def __len__(self) -> int:
+        return len(self.file_names)
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample | Skipped:
+        row, _ = item
+        image_id = row + 1
+        try:
+            pixels = self.pixels_orig(image_id)
+        except InputError as error:
+            return Skipped(image_id, self.file_name(image_id), str(error))
+        height, width = pixels.shape[:2]
+        geometry = self.transform.evaluation_geometry((height, width))
+        pixels, _, _ = self.transform.augment_plain(pixels, np.zeros((0, 4)), geometry)
+        return Sample(pixels, geometry, image_id, targets=None)
+
+    def file_name(self, image_id: int) -> str:
+        """Name of an image's file in the folder."""
+        return self.file_names[image_id - 1]
+
+    def pixels_orig(self, image_id: int) -> NDArray[np.uint8]:
+        """The image as a viewer shows it: uint8 ``(H, W, 3)`` RGB; InputError where it cannot be read."""
+        return read_image(self.folder / self.file_name(image_id), upright=True)
