@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,9 @@ import numpy as np
 from PIL import Image
 
 from fpn_lightning.data.datamodule import COCODataModule
+from fpn_lightning.data.proposal_header import FORMAT, LAYOUT, VERSION, ProposalHeader
+from fpn_lightning.data.proposal_writer import ShardWriter, complete_store
+from fpn_lightning.data.proposals import StoredProposals
 
 CATEGORIES = [{"id": 3, "name": "car"}, {"id": 1, "name": "person"}]
 
@@ -75,3 +80,70 @@ def small_module(root: Path, **options: Any) -> COCODataModule:
     """A data module for the folders made here, without workers."""
     small: dict[str, Any] = {"num_classes": 2, "short_side": 30, "max_side": 50, "num_workers": 0}
     return COCODataModule(str(root), **(small | {"total_batch_size": 4} | options))
+
+
+FINGERPRINT = "f" * 64
+
+
+def store_header(**changes: Any) -> ProposalHeader:
+    """A header before its shards are known."""
+    known: dict[str, Any] = {
+        "data_name": "tiny",
+        "split": "val",
+        "fingerprint": FINGERPRINT,
+        "checkpoint_sha256": "c" * 64,
+        "config_sha256": "d" * 64,
+        "post_nms_topk": 2000,
+        "nms_thresh": 0.7,
+        "num_images": 0,
+        "num_proposals": 0,
+        "shards": (),
+    }
+    return ProposalHeader(**(known | changes))
+
+
+def random_proposals(image_id: int, width: int = 32, height: int = 24) -> StoredProposals:
+    """A function of the image id: up to 9 boxes inside the image, none for ids that 6 divides."""
+    random = np.random.default_rng(image_id)
+    count = 0 if image_id % 6 == 0 else int(random.integers(4, 10))
+    corners = np.sort(random.uniform(0, [[[width]], [[height]]], (2, count, 2)), axis=2)  # x and y, each ascending
+    boxes = np.stack((corners[0, :, 0], corners[1, :, 0], corners[0, :, 1], corners[1, :, 1]), axis=1)
+    objectness = -np.sort(-random.normal(size=count))
+    return StoredProposals(
+        boxes.astype(np.float32), objectness.astype(np.float32), random.integers(2, 7, count).astype(np.uint8)
+    )
+
+
+def write_store(folder: Path, image_ids: Sequence[int], images_per_shard: int = 512, **header: Any) -> Path:
+    """A complete store of :func:`random_proposals`."""
+    writer = ShardWriter(folder, secrets.token_hex(4), images_per_shard=images_per_shard)
+    for image_id in image_ids:
+        writer.add(image_id, *random_proposals(image_id))
+    writer.flush()
+    complete_store(folder, writer.token, store_header(**header), np.array(image_ids))
+    return folder
+
+
+def write_sparse_store(folder: Path, num_images: int, num_proposals: int, images_per_shard: int = 512) -> Path:
+    """A store whose boxes are holes in its files: it has its full length and takes next to no disk."""
+    token = "sparse"
+    for number, first in enumerate(range(1, num_images + 1, images_per_shard)):
+        ids = np.arange(first, min(first + images_per_shard, num_images + 1))
+        offsets = np.arange(len(ids) + 1) * num_proposals
+        total = int(offsets[-1])
+        sizes = {"image_ids": ids.nbytes, "offsets": offsets.nbytes, "boxes_orig": total * 16, "objectness": total * 4}
+        shapes = {"image_ids": [len(ids)], "offsets": [len(offsets)], "boxes_orig": [total, 4], "objectness": [total]}
+        sizes["levels"], shapes["levels"] = total, [total]
+        header: dict[str, Any] = {"__metadata__": {"format": FORMAT, "version": str(VERSION)}}
+        start = 0
+        for name, size in sizes.items():
+            header[name] = {"dtype": LAYOUT[name][0], "shape": shapes[name], "data_offsets": [start, start + size]}
+            start += size
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"{token}-0000-{number:05}.safetensors").open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text + ids.tobytes() + offsets.tobytes())
+            file.truncate(8 + len(text) + start)
+    complete_store(folder, token, store_header(), np.arange(1, num_images + 1))
+    return folder
