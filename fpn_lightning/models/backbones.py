@@ -110,9 +110,10 @@ class TorchvisionBackbone(StagedBackbone):
     def keep(self, used: Sequence[str]) -> None:
         """See :meth:`StagedBackbone.keep`; the weights of dropped stages are then not wanted."""
         super().keep(used)
+        count = len(self.stages) + len(self._taken)
 
         def is_dropped(ours: str | None) -> bool:
-            return ours is not None and ours.startswith("stages.") and int(ours.split(".")[1]) >= len(self.stages)
+            return ours is not None and ours.startswith("stages.") and int(ours.split(".")[1]) >= count
 
         self._prefixes = {theirs: None if is_dropped(ours) else ours for theirs, ours in self._prefixes.items()}
 
@@ -138,7 +139,7 @@ class TorchvisionBackbone(StagedBackbone):
                 f"for {self.name}."
             )
         state = fetch_torchvision_state(member) if member is not None else read_state_dict(self.weights)
-        load_torchvision(self, state, self._prefixes, self.weights, self.name)
+        load_torchvision(self.loadable(), state, self._prefixes, self.weights, self.name)
 
 
 class ResNetBackbone(TorchvisionBackbone):

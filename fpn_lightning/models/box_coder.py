@@ -48,7 +48,8 @@ class BoxCoder:
         """
         ref_size = (references[:, 2:] - references[:, :2])[:, None]  # (R, 1, 2)
         ref_centre = references[:, None, :2] + ref_size / 2
-        offsets = deltas.reshape(len(deltas), -1, 4) / deltas.new_tensor(self.weights)  # (R, 4K) -> (R, K, 4)
+        # (R, 4K) -> (R, K, 4); K in full, since -1 is ambiguous for R = 0
+        offsets = deltas.reshape(len(deltas), deltas.shape[1] // 4, 4) / deltas.new_tensor(self.weights)
         centre = ref_centre + offsets[..., :2] * ref_size
         size = ref_size * offsets[..., 2:].clamp(max=MAX_LOG_SCALE).exp()
         return torch.cat((centre - size / 2, centre + size / 2), dim=2).reshape(deltas.shape)

@@ -123,6 +123,21 @@ class Backbone(nn.Module):
             used: names of the outputs that are read.
         """
 
+    def take_stage(self, name: str) -> nn.Module:
+        """Hand the stage of the coarsest output over to a head, which runs it on regions (the conv5 head on C4).
+
+        The trunk no longer has it; :meth:`load_weights` still fills it.
+
+        Args:
+            name: of that output.
+
+        Raises:
+            InputError: if the trunk is not made of stages.
+        """
+        raise InputError(
+            f"model.box_head 'conv5' needs a trunk made of stages; {type(self).__name__} is none. Use 2fc."
+        )
+
     def download_weights(self) -> None:
         """Fetch pre-trained weights into a cache, so that one process does it for all."""
 
@@ -158,6 +173,11 @@ class StagedBackbone(Backbone):
     stem: nn.Module
     stages: nn.ModuleList
 
+    def __init__(self, convention: Convention = "torchvision", weights: str | None = None) -> None:
+        super().__init__(convention, weights)
+        # Not registered: the head that runs these stages owns their parameters; they are remembered for loading.
+        self._taken: tuple[nn.Module, ...] = ()
+
     def features(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return the outputs of the stages, c2..c5 (FPN §3)."""
         x = self.stem(pixels)
@@ -168,9 +188,35 @@ class StagedBackbone(Backbone):
         return outputs
 
     def keep(self, used: Sequence[str]) -> None:
-        """Drop the stages behind the coarsest of ``used``."""
+        """Drop the stages behind the coarsest of ``used``.
+
+        Raises:
+            InputError: if a head has taken the stage behind one that would be dropped.
+        """
         count = max(list(self.channels).index(name) for name in used) + 1
+        if self._taken and count < len(self.stages):
+            raise InputError(
+                f"backbone: a head runs the stage behind {list(self.channels)[-1]}, so the pyramid has to read that "
+                f"map; it reads {', '.join(used)}."
+            )
         self.stages = self.stages[:count]
         names = list(self.channels)[:count]
         self.channels = {name: self.channels[name] for name in names}
         self.strides = {name: self.strides[name] for name in names}
+
+    def take_stage(self, name: str) -> nn.Module:
+        """See :meth:`Backbone.take_stage`."""
+        if name != list(self.channels)[-1] or len(self.channels) < 2:
+            raise InputError(f"backbone: {name} is not the coarsest of {list(self.channels)}; no other can be taken.")
+        stage = self.stages[-1]
+        self.stages = self.stages[:-1]
+        self._taken = (stage, *self._taken)
+        del self.channels[name], self.strides[name]
+        return stage
+
+    def loadable(self) -> nn.Module:
+        """The trunk as its weights know it, with the stages that were taken."""
+        whole = nn.Module()
+        whole.stem = self.stem
+        whole.stages = nn.ModuleList([*self.stages, *self._taken])
+        return whole

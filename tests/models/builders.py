@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from fpn_lightning.structures import ImageBatch, Targets
+from fpn_lightning.structures import ImageBatch, Proposals, Targets
 
 
 def image_batch(sizes: Sequence[tuple[int, int]], seed: int = 0, divisor: int = 32) -> ImageBatch:
@@ -36,3 +36,24 @@ def targets(boxes: Sequence[Sequence[float]]) -> Targets:
         labels_orig=zeros,
         annotation_ids=torch.arange(1, count + 1),
     )
+
+
+def labelled(boxes: Sequence[Sequence[float]], labels: Sequence[int]) -> Targets:
+    """Ground truth with the given xyxy boxes and classes."""
+    target = targets(boxes)
+    target.labels = target.labels_orig = torch.tensor(labels)
+    return target
+
+
+def proposals(boxes: Sequence[Sequence[float]] | torch.Tensor) -> Proposals:
+    """Proposals with the given xyxy boxes, best first."""
+    tensor = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    return Proposals(tensor, -torch.arange(float(len(tensor))), torch.full((len(tensor),), 2))
+
+
+def random_proposals(count: int, height: int, width: int, seed: int = 0) -> Proposals:
+    """Proposals of all sizes and places in an image."""
+    generator = torch.Generator().manual_seed(seed)
+    limit = torch.tensor([width, height], dtype=torch.float32)
+    ends = torch.rand(2, count, 2, generator=generator) * limit
+    return proposals(torch.cat((ends.amin(dim=0), ends.amax(dim=0)), dim=1))

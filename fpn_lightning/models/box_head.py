@@ -1,0 +1,97 @@
+"""From pooled regions to features, class logits and box deltas (FPN §4.2; Faster R-CNN on ResNet: He et al. 2016).
+
+Shape shorthand: R regions, d channels of a map, S output side of pooling, F features of one region, K classes.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class BoxHead(nn.Module):
+    """What every box head declares.
+
+    Attributes:
+        resolution: the S it wants regions pooled to.
+        out_features: F.
+    """
+
+    resolution: int
+    out_features: int
+
+    def forward(self, regions: Tensor) -> Tensor:
+        """Turn pooled regions ``(R, d, S, S)`` into features ``(R, F)``; R may be 0."""
+        raise TypeError(f"{type(self).__name__} is not a box head: it does not implement forward()")
+
+
+class TwoFCHead(BoxHead):
+    """Two fully connected layers with ReLU, randomly initialised, on 7 x 7 pooling (FPN §4.2).
+
+    Args:
+        in_channels: d.
+        width: F, outputs of each layer.
+        resolution: S.
+    """
+
+    def __init__(self, in_channels: int, width: int = 1024, resolution: int = 7) -> None:
+        super().__init__()
+        self.resolution = resolution
+        self.out_features = width
+        self.fc1 = init_linear(nn.Linear(in_channels * resolution**2, width))
+        self.fc2 = init_linear(nn.Linear(width, width))
+
+    def forward(self, regions: Tensor) -> Tensor:
+        """See :meth:`BoxHead.forward`."""
+        hidden = F.relu(self.fc1(regions.flatten(1)))  # (R, d, S, S) -> (R, d * S * S) -> (R, F)
+        return F.relu(self.fc2(hidden))
+
+
+class Conv5Head(BoxHead):
+    """The conv5 stage of the trunk on 14 x 14 pooling, then the average of its 7 x 7 outputs: the baseline on C4.
+
+    The paper names the head ("conv5") and its pooling; stride 2 and the average are those of Detectron's.
+
+    Args:
+        stage: the trunk's last stage; see :meth:`fpn_lightning.models.trunk.Backbone.take_stage`.
+        out_features: its output channels.
+        resolution: S.
+    """
+
+    def __init__(self, stage: nn.Module, out_features: int, resolution: int = 14) -> None:
+        super().__init__()
+        self.resolution = resolution
+        self.out_features = out_features
+        self.stage = stage
+
+    def forward(self, regions: Tensor) -> Tensor:
+        """See :meth:`BoxHead.forward`."""
+        return self.stage(regions).mean(dim=(2, 3))  # (R, d, S, S) -> (R, F, S / 2, S / 2) -> (R, F)
+
+
+class BoxPredictor(nn.Module):
+    """Two sibling layers: logits of K classes and background, and box deltas of each class (Fast R-CNN §2.1).
+
+    Args:
+        in_features: F.
+        num_classes: K, without background.
+    """
+
+    def __init__(self, in_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.class_logits = nn.Linear(in_features, num_classes + 1)
+        self.box_deltas = nn.Linear(in_features, num_classes * 4)
+        for layer, std in ((self.class_logits, 0.01), (self.box_deltas, 0.001)):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features ``(R, F)`` to logits ``(R, K + 1)``, background last, and deltas ``(R, K * 4)``, class by class."""
+        return self.class_logits(features), self.box_deltas(features)
+
+
+def init_linear(layer: nn.Linear) -> nn.Linear:
+    """Xavier-uniform weight over the fan-in (Detectron's choice for fully connected layers) and zero bias, in place."""
+    nn.init.kaiming_uniform_(layer.weight, a=1)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,237 @@
+"""Fast R-CNN's second stage on a feature design: labels, losses, detections (Fast R-CNN §2; FPN §4.2).
+
+Shape shorthand: N images, P proposals and G ground-truth objects of one image, R sampled regions (RoIs) of the whole
+batch, K foreground classes, D detections of one image.
+
+Where the paper is silent the values are those of py-faster-rcnn and Detectron (DEVIATIONS.md "RoI heads").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
+
+from fpn_lightning.errors import InputError
+from fpn_lightning.models.box_coder import BoxCoder
+from fpn_lightning.models.box_head import BoxHead, BoxPredictor
+from fpn_lightning.models.matcher import Matcher
+from fpn_lightning.models.roi_pooler import RoIPooler
+from fpn_lightning.models.sampler import Sampler
+from fpn_lightning.structures import Detections, Proposals, Targets
+
+
+@dataclass
+class RoISample:
+    """The regions of a batch that enter the losses.
+
+    Attributes:
+        boxes: N tensors ``(R_n, 4)`` xyxy, network-input pixels; R is the sum of the R_n.
+        labels: int64 ``(R,)`` in [0, K], K for background.
+        matched_boxes: ``(R, 4)`` the object each region overlaps most; of no account for background.
+    """
+
+    boxes: list[Tensor]
+    labels: Tensor
+    matched_boxes: Tensor
+
+
+class RoIHeads(nn.Module):
+    """Classifies regions and refines their boxes, class by class.
+
+    Args:
+        pooler: takes regions out of the maps.
+        box_head: from pooled regions to features.
+        num_classes: K; background is label K, the last.
+        positive_iou: regions with at least this IoU with an object are of its class, all others background.
+        batch_size_per_image: regions in the loss of one image (FPN §5.2: 512).
+        positive_fraction: at most this part of them is of an object.
+        smooth_l1_beta: where smooth L1 turns from quadratic to linear.
+        box_weight: factor on the box loss.
+        delta_weights: factors on the box targets (dx, dy, dw, dh).
+        score_thresh: detections have a higher probability.
+        nms_thresh: IoU above which the lower-scored detection of the same class goes.
+        detections_per_image: detections kept by score.
+        min_size: detections with a side not longer than this (px) are dropped.
+
+    Raises:
+        InputError: a number of classes, regions or detections below 1.
+    """
+
+    def __init__(
+        self,
+        pooler: RoIPooler,
+        box_head: BoxHead,
+        num_classes: int = 80,
+        positive_iou: float = 0.5,
+        batch_size_per_image: int = 512,
+        positive_fraction: float = 0.25,
+        smooth_l1_beta: float = 1.0,
+        box_weight: float = 1.0,
+        delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0),
+        score_thresh: float = 0.05,
+        nms_thresh: float = 0.5,
+        detections_per_image: int = 100,
+        min_size: float = 0.0,
+    ) -> None:
+        super().__init__()
+        counts = {"batch_size_per_image": batch_size_per_image, "detections_per_image": detections_per_image}
+        for name, count in {"num_classes": num_classes, **counts}.items():
+            if count < 1:
+                raise InputError(f"roi_heads: {name} is {count}; it has to be at least 1.")
+        self.pooler = pooler
+        self.box_head = box_head
+        self.predictor = BoxPredictor(box_head.out_features, num_classes)
+        self.num_classes = num_classes
+        # Background down to IoU 0: fixed proposals have no other negatives to offer than poor ones.
+        self.matcher = Matcher(positive_iou, positive_iou, keep_best=False)
+        self.sampler = Sampler(batch_size_per_image, positive_fraction)
+        self.box_coder = BoxCoder(delta_weights)
+        self.smooth_l1_beta = smooth_l1_beta
+        self.box_weight = box_weight
+        self.score_thresh = score_thresh
+        self.nms_thresh = nms_thresh
+        self.detections_per_image = detections_per_image
+        self.min_size = min_size
+
+    def forward(self, features: dict[str, Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Score regions.
+
+        Args:
+            features: ``{"p2": (N, d, H_2, W_2), ...}``.
+            boxes: N tensors ``(R_n, 4)`` xyxy, network-input pixels.
+
+        Returns:
+            Logits ``(R, K + 1)``, background last, and deltas ``(R, K * 4)``, image by image.
+        """
+        return self.predictor(self.box_head(self.pooler(features, boxes)))
+
+    # ---- training --------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(self, proposals: Sequence[Proposals], targets: Sequence[Targets], seeds: Tensor) -> RoISample:
+        """Label proposals by their overlap with ground truth and draw those that enter the losses.
+
+        The objects' own boxes are added to the proposals, so that each of them has a region of its class.
+
+        Args:
+            proposals: N proposals.
+            targets: N targets.
+            seeds: int64 ``(N,)``, which regions are drawn; see :func:`fpn_lightning.models.sampler.image_seeds`.
+        """
+        pairs = list(zip(proposals, targets, strict=True))
+        candidates = [torch.cat((proposal.boxes, target.boxes.to(proposal.boxes))) for proposal, target in pairs]
+        matches = [
+            self.matcher(box_iou(target.boxes.to(boxes), boxes))
+            for target, boxes in zip(targets, candidates, strict=True)
+        ]
+        # Padded with "ignored" to the image with the most candidates.
+        match_labels = pad_sequence([labels for _, labels in matches], batch_first=True, padding_value=-1)
+        positive, negative = self.sampler(match_labels, seeds)
+        boxes, labels, matched_boxes = [], [], []
+        for n, (target, (matched_idxs, _)) in enumerate(zip(targets, matches, strict=True)):
+            drawn = (positive[n] | negative[n]).nonzero().flatten()
+            boxes.append(candidates[n][drawn])
+            if len(target.boxes):
+                matched = matched_idxs[drawn]
+                labels.append(target.labels[matched].where(positive[n, drawn], self.num_classes))
+                matched_boxes.append(target.boxes[matched].to(boxes[n]))
+            else:
+                labels.append(torch.full_like(drawn, self.num_classes))
+                matched_boxes.append(boxes[n])
+        return RoISample(boxes, torch.cat(labels), torch.cat(matched_boxes))
+
+    def losses(
+        self,
+        features: dict[str, Tensor],
+        proposals: Sequence[Proposals],
+        targets: Sequence[Targets],
+        seeds: Tensor,
+    ) -> dict[str, Tensor]:
+        """Classification and box loss of a random sample of regions (Fast R-CNN eq. 1).
+
+        Both are sums over sampled regions divided by ``N * batch_size_per_image``, a number that does not depend on
+        what was sampled, so that splitting a batch leaves its gradient unchanged.
+
+        Args:
+            features: ``{"p2": (N, d, H_2, W_2), ...}``.
+            proposals: N proposals.
+            targets: N targets.
+            seeds: int64 ``(N,)``; see :meth:`sample`.
+
+        Returns:
+            Scalars ``loss_cls`` and ``loss_box_reg``.
+        """
+        sample = self.sample(proposals, targets, seeds)
+        logits, deltas = self(features, sample.boxes)
+        return self.losses_of_sample(logits, deltas, sample)
+
+    def losses_of_sample(self, logits: Tensor, deltas: Tensor, sample: RoISample) -> dict[str, Tensor]:
+        """The losses for a given choice of regions.
+
+        Args:
+            logits: ``(R, K + 1)``.
+            deltas: ``(R, K * 4)``.
+            sample: the regions, in the same order.
+
+        Returns:
+            Scalars ``loss_cls`` and ``loss_box_reg``.
+        """
+        loss_cls = F.cross_entropy(logits, sample.labels, reduction="sum")
+        positive = (sample.labels < self.num_classes).nonzero().flatten()
+        own_class = deltas.view(-1, self.num_classes, 4)[positive, sample.labels[positive]]
+        references = torch.cat(sample.boxes)[positive]
+        loss_box_reg = F.smooth_l1_loss(
+            own_class.to(references.dtype),
+            self.box_coder.encode(references, sample.matched_boxes[positive]),
+            beta=self.smooth_l1_beta,
+            reduction="sum",
+        )
+        count = len(sample.boxes) * self.sampler.batch_size_per_image
+        return {"loss_cls": loss_cls / count, "loss_box_reg": self.box_weight * loss_box_reg / count}
+
+    # ---- detection -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def predict(self, features: dict[str, Tensor], proposals: Sequence[Proposals], sizes: Tensor) -> list[Detections]:
+        """Detect objects: softmax, decode, clip, score threshold, NMS within classes, top-k per image.
+
+        Args:
+            features: ``{"p2": (N, d, H_2, W_2), ...}``.
+            proposals: N proposals.
+            sizes: int64 ``(N, 2)`` height and width of every image, network-input pixels.
+
+        Returns:
+            N detections, at most ``detections_per_image`` each, best first.
+
+        Raises:
+            FloatingPointError: if an output is not finite.
+        """
+        references = [proposal.boxes for proposal in proposals]
+        logits, deltas = self(features, references)
+        boxes = torch.cat(references)
+        probabilities = logits.to(boxes.dtype).softmax(dim=1)[:, : self.num_classes]
+        decoded = self.box_coder.decode(boxes, deltas.to(boxes.dtype)).view(-1, self.num_classes, 4)
+        if not (probabilities.isfinite().all() and decoded.isfinite().all()):
+            raise FloatingPointError("the box head's logits or boxes are not finite; the model has diverged")
+        counts = [len(of_image) for of_image in references]
+        return [
+            self._select(of_image, scores, (int(size[0]), int(size[1])))
+            for of_image, scores, size in zip(
+                decoded.split(counts), probabilities.split(counts), sizes.tolist(), strict=True
+            )
+        ]
+
+    def _select(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> Detections:
+        """Boxes ``(P, K, 4)`` and scores ``(P, K)`` of one image to its detections."""
+        region, labels = (scores > self.score_thresh).nonzero(as_tuple=True)
+        boxes, scores = clip_boxes_to_image(boxes[region, labels], size), scores[region, labels]
+        large = ((boxes[:, 2:] - boxes[:, :2]) > self.min_size).all(dim=1)
+        boxes, scores, labels = boxes[large], scores[large], labels[large]
+        keep = batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_image]
+        return Detections(boxes[keep], scores[keep], labels[keep])
