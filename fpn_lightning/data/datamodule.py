@@ -8,12 +8,11 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader
 
 from fpn_lightning.data.annotations import Categories
 from fpn_lightning.data.coco import COCOIndex, split_paths
-from fpn_lightning.data.dataset import COCODataset, Collate
+from fpn_lightning.data.dataset import COCODataset, Collate, open_proposals
 from fpn_lightning.data.image_folder import ImageFolder
 from fpn_lightning.data.loaders import PredictionLoader, SkippingCollate, evaluation_loader, training_loader
 from fpn_lightning.data.samplers import TrainingBatchSampler, TrainingLoader, accumulation_steps
@@ -58,6 +57,9 @@ class COCODataModule(pl.LightningDataModule):
         seed: order and augmentation are a function of it, the epoch and the image id.
         max_train_images: train on the first so many images by id only.
         max_val_images: validate on the first so many images by id only.
+        proposals: folder with a store of fixed proposals for each split, named after it (``<run>/proposals``).
+        train_proposals: the best so many proposals of an image are trained on.
+        eval_proposals: the best so many are used in evaluation and prediction.
         predict_split: split that ``predict`` reads, all of its images.
         predict_path: folder of images (or one image file) that ``predict`` reads instead; ``root`` is not used then.
 
@@ -93,6 +95,9 @@ class COCODataModule(pl.LightningDataModule):
         seed: int = 0,
         max_train_images: int | None = None,
         max_val_images: int | None = None,
+        proposals: str | None = None,
+        train_proposals: int = 2000,
+        eval_proposals: int = 1000,
         predict_split: str | None = None,
         predict_path: str | None = None,
     ) -> None:
@@ -105,6 +110,9 @@ class COCODataModule(pl.LightningDataModule):
         self.test_split = test_split
         self.predict_split = predict_split
         self.predict_path = predict_path
+        self.proposals = proposals
+        self.train_proposals = train_proposals
+        self.eval_proposals = eval_proposals
         self.num_classes = num_classes
         self.total_batch_size = total_batch_size
         self.batch_size_per_device = batch_size_per_device
@@ -148,22 +156,15 @@ class COCODataModule(pl.LightningDataModule):
         """
         dataset = self._dataset("train")
         rank, world_size = self._process()
-        accumulation = self.accumulation_steps(world_size)
+        configured = self.trainer.accumulate_grad_batches if self.trainer else None
+        accumulation = accumulation_steps(self.total_batch_size, self.batch_size_per_device, world_size, configured)
         sizes = dataset.index.sizes[dataset.rows]
         sampler = TrainingBatchSampler(
             sizes[:, 0] > sizes[:, 1], self.total_batch_size, self.batch_size_per_device, rank, world_size, self.seed
         )
-        steps = -(-len(dataset) // self.total_batch_size)
-        done = 0
-        if self.trainer:
-            if self.trainer.accumulate_grad_batches != accumulation:
-                raise InputError(
-                    f"trainer.accumulate_grad_batches is {self.trainer.accumulate_grad_batches}; set it to "
-                    f"{accumulation}, so that with {world_size} processes and data.batch_size_per_device "
-                    f"{self.batch_size_per_device} it makes data.total_batch_size {self.total_batch_size}"
-                )
-            steps = self.trainer.max_steps if self.trainer.max_steps > 0 else steps
-            done = self.trainer.global_step
+        steps = self.trainer.max_steps if self.trainer else -1
+        steps = steps if steps > 0 else -(-len(dataset) // self.total_batch_size)
+        done = self.trainer.global_step if self.trainer else 0
         return training_loader(
             dataset, sampler, self.collate, steps * accumulation, self.num_workers, done * self.total_batch_size
         )
@@ -242,9 +243,11 @@ class COCODataModule(pl.LightningDataModule):
         rows = np.arange(len(index))
         if role == "train":
             rows, self.dropped = training_rows(index, self.transform, self.skip_images_without_objects)
-            listed = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
-            rank_zero_info(f"{annotation_file.name}: training on {len(rows)} images; left out: {listed}")
         most = self.max_images.get(role)
         if most is not None and most < 1:
             raise InputError(f"data.max_{role}_images is {most}; it has to be at least 1, or null for all images")
-        return COCODataset(index, images, self.transform, rows[:most], role == "train", self.load_masks)
+        max_proposals = self.train_proposals if role == "train" else self.eval_proposals
+        store = open_proposals(self.proposals, split, index, rows[:most], max_proposals)
+        return COCODataset(
+            index, images, self.transform, rows[:most], role == "train", self.load_masks, store, max_proposals
+        )

@@ -8,24 +8,28 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from fpn_lightning.data.coco import COCOIndex
 from fpn_lightning.data.images import read_image
-from fpn_lightning.data.transforms import Geometry, ResizeAndFlip
-from fpn_lightning.structures import Batch, ImageBatch, Targets
+from fpn_lightning.data.proposals import ProposalStore, StoredProposals
+from fpn_lightning.data.transforms import Geometry, ResizeAndFlip, large_enough
+from fpn_lightning.errors import InputError
+from fpn_lightning.structures import Batch, ImageBatch, Proposals, Targets
 
 
 @dataclass
 class Sample:
-    """One network input: uint8 ``(H, W, 3)`` pixels, how they came about, and the objects (None: no annotations)."""
+    """One network input: uint8 ``(H, W, 3)`` pixels, how they came about, objects and proposals (None: not known)."""
 
     pixels: NDArray[np.uint8]
     geometry: Geometry
     image_id: int
     targets: Targets | None
+    proposals: Proposals | None = None
 
 
 class COCODataset(Dataset[Sample]):
@@ -38,6 +42,8 @@ class COCODataset(Dataset[Sample]):
         rows: int64, the image rows of the index that take part.
         training: augment; otherwise only resize, with exact boxes.
         load_masks: fill ``Targets.segmentations``.
+        proposals: fixed proposals of these images.
+        max_proposals: the best so many of an image are taken.
     """
 
     def __init__(
@@ -48,6 +54,8 @@ class COCODataset(Dataset[Sample]):
         rows: NDArray[np.int64],
         training: bool = False,
         load_masks: bool = False,
+        proposals: ProposalStore | None = None,
+        max_proposals: int | None = None,
     ) -> None:
         self.index = index
         self.image_folder = image_folder
@@ -55,6 +63,8 @@ class COCODataset(Dataset[Sample]):
         self.rows = rows
         self.training = training
         self.load_masks = load_masks
+        self.proposals = proposals
+        self.max_proposals = max_proposals
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -77,7 +87,10 @@ class COCODataset(Dataset[Sample]):
             geometry = self.transform.evaluation_geometry((height, width))
             pixels, boxes, kept = self.transform.augment_plain(pixels, boxes_orig, geometry)
         targets = self._targets(row, boxes, left[kept]) if self.index.has_annotations else None
-        return Sample(pixels, geometry, image_id, targets)
+        proposals = None
+        if self.proposals is not None:
+            proposals = mapped_proposals(self.proposals.read(image_id, self.max_proposals), geometry)
+        return Sample(pixels, geometry, image_id, targets, proposals)
 
     def file_name(self, image_id: int) -> str:
         """Name of an image's file, relative to the split's image folder; KeyError for an unknown id."""
@@ -102,6 +115,49 @@ class COCODataset(Dataset[Sample]):
         )
 
 
+def open_proposals(
+    root: str | None, split: str, index: COCOIndex, rows: NDArray[np.int64], max_proposals: int
+) -> ProposalStore | None:
+    """Open the store of a split's proposals, a folder named after the split.
+
+    Args:
+        root: folder of the stores; None: there are none.
+        split: its name.
+        index: its annotations.
+        rows: int64, the image rows that proposals are wanted for.
+        max_proposals: wanted of an image; a store that was made with fewer gives a warning.
+
+    Raises:
+        InputError: no store, or not one of these images, or no proposal is wanted.
+    """
+    if max_proposals < 1:
+        raise InputError(f"data.train_proposals or data.eval_proposals is {max_proposals}; it has to be at least 1")
+    if root is None:
+        return None
+    store = ProposalStore(Path(root) / split)
+    store.check(split, index.fingerprint, index.image_ids[rows])
+    if store.header.post_nms_topk < max_proposals:
+        rank_zero_warn(
+            f"{store.folder} holds at most {store.header.post_nms_topk} proposals an image; {max_proposals} are asked "
+            "for by data.train_proposals or data.eval_proposals"
+        )
+    return store
+
+
+def mapped_proposals(stored: StoredProposals, geometry: Geometry) -> Proposals:
+    """Proposals of the image file as proposals of the network input: resized, flipped and clipped, best first.
+
+    What is left with next to no width or height (below 0.001 px) goes, since no box can be regressed from it.
+    """
+    boxes = geometry.clip_boxes(geometry.map_boxes(stored.boxes_orig.astype(np.float64)))
+    kept = large_enough(boxes[:, 2:] - boxes[:, :2], min_box_size=0)
+    return Proposals(
+        boxes=torch.from_numpy(boxes[kept].astype(np.float32)),
+        objectness=torch.from_numpy(stored.objectness[kept]),
+        levels=torch.from_numpy(stored.levels[kept].astype(np.int64)),
+    )
+
+
 def _copied(array: NDArray[np.generic]) -> Tensor:
     # The index is mapped read-only; a tensor has to be writable.
     return torch.from_numpy(array.copy())
@@ -114,7 +170,7 @@ class Collate:
     size_divisor: int = 32
 
     def __call__(self, samples: list[Sample]) -> Batch:
-        """Samples to a batch: pixels uint8 ``(N, 3, H, W)``; no targets where the split has no annotations."""
+        """Samples to a batch: pixels uint8 ``(N, 3, H, W)``; targets and proposals where they are known."""
         sizes = torch.tensor([sample.geometry.size for sample in samples])
         height, width = (-(-side // self.size_divisor) * self.size_divisor for side in sizes.amax(dim=0).tolist())
         pixels = torch.zeros((len(samples), 3, height, width), dtype=torch.uint8)
@@ -128,7 +184,11 @@ class Collate:
             image_ids=torch.tensor([sample.image_id for sample in samples]),
             flipped=torch.tensor([sample.geometry.flipped for sample in samples]),
         )
-        return Batch(images, [sample.targets for sample in samples if sample.targets is not None])
+        return Batch(
+            images,
+            targets=[sample.targets for sample in samples if sample.targets is not None],
+            proposals=[sample.proposals for sample in samples if sample.proposals is not None],
+        )
 
 
 def start_worker(worker_id: int) -> None:

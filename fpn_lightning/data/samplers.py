@@ -45,11 +45,14 @@ def epoch_order(portrait: NDArray[np.bool_], seed: int, epoch: int) -> NDArray[n
     return np.concatenate((single, paired) if inside_a_pair else (paired, single))
 
 
-def accumulation_steps(total_batch_size: int, batch_size_per_device: int, world_size: int) -> int:
+def accumulation_steps(
+    total_batch_size: int, batch_size_per_device: int, world_size: int, configured: int | None = None
+) -> int:
     """Micro-batches per optimiser step: total = steps × images per process × processes.
 
     Raises:
-        InputError: they cannot be multiplied to the total; the message lists the images per process that can.
+        InputError: they cannot be multiplied to the total; the message lists the images per process that can. Or the
+            trainer's ``configured`` number of steps is another one.
     """
     share, rest = divmod(total_batch_size, world_size)
     if rest:
@@ -63,7 +66,13 @@ def accumulation_steps(total_batch_size: int, batch_size_per_device: int, world_
             f"data.batch_size_per_device {batch_size_per_device} does not divide the {share} images that each of "
             f"{world_size} processes has of data.total_batch_size {total_batch_size}; use one of {valid}"
         )
-    return share // batch_size_per_device
+    steps = share // batch_size_per_device
+    if configured not in (None, steps):
+        raise InputError(
+            f"trainer.accumulate_grad_batches is {configured}; set it to {steps}, so that with {world_size} processes "
+            f"and data.batch_size_per_device {batch_size_per_device} it makes data.total_batch_size {total_batch_size}"
+        )
+    return steps
 
 
 class TrainingBatchSampler(Sampler[list[Item]]):

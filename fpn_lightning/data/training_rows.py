@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from numpy.typing import NDArray
 
 from fpn_lightning.data.coco import COCOIndex
@@ -15,7 +16,7 @@ from fpn_lightning.errors import InputError
 def training_rows(
     index: COCOIndex, transform: ResizeAndFlip, skip_images_without_objects: bool = True
 ) -> tuple[NDArray[np.int64], dict[str, int]]:
-    """Choose the images to train on and count what is left out, at the scale of evaluation.
+    """Choose the images to train on; count and log what is left out, at the scale of evaluation.
 
     Args:
         index: the annotations.
@@ -40,7 +41,10 @@ def training_rows(
     has_objects = np.bincount(index.object_rows[usable], minlength=len(index)) > 0
     rows = np.flatnonzero(has_objects) if skip_images_without_objects else np.arange(len(index))
     counts = {reason: int(objects.sum()) for reason, objects in reasons.items()}
-    return rows, counts | {"images_without_objects": len(index) - len(rows)}
+    counts["images_without_objects"] = len(index) - len(rows)
+    listed = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+    rank_zero_info(f"{index.annotation_file.name}: training on {len(rows)} images; left out: {listed}")
+    return rows, counts
 
 
 def unusable_objects(index: COCOIndex, sizes: NDArray[np.int64], min_box_size: float) -> dict[str, NDArray[Any]]:

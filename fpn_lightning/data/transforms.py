@@ -53,6 +53,11 @@ class Geometry:
             boxes = np.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), axis=1)
         return boxes
 
+    def clip_boxes(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The part of boxes ``(B, 4)`` xyxy, network-input pixels, that lies inside the network input."""
+        height, width = self.size
+        return np.clip(boxes, 0, [width, height, width, height])
+
 
 def scaled_size(size: Size, short_side: int, max_side: int, rounding: SizeRounding = "nearest") -> Size:
     """Height and width after scaling by ``min(short_side / shorter, max_side / longer)``; at least one pixel.
@@ -164,8 +169,7 @@ class ResizeAndFlip:
         self, boxes_orig: NDArray[np.float64], geometry: Geometry
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """The clipped boxes that are large enough, network-input pixels, and their rows."""
-        height, width = geometry.size
-        boxes = np.clip(geometry.map_boxes(boxes_orig), 0, [width, height, width, height])
+        boxes = geometry.clip_boxes(geometry.map_boxes(boxes_orig))
         rows = np.flatnonzero(large_enough(boxes[:, 2:] - boxes[:, :2], self.min_box_size))
         return boxes[rows], rows
 

@@ -303,7 +303,7 @@ print(len(store), resident() - before, resident())
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel does not report resident memory")
 def test_a_reader_of_all_of_coco_stays_small(tmp_path: Path) -> None:
-    """118,000 images with 2,000 proposals (5 GB; sparse files, so all zeros), 2,000 read in turn and 20,000 at random."""
+    """118,000 images with 2,000 proposals (5 GB, all zeros in sparse files): 2,000 in turn and 20,000 at random."""
     from .builders import write_sparse_store
 
     write_sparse_store(tmp_path, 118_000, 2000)
