@@ -128,6 +128,10 @@ class MergedPyramid(Pyramid):
         """The maps m_k by level, ``(N, d, H_k, W_k)`` each."""
         raise TypeError(f"{type(self).__name__} does not say what it merges")
 
+    def coarser(self, top: Tensor) -> dict[str, Tensor]:
+        """Maps beyond the trunk's top: one, every second row and column of it."""
+        return {f"p{self.top + 1}": top[..., ::2, ::2]}
+
     def lateral(self, features: dict[str, Tensor], k: int) -> Tensor:
         """1x1 convolution of c_k, ``(N, d, H_k, W_k)``."""
         return self.lateral_convs[f"p{k}"](features[f"c{k}"])
@@ -136,8 +140,8 @@ class MergedPyramid(Pyramid):
         """See :meth:`Pyramid.forward`."""
         merged = self.merge(features)
         outputs = {name: conv(merged[level_of(name)]) for name, conv in self.output_convs.items()}
-        if f"p{self.top + 1}" in self.strides:
-            outputs[f"p{self.top + 1}"] = outputs[f"p{self.top}"][..., ::2, ::2]
+        if f"p{self.top}" in outputs:
+            outputs |= self.coarser(outputs[f"p{self.top}"])
         return outputs
 
 
@@ -179,6 +183,31 @@ class BottomUpPyramid(MergedPyramid):
     def merge(self, features: dict[str, Tensor]) -> dict[int, Tensor]:
         """Nothing is added: m_k is the lateral of c_k."""
         return {k: self.lateral(features, k) for k in self.levels}
+
+
+class SSDPyramid(MergedPyramid):
+    """Bottom-up without the fine maps: from c4 on, as SSD, with two new maps on top (FPN §1); Fig. 1(c).
+
+    Called as :class:`FPN` is; hands out p4 to p7.
+    """
+
+    def __init__(self, in_channels: dict[str, int], strides: dict[str, int], out_channels: int = 256) -> None:
+        used = {name: count for name, count in in_channels.items() if level_of(name) >= 4}
+        super().__init__(used, strides, out_channels, used, map(level_of, used))
+        added = {f"p{self.top + i}": 2**i * strides[f"c{self.top}"] for i in (1, 2)}
+        self.strides |= added
+        self.extra_convs = nn.ModuleDict(
+            {name: init_conv(nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1)) for name in added}
+        )
+
+    merge = BottomUpPyramid.merge
+
+    def coarser(self, top: Tensor) -> dict[str, Tensor]:
+        """New stages, which unlike the paper's layers have a non-linearity: ReLU, then a 3x3 with stride 2."""
+        outputs = {}
+        for name, conv in self.extra_convs.items():
+            outputs[name] = top = conv(F.relu(top))
+        return outputs
 
 
 class TopDownPyramid(MergedPyramid):

@@ -9,6 +9,7 @@ from torch import Tensor
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.proposal_recall import ProposalRecall
 from fpn_lightning.models.anchors import AnchorGenerator
+from fpn_lightning.models.image_pyramid import check_scales, propose_on_scales
 from fpn_lightning.models.pyramids import FPN, Pyramid
 from fpn_lightning.models.rpn import RPN, RPNOutputs
 from fpn_lightning.models.sampler import image_seeds
@@ -33,6 +34,8 @@ class RPNStage(BaseStage):
         anchor_octaves: for each map, finest first, which octaves its anchors take: octave i has size
             ``base_anchor_size * 2**i``. One for each of p2..p6 in FPN.
         anchor_ratios: height / width.
+        image_scales: at test time, the scales of a featurised image pyramid (Fig. 1(a)), relative to the network
+            input; ``(1.0,)`` is none. Training always sees one scale.
         recall_limits: numbers of proposals at which recall is measured.
         area_thresholds: px² of the image file that part small from medium and medium from large (COCO's 32², 96²).
         optimization: optimiser and schedule; the default is the paper's, with ``trainer.max_steps: 40000``.
@@ -49,6 +52,7 @@ class RPNStage(BaseStage):
         base_anchor_size: float = 32,
         anchor_octaves: Sequence[Sequence[int]] = ((0,), (1,), (2,), (3,), (4,)),
         anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        image_scales: Sequence[float] = (1.0,),
         recall_limits: Sequence[int] = (10, 30, 100, 1000),
         area_thresholds: tuple[float, float] = (32**2, 96**2),
         optimization: Optimization = PAPER,
@@ -61,6 +65,7 @@ class RPNStage(BaseStage):
         sizes = [[base_anchor_size * 2**octave for octave in octaves] for octaves in anchor_octaves]
         anchor_generator = AnchorGenerator(self.pyramid.strides, sizes, anchor_ratios)
         self.rpn = rpn(self.pyramid.out_channels, anchor_generator)
+        self.image_scales = check_scales(image_scales)
         self.recall_limits = tuple(recall_limits)
         self.area_thresholds = area_thresholds
         self.recall = ProposalRecall(self.recall_limits, self.area_thresholds)
@@ -75,8 +80,14 @@ class RPNStage(BaseStage):
         return self.rpn.losses(self(batch.images), batch.targets, seeds)
 
     def propose(self, images: ImageBatch) -> list[Proposals]:
-        """Proposals of every image, network-input pixels, best first."""
-        return self.rpn.predict(self(images), images.sizes)
+        """Proposals of every image, network-input pixels, best first, from all ``image_scales`` together."""
+        return propose_on_scales(
+            lambda scaled: self.rpn.predict(self(scaled), scaled.sizes),
+            images,
+            self.image_scales,
+            self.rpn.nms_thresh,
+            self.rpn.post_nms_topk,
+        )
 
     def propose_orig(self, images: ImageBatch) -> list[ProposalsOrig]:
         """Proposals of every image in pixels of its file, best first."""

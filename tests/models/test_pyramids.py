@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.anchors import AnchorGenerator
-from fpn_lightning.models.pyramids import FPN, BottomUpPyramid, FinestLevel, SingleMap, TopDownPyramid
+from fpn_lightning.models.pyramids import FPN, BottomUpPyramid, FinestLevel, SingleMap, SSDPyramid, TopDownPyramid
 
 CHANNELS = {"c2": 4, "c3": 6, "c4": 8, "c5": 10}
 STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
@@ -104,6 +104,38 @@ def test_single_map_is_the_stage_output():
     assert single(c)["p4"] is c["c4"]
     with pytest.raises(InputError, match=r"level 6 is none of the trunk's maps \(c2, c3, c4, c5\)"):
         SingleMap(CHANNELS, STRIDES, level=6)
+
+
+def test_ssd_leaves_the_fine_maps_out_and_adds_coarse_ones():
+    ssd = SSDPyramid(CHANNELS, STRIDES, 5)
+    assert ssd.used == ("c4", "c5")
+    assert ssd.strides == {"p4": 16, "p5": 32, "p6": 64, "p7": 128}
+    c = stage_outputs(200, 300)
+    maps = ssd({"c4": c["c4"], "c5": c["c5"]})
+    # sides of an image of 200 x 300 over 16, 32, 64 and 128, rounded up
+    assert {name: tuple(value.shape) for name, value in maps.items()} == {
+        "p4": (2, 5, 13, 19),
+        "p5": (2, 5, 7, 10),
+        "p6": (2, 5, 4, 5),
+        "p7": (2, 5, 2, 3),
+    }
+    lateral = F.conv2d(c["c5"], ssd.lateral_convs["p5"].weight, ssd.lateral_convs["p5"].bias)
+    p5 = F.conv2d(lateral, ssd.output_convs["p5"].weight, ssd.output_convs["p5"].bias, padding=1)
+    p6 = F.conv2d(p5.clamp(min=0), ssd.extra_convs["p6"].weight, ssd.extra_convs["p6"].bias, stride=2, padding=1)
+    p7 = F.conv2d(p6.clamp(min=0), ssd.extra_convs["p7"].weight, ssd.extra_convs["p7"].bias, stride=2, padding=1)
+    assert torch.allclose(maps["p5"], p5, atol=1e-6)
+    assert torch.allclose(maps["p6"], p6, atol=1e-6)
+    assert torch.allclose(maps["p7"], p7, atol=1e-6)
+
+
+def test_anchors_of_the_ssd_like_row():
+    pyramid = SSDPyramid(CHANNELS, STRIDES, 5)
+    sizes = [[32, 64], [128], [256], [512]]
+    generator = AnchorGenerator(pyramid.strides, sizes)
+    assert generator.num_anchors == [6, 3, 3, 3]
+    assert sum(generator.num_anchors) == 15  # each of the 5 sizes x 3 ratios on one map
+    counts = [len(anchors) for anchors in generator([(50, 63), (25, 32), (13, 16), (7, 8)])]
+    assert counts == [50 * 63 * 6, 25 * 32 * 3, 13 * 16 * 3, 7 * 8 * 3]  # 22,092 at 800 x 1000
 
 
 PER_LEVEL, ALL_ON_ONE = [[32 * 2**i] for i in range(5)], [[32 * 2**i for i in range(5)]]

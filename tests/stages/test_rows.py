@@ -10,7 +10,8 @@ import torchvision
 
 from fpn_lightning.models.backbones import ResNetBackbone
 from fpn_lightning.models.narrow_resnet import NarrowResNet
-from fpn_lightning.models.pyramids import FPN, BottomUpPyramid, FinestLevel, SingleMap, TopDownPyramid
+from fpn_lightning.models.pyramids import FPN, BottomUpPyramid, FinestLevel, SingleMap, SSDPyramid, TopDownPyramid
+from fpn_lightning.models.rpn import RPN
 from fpn_lightning.models.sampler import image_seeds
 from fpn_lightning.stages.rpn import RPNStage
 from tests.models.builders import image_batch, targets
@@ -22,6 +23,7 @@ ROWS = {
     "d": BottomUpPyramid,
     "e": TopDownPyramid,
     "f": FinestLevel,
+    "ssd": SSDPyramid,
 }
 
 
@@ -29,7 +31,10 @@ ROWS = {
 def test_every_parameter_is_trained(row):
     torch.manual_seed(0)
     octaves = [[0, 1, 2, 3, 4]] if row in "abf" else [[i] for i in range(5)]
-    stage = RPNStage(NarrowResNet(), ROWS[row], pyramid_channels=8, base_anchor_size=8, anchor_octaves=octaves)
+    rpn = RPN
+    if row == "ssd":
+        octaves, rpn = [[0, 1], [2], [3], [4]], partial(RPN, shared_head=False)
+    stage = RPNStage(NarrowResNet(), ROWS[row], rpn, pyramid_channels=8, base_anchor_size=8, anchor_octaves=octaves)
     batch = image_batch([(64, 64), (64, 64)])
     truth = [targets([[10, 10, 40, 50]]), targets([])]
     losses = stage.rpn.losses(stage(batch), truth, image_seeds(0, 0, batch.image_ids))

@@ -1,0 +1,131 @@
+"""Featurised image pyramid at test time (FPN Fig. 1(a)): one network on the image at several scales.
+
+Shape shorthand: N images, H x W padded input size, P proposals of one image.
+
+What the paper calls a featurised image pyramid computes the features of every scale anew, so that time and memory grow
+with the sum of the squared scales; it is used at test time only, since training on all scales at once would need the
+memory of all of them (FPN §1). Here the scales are relative to the network input, whose size the data module sets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import clip_boxes_to_image, nms
+
+from fpn_lightning.errors import InputError
+from fpn_lightning.structures import ImageBatch, Proposals
+
+
+def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
+    """Return the scales as a tuple.
+
+    Raises:
+        InputError: if there is none, or one is not a positive number, or one stands there twice.
+    """
+    if not scales or not all(math.isfinite(scale) and scale > 0 for scale in scales) or len(set(scales)) < len(scales):
+        raise InputError(
+            f"model.image_scales is {list(scales)}; it has to be a list of different positive numbers, such as [0.5, 1]"
+        )
+    return tuple(scales)
+
+
+def scale_images(images: ImageBatch, scale: float) -> ImageBatch:
+    """Resize every image of a batch, and its padding with it.
+
+    Each image is resized by itself, so that its border is never mixed with padding, bilinearly and (for scales below 1)
+    with antialiasing. Its new sides are rounded to whole pixels and at least 1 px.
+
+    Args:
+        images: a batch; ``sizes`` in pixels of the network input.
+        scale: factor on both sides.
+
+    Returns:
+        A batch with ``pixels`` uint8 ``(N, 3, ceil(scale * H), ceil(scale * W))``, 0 outside the images, and the new
+        ``sizes``; everything else is the given batch's.
+    """
+    height, width = (math.ceil(scale * side) for side in images.pixels.shape[-2:])
+    pixels = images.pixels.new_zeros(*images.pixels.shape[:2], height, width)
+    sizes = (images.sizes * scale).round().long().clamp(min=1)
+    for index, ((old_h, old_w), (new_h, new_w)) in enumerate(zip(images.sizes.tolist(), sizes.tolist(), strict=True)):
+        image = images.pixels[index : index + 1, :, :old_h, :old_w].float()
+        resized = F.interpolate(image, (new_h, new_w), mode="bilinear", align_corners=False, antialias=scale < 1)
+        pixels[index, :, :new_h, :new_w] = resized[0].round().clamp(0, 255).to(pixels.dtype)
+    return replace(images, pixels=pixels, sizes=sizes)
+
+
+def boxes_between_scales(boxes: Tensor, size: Tensor, new_size: Tensor) -> Tensor:
+    """Map boxes from an image of ``size`` to the same image at ``new_size``.
+
+    The factor of each axis is that of the whole pixels an image really has, not the nominal scale.
+
+    Args:
+        boxes: ``(P, 4)`` xyxy, pixels of the image at ``size``.
+        size: int64 ``(2,)`` height, width.
+        new_size: int64 ``(2,)`` height, width.
+
+    Returns:
+        ``(P, 4)`` xyxy, pixels of the image at ``new_size``.
+    """
+    height, width = (new_size / size).to(boxes).unbind()
+    return boxes * torch.stack((width, height, width, height))
+
+
+def merge_proposals(
+    found: Sequence[Proposals], size: tuple[int, int], nms_thresh: float, post_nms_topk: int
+) -> Proposals:
+    """Merge what several scales propose for one image: one NMS over all, then the best.
+
+    Args:
+        found: proposals of each scale, all in pixels of the network input.
+        size: height and width of the image, network-input pixels.
+        nms_thresh: IoU above which the lower-scored proposal goes, whatever scale either comes from.
+        post_nms_topk: proposals kept.
+
+    Returns:
+        At most ``post_nms_topk`` proposals, best first, clipped to the image.
+    """
+    boxes = clip_boxes_to_image(torch.cat([proposals.boxes for proposals in found]), size)
+    objectness = torch.cat([proposals.objectness for proposals in found])
+    levels = torch.cat([proposals.levels for proposals in found])
+    kept = nms(boxes, objectness, nms_thresh)[:post_nms_topk]
+    return Proposals(boxes[kept], objectness[kept], levels[kept])
+
+
+@torch.no_grad()
+def propose_on_scales(
+    propose: Callable[[ImageBatch], list[Proposals]],
+    images: ImageBatch,
+    scales: Sequence[float],
+    nms_thresh: float,
+    post_nms_topk: int,
+) -> list[Proposals]:
+    """Propose on every scale of a batch and merge, image by image.
+
+    Args:
+        propose: proposals of every image of a batch, pixels of that batch's images.
+        images: a batch.
+        scales: factors on the sides of the network input; ``(1.0,)`` is ``propose`` itself.
+        nms_thresh: see :func:`merge_proposals`.
+        post_nms_topk: see :func:`merge_proposals`.
+
+    Returns:
+        N proposals in pixels of ``images``, best first. ``levels`` is the level whose stride a proposal's map has in
+        pixels of ``images``, ``k - log2(scale)`` rounded: p4 of an image at twice its size counts as p3.
+    """
+    if tuple(scales) == (1.0,):
+        return propose(images)
+    found: list[list[Proposals]] = [[] for _ in range(len(images))]
+    for scale in scales:
+        scaled = scale_images(images, scale)
+        for index, proposals in enumerate(propose(scaled)):
+            boxes = boxes_between_scales(proposals.boxes, scaled.sizes[index], images.sizes[index])
+            levels = proposals.levels - round(math.log2(scale))
+            found[index].append(Proposals(boxes, proposals.objectness, levels))
+    sizes = [(height, width) for height, width in images.sizes.tolist()]
+    return [merge_proposals(each, size, nms_thresh, post_nms_topk) for each, size in zip(found, sizes, strict=True)]
