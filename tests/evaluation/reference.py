@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,3 +115,73 @@ def assert_same_cells(values: dict[Any, float | None], expected: dict[Any, float
     for name, value in expected.items():
         assert (values[name] is None) == (value is None), name
         assert value is None or abs(values[name] - value) <= 1e-9, (name, values[name], value)
+
+
+CATEGORY_IDS = (3, 7, 44, 81, 90, 91, 200)  # of labels 0 to 6; no object has label 5 or 6, no detection label 6
+
+
+def random_detections(rng: np.random.Generator, num_images: int) -> dict[int, tuple[np.ndarray, ...]]:
+    """Awkward images by id, in any order: what ``AveragePrecision.update`` takes after the id.
+
+    One image has no detections, one no objects, one 150 detections of each of two classes.
+    """
+    images = {}
+    for row, image_id in enumerate(rng.permutation(1000)[:num_images].tolist()):
+        scene = random_scene(rng)
+        labels = rng.integers(0, 6, len(scene.boxes))
+        if row == 0:
+            scene.boxes = np.concatenate([rng.integers(0, 40, (300, 4)).astype(float), scene.boxes])
+            scene.scores = np.concatenate([rng.integers(0, 9, 300) / 7, scene.scores])
+            labels = np.concatenate([np.arange(300) % 2, labels])
+        elif len(scene.gt_boxes) and len(scene.boxes):
+            # As random_scene puts boxes near any object, few would have its class.
+            some = rng.random(len(labels)) < 0.5
+            labels[some] = scene.gt_labels[0]
+        found = (scene.boxes, scene.scores, labels)
+        annotated = (scene.gt_boxes, scene.gt_areas, scene.gt_is_crowd, scene.gt_labels)
+        if row == 1:
+            found = tuple(array[:0] for array in found)
+        if row == 2:
+            annotated = tuple(array[:0] for array in annotated)
+        images[image_id] = (*found, *annotated)
+    return images
+
+
+def write_coco_files(images: dict[int, tuple[np.ndarray, ...]], folder: Path) -> tuple[Path, Path]:
+    """An annotation file and a result file with sparse category ids and annotation ids from 1, images by falling id."""
+    annotations: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    for image_id in sorted(images, reverse=True):
+        boxes, scores, labels, gt_boxes, gt_areas, gt_is_crowd, gt_labels = (a.tolist() for a in images[image_id])
+        for box, score, label in zip(boxes, scores, labels, strict=True):
+            results.append({"image_id": image_id, "category_id": CATEGORY_IDS[label], "bbox": box, "score": score})
+        for box, area, is_crowd, label in zip(gt_boxes, gt_areas, gt_is_crowd, gt_labels, strict=True):
+            common = {"id": len(annotations) + 1, "image_id": image_id, "category_id": CATEGORY_IDS[label]}
+            annotations.append({**common, "bbox": box, "area": area, "iscrowd": int(is_crowd)})
+    content = {
+        "images": [{"id": image_id, "height": 500, "width": 500} for image_id in images],
+        "annotations": annotations,
+        "categories": [{"id": category_id, "name": f"c{category_id}"} for category_id in CATEGORY_IDS],
+    }
+    paths = folder / "annotations.json", folder / "results.json"
+    for path, written in zip(paths, (content, results), strict=True):
+        path.write_text(json.dumps(written))
+    return paths
+
+
+def pycocotools_summary(annotations: Path, results: Path) -> tuple[dict[str, float | None], dict[int, float | None]]:
+    """COCO's twelve numbers from its own summary, and AP by category id; None without ground truth."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        ground_truth = COCO(str(annotations))
+        evaluator = COCOeval(ground_truth, ground_truth.loadRes(str(results)), "bbox")
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "AR100_s", "AR100_m", "AR100_l"]
+    values = dict(zip(names, evaluator.stats.tolist(), strict=True))
+    by_class = evaluator.eval["precision"][:, :, :, 0, 2].reshape(-1, len(evaluator.params.catIds)).mean(axis=0)
+    class_values = dict(zip(evaluator.params.catIds, by_class.tolist(), strict=True))
+    return (
+        {name: None if value == -1 else value for name, value in values.items()},
+        {category_id: None if value == -1 else value for category_id, value in class_values.items()},
+    )

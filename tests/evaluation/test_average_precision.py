@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fpn_lightning.errors import InputError
+from fpn_lightning.evaluation.annotations import read_annotations
+from fpn_lightning.evaluation.average_precision import AveragePrecision
+from fpn_lightning.evaluation.coco_evaluator import average_precision
+from fpn_lightning.evaluation.results import read_results
+
+from .reference import CATEGORY_IDS, assert_same_cells, pycocotools_summary, random_detections, write_coco_files
+
+Image = tuple[np.ndarray, ...]
+BACKENDS = ("faster-coco-eval", "pycocotools")
+BOX = np.array([[10, 20, 30, 40.0]])
+NO_BOX, NOTHING = np.zeros((0, 4)), np.zeros(0)
+
+
+def _filled(images: dict[int, Image], **settings) -> AveragePrecision:
+    metric = AveragePrecision(**settings)
+    for image_id, columns in images.items():
+        metric.update(image_id, *columns)
+    return metric
+
+
+def _by_category(metric: AveragePrecision) -> dict[int, float | None]:
+    names = dict(enumerate(map(str, CATEGORY_IDS)))
+    return {int(name): value for name, value in metric.per_class(names).items()}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("seed", range(5))
+def test_equals_pycocotools_on_files(tmp_path, seed, backend):
+    images = random_detections(np.random.default_rng(seed), 12)
+    metric = _filled(images, backend=backend)
+    expected, expected_by_class = pycocotools_summary(*write_coco_files(images, tmp_path))
+    assert expected["AP"] > 0
+    values = metric.compute()
+    assert_same_cells({name: values[name] for name in expected}, expected)
+    assert_same_cells(_by_category(metric), expected_by_class)
+    assert expected_by_class[91] is None
+    assert int(metric.num_images) == 12
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_golden_files_with_category_ids_as_labels(coco_golden, backend):
+    paths = coco_golden / "instances_val2014_100.json", coco_golden / "instances_val2014_fakebbox100_results.json"
+    annotations = read_annotations(paths[0])
+    results = read_results(paths[1], annotations, "bbox")
+    metric = AveragePrecision(backend=backend)
+    for image in annotations["images"]:
+        found, annotated = (
+            [record for record in records if record["image_id"] == image["id"]]
+            for records in (results, annotations["annotations"])
+        )
+        columns = (np.array([record[key] for record in found]) for key in ("bbox", "score", "category_id"))
+        gt_columns = (np.array([r[key] for r in annotated]) for key in ("bbox", "area", "iscrowd", "category_id"))
+        metric.update(image["id"], *columns, *gt_columns)
+    expected, expected_by_class = pycocotools_summary(*paths)
+    values = metric.compute()
+    assert_same_cells({name: values[name] for name in expected}, expected)
+    by_class = metric.per_class({category_id: str(category_id) for category_id in expected_by_class})
+    assert_same_cells(by_class, {str(key): value for key, value in expected_by_class.items()})
+    scored, scored_by_class = average_precision(annotations, results, backend=backend)
+    assert values == scored
+    assert by_class == {str(key): value for key, value in scored_by_class.items()}
+
+
+def test_order_of_images_moves_no_bit():
+    images = random_detections(np.random.default_rng(1), 15)
+    backwards = dict(reversed(images.items()))
+    assert _filled(images).compute() == _filled(backwards).compute()
+
+
+def test_a_half_found_class_by_hand():
+    """One of two cups at its place: precision 1 up to recall 0.5, which is 51 of COCO's 101 recall levels."""
+    metric = AveragePrecision(area_thresholds=(85, 769), limits=(1,))
+    metric.update(7, BOX, [0.9], [4], np.concatenate([BOX, BOX + 50]), [100, 1000], [False, False], [4, 4])
+    metric.update(8, NO_BOX, NOTHING, NOTHING, BOX, [100], [False], [2])
+    values = metric.compute()
+    assert values["AP"] == values["AP50"] == values["AP75"] == pytest.approx(51 / 101 / 2)
+    # Both objects of 100 px² are medium: the cup is found, the cat is not.
+    assert (values["APs"], values["APm"], values["APl"]) == (None, 0.5, 0)
+    assert (values["AR1"], values["AR1_m"]) == (0.25, 0.5)
+    names = {2: "cat", 3: "dog", 4: "cup", 5: "ant"}
+    by_class = {"cup": pytest.approx(51 / 101), "cat": 0, "ant": None, "dog": None}
+    assert list(metric.per_class(names).items()) == list(by_class.items())
+    assert metric.per_class({4: "thing", 2: "thing"}) == {"thing (4)": by_class["cup"], "thing (2)": 0}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_found_is_zero_and_nothing_to_find_is_none(backend):
+    metric = AveragePrecision(backend=backend)
+    metric.update(1, NO_BOX, NOTHING, NOTHING, BOX, [1200], [0], [0])
+    values = metric.compute()
+    assert {name for name, value in values.items() if value is None} == {
+        *("APs", "APl", "AR1_s", "AR1_l", "AR10_s", "AR10_l", "AR100_s", "AR100_l")
+    }
+    assert {value for value in values.values() if value is not None} == {0.0}
+    metric.reset()
+    metric.update(1, BOX, [1], [0], NO_BOX, NOTHING, NOTHING, NOTHING)
+    assert set(metric.compute().values()) == {None}
+    metric.reset()
+    metric.update(1, *(NO_BOX, NOTHING, NOTHING), NO_BOX, NOTHING, NOTHING, NOTHING)
+    assert set(metric.compute().values()) == {None}
+
+
+def test_tensors_of_any_dtype_are_taken():
+    arrays = (BOX, [0.5], [3], BOX, [1200.0], [False], [3])
+    tensors = [torch.tensor(np.asarray(array)) for array in arrays]
+    tensors[0], tensors[1] = tensors[0].float(), tensors[1].bfloat16()
+    metric = AveragePrecision()
+    metric.update(torch.tensor(9), *tensors)
+    assert metric.compute()["AP"] == 1
+    assert (metric.detections[0].dtype, metric.detections[0].shape) == (torch.float64, (1, 6))
+
+
+def test_an_image_counts_once():
+    images = random_detections(np.random.default_rng(2), 6)
+    metric = _filled(images)
+    expected = metric.compute()
+    first, *_ = images
+    metric.update(first, *images[first])
+    assert metric.compute() == expected
+    assert int(metric.num_images) == 6
+    boxes, *others = images[first]
+    metric.update(first, boxes + 1, *others)
+    with pytest.raises(InputError, match=f"image {first} was evaluated twice, with different results"):
+        metric.compute()
+    metric.reset()
+    assert int(metric.num_images) == 0
+    for image_id, columns in images.items():
+        metric.update(image_id, *columns)
+    assert metric.compute() == expected
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        (0, np.array([[0, 0, np.nan, 1]]), "image 5: boxes_xywh holds .* row 0"),
+        (1, [np.inf], "image 5: scores holds .* row 0"),
+        (3, np.zeros((1, 5)), r"image 5: gt_boxes_xywh has shape \(1, 5\)"),
+        (2, [1, 2], "1 image 5: boxes_xywh, 1 image 5: scores, 2 image 5: labels"),
+        (5, [], "0 image 5: gt_is_crowd"),
+        (6, [0.5], "image 5: gt_labels holds .*whole numbers"),
+    ],
+)
+def test_bad_values_are_named(column, value, message):
+    columns = [BOX, [0.5], [1], BOX, [9], [0], [1]]
+    columns[column] = value
+    with pytest.raises(InputError, match=message):
+        AveragePrecision().update(5, *columns)
+
+
+@pytest.mark.parametrize("settings", [{"limits": (0,)}, {"area_thresholds": (2, 1)}])
+def test_bad_settings_are_named(settings):
+    with pytest.raises(InputError, match=next(iter(settings))):
+        AveragePrecision(**settings)
+
+
+def _score_share(rank: int, shares: list[list[tuple[int, Image]]], folder: str) -> None:
+    """One of two processes; it writes what it is told, or the error."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    metric = AveragePrecision()
+    for image_id, columns in shares[rank]:
+        metric.update(image_id, *columns)
+    try:
+        told: object = [metric.compute(), {str(key): value for key, value in _by_category(metric).items()}]
+    except InputError as error:
+        told = str(error)
+    Path(folder, f"{rank}.json").write_text(json.dumps(told))
+    torch.distributed.destroy_process_group()
+
+
+def _told_to_two_processes(shares: list[list[tuple[int, Image]]], folder: Path) -> list[object]:
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_score_share, args=(rank, shares, str(folder))) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=60)
+        assert worker.exitcode == 0
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("split", [4, 0])
+def test_two_processes_equal_one(tmp_path, split):
+    images = random_detections(np.random.default_rng(3), 9)
+    metric = _filled(images)
+    expected = [metric.compute(), {str(key): value for key, value in _by_category(metric).items()}]
+    rows = list(images.items())
+    # The second process has the first image again, as padding to equal shares would have it; with 0, the first process
+    # has nothing at all.
+    shares = [rows[:split], rows[split:] + rows[:1]]
+    assert _told_to_two_processes(shares, tmp_path) == [expected, expected]
+
+
+def test_an_error_reaches_every_process(tmp_path):
+    images = random_detections(np.random.default_rng(4), 2)
+    (first, columns), other = images.items()
+    shares = [[(first, columns)], [other, (first, (columns[0] + 1, *columns[1:]))]]
+    told = _told_to_two_processes(shares, tmp_path)
+    assert told[0] == told[1]
+    assert f"image {first} was evaluated twice" in told[0]
+
+
+def _resident_mib() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not report resident memory")
+def test_three_passes_take_the_memory_of_one():
+    rng = np.random.default_rng(0)
+    metric = AveragePrecision()
+    resident = []
+    for _ in range(3):
+        for image_id in range(150):
+            boxes = rng.uniform(1, 200, (100, 4))
+            metric.update(
+                *(image_id, boxes, rng.random(100), rng.integers(0, 8, 100)),
+                *(boxes[:7], boxes[:7, 2] * boxes[:7, 3], np.zeros(7), rng.integers(0, 8, 7)),
+            )
+        metric.compute()
+        metric.reset()
+        resident.append(_resident_mib())
+    # The records of one pass are about 13 MiB.
+    assert resident[2] - resident[0] < 6
