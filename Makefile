@@ -5,9 +5,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PRESET ?= mini
 SEED ?= 0
+CORES ?= 2
+GPUS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow lint format row backbones report benchmark clean
+.PHONY: help quickstart test test-slow lint format row mini backbones tuning report benchmark clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -40,23 +42,21 @@ format: $(READY) ## Let ruff put everything in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-row: $(READY) $(if $(filter mini,$(PRESET)),data/synthetic-mini/synthetic.json) ## Run one row of a table: make row ROW=table1/c_fpn PRESET=mini SEED=0
-	$(BIN)/python train.py fit --config configs/$(ROW).yaml --config configs/presets/$(PRESET).yaml --seed_everything $(SEED)
+# With -n, make and Snakemake both say only what they would do.
+SNAKEMAKE = +$(BIN)/snakemake --cores $(CORES) --resources gpu=$(GPUS) $(if $(findstring n,$(firstword -$(MAKEFLAGS))),--dry-run)
 
-# Trunks side by side: a single map against FPN, two seeds. Finished runs are kept, interrupted ones go on.
-BACKBONES := $(foreach trunk,narrow_resnet mobilenet_v2 efficientnet,$(foreach row,a_conv4 c_fpn,$(foreach seed,0 1,\
-	runs/mini/backbones/$(trunk)/$(row)/seed$(seed)/metrics.json)))
-backbones: $(READY) $(BACKBONES) ## Run the comparison of trunks (reports/mini/backbones.md; an hour on two cores, with -j2)
-	$(BIN)/python -m fpn_lightning.reporting --preset mini
+row: $(READY) ## Run one row of a table, or go on with it: make row ROW=table1/c_fpn PRESET=mini SEED=0
+	@: $(or $(ROW),$(error Say which row: make row ROW=table1/c_fpn))
+	$(SNAKEMAKE) runs/$(PRESET)/$(ROW)/seed$(SEED)/metrics.json
 
-runs/mini/backbones/%/metrics.json: | data/synthetic-mini/synthetic.json
-	$(BIN)/python train.py fit --config configs/table1/$(word 2,$(subst /, ,$*)).yaml \
-		--config configs/presets/mini.yaml --config configs/trunks/$(word 1,$(subst /, ,$*)).yaml \
-		--seed_everything $(patsubst seed%,%,$(word 3,$(subst /, ,$*))) \
-		$(if $(wildcard $(dir $@)checkpoints/last.ckpt),--ckpt_path last,--experiment.overwrite true)
+mini: $(READY) ## Every row at the scale of a CPU, three seeds each, and the tables: reports/mini/table1.md
+	$(SNAKEMAKE) --forcerun report -- reports/mini/table1.md
 
-data/synthetic-mini/synthetic.json: | $(READY)
-	$(BIN)/python -m fpn_lightning.data.synthetic --root data/synthetic-mini --train 5000 --val 500 --split tune=500
+backbones: $(READY) ## Compare trunks: reports/mini/backbones.md (an hour on two cores)
+	$(SNAKEMAKE) --forcerun report -- reports/mini/backbones.md
+
+tuning: $(READY) ## Learning rates of the rows, on a seed and a split of their own: reports/mini/tuning.md
+	$(SNAKEMAKE) --forcerun report -- reports/mini/tuning.md
 
 report: $(READY) ## Collect finished runs and write every table into reports/
 	$(BIN)/python -m fpn_lightning.reporting
@@ -67,5 +67,5 @@ benchmark: $(READY) ## Measure our parts beside their peers; lines go to reports
 	done
 
 clean: ## Remove caches; runs, data and the environment stay
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf .snakemake .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
