@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fpn_lightning.reporting.keys import size_keys
 from fpn_lightning.reporting.paper import Column
 from fpn_lightning.reporting.records import Record
 from fpn_lightning.reporting.summary import RowSummary, Statistic, TableSummary
@@ -48,6 +49,15 @@ def status(row: RowSummary) -> str:
     return str(len(row.records)) if row.records else "not run"
 
 
+def gap_cell(summary: TableSummary, row: RowSummary, key: str) -> str:
+    """Our gap to the reference row; its spread seed by seed where both rows ran with the same seeds."""
+    gap, paired = summary.ours_gap(row, key), summary.paired_gap(row, key)
+    reference = summary.reference
+    same = reference is not None and len(paired.values) == len(row.records) == len(reference.records)
+    spread = f" ± {number(paired.std)}" if same and paired.std is not None else ""
+    return number(gap, sign=True) + spread
+
+
 def results(summary: TableSummary) -> list[Grid]:
     """The paper's numbers and ours side by side, one grid for each block of columns.
 
@@ -87,19 +97,18 @@ def gaps(summary: TableSummary) -> list[Grid]:
     if summary.reference is None:
         return []
     rows_run = [row for row in summary.rows if not row.row.literature and row.id != summary.table.reference]
-    columns = [*summary.extra, *summary.table.columns]
-    if not any(summary.ours_gap(row, column.key) is not None for row in rows_run for column in columns):
+    if not any(summary.ours_gap(row, column.key) is not None for row in rows_run for column in summary.columns):
         return []
     header = ["row"]
-    for column in columns:
+    for column in summary.columns:
         header += [f"{column.heading} ours"] if column in summary.extra else [f"{column.heading} paper", "ours"]
     rows = []
     for row in rows_run:
         cells = [row.row.label]
-        for column in columns:
+        for column in summary.columns:
             if column not in summary.extra:
                 cells.append(number(summary.paper_gap(row, column.key), sign=True))
-            cells.append(number(summary.ours_gap(row, column.key), sign=True))
+            cells.append(gap_cell(summary, row, column.key))
         rows.append(cells)
     return [Grid(f"Gap to “{summary.reference.row.label}”, in points", header, rows, left=1)]
 
@@ -130,32 +139,62 @@ def _each(records: list[Record], values: Iterable[int]) -> str:
     return ", ".join(f"{value:,}" for value in sorted(set(values))) if records else ""
 
 
+def _speed(records: list[Record]) -> list[str]:
+    """Parameters, s/step and s/image."""
+    return [
+        _each(records, (record.parameters for record in records)),
+        number(_average(record.train.seconds_per_step for record in records), 3),
+        number(_average(record.eval.seconds_per_image for record in records), 3),
+    ]
+
+
 def cost(summary: TableSummary) -> Grid:
     """One line a row: the paper's description of it, its config, and what it cost to train and to run."""
     timed = any(row.row.seconds_per_image is not None for row in summary.rows)
-    header = ["row", "config", *summary.table.details, "parameters", "steps", "batch", "s/step", "s/image"]
+    header = ["row", "config", *summary.table.details, "parameters", "steps", "batch", "lr", "s/step", "s/image"]
     header += [*(["paper s/image"] if timed else []), "peak MiB"]
     rows = []
     for row in summary.rows:
         config = "" if row.row.literature else row.shared_from or f"{summary.name}/{row.id}"
         records = row.records
         cells = [row.row.label, config, *(row.row.details.get(name, "") for name in summary.table.details)]
+        parameters, *seconds = _speed(records)
         cells += [
-            _each(records, (record.parameters for record in records)),
+            parameters,
             _each(records, (record.train.steps for record in records)),
             _each(records, (record.train.total_batch for record in records)),
-            number(_average(record.train.seconds_per_step for record in records), 3),
-            number(_average(record.eval.seconds_per_image for record in records), 3),
+            ", ".join(f"{lr:g}" for lr in sorted({r.train.lr for r in records if r.train.lr is not None})),
+            *seconds,
         ]
         if timed:
-            seconds = row.row.seconds_per_image
-            cells.append("" if seconds is None else f"{seconds:g} ({row.row.device})")
+            papers = row.row.seconds_per_image
+            cells.append("" if papers is None else f"{papers:g} ({row.row.device})")
         peaks = [record.peak_memory_mib for record in records if record.peak_memory_mib is not None]
         cells.append(f"{max(peaks):,.0f}" if peaks else "")
         rows.append(cells)
     return Grid("Rows and their cost", header, rows, left=2 + len(summary.table.details))
 
 
+def overview(summary: TableSummary) -> list[Grid]:
+    """What each row costs and what it brings, few columns. Nothing if there are no two rows to compare."""
+    if len(summary.run) < 2:
+        return []
+    metrics = [*(column.key for column in summary.extra[:1]), summary.main.key]
+    small = (size_keys(summary.main.key) or ())[:1]
+    metrics += [key for key in small if any(row.ours(key) for row in summary.run)]
+    reference = summary.reference
+    header = ["row", "seeds", "parameters", "s/step", "s/image", *metrics]
+    header += [f"{summary.main.heading} gap to “{reference.row.label}”"] if reference else []
+    rows = []
+    for row in summary.run:
+        cells = [row.row.label, status(row), *_speed(row.records)]
+        cells += [measured(row.ours(key), has_records=True) for key in metrics]
+        if reference:
+            cells.append("" if row.id == reference.id else gap_cell(summary, row, summary.main.key))
+        rows.append(cells)
+    return [Grid("What each design costs and brings", header, rows, left=2)]
+
+
 def all_grids(summary: TableSummary) -> list[Grid]:
     """Everything a table shows, in order."""
-    return [*results(summary), *differences(summary), *gaps(summary), cost(summary)]
+    return [*results(summary), *differences(summary), *gaps(summary), *overview(summary), cost(summary)]

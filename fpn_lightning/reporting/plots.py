@@ -5,16 +5,19 @@ Importing this module imports matplotlib, which takes a second; callers import i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from fpn_lightning.files import whole_file
+from fpn_lightning.reporting.figures import Gaps, Panel, Point
 
 _STYLES = (
     ("#E69F00", "s"),
@@ -49,15 +52,16 @@ _SETTINGS: Any = {
 
 @dataclass(frozen=True)
 class Style:
-    """Colour and marker of a row, the same in every figure."""
+    """A row's name, colour and marker, the same in every figure."""
 
+    label: str
     colour: str
     marker: str
 
 
-def row_styles(rows: Iterable[str]) -> dict[str, Style]:
-    """Give each row of a table its style, by position; a table has at most eight rows of ours."""
-    return {row: Style(*_STYLES[index % len(_STYLES)]) for index, row in enumerate(rows)}
+def row_styles(labels: dict[str, str]) -> dict[str, Style]:
+    """Give each row, by id, its style by position: rows (a) to (f) look alike in all tables; eight rows can differ."""
+    return {row: Style(label, *_STYLES[index % len(_STYLES)]) for index, (row, label) in enumerate(labels.items())}
 
 
 @contextmanager
@@ -75,3 +79,105 @@ def svg_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
         with whole_file(path) as temporary:
             # Neither date nor version: the same numbers give the same bytes.
             figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+
+
+def draw_sizes(path: Path, panels: list[Panel], styles: dict[str, Style]) -> None:
+    """Panels side by side: places along x, one bar a row, from zero."""
+    with svg_figure(path, 9.0, 3.4 if len(panels) < 4 else 6.2) as figure:
+        columns = len(panels) if len(panels) < 4 else (len(panels) + 1) // 2
+        grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_axis_off()
+        for axes, panel in zip(grid.flat, panels, strict=False):
+            axes.set_title(panel.title)
+            axes.set_xticks(range(len(panel.places)), panel.places)
+            axes.tick_params(axis="x", length=0)
+            axes.grid(visible=False, axis="x")
+            width = 0.84 / len(panel.rows)
+            for index, (row, points) in enumerate(panel.rows.items()):
+                shift = (index - (len(panel.rows) - 1) / 2) * width
+                for place, point in enumerate(points):
+                    if point is not None:
+                        axes.bar(place + shift, point.mean, 0.9 * width, color=styles[row].colour)
+                        _error_bar(axes, place + shift, point)
+        _legend(figure, styles, {row for panel in panels for row in panel.rows})
+
+
+def _error_bar(axes: Axes, at: float, point: Point) -> None:
+    if point.std is not None:
+        axes.errorbar(at, point.mean, yerr=point.std, color="#555555", linewidth=1, capsize=1.5)
+
+
+def draw_proposals(path: Path, panel: Panel, styles: dict[str, Style]) -> None:
+    """One line a row over the number of proposals, which is on a logarithmic axis, with a band of one spread."""
+    with svg_figure(path, 9.0, 4.2) as figure:
+        axes = figure.subplots()
+        axes.set_xscale("log")
+        counts = [int(place) for place in panel.places]
+        axes.set_xticks(counts, panel.places)
+        axes.minorticks_off()
+        axes.set_xlabel("proposals an image")
+        axes.set_ylabel("recall (%)")
+        for row, points in panel.rows.items():
+            known = [(count, point) for count, point in zip(counts, points, strict=True) if point is not None]
+            places, means = [count for count, _ in known], [point.mean for _, point in known]
+            style = styles[row]
+            axes.plot(places, means, color=style.colour, marker=style.marker, markersize=5, linewidth=1.5)
+            low = [point.mean - (point.std or 0) for _, point in known]
+            high = [point.mean + (point.std or 0) for _, point in known]
+            axes.fill_between(places, low, high, color=style.colour, alpha=0.2, linewidth=0)
+        axes.set_ylim(bottom=0)
+        _legend(figure, styles, set(panel.rows), beside=True)
+
+
+def draw_gaps(path: Path, columns: list[Gaps], styles: dict[str, Style]) -> None:
+    """A panel a column, all on one scale: rows down the side, the paper's gap as an open mark, ours as a filled one."""
+    rows = [row for row in styles if any(row in gaps.ours or row in gaps.paper for gaps in columns)]
+    across = min(4, len(columns))
+    down = -(-len(columns) // across)
+    with svg_figure(path, 9.0, 1.2 + down * (0.5 + 0.24 * len(rows))) as figure:
+        grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+        for axes in grid.flat[len(columns) :]:
+            axes.set_axis_off()
+        for axes, gaps in zip(grid.flat, columns, strict=False):
+            axes.set_title(gaps.title)
+            axes.axvline(0, color="#000000", linewidth=1)
+            axes.grid(visible=False, axis="y")
+            axes.tick_params(axis="y", length=0, labelleft=axes in grid[:, 0])
+            axes.tick_params(axis="x", labelbottom=True)
+            for place, row in enumerate(rows):
+                style = styles[row]
+                for found, offset, face in ((gaps.paper, 0.17, "white"), (gaps.ours, -0.17, style.colour)):
+                    if (point := found.get(row)) is not None:
+                        axes.errorbar(
+                            point.mean,
+                            place - offset,
+                            xerr=point.std,
+                            color=style.colour,
+                            marker=style.marker,
+                            markersize=5,
+                            markerfacecolor=face,
+                            linewidth=1,
+                        )
+        grid[0, 0].set_yticks(range(len(rows)), [styles[row].label for row in rows])
+        grid[0, 0].set_ylim(len(rows) - 0.5, -0.5)
+        figure.supxlabel("points", fontsize="medium")
+        marks = [
+            Line2D([], [], color="#555555", marker="o", linestyle="", markerfacecolor=face) for face in ("white", None)
+        ]
+        figure.legend(marks, ["paper", "ours"], loc="outside upper right", ncols=2)
+
+
+def _legend(figure: Figure, styles: dict[str, Style], rows: set[str], beside: bool = False) -> None:
+    """The rows drawn, in the table's order, outside the axes so that nothing lies on top of the data."""
+    named = [style for row, style in styles.items() if row in rows]
+    handles = [
+        Line2D([], [], color=style.colour, marker=style.marker if beside else "s", linestyle="-" if beside else "")
+        for style in named
+    ]
+    figure.legend(
+        handles,
+        [style.label for style in named],
+        loc="outside right upper" if beside else "outside lower center",
+        ncols=1 if beside else min(3, len(named)),
+    )

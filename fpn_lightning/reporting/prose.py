@@ -62,7 +62,8 @@ def _comparability(summary: TableSummary) -> list[str]:
 def notes(summary: TableSummary) -> list[str]:
     """How to read the cells, and the remarks on single rows."""
     lines = [
-        "AP and AR are times 100. ± is the sample standard deviation over seeds; a single seed has none. "
+        "AP and AR are times 100. ± is the sample standard deviation over seeds, that of a gap over the differences "
+        "within a seed; a single seed has none. "
         "–: the size class has no ground truth. n/a: the record does not hold the metric. "
         "s/step and s/image are means over seeds, peak MiB is their maximum.",
     ]

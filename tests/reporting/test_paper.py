@@ -132,7 +132,7 @@ table1:
   reference: c
   details: [feature]
   columns: [{key: AP}]
-  setting: {data: [coco], train_split: a, eval_splits: [b], eval_images: 1, steps: 1, total_batch: 1, lr: 0.02, trunk: r}
+  setting: {data: [coco], train_split: a, eval_splits: [b], eval_images: 1, steps: 1, total_batch: 1, lr: 1.0, trunk: r}
   rows:
     c: {label: C, details: {feature: P2}, metrics: {AP: 30.1}}
 """

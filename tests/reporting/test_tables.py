@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,61 +15,7 @@ from fpn_lightning.reporting.tables import csv_text, latex, markdown, summaries
 
 MakeRecord = Callable[..., Record]
 
-GOLDEN = """\
-# Table 5 of the paper and our runs, preset mini
-
-Data: synthetic, 5,000 images to train on, 500 to evaluate on (val, fingerprint f00d). Areas of 85.4 and 768.6 px² \
-part small, medium and large.
-
-Training: 1,500 steps of 8 images; seeds 0, 1, 2. Hardware: 2 CPU cores.
-
-Code: commit 914c163. Versions: torch 2.14.1.
-
-The paper's table: Faster R-CNN on FPN with and without shared features, COCO minival. Its numbers belong to coco \
-trainval35k (train2017), evaluated on 5,000 images, resnet50, 80,000 steps of 16 images unless a row differs.
-
-A number made at the scale of preset mini is not the paper's number, and no difference between the two is shown; \
-what can be compared is how far rows of one preset are apart.
-
-## Results
-
-| row                    | seeds   | AP50 paper |       ours | AP paper | ours |
-| ---------------------- | ------- | ---------: | ---------: | -------: | ---: |
-| ResNet-50, not shared  | 1       |       56.9 |       48.0 |     33.9 | 30.0 |
-| ResNet-50, shared      | 3       |       57.2 | 50.0 ± 2.0 |     34.3 |    – |
-| ResNet-101, not shared | not run |       58.0 |            |     35.0 |      |
-| ResNet-101, shared     | not run |       58.2 |            |     35.2 |      |
-
-## Gap to “ResNet-50, not shared”, in points
-
-| row                    | AP50 paper | ours | AP paper | ours |
-| ---------------------- | ---------: | ---: | -------: | ---: |
-| ResNet-50, shared      |       +0.3 | +2.0 |     +0.4 |      |
-| ResNet-101, not shared |       +1.1 |      |     +1.1 |      |
-| ResNet-101, shared     |       +1.3 |      |     +1.3 |      |
-
-## Rows and their cost
-
-| row                    | config               | backbone   | share features? | parameters | steps | batch | s/step | \
-s/image |     paper s/image | peak MiB |
-| ---------------------- | -------------------- | ---------- | --------------- | ---------: | ----: | ----: | -----: | \
-------: | ----------------: | -------: |
-| ResNet-50, not shared  | table2/c_fpn         | ResNet-50  | no              |  1,234,567 | 1,500 |     8 |  0.200 | \
-  0.050 |                   |      900 |
-| ResNet-50, shared      | table5/r50_shared    | ResNet-50  | yes             |  1,234,567 | 1,500 |     8 |  0.200 | \
-  0.050 | 0.148 (M40, §5.2) |      900 |
-| ResNet-101, not shared | table5/r101_unshared | ResNet-101 | no              |            |       |       |        | \
-        |                   |          |
-| ResNet-101, shared     | table5/r101_shared   | ResNet-101 | yes             |            |       |       |        | \
-        | 0.172 (M40, §5.2) |          |
-
-- AP and AR are times 100. ± is the sample standard deviation over seeds; a single seed has none. –: the size class \
-has no ground truth. n/a: the record does not hold the metric. s/step and s/image are means over seeds, peak MiB is \
-their maximum.
-- ResNet-50, not shared: the paper prints the model of table2/c_fpn a second time; its records are used.
-
-Made by `python -m fpn_lightning.reporting` from the run records; not edited by hand.
-"""
+GOLDEN = Path(__file__).with_name("golden_table5.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture

@@ -1,0 +1,145 @@
+"""The figures beside a table: metric by object size, recall against proposals, gaps to the reference row.
+
+What a figure shows is taken from the table's columns and worked out here; ``plots.py`` draws it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fpn_lightning.reporting.keys import SIZES, proposal_count, size_keys
+from fpn_lightning.reporting.summary import RowSummary, TableSummary
+
+
+@dataclass(frozen=True)
+class Point:
+    """One number in percent or points, and its sample standard deviation over seeds where there is one."""
+
+    mean: float
+    std: float | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes: for each row, by id, a point or nothing at each of ``places``."""
+
+    title: str
+    places: list[str]
+    rows: dict[str, list[Point | None]]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure that was written, and what to say below it."""
+
+    path: Path
+    title: str
+    caption: str
+
+
+def _point(row: RowSummary, key: str) -> Point | None:
+    found = row.ours(key)
+    return None if found is None or found.mean is None else Point(found.mean, found.std)
+
+
+def _filled(rows: dict[str, list[Point | None]]) -> dict[str, list[Point | None]]:
+    return {row: points for row, points in rows.items() if any(points)}
+
+
+def by_size(summary: TableSummary) -> list[Panel]:
+    """A panel of ours and one of the paper's for every column that COCO parts by object size and that has numbers."""
+    panels = []
+    for column in summary.table.columns:
+        keys = size_keys(column.key)
+        if keys is None:
+            continue
+        name = f"{column.group} {column.heading}" if column.group else column.heading
+        ours = _filled({row.id: [_point(row, key) for key in keys] for row in summary.run})
+        if not ours:
+            continue
+        cells = {
+            row.id: [Point(row.row.metrics[key]) if key in row.row.metrics else None for key in keys]
+            for row in summary.run
+        }
+        panels.append(Panel(f"{name}, ours", list(SIZES.values()), ours))
+        if paper := _filled(cells):
+            panels.append(Panel(f"{name}, paper", list(SIZES.values()), paper))
+    return panels
+
+
+def by_proposals(summary: TableSummary) -> Panel | None:
+    """Recall of each row at every number of proposals recorded; ``None`` if there are not two such numbers."""
+    counts: dict[int, str] = {}
+    for row in summary.run:
+        for record in row.records:
+            for key in record.metrics:
+                if (count := proposal_count(key)) is not None:
+                    counts[count] = key
+    if len(counts) < 2:
+        return None
+    places = sorted(counts)
+    rows = _filled({row.id: [_point(row, counts[count]) for count in places] for row in summary.run})
+    return Panel("Recall", [str(count) for count in places], rows) if rows else None
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """One column's gaps to the reference row in points, by row: the paper's and ours."""
+
+    title: str
+    paper: dict[str, Point]
+    ours: dict[str, Point]
+
+
+def by_gap(summary: TableSummary) -> list[Gaps]:
+    """The gaps of every column in which a row of ours has one."""
+    if summary.reference is None:
+        return []
+    rows = [row for row in summary.run if row.id != summary.table.reference]
+    found = []
+    for column in summary.columns:
+        paper = {row.id: summary.paper_gap(row, column.key) for row in rows}
+        ours = {row.id: summary.ours_gap(row, column.key) for row in rows}
+        spread = {row.id: summary.paired_gap(row, column.key).std for row in rows}
+        found.append(
+            Gaps(
+                f"{column.group} {column.heading}" if column.group else column.heading,
+                {row: Point(gap) for row, gap in paper.items() if gap is not None},
+                {row: Point(gap, spread[row]) for row, gap in ours.items() if gap is not None},
+            )
+        )
+    return [gaps for gaps in found if gaps.ours]
+
+
+def draw(summary: TableSummary, folder: Path) -> list[Shown]:
+    """Write the figures of a table as SVG into ``folder``; nothing unless two rows were run, which a figure compares.
+
+    Returns:
+        The figures, in the order of the page.
+    """
+    if len(summary.run) < 2:
+        return []
+    from fpn_lightning.reporting import plots  # takes a second, and only here
+
+    styles = plots.row_styles({row.id: row.row.label for row in summary.rows if not row.row.literature})
+    spread = "Error bars: one sample standard deviation over seeds to either side, where there are two seeds or more."
+    shown = []
+    if panels := by_size(summary):
+        path = folder / f"{summary.name}_sizes.svg"
+        plots.draw_sizes(path, panels, styles)
+        caption = f"By object size, in %; every panel has its own scale; bars in the order of the names. {spread}"
+        shown.append(Shown(path, "By object size", caption))
+    if recall := by_proposals(summary):
+        path = folder / f"{summary.name}_proposals.svg"
+        plots.draw_proposals(path, recall, styles)
+        caption = (
+            "Recall against the number of proposals; bands: one sample standard deviation over seeds to either side."
+        )
+        shown.append(Shown(path, "Recall against the number of proposals", caption))
+    if gaps := by_gap(summary):
+        path = folder / f"{summary.name}_gaps.svg"
+        plots.draw_gaps(path, gaps, styles)
+        caption = f"Gaps in points; open marks: the paper's, filled marks: ours. {spread}"
+        shown.append(Shown(path, "Gaps to the reference row, the paper's beside ours", caption))
+    return shown
