@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -139,6 +140,24 @@ def test_an_image_counts_once():
     for image_id, columns in images.items():
         metric.update(image_id, *columns)
     assert metric.compute() == expected
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(enabled):
+    images = random_detections(np.random.default_rng(5), 3)
+    metric = _filled(images)
+    first, *_ = images
+    was_enabled = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        metric.compute()
+        assert gc.isenabled() == enabled
+        metric.update(first, BOX, [1], [0], NO_BOX, NOTHING, NOTHING, NOTHING)
+        with pytest.raises(InputError, match="evaluated twice"):
+            metric.compute()
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
 
 
 @pytest.mark.parametrize(

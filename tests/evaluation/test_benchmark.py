@@ -8,35 +8,59 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+TABLE = "--- | --- | --- | --- | --- | ---"
 
 
 @pytest.fixture
-def recall_script(monkeypatch):
-    """The script as a module; what importing and running it changes in this process is undone."""
+def load(monkeypatch):
+    """Import a script of benchmarks/; what importing and running it changes in this process is undone."""
     threads = torch.get_num_threads()
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module("recall")
-    for name in ("recall", "compare"):
-        sys.modules.pop(name, None)
+    before = set(sys.modules)
+    yield importlib.import_module
+    for path in BENCHMARKS.glob("*.py"):
+        if path.stem not in before:
+            sys.modules.pop(path.stem, None)
     torch.set_num_threads(threads)
 
 
-def test_recall_benchmark_at_a_tiny_size(recall_script, tmp_path):
+def written_rows(report: Path) -> list[list[str]]:
+    lines = report.read_text().splitlines()
+    assert lines[0] == "# Benchmarks"
+    return [line.split(" | ") for line in lines[lines.index(TABLE) + 1 :]]
+
+
+def test_recall_benchmark_at_a_tiny_size(load, tmp_path):
     output = tmp_path / "reports" / "benchmarks.md"
     for _ in range(2):
         arguments = ["--images", "5", "--boxes", "20", "--rounds", "1", "--output", str(output)]
-        assert recall_script.main(arguments) == 0
-    lines = output.read_text().splitlines()
-    assert lines[0] == "# Benchmarks"
-    rows = [line.split(" | ") for line in lines[lines.index("--- | --- | --- | --- | --- | ---") + 1 :]]
+        assert load("recall").main(arguments) == 0
+    rows = written_rows(output)
     assert [row[1].split(":")[0] for row in rows] == ["pycocotools evaluate()", "faster-coco-eval evaluate()"] * 2
     assert all(float(row[1].split()[-2]) > 0 for row in rows)
 
 
-def test_a_difference_writes_nothing(recall_script, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(recall_script, "peer_recall", lambda evaluator: 0.5)
+def test_average_precision_benchmark_at_a_tiny_size(load, tmp_path, capsys):
     output = tmp_path / "benchmarks.md"
-    assert recall_script.main(["--images", "2", "--boxes", "20", "--output", str(output)]) == 1
+    arguments = ["--images", "6", "--detections", "30", "--rounds", "1", "--output", str(output)]
+    assert load("average_precision").main(arguments) == 0
+    assert "all 92 numbers agree" in capsys.readouterr().out
+    ((work, peer, memory, *_),) = written_rows(output)
+    assert work == "average precision, 6 images x 30 detections, 1 thread"
+    assert peer.startswith("pycocotools loadRes() to summarize(): ")
+    assert float(peer.split()[-2]) > 0
+    assert "MiB, peer " in memory
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "boxes"),
+    [("recall", "peer_recall", "--boxes"), ("average_precision", "peer_values", "--detections")],
+)
+def test_a_difference_writes_nothing(load, tmp_path, monkeypatch, capsys, name, function, boxes):
+    script = load(name)
+    monkeypatch.setattr(script, function, lambda evaluator: 0.5)
+    output = tmp_path / "benchmarks.md"
+    assert script.main(["--images", "2", boxes, "20", "--output", str(output)]) == 1
     assert "pycocotools differs from us" in capsys.readouterr().err
     assert not output.exists()
