@@ -11,14 +11,19 @@ from rich.console import Console
 from rich.text import Text
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.reporting import backbones
+from fpn_lightning.reporting import backbones, figure1, tuning
 from fpn_lightning.reporting.collection import collect, collect_wandb, find_unfinished, load_all, presets
+from fpn_lightning.reporting.page import write
 from fpn_lightning.reporting.paper import paper_tables
 from fpn_lightning.reporting.records import Record
-from fpn_lightning.reporting.tables import summaries, write
+from fpn_lightning.reporting.tables import summaries
 from fpn_lightning.reporting.terminal import show
 
-PAGES: tuple[Callable[[str, list[Record], Path], Path | None], ...] = (backbones.write,)
+PAGES: tuple[Callable[[str, list[Record], Path], Path | None], ...] = (
+    backbones.write,
+    figure1.write,
+    tuning.write,
+)
 """Pages besides the paper's tables; each is given a preset, its records and ``reports/<preset>``."""
 
 
@@ -29,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
         "--reports",
         type=Path,
         default=Path("reports"),
-        help="gets records/ and one folder of tables for each preset (default: %(default)s)",
+        help="gets records/ and one folder of pages for each preset (default: %(default)s)",
     )
     parser.add_argument("--preset", nargs="+", metavar="NAME", help="presets to render (default: all with records)")
     parser.add_argument(
@@ -82,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not found and not any(pages):
                 console.print(Text(f"preset {preset}: its records belong to none of Tables 1-6", style="yellow"))
             for summary in found:
-                paths = write(summary, arguments.reports / preset)
+                paths = write(summary, records, arguments.reports / preset)
                 show(summary, console)
                 for path in paths:
                     console.print(Text(f"written: {path}"))

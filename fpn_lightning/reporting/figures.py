@@ -38,7 +38,16 @@ class Shown:
     caption: str
 
 
-def _point(row: RowSummary, key: str) -> Point | None:
+@dataclass(frozen=True)
+class Cloud:
+    """A pair of axes with what a row costs along x, a plain number, and what it brings up y, by row."""
+
+    x_label: str
+    rows: dict[str, tuple[float, Point]]
+
+
+def point(row: RowSummary, key: str) -> Point | None:
+    """The row's metric over its seeds; ``None`` where there is no number."""
     found = row.ours(key)
     return None if found is None or found.mean is None else Point(found.mean, found.std)
 
@@ -55,7 +64,7 @@ def by_size(summary: TableSummary) -> list[Panel]:
         if keys is None:
             continue
         name = f"{column.group} {column.heading}" if column.group else column.heading
-        ours = _filled({row.id: [_point(row, key) for key in keys] for row in summary.run})
+        ours = _filled({row.id: [point(row, key) for key in keys] for row in summary.run})
         if not ours:
             continue
         cells = {
@@ -79,7 +88,7 @@ def by_proposals(summary: TableSummary) -> Panel | None:
     if len(counts) < 2:
         return None
     places = sorted(counts)
-    rows = _filled({row.id: [_point(row, counts[count]) for count in places] for row in summary.run})
+    rows = _filled({row.id: [point(row, counts[count]) for count in places] for row in summary.run})
     return Panel("Recall", [str(count) for count in places], rows) if rows else None
 
 
@@ -128,18 +137,21 @@ def draw(summary: TableSummary, folder: Path) -> list[Shown]:
     if panels := by_size(summary):
         path = folder / f"{summary.name}_sizes.svg"
         plots.draw_sizes(path, panels, styles)
-        caption = f"By object size, in %; every panel has its own scale; bars in the order of the names. {spread}"
+        caption = f"By object size, in %. Every panel has its own scale; bars are in the order of the names. {spread}"
         shown.append(Shown(path, "By object size", caption))
     if recall := by_proposals(summary):
         path = folder / f"{summary.name}_proposals.svg"
         plots.draw_proposals(path, recall, styles)
         caption = (
-            "Recall against the number of proposals; bands: one sample standard deviation over seeds to either side."
+            "Recall against the number of proposals an image. Bands: one sample standard deviation over seeds to "
+            "either side."
         )
         shown.append(Shown(path, "Recall against the number of proposals", caption))
-    if gaps := by_gap(summary):
+    if summary.reference is not None and (gaps := by_gap(summary)):
         path = folder / f"{summary.name}_gaps.svg"
         plots.draw_gaps(path, gaps, styles)
-        caption = f"Gaps in points; open marks: the paper's, filled marks: ours. {spread}"
+        caption = (
+            f"Gaps to {summary.reference.row.label}, in points. Open marks: the paper's; filled marks: ours. {spread}"
+        )
         shown.append(Shown(path, "Gaps to the reference row, the paper's beside ours", caption))
     return shown

@@ -93,7 +93,10 @@ def results(summary: TableSummary) -> list[Grid]:
 
 
 def gaps(summary: TableSummary) -> list[Grid]:
-    """Each row less the reference row: the paper's gap beside ours. Nothing if no row of ours has a gap."""
+    """Each row less the reference row: the paper's gap beside ours. Nothing if no row of ours has a gap.
+
+    Rows that have neither gap are left out.
+    """
     if summary.reference is None:
         return []
     rows_run = [row for row in summary.rows if not row.row.literature and row.id != summary.table.reference]
@@ -109,7 +112,8 @@ def gaps(summary: TableSummary) -> list[Grid]:
             if column not in summary.extra:
                 cells.append(number(summary.paper_gap(row, column.key), sign=True))
             cells.append(gap_cell(summary, row, column.key))
-        rows.append(cells)
+        if any(cells[1:]):
+            rows.append(cells)
     return [Grid(f"Gap to “{summary.reference.row.label}”, in points", header, rows, left=1)]
 
 
@@ -197,4 +201,4 @@ def overview(summary: TableSummary) -> list[Grid]:
 
 def all_grids(summary: TableSummary) -> list[Grid]:
     """Everything a table shows, in order."""
-    return [*results(summary), *differences(summary), *gaps(summary), *overview(summary), cost(summary)]
+    return [*overview(summary), *results(summary), *differences(summary), *gaps(summary), cost(summary)]

@@ -77,11 +77,11 @@ def paper_size(summary: TableSummary, row: RowSummary, keys: tuple[str, str, str
     """The object size on which the reference row leads another by most, from the paper's cells."""
     gaps = [summary.paper_gap(row, key) for key in keys]
     leads = [-gap for gap in gaps if gap is not None]
-    return list(SIZES.values())[leads.index(max(leads))] if len(leads) == len(keys) else None
+    return f"{list(SIZES.values())[leads.index(max(leads))]} objects" if len(leads) == len(keys) else None
 
 
 def our_size(summary: TableSummary, row: RowSummary, keys: tuple[str, str, str]) -> str | None:
-    """The same from our records: the size with the largest lead, or several that the seeds do not tell apart."""
+    """The same from our records: the size with the largest lead, and those that the seeds do not tell from it."""
     leads = [-summary.paired_gap(row, key) for key in keys]
     if len({len(lead.values) for lead in leads}) > 1 or len(leads[0].values) < 2:
         return None
@@ -92,4 +92,4 @@ def our_size(summary: TableSummary, row: RowSummary, keys: tuple[str, str, str])
         for lead, other in ranked[1:]
         if not Difference(tuple(a - b for a, b in zip(best.values, lead.values, strict=True))).sign
     ]
-    return " or ".join([name, *close])
+    return "no size in particular" if len(close) == len(SIZES) - 1 else f"{' or '.join([name, *close])} objects"

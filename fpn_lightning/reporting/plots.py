@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fpn_lightning.files import whole_file
-from fpn_lightning.reporting.figures import Gaps, Panel, Point
+from fpn_lightning.reporting.figures import Cloud, Gaps, Panel, Point
 
 _STYLES = (
     ("#E69F00", "s"),
@@ -100,7 +100,7 @@ def draw_sizes(path: Path, panels: list[Panel], styles: dict[str, Style]) -> Non
                     if point is not None:
                         axes.bar(place + shift, point.mean, 0.9 * width, color=styles[row].colour)
                         _error_bar(axes, place + shift, point)
-        _legend(figure, styles, {row for panel in panels for row in panel.rows})
+        _legend(figure, styles, {row for panel in panels for row in panel.rows}, "bars")
 
 
 def _error_bar(axes: Axes, at: float, point: Point) -> None:
@@ -127,7 +127,7 @@ def draw_proposals(path: Path, panel: Panel, styles: dict[str, Style]) -> None:
             high = [point.mean + (point.std or 0) for _, point in known]
             axes.fill_between(places, low, high, color=style.colour, alpha=0.2, linewidth=0)
         axes.set_ylim(bottom=0)
-        _legend(figure, styles, set(panel.rows), beside=True)
+        _legend(figure, styles, set(panel.rows), "lines")
 
 
 def draw_gaps(path: Path, columns: list[Gaps], styles: dict[str, Style]) -> None:
@@ -168,11 +168,34 @@ def draw_gaps(path: Path, columns: list[Gaps], styles: dict[str, Style]) -> None
         figure.legend(marks, ["paper", "ours"], loc="outside upper right", ncols=2)
 
 
-def _legend(figure: Figure, styles: dict[str, Style], rows: set[str], beside: bool = False) -> None:
+def draw_clouds(path: Path, clouds: list[Cloud], y_label: str, styles: dict[str, Style]) -> None:
+    """Panels side by side on one vertical scale: a mark a row at its cost, both axes from zero."""
+    with svg_figure(path, 9.0, 3.6) as figure:
+        grid = figure.subplots(1, len(clouds), sharey=True, squeeze=False)
+        for axes, cloud in zip(grid.flat, clouds, strict=True):
+            axes.set_xlabel(cloud.x_label)
+            for row, (cost, point) in cloud.rows.items():
+                style = styles[row]
+                axes.errorbar(cost, point.mean, yerr=point.std, color=style.colour, marker=style.marker, markersize=7)
+            axes.margins(0.08)  # so that no mark is cut in half
+            axes.set_xlim(left=0)
+            axes.set_ylim(bottom=0)
+        grid[0, 0].set_ylabel(y_label)
+        _legend(figure, styles, {row for cloud in clouds for row in cloud.rows}, "marks")
+
+
+def _legend(figure: Figure, styles: dict[str, Style], rows: set[str], look: Literal["bars", "lines", "marks"]) -> None:
     """The rows drawn, in the table's order, outside the axes so that nothing lies on top of the data."""
     named = [style for row, style in styles.items() if row in rows]
+    beside = look == "lines"
     handles = [
-        Line2D([], [], color=style.colour, marker=style.marker if beside else "s", linestyle="-" if beside else "")
+        Line2D(
+            [],
+            [],
+            color=style.colour,
+            marker="s" if look == "bars" else style.marker,
+            linestyle="-" if look == "lines" else "",
+        )
         for style in named
     ]
     figure.legend(

@@ -59,14 +59,17 @@ def _comparability(summary: TableSummary) -> list[str]:
     return sentences or ["Data, schedule and trunk are the paper's."]
 
 
+CELLS = (
+    "AP and AR are times 100. ± is the sample standard deviation over seeds, that of a gap over the differences within "
+    "a seed; a single seed has none. –: the size class has no ground truth. n/a: the record does not hold the metric. "
+    "s/step and s/image are means over seeds, peak MiB is their maximum."
+)
+"""How to read the cells."""
+
+
 def notes(summary: TableSummary) -> list[str]:
-    """How to read the cells, and the remarks on single rows."""
-    lines = [
-        "AP and AR are times 100. ± is the sample standard deviation over seeds, that of a gap over the differences "
-        "within a seed; a single seed has none. "
-        "–: the size class has no ground truth. n/a: the record does not hold the metric. "
-        "s/step and s/image are means over seeds, peak MiB is their maximum.",
-    ]
+    """The remarks on single rows."""
+    lines = []
     for row in summary.rows:
         if row.shared_from:
             lines.append(

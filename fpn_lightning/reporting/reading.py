@@ -47,6 +47,8 @@ def read(summary: TableSummary) -> Reading | None:
     found = pairs(summary)
     if not found:
         return None
+    if all(pair.ours.sign is None for pair in found):
+        return Reading(["No two rows were run with two seeds in common, so nothing is said of their order."], [], [])
     opening = [_rule(found), _counts(summary, found)]
     if alone := [row for row in summary.run if len(row.records) < 2]:
         opening.append(
@@ -68,8 +70,8 @@ def _rule(found: list[Pair]) -> str:
         "brackets."
     )
     if seeds:
-        odds = listed(f"{100 * chance(count):.2g} % with {count} seeds" for count in seeds)
-        text += f" Two rows that are in truth equal would be told apart with a chance of {odds}."
+        odds = listed(f"{100 * chance(count):.2g} % of cases with {count} seeds" for count in seeds)
+        text += f" Two rows that are equal in truth would still be told apart in {odds}."
     return text
 
 
@@ -77,15 +79,15 @@ def _counts(summary: TableSummary, found: list[Pair]) -> str:
     columns = len({pair.column.key for pair in found})
     agree, reverse, open_, unjudged = outcomes(found)
     text = (
-        f"Of {len(found)} comparisons ({columns} columns), {len(agree)} are ordered as in the paper, "
-        f"{len(reverse)} the other way round, {len(open_)} are not told apart"
+        f"Comparisons of two rows, over {columns} {'column' if columns == 1 else 'columns'}: {len(found)}. As in the "
+        f"paper: {len(agree)}; the other way round: {len(reverse)}; not told apart: {len(open_)}"
     )
-    text += f", {len(unjudged)} not judged for want of seeds." if unjudged else "."
+    text += f"; not judged for want of seeds: {len(unjudged)}." if unjudged else "."
     if reverse:
         narrow = sum(abs(pair.paper) <= NARROW + 1e-6 for pair in reverse)
         text += (
-            f" Of those the other way round {narrow} {'rests' if narrow == 1 else 'rest'} on {NARROW:g} point or less "
-            "in the paper, which prints no spread."
+            f" Of those the other way round, {narrow} {'rests' if narrow == 1 else 'rest'} on a difference of "
+            f"{NARROW:g} point or less in the paper, which prints no spread."
         )
     compared = {pair.column.key for pair in found}
     if extra := [column.heading for column in summary.extra if column.key in compared]:
@@ -104,7 +106,7 @@ def _column_item(summary: TableSummary, column: Column, found: list[Pair]) -> st
         text += f" The other way round: {'; '.join(_reversed(pair) for pair in reverse)}."
     if open_:
         told = (
-            f"{short(pair.first)} and {short(pair.second)} ({amount(pair.ours)}, paper {number(pair.paper, sign=True)})"
+            f"{short(pair.first)} less {short(pair.second)} {amount(pair.ours)} (paper {number(pair.paper, sign=True)})"
             for pair in open_
         )
         text += f" Not told apart: {'; '.join(told)}."
@@ -124,19 +126,19 @@ def _moved(summary: TableSummary, found: list[Pair]) -> str:
     left = outcomes(found)[1]
     if not left:
         return ""
-    total = len(left)
     parts: list[str] = []
     while left:
         counts = Counter(row.id for pair in left for row in (pair.first, pair.second))
         moved = max(summary.run, key=lambda row: counts[row.id])  # the first of several with as many
         places = ranks(summary, moved)
+        among = f"the other {len(left)}" if parts else f"the {len(left)} pairs that are the other way round"
+        share = among if counts[moved.id] == len(left) else f"{counts[moved.id]} of {among}"
         parts.append(
-            f"{short(moved)} is in {counts[moved.id]} of {'them' if not parts else 'the rest'}"
+            f"{short(moved)} is in {share}"
             + (f" ({summary.main.heading}: {places[0]} in the paper, {places[1]} here)" if places else "")
         )
         left = [pair for pair in left if moved.id not in (pair.first.id, pair.second.id)]
-    opening = "One pair is the other way round" if total == 1 else f"{total} pairs are the other way round"
-    return f"Which rows moved: {opening}; {', '.join(parts)}."
+    return f"Which rows moved: {', '.join(parts)}."
 
 
 def _against_reference(summary: TableSummary, row: RowSummary, found: list[Pair]) -> str:
@@ -150,7 +152,9 @@ def _against_reference(summary: TableSummary, row: RowSummary, found: list[Pair]
     def places(signs: list[tuple[str, int | None]]) -> str:
         named = {1: "above in", -1: "below in", 0: "not told apart in", None: "not judged in"}
         groups = ((word, [key for key, sign in signs if sign == wanted]) for wanted, word in named.items())
-        return ", ".join(f"{word} {listed(keys)}" for word, keys in groups if keys)
+        return ", ".join(
+            f"{word} {'every column' if len(keys) == len(signs) > 1 else listed(keys)}" for word, keys in groups if keys
+        )
 
     paper: list[tuple[str, int | None]] = [
         (pair.column.heading, 1 if turn * pair.paper > 0 else -1)
@@ -174,21 +178,21 @@ def _largest_lead(summary: TableSummary) -> str:
             continue
         paper = {short(row): paper_size(summary, row, keys) for row in others}
         ours = {short(row): our_size(summary, row, keys) for row in others}
-        for where, sizes in (("in the paper", paper), ("here", ours)):
-            if told := _by_size(sizes):
-                sentences.append(f"by {column.heading} {where} {told}")
+        places = [(where, _by_size(sizes)) for where, sizes in (("in the paper", paper), ("here", ours))]
+        if told := [f"{where}: {sizes}" for where, sizes in places if sizes]:
+            sentences.append(f"{column.heading}, {'; '.join(told)}.")
     if not sentences:
         return ""
-    return f"Where {short(reference)} stands out most: {'; '.join(sentences)}."
+    return f"On which objects {short(reference)} stands out most. {' '.join(sentences)}"
 
 
 def _by_size(sizes: dict[str, str | None]) -> str:
-    """``on small objects against (a), (b); on large ones against (f)``."""
+    """``small objects against (a) and (b), large objects against (f)``."""
     groups: dict[str, list[str]] = {}
     for row, size in sizes.items():
         if size is not None:
             groups.setdefault(size, []).append(row)
-    return ", ".join(f"on {size} objects against {listed(rows)}" for size, rows in groups.items())
+    return ", ".join(f"{size} against {listed(rows)}" for size, rows in groups.items())
 
 
 def listed(words: Iterable[str]) -> str:

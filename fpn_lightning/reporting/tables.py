@@ -1,13 +1,11 @@
-"""Tables as files: Markdown to read, CSV to compute with, LaTeX to print. The same records give the same bytes."""
+"""Tables as text: Markdown to read, CSV to compute with, LaTeX to print. The same records give the same bytes."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Iterable
-from pathlib import Path
 
-from fpn_lightning.files import write_whole
 from fpn_lightning.reporting import prose
 from fpn_lightning.reporting.grids import Grid, all_grids, status
 from fpn_lightning.reporting.paper import Table
@@ -40,18 +38,6 @@ _CSV_HEADER = [
 ]
 
 
-def markdown(summary: TableSummary) -> str:
-    """The table as Markdown, columns aligned for reading it raw."""
-    parts = [f"# {prose.heading(summary)}"]
-    parts += prose.scale(summary)
-    parts += [f"> **Warning.** {warning}" for warning in summary.warnings]
-    for grid in all_grids(summary):
-        parts += [f"## {grid.title}", markdown_grid(grid)]
-    parts.append("\n".join(f"- {note}" for note in prose.notes(summary)))
-    parts.append("Made by `python -m fpn_lightning.reporting` from the run records; not edited by hand.")
-    return "\n\n".join(parts) + "\n"
-
-
 def markdown_grid(grid: Grid) -> str:
     """A grid as a Markdown table, columns aligned for reading it raw."""
     lines = [[cell.replace("|", r"\|") for cell in line] for line in (grid.header, *grid.rows)]
@@ -68,6 +54,21 @@ def markdown_grid(grid: Grid) -> str:
 
     rule = joined("-" * width if index < grid.left else "-" * (width - 1) + ":" for index, width in enumerate(widths))
     return "\n".join([padded(lines[0]), rule, *(padded(line) for line in lines[1:])])
+
+
+def section(grid: Grid, level: int = 2) -> list[str]:
+    """A grid with its title as the heading of that level."""
+    return [f"{'#' * level} {grid.title}", markdown_grid(grid)]
+
+
+def bullets(items: Iterable[str]) -> str:
+    """A Markdown list."""
+    return "\n".join(f"- {item}" for item in items)
+
+
+def embedded(alt: str, address: str) -> str:
+    """A picture in Markdown; ``alt`` is read out where it is not seen, ``address`` is relative to the page."""
+    return f"![{alt}]({address})"
 
 
 def csv_text(summary: TableSummary) -> str:
@@ -110,7 +111,7 @@ def latex_escape(text: str) -> str:
 def latex(summary: TableSummary) -> str:
     r"""The table as LaTeX floats, to be read by ``\input``; needs the package booktabs."""
     lines = [r"% needs \usepackage{booktabs}; made by python -m fpn_lightning.reporting, not edited by hand"]
-    remarks = [*summary.warnings, *prose.scale(summary), *prose.notes(summary)]
+    remarks = [*summary.warnings, *prose.scale(summary), prose.CELLS, *prose.notes(summary)]
     for grid in all_grids(summary):
         lines += [
             r"\begin{table*}",
@@ -137,11 +138,3 @@ def summaries(preset: str, tables: dict[str, Table], records: list[Record]) -> l
     """The tables that have at least one record of their own under the preset, in the paper's order."""
     present = {record.experiment.table for record in records}
     return [summarise(name, preset, tables, records) for name in tables if name in present]
-
-
-def write(summary: TableSummary, folder: Path) -> list[Path]:
-    """Write ``<folder>/table<n>.md``, ``.csv`` and ``.tex``, each whole or not at all, and return their paths."""
-    contents = {".md": markdown(summary), ".csv": csv_text(summary), ".tex": latex(summary)}
-    for suffix, text in contents.items():
-        write_whole(folder / f"{summary.name}{suffix}", text)
-    return [folder / f"{summary.name}{suffix}" for suffix in contents]

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from fpn_lightning.reporting.grids import number
+from fpn_lightning.reporting.page import write
 from fpn_lightning.reporting.paper import paper_tables
 from fpn_lightning.reporting.records import Record
 from fpn_lightning.reporting.summary import summarise
-from fpn_lightning.reporting.tables import latex_escape, write
+from fpn_lightning.reporting.tables import latex_escape
 
 MakeRecord = Callable[..., Record]
 
@@ -24,11 +25,12 @@ def test_every_table_renders_in_every_form(name: str, tmp_path: Path, make_recor
     records = [make_record(f"{name}/{row}", seed, metrics=metrics) for row in cells for seed in (0, 1)]
     records = [replace(record, hardware="50% of a_b & c#d ~^\\") for record in records]
     summary = summarise(name, "mini", paper_tables(), records)
-    first = [path.read_bytes() for path in write(summary, tmp_path / "a")]
+    first = [path.read_bytes() for path in write(summary, records, tmp_path / "a")]
     again = summarise(name, "mini", paper_tables(), records[::-1])
-    paths = write(again, tmp_path / "b")
+    paths = write(again, records, tmp_path / "b")
     assert [path.read_bytes() for path in paths] == first
-    assert [path.name for path in paths] == [f"{name}.md", f"{name}.csv", f"{name}.tex"]
+    assert [path.name for path in paths[:3]] == [f"{name}.md", f"{name}.csv", f"{name}.tex"]
+    assert {path.suffix for path in paths[3:]} == ({".svg"} if len(records) > 2 else set())
     text = paths[0].read_text()
     assert "not run" not in text
     for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):

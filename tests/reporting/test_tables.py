@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from fpn_lightning.reporting import page
 from fpn_lightning.reporting.paper import paper_tables
 from fpn_lightning.reporting.records import Data, Record, Train
 from fpn_lightning.reporting.summary import TableSummary, summarise
-from fpn_lightning.reporting.tables import csv_text, latex, markdown, summaries
+from fpn_lightning.reporting.tables import csv_text, latex, summaries
 
 MakeRecord = Callable[..., Record]
 
@@ -38,8 +39,14 @@ def _cells(text: str, title: str) -> dict[str, list[str]]:
     return {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines if not line[0].startswith(" --")}
 
 
-def test_golden_markdown(table5: TableSummary) -> None:
-    assert markdown(table5) == GOLDEN
+def markdown(summary: TableSummary) -> str:
+    """The page without figures and without records of other tables."""
+    return page.markdown(summary, summary.records, [], Path("nowhere"))
+
+
+def test_golden_markdown(table5: TableSummary, tmp_path: Path) -> None:
+    paths = page.write(table5, table5.records, tmp_path)
+    assert paths[0].read_text(encoding="utf-8") == GOLDEN
 
 
 def test_csv_holds_means_spreads_and_gaps(table5: TableSummary) -> None:
