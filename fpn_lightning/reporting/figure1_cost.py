@@ -23,6 +23,7 @@ class RowCost:
 
     Attributes:
         seconds_per_image: at test time, one image after the other.
+        network_seconds_per_image: the network's part of it; the rest is mostly non-maximum suppression.
         test_memory_mib: peak memory at test time, MiB.
         train_step_memory_mib: memory that one training step needs, MiB; for the image pyramid a step on all its scales,
             which no row is trained with.
@@ -33,6 +34,7 @@ class RowCost:
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     seconds_per_image: PositiveFloat
+    network_seconds_per_image: PositiveFloat | None = None
     test_memory_mib: PositiveFloat
     train_step_memory_mib: PositiveFloat
     train_step_memory_note: str | None = None

@@ -91,7 +91,8 @@ def _counts(summary: TableSummary, found: list[Pair]) -> str:
         )
     compared = {pair.column.key for pair in found}
     if extra := [column.heading for column in summary.extra if column.key in compared]:
-        text += f" {listed(extra)}, which the paper does not have, are held against its {summary.main.heading}."
+        verb = "is" if len(extra) == 1 else "are"
+        text += f" {listed(extra)}, which the paper does not have, {verb} held against its {summary.main.heading}."
     return text
 
 
@@ -122,9 +123,12 @@ def _reversed(pair: Pair) -> str:
 
 
 def _moved(summary: TableSummary, found: list[Pair]) -> str:
-    """The rows behind the reversed pairs: the one in most of them, then the one in most of the rest, and so on."""
+    """The rows behind the reversed pairs: the one in most of them, then the one in most of the rest, and so on.
+
+    Of a single pair nobody can say which of the two rows moved.
+    """
     left = outcomes(found)[1]
-    if not left:
+    if len(left) < 2:
         return ""
     parts: list[str] = []
     while left:
@@ -166,7 +170,7 @@ def _against_reference(summary: TableSummary, row: RowSummary, found: list[Pair]
 
 
 def _largest_lead(summary: TableSummary) -> str:
-    """On which objects the reference row leads the others by most, for every metric parted by size."""
+    """On which objects the reference row leads the others by most, for every metric that our records part by size."""
     reference = summary.reference
     if reference is None:
         return ""
@@ -178,9 +182,9 @@ def _largest_lead(summary: TableSummary) -> str:
             continue
         paper = {short(row): paper_size(summary, row, keys) for row in others}
         ours = {short(row): our_size(summary, row, keys) for row in others}
-        places = [(where, _by_size(sizes)) for where, sizes in (("in the paper", paper), ("here", ours))]
-        if told := [f"{where}: {sizes}" for where, sizes in places if sizes]:
-            sentences.append(f"{column.heading}, {'; '.join(told)}.")
+        if told := _by_size(ours):
+            theirs = _by_size(paper)
+            sentences.append(f"{column.heading}, {f'in the paper: {theirs}; ' if theirs else ''}here: {told}.")
     if not sentences:
         return ""
     return f"On which objects {short(reference)} stands out most. {' '.join(sentences)}"

@@ -101,11 +101,17 @@ def _section(variant: Variant, summary: TableSummary, records: list[Record]) -> 
 
 
 def _sentence(name: str, reference: RowSummary, row: RowSummary, leads: dict[str, Difference]) -> str:
-    named = {1: "above", -1: "below", 0: "not told apart from", None: "not judged against, for want of seeds,"}
+    other = short(row)
+    named = {
+        1: f"above {other}",
+        -1: f"below {other}",
+        0: f"not told apart from {other}",
+        None: f"not judged against {other}, for want of seeds,",
+    }
     parts = []
     for sign, word in named.items():
         if keys := [f"{key} ({_mean(lead)})" for key, lead in leads.items() if lead.sign == sign and lead.values]:
-            parts.append(f"{word} {short(row)} in {listed(keys)}")
+            parts.append(f"{word} in {listed(keys)}")
     return f"With the {name} {short(reference)} is {'; '.join(parts)}." if parts else ""
 
 

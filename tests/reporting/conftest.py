@@ -48,3 +48,17 @@ def make_full_scale_record() -> Callable[..., Record]:
         return _make_record(cell, preset="8gpu", **(defaults | changes))
 
     return make
+
+
+@pytest.fixture
+def make_rows() -> Callable[..., list[Record]]:
+    """Records of several rows: ``make_rows(c_fpn={"AR100": (0.50, 0.52)})`` is one row, one metric, seeds 0 and 1."""
+
+    def make(table: str = "table1", **rows: dict[str, tuple[float, ...]]) -> list[Record]:
+        return [
+            _make_record(f"{table}/{row}", seed, metrics={key: values[seed] for key, values in metrics.items()})
+            for row, metrics in rows.items()
+            for seed in range(len(next(iter(metrics.values()))))
+        ]
+
+    return make
