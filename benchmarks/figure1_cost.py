@@ -1,0 +1,321 @@
+"""What the designs of Figure 1 cost: time and memory for an image at test time, memory of a training step.
+
+    python benchmarks/figure1_cost.py [--preset mini] [--rounds 20] [--output reports/records/mini/figure1_cost.json]
+    python benchmarks/figure1_cost.py --preset paper --batch 1 --rounds 3     # ResNet-50 at 800 px; (a) needs the most
+
+Every row of ``configs/figure1/`` is built as it is trained, with weights that are drawn instead of read, and fed noise.
+Time: one image after the other, from pixels to merged proposals, and the network's share of it: what is left is mostly
+non-maximum suppression, which takes longest for single maps (``pre_nms_topk``). The designs take turns on the same
+images, so that a slow spell hits all, and the median counts. Memory: what proposing on one image, or the forward and
+backward pass of a batch, adds at its peak to what a process held before, a fresh process for each; resident memory on
+a CPU, allocated memory on a GPU; the optimiser's is not in it. On a CPU one thread works unless OMP_NUM_THREADS says
+more.
+
+(a) is trained on one scale. Its training step here is the one the paper calls infeasible (§1): the batch at every
+scale of the image pyramid, all losses summed, one backward pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import gc
+import json
+import multiprocessing
+import os
+import re
+import resource
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its threads
+
+import torch
+from compare import REPOSITORY
+from jsonargparse import ArgumentParser
+
+from fpn_lightning.checkout import git_commit
+from fpn_lightning.data.datamodule import COCODataModule
+from fpn_lightning.errors import InputError
+from fpn_lightning.files import write_whole
+from fpn_lightning.models.image_pyramid import scale_images
+from fpn_lightning.run_record import hardware
+from fpn_lightning.stages.base import BaseStage
+from fpn_lightning.stages.rpn import RPNStage
+from fpn_lightning.structures import Batch, ImageBatch, Targets
+
+CONFIGS = REPOSITORY / "configs"
+ROWS = tuple(sorted(file.stem for file in (CONFIGS / "figure1").glob("*.yaml")))
+NUM_IMAGES = 4  # that the designs are timed on
+NUM_OBJECTS = 7  # in an image, as in COCO
+ALL_SCALES = "one step on all image scales, which no row is trained with: losses summed, one backward pass"
+
+
+class Design(NamedTuple):
+    """A row of Figure 1 with the sizes its preset gives it."""
+
+    stage: RPNStage
+    image_size: tuple[int, int]
+    batch: int
+    size_divisor: int
+
+
+def build(row: str, preset: str) -> Design:
+    """Build a row at a preset's scale with random weights; ``paper`` is the row without a preset.
+
+    Images are 4:3, as most of COCO's, scaled as the data module would.
+
+    Raises:
+        InputError: there is no such preset.
+    """
+    files = [CONFIGS / "figure1" / f"{row}.yaml"]
+    if preset != "paper":
+        files.append(CONFIGS / "presets" / f"{preset}.yaml")
+        if not files[-1].is_file():
+            there = ", ".join(["paper", *sorted(file.stem for file in files[-1].parent.glob("*.yaml"))])
+            raise InputError(f"--preset {preset}: no {files[-1]}; there are: {there}")
+        files += [file for file in [CONFIGS / "presets" / preset / "rpn.yaml"] if file.is_file()]
+    parser = ArgumentParser(default_config_files=[str(CONFIGS / "base.yaml")])
+    parser.add_argument("--config", action="config")
+    parser.add_subclass_arguments(BaseStage, "model", required=True)
+    parser.add_class_arguments(COCODataModule, "data")
+    parser.add_argument("--seed_everything", type=int)
+    for group in ("experiment", "trainer", "checkpoint"):  # how a row is run, not what it is
+        parser.add_argument(f"--{group}", type=dict)
+    options = parser.parse_args([f"--config={file}" for file in files])
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `instantiate`, which replaces it, is missing in jsonargparse 4.45 to 4.48
+        stage = parser.instantiate_classes(options).model
+    data = options.data
+    short = data.short_side if isinstance(data.short_side, int) else data.short_side[-1]
+    size = (short, min(round(short * 4 / 3), data.max_side))
+    return Design(stage, size, data.batch_size_per_device, data.size_divisor)
+
+
+def noise(count: int, size: tuple[int, int], size_divisor: int) -> ImageBatch:
+    """Images of noise, the same at every call, padded as the data module pads."""
+    generator = torch.Generator().manual_seed(0)
+    padded = [-(-side // size_divisor) * size_divisor for side in size]
+    pixels = torch.zeros(count, 3, *padded, dtype=torch.uint8)
+    shape = (count, 3, *size)
+    pixels[:, :, : size[0], : size[1]] = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    sizes = torch.tensor(size).expand(count, 2).clone()
+    return ImageBatch(pixels, sizes, sizes, torch.arange(count), torch.zeros(count, dtype=torch.bool))
+
+
+def objects(size: tuple[int, int]) -> Targets:
+    """Objects of all sizes for an image, the same at every call."""
+    generator = torch.Generator().manual_seed(0)
+    ends = torch.rand(2, NUM_OBJECTS, 2, generator=generator)
+    boxes = torch.cat((ends.amin(dim=0), ends.amax(dim=0)), dim=1) * torch.tensor([size[1], size[0]] * 2)
+    indices = torch.arange(NUM_OBJECTS)
+    labels = torch.zeros(NUM_OBJECTS, dtype=torch.int64)
+    xywh = torch.cat((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), dim=1).double()
+    return Targets(boxes, labels, indices, xywh, xywh[:, 2] * xywh[:, 3], labels.bool(), labels, indices)
+
+
+def propose(stage: RPNStage, images: ImageBatch) -> None:
+    """What is done for an image at test time."""
+    stage.eval()
+    with torch.no_grad():
+        stage.propose(images)
+
+
+def run_network(stage: RPNStage, images: ImageBatch) -> None:
+    """The part of :func:`propose` that is the design's: maps and raw outputs of every image scale."""
+    stage.eval()
+    with torch.no_grad():
+        for scale in stage.image_scales:
+            stage(images if scale == 1 else scale_images(images, scale))
+
+
+def train_step(stage: RPNStage, images: ImageBatch) -> None:
+    """Forward and backward pass of a batch on all image scales of the design together."""
+    stage.train()
+    total = torch.zeros((), device=images.pixels.device)
+    for scale in stage.image_scales:
+        scaled = images if scale == 1 else scale_images(images, scale)
+        targets = [objects((height, width)).to(total.device) for height, width in scaled.sizes.tolist()]
+        total = total + torch.stack(list(stage.losses(Batch(scaled, targets)).values())).sum()
+    total.backward()
+
+
+WORKS = {"test": propose, "train": train_step}
+
+
+def seconds_per_image(
+    work: Callable[[RPNStage, ImageBatch], None],
+    stages: Mapping[str, RPNStage],
+    images: Sequence[ImageBatch],
+    rounds: int,
+) -> dict[str, float]:
+    """Median seconds that a piece of work takes for an image; designs take turns, and a first round is not counted.
+
+    Args:
+        work: :func:`propose` or :func:`run_network`.
+        stages: the designs.
+        images: batches of one image, the same for all.
+        rounds: times that every design sees every image.
+    """
+    seconds: dict[str, list[float]] = {row: [] for row in stages}
+    for number in range(rounds + 1):
+        for image in images:
+            for row, stage in stages.items():
+                _wait_for(stage.device)
+                start = time.perf_counter()
+                work(stage, image)
+                _wait_for(stage.device)
+                if number:
+                    seconds[row].append(time.perf_counter() - start)
+    return {row: statistics.median(taken) for row, taken in seconds.items()}
+
+
+def memory_mib(row: str, preset: str, work: str, images: int, size: tuple[int, int]) -> float:
+    """MiB that a piece of work takes at its peak, measured in a process of its own.
+
+    Args:
+        row: of Figure 1.
+        preset: as for :func:`build`.
+        work: one of :data:`WORKS`.
+        images: number of images worked on together.
+        size: of each, height and width, px.
+
+    Raises:
+        InputError: the process ended before it could say: memory ran out, most likely.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_report_memory, args=(row, preset, work, images, size, sender))
+    child.start()
+    sender.close()
+    try:
+        return float(receiver.recv())
+    except EOFError:
+        child.join()
+        raise InputError(
+            f"{row}, {work}, {images} x {size[0]} x {size[1]} px: the process that measures ended with "
+            f"{child.exitcode} (-9: out of memory); give a smaller --batch or --size"
+        ) from None
+    finally:
+        child.join()
+
+
+def _report_memory(row: str, preset: str, work: str, images: int, size: tuple[int, int], sender: Connection) -> None:
+    design = build(row, preset)
+    stage = design.stage.to(_device())
+    # On next to nothing first: libraries are loaded and kernels chosen at the first call.
+    WORKS[work](stage, noise(1, (64, 64), design.size_divisor).to(stage.device))
+    stage.zero_grad(set_to_none=True)
+    gc.collect()
+    batch = noise(images, size, design.size_divisor).to(stage.device)
+    before = _peak_mib(stage.device)
+    WORKS[work](stage, batch)
+    sender.send(_peak_mib(stage.device) - before)
+
+
+def _peak_mib(device: torch.device) -> float:
+    """Peak memory so far; on a GPU what is allocated now where nothing has been asked since, and the peak from then."""
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device) / 2**20
+        torch.cuda.reset_peak_memory_stats(device)
+        return peak
+    # Linux hands ru_maxrss on to programs a process starts; VmHWM is this program's own.
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        return int(found[1]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure(
+    rows: Sequence[str], preset: str, rounds: int, size: tuple[int, int] | None, batch: int | None
+) -> dict[str, Any]:
+    """Measure rows of Figure 1, as the file holds it.
+
+    Args:
+        rows: names of the rows.
+        preset: their scale, ``paper`` for none.
+        rounds: see :func:`seconds_per_image`.
+        size: height and width of the images, px; by default the preset's.
+        batch: images of a training step; by default those the preset gives to one device.
+    """
+    designs = {row: build(row, preset) for row in rows}
+    first = next(iter(designs.values()))
+    size, batch = size or first.image_size, batch or first.batch
+    memory = {}
+    for row in rows:
+        memory[row] = {"test": memory_mib(row, preset, "test", 1, size)}
+        memory[row]["train"] = memory_mib(row, preset, "train", batch, size)
+    stages = {row: design.stage.to(_device()) for row, design in designs.items()}
+    images = noise(NUM_IMAGES, size, first.size_divisor).to(_device())
+    fields = ("pixels", "sizes", "sizes_orig", "image_ids", "flipped")
+    single = [replace(images, **{name: getattr(images, name)[n : n + 1] for name in fields}) for n in range(NUM_IMAGES)]
+    seconds = seconds_per_image(propose, stages, single, rounds)
+    network = seconds_per_image(run_network, stages, single, rounds)
+    return {
+        "schema": 1,
+        "hardware": hardware(_device(), 1),
+        "commit": git_commit(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "image_size": list(size),
+        "batch": batch,
+        "rows": {
+            row: {
+                "seconds_per_image": seconds[row],
+                "network_seconds_per_image": network[row],
+                "test_memory_mib": memory[row]["test"],
+                "train_step_memory_mib": memory[row]["train"],
+                "train_step_memory_note": ALL_SCALES if len(stage.image_scales) > 1 else None,
+                "parameters": sum(parameter.numel() for parameter in stage.parameters()),
+            }
+            for row, stage in stages.items()
+        },
+    }
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="What the designs of Figure 1 cost.")
+    parser.add_argument("--preset", default="mini", help="scale, `paper` for the rows as they are (default: mini)")
+    parser.add_argument("--rounds", type=int, default=20, help="times every design sees every image (default: 20)")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of the images, px; the preset's if not")
+    parser.add_argument("--batch", type=int, help="images of a training step; those of one device if not")
+    parser.add_argument("--output", type=Path, help="default: reports/records/<preset>/figure1_cost.json")
+    given = parser.parse_args(args)
+    output = given.output or REPOSITORY / "reports" / "records" / given.preset / "figure1_cost.json"
+    for name, values in {"rounds": [given.rounds], "batch": [given.batch], "size": given.size or []}.items():
+        if any(value is not None and value < 1 for value in values):
+            parser.error(f"--{name} is {', '.join(map(str, values))}; it has to be at least 1")
+    try:
+        costs = measure(ROWS, given.preset, given.rounds, tuple(given.size) if given.size else None, given.batch)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    write_whole(output, json.dumps(costs, indent=2) + "\n")
+    for row, cost in costs["rows"].items():
+        print(
+            f"{row:16} {1000 * cost['seconds_per_image']:8.1f} ms an image, "
+            f"{1000 * cost['network_seconds_per_image']:8.1f} of it network, {cost['test_memory_mib']:8.1f} MiB; "
+            f"training step {cost['train_step_memory_mib']:8.1f} MiB; {cost['parameters']:,} parameters"
+        )
+    print(f"written: {output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
