@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fpn_lightning.data.datamodule import COCODataModule
+    from fpn_lightning.stages.fast_rcnn import FastRCNNStage
+    from fpn_lightning.stages.mask_proposals import MaskProposalStage
     from fpn_lightning.stages.rpn import RPNStage
 
 # Imported on first use: reporting and scoring must not wait for torch and Lightning.
 _HOMES = {
     "COCODataModule": "fpn_lightning.data.datamodule",
+    "FastRCNNStage": "fpn_lightning.stages.fast_rcnn",
+    "MaskProposalStage": "fpn_lightning.stages.mask_proposals",
     "RPNStage": "fpn_lightning.stages.rpn",
 }
-__all__ = ["COCODataModule", "RPNStage"]
+__all__ = ["COCODataModule", "FastRCNNStage", "MaskProposalStage", "RPNStage"]
 
 
 def __getattr__(name: str) -> Any:

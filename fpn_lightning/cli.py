@@ -30,7 +30,8 @@ from fpn_lightning.experiment import (
 )
 from fpn_lightning.files import write_whole
 from fpn_lightning.prediction import DetectionsWriter, PredictionWriter, check_source
-from fpn_lightning.run_record import build_record, evaluation_summary
+from fpn_lightning.proposal_prediction import ProposalStoreWriter
+from fpn_lightning.run_record import build_record, config_sha256, evaluation_summary
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.speed import SpeedMonitor, StepProgressBar
 from fpn_lightning.wandb_log import WandbOptions, wandb_logger
@@ -62,6 +63,7 @@ class CLI(LightningCLI):
         parser.link_arguments(run, "checkpoint.dirpath", compute_fn=linked_checkpoint_directory)
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("seed_everything", "model.init_args.seed")
+        parser.link_arguments("data.num_classes", "model.init_args.num_classes")
 
     # ---- before anything is built ----------------------------------------------------------------------------------
 
@@ -113,6 +115,10 @@ class CLI(LightningCLI):
         trainer = self.config_init[self.subcommand].trainer
         configured = trainer.callbacks or []
         kwargs["callbacks"] = [*(configured if isinstance(configured, list) else [configured]), self.speed]
+        if self.subcommand == "predict":
+            kwargs["callbacks"].append(
+                ProposalStoreWriter(self.run / "proposals", config_sha256(self.resolved_config()))
+            )
         if trainer.enable_progress_bar is not False:
             kwargs["callbacks"].append(StepProgressBar(refresh_rate=5))
         return super().instantiate_trainer(**kwargs)

@@ -13,10 +13,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
+from fpn_lightning.data.annotations import Categories
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import whole_file, write_whole
-from fpn_lightning.structures import Batch, ProposalsOrig, xyxy_to_xywh
+from fpn_lightning.stages.base import BaseStage
+from fpn_lightning.stages.rpn import RPNStage
+from fpn_lightning.structures import Batch, DetectionsOrig, ProposalsOrig, xyxy_to_xywh
 
 Line = dict[str, Any]
 
@@ -56,11 +59,12 @@ class DetectionsWriter(PredictionWriter):
 
     ``bbox`` is x, y, width, height in pixels of the image file (as a viewer shows it, for a folder of images); the
     scores of an image descend. Proposals belong to no category: theirs is 1, their score the objectness as a
-    probability. For a folder, images that could not be read go into ``skipped.json`` and are listed at the end.
+    probability; of a split they go into a store instead. For a folder, images that could not be read go into
+    ``skipped.json`` and are listed at the end.
 
     Args:
         top_k: results of an image that are written, best first.
-        of_splits: write the file for ``data.predict_split`` too, not only for ``data.predict_path``.
+        of_splits: write the file for the proposals of ``data.predict_split`` too, beside their store.
 
     Raises:
         InputError: ``top_k`` is below 1.
@@ -76,7 +80,8 @@ class DetectionsWriter(PredictionWriter):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Open this process's own file, which keeps a line per image until all have written theirs."""
         data = _data(trainer)
-        if stage == "predict" and (data.predict_path is not None or self.of_splits):
+        stored = data.predict_split is not None and isinstance(pl_module, RPNStage) and not self.of_splits
+        if stage == "predict" and not stored:
             path = _part(trainer, trainer.global_rank)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("w", encoding="utf-8")
@@ -85,16 +90,16 @@ class DetectionsWriter(PredictionWriter):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: list[ProposalsOrig],
+        outputs: list[ProposalsOrig] | list[DetectionsOrig],
         batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Write the results of a batch."""
         if self._file is not None:
-            images = _data(trainer).prediction_images
+            images, categories = _data(trainer).prediction_images, _stage(trainer).categories
             for result in outputs:
-                lines = _lines(result, images.file_name(result.image_id), self.top_k)
+                lines = _lines(result, images.file_name(result.image_id), self.top_k, categories)
                 self._file.write(json.dumps([result.image_id, lines]) + "\n")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -130,12 +135,21 @@ def _part(trainer: Trainer, rank: int) -> Path:
     return Path(trainer.default_root_dir) / f".detections.rank{rank}.part"
 
 
-def _lines(result: ProposalsOrig, file_name: str, top_k: int) -> list[Line]:
+def _stage(trainer: Trainer) -> BaseStage:
+    return trainer.lightning_module  # type: ignore[return-value]
+
+
+def _lines(result: ProposalsOrig | DetectionsOrig, file_name: str, top_k: int, categories: Categories) -> list[Line]:
     boxes = xyxy_to_xywh(result.boxes_orig[:top_k]).tolist()
-    scores = torch.sigmoid(result.objectness[:top_k].double()).tolist()  # in float32 high ones would tie
+    if isinstance(result, DetectionsOrig):
+        scores = result.scores[:top_k].double().tolist()
+        category_ids = categories.to_category_ids(result.labels[:top_k].numpy()).tolist()
+    else:
+        scores = torch.sigmoid(result.objectness[:top_k].double()).tolist()  # in float32 high ones would tie
+        category_ids = [1] * len(boxes)
     return [
-        {"image_id": result.image_id, "file_name": file_name, "bbox": box, "score": score, "category_id": 1}
-        for box, score in zip(boxes, scores, strict=True)
+        {"image_id": result.image_id, "file_name": file_name, "bbox": box, "score": score, "category_id": category}
+        for box, score, category in zip(boxes, scores, category_ids, strict=True)
     ]
 
 

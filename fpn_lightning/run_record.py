@@ -22,7 +22,7 @@ _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "pycocotools",
 _IRRELEVANT = {
     *("wandb", "checkpoint", "root", "default_root_dir", "accelerator", "devices", "strategy", "num_nodes"),
     *("num_workers", "log_every_n_steps", "enable_progress_bar", "logger", "callbacks", "profiler"),
-    *("detections", "predict_split", "predict_path"),
+    *("detections", "pictures", "predict_split", "predict_path"),
 }
 
 
@@ -46,12 +46,15 @@ def config_sha256(resolved: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(relevant(resolved), sort_keys=True).encode()).hexdigest()
 
 
-def parents(stage: BaseStage) -> list[str]:
-    """The checkpoint the run started from, with its digest, if it did."""
-    if stage.init_from is None:
-        return []
-    with Path(stage.init_from).open("rb") as file:
-        return [f"{stage.init_from} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"]
+def parents(stage: BaseStage, data: COCODataModule) -> list[str]:
+    """What the run was built from: the checkpoint it started from, and the checkpoint that made its proposals."""
+    found = []
+    if stage.init_from is not None:
+        with Path(stage.init_from).open("rb") as file:
+            found.append(f"{stage.init_from} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
+    if (store := data.proposal_store("train")) is not None:
+        found.append(f"{store.folder} checkpoint sha256:{store.header.checkpoint_sha256}")
+    return found
 
 
 def build_record(
@@ -113,7 +116,7 @@ def build_record(
         commit=git_commit(),
         config_sha256=config_sha256(resolved),
         trunk=getattr(stage.backbone, "name", type(stage.backbone).__name__),
-        parents=parents(stage),
+        parents=parents(stage, data),
         curves={name: points for name, points in curves.items() if name.startswith(("train/", "val/"))},
         untrained=untrained,
     )

@@ -165,6 +165,26 @@ class Detections(_TensorStruct):
 
 
 @dataclass
+class DetectionsOrig(_TensorStruct):
+    """What a detector found in one image in pixels of its file, best first, on the CPU: what ``predict`` gives.
+
+    Attributes:
+        image_id: COCO image id; for a folder of images 1..n by sorted file name.
+        boxes_orig: float64 ``(D, 4)`` xyxy, pixels of the image file, inside the image.
+        scores: float32 ``(D,)`` probabilities in [0, 1], descending.
+        labels: int64 ``(D,)`` in [0, K).
+    """
+
+    image_id: int
+    boxes_orig: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return self.boxes_orig.shape[0]
+
+
+@dataclass
 class Batch(_TensorStruct):
     """What the data module yields: images and, image by image, their ground truth and their proposals.
 

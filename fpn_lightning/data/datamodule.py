@@ -15,6 +15,7 @@ from fpn_lightning.data.coco import COCOIndex, split_paths
 from fpn_lightning.data.dataset import COCODataset, Collate, open_proposals
 from fpn_lightning.data.image_folder import ImageFolder
 from fpn_lightning.data.loaders import PredictionLoader, SkippingCollate, evaluation_loader, training_loader
+from fpn_lightning.data.proposals import ProposalStore
 from fpn_lightning.data.samplers import TrainingBatchSampler, TrainingLoader, accumulation_steps
 from fpn_lightning.data.training_rows import training_rows
 from fpn_lightning.data.transforms import ResizeAndFlip, SizeRounding
@@ -213,6 +214,10 @@ class COCODataModule(pl.LightningDataModule):
             "fingerprint": dataset.index.fingerprint,
             "num_images": len(dataset),
         }
+
+    def proposal_store(self, role: Role) -> ProposalStore | None:
+        """The store that proposals of a split are read from, if there is one."""
+        return self._dataset(role).proposals
 
     @property
     def _splits(self) -> dict[Role, str | None]:

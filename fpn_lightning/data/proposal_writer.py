@@ -93,6 +93,12 @@ class ShardWriter:
         self._images = []
         self._written += 1
 
+    def discard(self) -> None:
+        """Delete what was written; the store of an earlier writing stays."""
+        for path in self.folder.glob(f"{self.token}-{self.rank:04}-*.safetensors"):
+            path.unlink(missing_ok=True)
+        self._images = []
+
 
 def complete_store(folder: Path, token: str, header: ProposalHeader, image_ids: NDArray[np.int64]) -> ProposalHeader:
     """Turn the shards of one writing into the store, once every process has written its own.

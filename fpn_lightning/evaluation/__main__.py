@@ -1,4 +1,4 @@
-"""Score a COCO result file: ``python -m fpn_lightning.evaluation ANNOTATIONS RESULTS --metric proposals``."""
+"""Score a COCO result file or a store of proposals: ``python -m fpn_lightning.evaluation ANNOTATIONS RESULTS …``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from fpn_lightning.evaluation.coco_evaluator import Backend, average_precision, 
 from fpn_lightning.evaluation.matching import area_ranges
 from fpn_lightning.evaluation.proposal_recall import ProposalRecall, check_limits
 from fpn_lightning.evaluation.results import ProposalTable, read_proposals, read_results
+from fpn_lightning.evaluation.stored_proposals import StoredResults
 from fpn_lightning.files import write_whole
 
 Values = dict[str, float | None]
@@ -26,7 +27,7 @@ Values = dict[str, float | None]
 
 def score_proposals(
     annotations: dict[str, list[Record]],
-    proposals: ProposalTable,
+    proposals: ProposalTable | StoredResults,
     limits: Sequence[int],
     area_thresholds: Sequence[float],
 ) -> Values:
@@ -36,10 +37,8 @@ def score_proposals(
         objects[annotation["image_id"]].append(annotation)
     metric = ProposalRecall(limits, area_thresholds)
     for image_id, annotated in objects.items():
-        rows = proposals.rows.get(image_id, slice(0, 0))
         metric.update(
-            proposals.boxes_xywh[rows],
-            proposals.scores[rows],
+            *proposals.of(image_id),
             np.array([item["bbox"] for item in annotated]),
             np.array([item["area"] for item in annotated]),
             np.array([item["iscrowd"] for item in annotated]),
@@ -62,9 +61,16 @@ def score_files(arguments: argparse.Namespace) -> tuple[Values, Values]:
     metric, thresholds, backend = arguments.metric, arguments.area_thresholds, arguments.backend
     if arguments.per_class and (metric == "proposals" or arguments.class_agnostic):
         raise InputError("--per-class goes with --metric bbox or segm, without --class-agnostic; drop one of them")
+    stored = arguments.results.is_dir()
+    if stored and metric != "proposals":
+        raise InputError(f"{arguments.results} is a folder, so a store of proposals: score it with --metric proposals")
     annotations = read_annotations(arguments.annotations, with_masks=metric == "segm")
     if metric == "proposals":
-        proposals = read_proposals(arguments.results, {image["id"] for image in annotations["images"]})
+        proposals: ProposalTable | StoredResults
+        if stored:
+            proposals = StoredResults(arguments.results, arguments.annotations)
+        else:
+            proposals = read_proposals(arguments.results, {image["id"] for image in annotations["images"]})
         return score_proposals(annotations, proposals, limits or (10, 30, 100, 1000), thresholds), {}
     results = read_results(arguments.results, annotations, metric, arguments.class_agnostic)
     if arguments.class_agnostic:
@@ -99,7 +105,11 @@ def build_parser() -> argparse.ArgumentParser:
         description="Score a COCO result file over all images of an annotation file.",
     )
     parser.add_argument("annotations", type=Path, help="COCO instances file")
-    parser.add_argument("results", type=Path, help="COCO result list: image_id, bbox (xywh) or segmentation, score")
+    parser.add_argument(
+        "results",
+        type=Path,
+        help="COCO result list: image_id, bbox (xywh) or segmentation, score; or a store of proposals (a folder)",
+    )
     parser.add_argument(
         "--metric",
         required=True,

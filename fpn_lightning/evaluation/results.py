@@ -33,6 +33,11 @@ class ProposalTable:
     scores: NDArray[np.float64]
     rows: dict[int, slice]
 
+    def of(self, image_id: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Boxes ``(P, 4)`` xywh and scores ``(P,)`` of one image; P is 0 for an image without proposals."""
+        rows = self.rows.get(image_id, slice(0, 0))
+        return self.boxes_xywh[rows], self.scores[rows]
+
 
 def read_proposals(path: Path, image_ids: set[int]) -> ProposalTable:
     """Read proposals (``image_id``, ``bbox`` xywh, ``score``) without keeping an object per box.

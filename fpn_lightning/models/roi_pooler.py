@@ -56,8 +56,8 @@ class RoIPooler(nn.Module):
     Args:
         strides: stride of each map of the pyramid, finest first, ``{"p2": 4, ...}``.
         resolution: S.
-        op: ``pool`` (max over quantised bins) or ``align`` (bilinear samples).
         canonical_size: see :func:`assign_boxes_to_levels`.
+        op: ``pool`` (max over quantised bins) or ``align`` (bilinear samples).
         canonical_level: see :func:`assign_boxes_to_levels`.
         max_level: maps above it are not used; 5, since p6 is for the RPN only (FPN §4.1).
         sampling_ratio: ``align`` only: samples per bin and axis; 0 takes as many as a bin has cells (detectron2).
@@ -75,8 +75,8 @@ class RoIPooler(nn.Module):
         self,
         strides: dict[str, int],
         resolution: int = 7,
-        op: PoolingOp = "pool",
         canonical_size: float = 224,
+        op: PoolingOp = "pool",
         canonical_level: int = 4,
         max_level: int = 5,
         sampling_ratio: int = 0,

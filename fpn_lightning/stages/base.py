@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,11 +10,15 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from fpn_lightning.data.annotations import Categories
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.trunk import Backbone
+from fpn_lightning.stages.initial_weights import load_weights
 from fpn_lightning.stages.optimization import Optimization
 from fpn_lightning.structures import Batch
+
+Values = dict[str, float | None]
 
 
 class BaseStage(LightningModule):
@@ -33,6 +36,7 @@ class BaseStage(LightningModule):
         resumes: set by whoever passes ``ckpt_path`` to the trainer, so that no weights are fetched in vain.
         evaluation: metrics of the last complete evaluation pass, fractions, ``None`` where undefined.
         evaluated_images: how many images it saw.
+        categories: of the labels: those of the data, or, where it has none, those the checkpoint was trained on.
     """
 
     area_thresholds: tuple[float, float]
@@ -47,8 +51,9 @@ class BaseStage(LightningModule):
         self.seed = seed
         self.resumes = False
         self._initialized = False
-        self.evaluation: dict[str, float | None] = {}
+        self.evaluation: Values = {}
         self.evaluated_images = 0
+        self.categories = Categories((), ())
         self._step_image_ids: list[Tensor] = []
         self._step_losses: list[dict[str, Tensor]] = []
 
@@ -58,6 +63,18 @@ class BaseStage(LightningModule):
         """The training losses of a batch: scalars that are summed and logged under their names."""
         raise TypeError(f"{type(self).__name__} does not define losses()")
 
+    def evaluate_batch(self, batch: Batch) -> None:
+        """Add what the model finds in a batch to its metrics."""
+        raise TypeError(f"{type(self).__name__} does not define evaluate_batch()")
+
+    def evaluation_result(self) -> tuple[Values, Tensor]:
+        """The metrics over all images added, of all processes together, and how many this process added."""
+        raise TypeError(f"{type(self).__name__} does not define evaluation_result()")
+
+    def reset_evaluation(self) -> None:
+        """Forget the images added."""
+        raise TypeError(f"{type(self).__name__} does not define reset_evaluation()")
+
     # ---- start of training -----------------------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
@@ -66,15 +83,17 @@ class BaseStage(LightningModule):
             self.backbone.download_weights()
 
     def setup(self, stage: str) -> None:
-        """Load the initial weights and make devices × per-device × accumulation equal the total batch.
+        """Load the initial weights, name the labels, make devices × per-device × accumulation equal the total batch.
 
         Raises:
             InputError: if weights do not fit, or if the trainer was told to accumulate otherwise.
         """
         # Once only: the validation that ends `fit` comes here again, with a model that has been trained.
         if self.init_from is not None and not self.resumes and not self._initialized:
-            load_weights(self, self.init_from)
+            self.take_categories(load_weights(self, self.init_from))
             self._initialized = True
+        if self.data is not None and self.data.category_ids:
+            self.categories = Categories(self.data.category_ids, self.data.category_names)
         if stage != "fit":
             return
         self.backbone.check_declared(64, 96)
@@ -100,16 +119,16 @@ class BaseStage(LightningModule):
         return datamodule if isinstance(datamodule, COCODataModule) else None
 
     def _rescale(self, total_batch_size: int) -> None:
-        reference = self.optimization.reference_batch_size
-        if total_batch_size == reference:
+        reference, longer = self.optimization.reference_batch_size, self.optimization.schedule_factor
+        if total_batch_size == reference and longer == 1:
             return
         self.optimization = self.optimization.rescaled(total_batch_size)
         max_steps = self.trainer.max_steps
         if max_steps > 0:
-            max_steps = max(1, round(max_steps * reference / total_batch_size))
+            max_steps = max(1, round(max_steps * longer * reference / total_batch_size))
             self.trainer.fit_loop.epoch_loop.max_steps = max_steps
         rank_zero_info(
-            f"total batch {total_batch_size} instead of {reference}: lr {self.optimization.lr:g}, "
+            f"total batch {total_batch_size} instead of {reference}, schedule x {longer:g}: lr {self.optimization.lr:g}, "
             f"warm-up {self.optimization.warmup_steps}, milestones {self.optimization.milestones}, "
             f"max_steps {max_steps}"
         )
@@ -169,7 +188,33 @@ class BaseStage(LightningModule):
 
     # ---- evaluation ------------------------------------------------------------------------------------------------
 
-    def report_evaluation(self, prefix: str, values: dict[str, float | None], num_images: Tensor) -> None:
+    def _evaluation_step(self, batch: Batch) -> None:
+        if not batch.targets:
+            raise InputError("this split has no annotations, so there is nothing to score; choose another data.*_split")
+        self.evaluate_batch(batch)
+
+    def _finish_evaluation(self, prefix: str) -> None:
+        values, num_images = self.evaluation_result()
+        self.report_evaluation(prefix, values, num_images)
+        self.reset_evaluation()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch to the metrics."""
+        self._evaluation_step(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics under ``val/``."""
+        self._finish_evaluation("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """As :meth:`validation_step`, on the test split."""
+        self._evaluation_step(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics under ``test/``."""
+        self._finish_evaluation("test")
+
+    def report_evaluation(self, prefix: str, values: Values, num_images: Tensor) -> None:
         """Keep the metrics of a pass and log them; a pass over part of the split is logged under another name.
 
         Args:
@@ -196,35 +241,13 @@ class BaseStage(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the categories, so that a checkpoint can name what it predicts without the data set."""
-        if self.data is not None:
-            checkpoint["categories"] = {"ids": list(self.data.category_ids), "names": list(self.data.category_names)}
+        checkpoint["categories"] = {"ids": list(self.categories.ids), "names": list(self.categories.names)}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the categories, unless the data has some."""
+        self.take_categories(checkpoint)
 
-def load_weights(stage: BaseStage, path: str) -> None:
-    """Load the weights of a checkpoint of this project into a stage, running no code from it.
-
-    Args:
-        stage: whose parameters and buffers are set.
-        path: checkpoint written by ``fit``.
-
-    Raises:
-        InputError: if the file is missing or is no checkpoint, or if a tensor's shape differs, or if nothing fits.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"model.init_from: {path} is not a file. Give the path of a checkpoint.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    except Exception as error:  # torch.load raises whatever the broken file makes it raise
-        raise InputError(f"model.init_from: {path} is no checkpoint of this project ({error})") from error
-    own = stage.state_dict()
-    shared = own.keys() & state.keys()
-    misfits = [name for name in sorted(shared) if own[name].shape != state[name].shape]
-    if misfits or not shared:
-        detail = ", ".join(f"{n} {tuple(state[n].shape)} for {tuple(own[n].shape)}" for n in misfits[:5])
-        raise InputError(f"model.init_from: {path} does not fit this configuration: {detail or 'no tensor in common'}")
-    if absent := sorted(name for name in own.keys() - shared if name.startswith("backbone.")):
-        raise InputError(f"model.init_from: {path} has no {', '.join(absent[:5])} …: it is of another trunk.")
-    stage.load_state_dict({name: state[name] for name in shared}, strict=False)
-    for what, names in (("keeps its initial value", own.keys() - shared), ("is not used", state.keys() - shared)):
-        if names:
-            rank_zero_warn(f"model.init_from {path}: {what}: {', '.join(sorted(names))}")
+    def take_categories(self, checkpoint: dict[str, Any]) -> None:
+        """Name the labels as a checkpoint does, where nothing else names them."""
+        if stored := checkpoint.get("categories"):
+            self.categories = self.categories if len(self.categories) else Categories(*map(tuple, stored.values()))

@@ -43,9 +43,12 @@ class Optimization:
     """Fraction of ``lr`` at step 0."""
     reference_batch_size: int = 16
     """Images per step that the numbers above are meant for."""
+    schedule_factor: float = 1
+    """Makes ``milestones`` and the trainer's ``max_steps`` so many times longer when training starts: the paper's "2x"
+    schedules, whatever a preset says of their length."""
 
     def rescaled(self, total_batch_size: int) -> Optimization:
-        """Return the same schedule, in images, for another number of images per step."""
+        """Return the same schedule, in images, for another number of images per step, ``schedule_factor`` applied."""
         factor = total_batch_size / self.reference_batch_size
         return Optimization(
             optimizer=self.optimizer,
@@ -53,7 +56,7 @@ class Optimization:
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             schedule=self.schedule,
-            milestones=[round(step / factor) for step in self.milestones],
+            milestones=[round(step * self.schedule_factor / factor) for step in self.milestones],
             decay=self.decay,
             warmup_steps=round(self.warmup_steps / factor),
             warmup_factor=self.warmup_factor,

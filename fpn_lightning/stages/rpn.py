@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.proposal_recall import ProposalRecall
 from fpn_lightning.models.anchors import AnchorGenerator
 from fpn_lightning.models.image_pyramid import check_scales, propose_on_scales
@@ -14,9 +13,10 @@ from fpn_lightning.models.pyramids import FPN, Pyramid
 from fpn_lightning.models.rpn import RPN, RPNOutputs
 from fpn_lightning.models.sampler import image_seeds
 from fpn_lightning.models.trunk import Backbone
-from fpn_lightning.stages.base import BaseStage
+from fpn_lightning.stages.base import BaseStage, Values
 from fpn_lightning.stages.optimization import Optimization
-from fpn_lightning.structures import Batch, ImageBatch, Proposals, ProposalsOrig, boxes_to_original, xyxy_to_xywh
+from fpn_lightning.stages.results import add_to_recall, proposals_to_original
+from fpn_lightning.structures import Batch, ImageBatch, Proposals, ProposalsOrig
 
 PAPER = Optimization()
 
@@ -38,6 +38,8 @@ class RPNStage(BaseStage):
             input; ``(1.0,)`` is none. Training always sees one scale.
         recall_limits: numbers of proposals at which recall is measured.
         area_thresholds: px² of the image file that part small from medium and medium from large (COCO's 32², 96²).
+        canonical_size: of no account here, where no region is pooled; every stage takes the lengths that a preset
+            scales, so that one preset fits every row.
         optimization: optimiser and schedule; the default is the paper's, with ``trainer.max_steps: 40000``.
         init_from: checkpoint whose weights the model starts from.
         seed: the run's seed, linked from ``seed_everything``.
@@ -55,6 +57,7 @@ class RPNStage(BaseStage):
         image_scales: Sequence[float] = (1.0,),
         recall_limits: Sequence[int] = (10, 30, 100, 1000),
         area_thresholds: tuple[float, float] = (32**2, 96**2),
+        canonical_size: float = 224,
         optimization: Optimization = PAPER,
         init_from: str | None = None,
         seed: int = 0,
@@ -91,52 +94,24 @@ class RPNStage(BaseStage):
 
     def propose_orig(self, images: ImageBatch) -> list[ProposalsOrig]:
         """Proposals of every image in pixels of its file, best first."""
-        return [
-            ProposalsOrig(
-                image_id=int(images.image_ids[n]),
-                boxes_orig=boxes_to_original(proposals.boxes, images.sizes[n], images.sizes_orig[n], images.flipped[n]),
-                objectness=proposals.objectness.cpu(),
-                levels=proposals.levels.cpu(),
-            )
-            for n, proposals in enumerate(self.propose(images))
-        ]
+        return proposals_to_original(images, self.propose(images))
 
     def feature_maps(self, images: ImageBatch) -> dict[str, Tensor]:
         """The maps the head reads: ``{"p2": (N, d, H_2, W_2), ...}``."""
         return self.pyramid(self.backbone(images))
 
-    def _evaluation_step(self, batch: Batch) -> None:
-        if not batch.targets:
-            raise InputError("this split has no annotations, so there is nothing to score; choose another data.*_split")
-        for proposals, target in zip(self.propose_orig(batch.images), batch.targets, strict=True):
-            self.recall.update(
-                xyxy_to_xywh(proposals.boxes_orig),
-                proposals.objectness,
-                target.boxes_xywh_orig,
-                target.areas_orig,
-                target.is_crowd,
-                target.labels_orig,
-            )
+    def evaluate_batch(self, batch: Batch) -> None:
+        """Add the proposals of a batch to the recall."""
+        for found, target in zip(self.propose_orig(batch.images), batch.targets, strict=True):
+            add_to_recall(self.recall, found, target)
 
-    def _finish_evaluation(self, prefix: str) -> None:
-        self.report_evaluation(prefix, self.recall.compute(), self.recall.num_images)
+    def evaluation_result(self) -> tuple[Values, Tensor]:
+        """``AR100``, ``AR1k`` and the rest."""
+        return self.recall.compute(), self.recall.num_images
+
+    def reset_evaluation(self) -> None:
+        """Forget the images added."""
         self.recall.reset()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add the images of a batch to the recall."""
-        self._evaluation_step(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log ``val/AR100``, ``val/AR1k`` and the rest."""
-        self._finish_evaluation("val")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """As :meth:`validation_step`, on the test split."""
-        self._evaluation_step(batch)
-
-    def on_test_epoch_end(self) -> None:
-        """Log ``test/AR100``, ``test/AR1k`` and the rest."""
-        self._finish_evaluation("test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[ProposalsOrig]:
         """Proposals of every image of a batch, pixels of the image file, all ``post_nms_topk`` of them."""

@@ -91,7 +91,7 @@ def test_same_as_torchvision_level_by_level(op, sampling_ratio):
     corner = 400 * torch.rand(2, 30, 2, generator=generator)
     side = 400 * torch.rand(2, 30, 2, generator=generator) ** 2 + 1
     boxes = torch.cat((corner, (corner + side).clamp(max=512)), dim=2)
-    pooler = RoIPooler(STRIDES, 7, op, canonical_size=100, sampling_ratio=sampling_ratio)
+    pooler = RoIPooler(STRIDES, 7, canonical_size=100, op=op, sampling_ratio=sampling_ratio)
     pooled = pooler(maps, list(boxes))
     levels = pooler.levels_of(boxes.flatten(0, 1))
     assert set(levels.tolist()) == {2, 3, 4, 5}

@@ -1,0 +1,47 @@
+"""Starting a model from the weights of a checkpoint (``model.init_from``), which is not resuming a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+
+from fpn_lightning.errors import InputError
+
+
+def load_weights(model: nn.Module, path: str) -> dict[str, Any]:
+    """Load the weights of a checkpoint of this project into a model, running no code from it.
+
+    Args:
+        model: whose parameters and buffers are set.
+        path: checkpoint written by ``fit``.
+
+    Returns:
+        The checkpoint, for what else it knows.
+
+    Raises:
+        InputError: if the file is missing or is no checkpoint, or if a tensor's shape differs, or if nothing fits.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"model.init_from: {path} is not a file. Give the path of a checkpoint.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        state = checkpoint["state_dict"]
+    except Exception as error:  # torch.load raises whatever the broken file makes it raise
+        raise InputError(f"model.init_from: {path} is no checkpoint of this project ({error})") from error
+    own = model.state_dict()
+    shared = own.keys() & state.keys()
+    misfits = [name for name in sorted(shared) if own[name].shape != state[name].shape]
+    if misfits or not shared:
+        detail = ", ".join(f"{n} {tuple(state[n].shape)} for {tuple(own[n].shape)}" for n in misfits[:5])
+        raise InputError(f"model.init_from: {path} does not fit this configuration: {detail or 'no tensor in common'}")
+    if absent := sorted(name for name in own.keys() - shared if name.startswith("backbone.")):
+        raise InputError(f"model.init_from: {path} has no {', '.join(absent[:5])} …: it is of another trunk.")
+    model.load_state_dict({name: state[name] for name in shared}, strict=False)
+    for what, names in (("keeps its initial value", own.keys() - shared), ("is not used", state.keys() - shared)):
+        if names:
+            rank_zero_warn(f"model.init_from {path}: {what}: {', '.join(sorted(names))}")
+    return checkpoint
