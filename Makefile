@@ -42,15 +42,19 @@ format: $(READY) ## Let ruff put everything in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# With -n, make and Snakemake both say only what they would do.
-SNAKEMAKE = +$(BIN)/snakemake --cores $(CORES) --resources gpu=$(GPUS) $(if $(findstring n,$(firstword -$(MAKEFLAGS))),--dry-run)
+# With -n, make and Snakemake both say only what they would do. Otherwise one call at a time works in this folder: the
+# lock goes when its holder ends, however that happens (Snakemake's own stays behind after a kill -9).
+DRY_RUN := $(if $(findstring n,$(firstword -$(MAKEFLAGS))),--dry-run)
+LOCK := .snakemake/make.lock
+WAIT := mkdir -p $(dir $(LOCK)); flock --nonblock $(LOCK) true || echo "Waiting: another make runs rows here"; flock $(LOCK)
+SNAKEMAKE = +@$(if $(DRY_RUN),,$(WAIT)) $(BIN)/snakemake --nolock --cores $(CORES) --resources gpu=$(GPUS) $(DRY_RUN)
 
 row: $(READY) ## Run one row of a table, or go on with it: make row ROW=table1/c_fpn PRESET=mini SEED=0
 	@: $(or $(ROW),$(error Say which row: make row ROW=table1/c_fpn))
-	$(SNAKEMAKE) runs/$(PRESET)/$(ROW)/seed$(SEED)/metrics.json
+	$(SNAKEMAKE) -- runs/$(PRESET)/$(ROW)/seed$(SEED)/metrics.json
 
-mini: $(READY) ## Every row at the scale of a CPU, three seeds each, and the tables: reports/mini/table1.md
-	$(SNAKEMAKE) --forcerun report -- reports/mini/table1.md
+mini: $(READY) ## Every row at the scale of a CPU, three seeds each, and reports/mini/table1.md, table2.md
+	$(SNAKEMAKE) --forcerun report -- mini
 
 backbones: $(READY) ## Compare trunks: reports/mini/backbones.md (an hour on two cores)
 	$(SNAKEMAKE) --forcerun report -- reports/mini/backbones.md

@@ -2,7 +2,9 @@
 
 A run lives in ``runs/<preset>/<table>/<row>/seed<n>/``. Most tables are folders of ``configs/``. The others compare
 rows of Table 1 under one more overlay: ``configs/trunks/*.yaml`` (each says in ``experiment.table`` which table its
-runs belong to) and ``configs/tuning.yaml`` (``tuning/table1/lr<learning rate>``).
+runs belong to) and ``configs/tuning.yaml`` (``tuning/<table>/lr<learning rate>``).
+
+Rows of Table 2 train on fixed proposals, so they need a run of Table 1 first, and the store of what it proposes.
 
 Paths are relative to the repository, where Snakemake is called.
 """
@@ -19,12 +21,19 @@ from typing import Any
 
 import yaml
 
+from fpn_lightning.data.proposal_header import HEADER
 from fpn_lightning.errors import InputError
 
 CONFIGS = Path("configs")
 TUNING = re.compile(r"tuning/(?P<table>[^/]+)/lr(?P<lr>[^/]+)")
 # Generated data sets that presets read: what python -m fpn_lightning.data.synthetic is asked for.
 DATA_SETS = {"data/synthetic-mini": "--train 5000 --val 500 --split tune=500"}
+# Tables whose rows train on the fixed proposals of another row, that of the same seed (FPN §5.2), and which row it is.
+PROPOSERS = {"table2": ("table1", "c_fpn")}
+# Stages that a preset may have settings of its own for, in configs/presets/<preset>/<name>.yaml.
+STAGES = {"fpn_lightning.RPNStage": "rpn", "fpn_lightning.FastRCNNStage": "fast_rcnn"}
+# The splits a run reads, and what they are where no config names them (COCODataModule's defaults).
+SPLITS = {"train_split": "train2017", "val_split": "val2017"}
 
 
 @dataclass(frozen=True)
@@ -49,33 +58,70 @@ class Run:
         """The file a finished run leaves; all that Snakemake knows of it."""
         return str(self.folder / "metrics.json")
 
+    @property
+    def config_table(self) -> str:
+        """Folder of ``configs`` that the row's file is in."""
+        if tuned := TUNING.fullmatch(self.table):
+            return tuned["table"]
+        return "table1" if self.table in comparisons() else self.table
+
     def configs(self) -> list[str]:
-        """Files for ``--config``, in order: row, preset, overlay of a comparison.
+        """Files for ``--config``, in order: row, preset, what the preset sets for its stage and for the row, overlay.
 
         Raises:
             InputError: if there is no such row or preset; names the file and those that are there.
         """
-        overlay = comparisons().get(self.table)
-        folder = CONFIGS / self.table
-        if tuned := TUNING.fullmatch(self.table):
-            overlay, folder = CONFIGS / "tuning.yaml", CONFIGS / tuned["table"]
-        elif overlay:
-            folder = CONFIGS / "table1"
-        files = [folder / f"{self.row}.yaml", CONFIGS / "presets" / f"{self.preset}.yaml"]
+        overlay = CONFIGS / "tuning.yaml" if TUNING.fullmatch(self.table) else comparisons().get(self.table)
+        files = [CONFIGS / self.config_table / f"{self.row}.yaml", CONFIGS / "presets" / f"{self.preset}.yaml"]
         for file in files:
             if not file.is_file():
                 there = ", ".join(names(file.parent)) or "none"
                 raise InputError(f"{self.table}/{self.row}, preset {self.preset}: no {file}; there are: {there}")
-        return [str(file) for file in (*files, overlay) if file]
+        stage = STAGES.get(_read(files[0]).get("model", {}).get("class_path"), "")
+        folder = CONFIGS / "presets" / self.preset
+        further = [folder / f"{stage}.yaml", folder / self.config_table / f"{self.row}.yaml"]
+        return [str(file) for file in (*files, *filter(Path.is_file, further), overlay) if file]
 
-    def needs(self) -> list[str]:
-        """Files that other rules have to make before the run can start."""
+    def splits(self) -> list[str]:
+        """The splits the run is trained and validated on."""
+        data: dict[str, Any] = {}
+        for file in self.configs():
+            data |= _read(Path(file)).get("data", {})
+        return [data.get(key, default) for key, default in SPLITS.items()]
+
+    @property
+    def proposer(self) -> Run | None:
+        """The run whose proposals this one trains on; ``None`` where it needs none."""
+        if (named := PROPOSERS.get(self.config_table)) is None:
+            return None
+        return Run(self.preset, *named, self.seed)
+
+    @property
+    def proposals(self) -> Path:
+        """Folder of the stores of what this run proposes, one for each split."""
+        return self.folder / "proposals"
+
+    def store(self, split: str) -> str:
+        """The file that the store of a split is complete with."""
+        return str(self.proposals / split / HEADER)
+
+    def generated(self) -> list[str]:
+        """The file that generated data of the preset is complete with; nothing for data from elsewhere."""
         root = str(preset(self.preset).get("data", {}).get("root"))
         return [f"{root}/synthetic.json"] if root in DATA_SETS else []
+
+    def needs(self) -> list[str]:
+        """Files that other rules have to make before the run can start: generated data, stores of proposals."""
+        stores = [self.proposer.store(split) for split in self.splits()] if self.proposer else []
+        return [*self.generated(), *stores]
 
     def inputs(self) -> list[str]:
         """All files the run is made from; none for a finished run, so that nothing can make it stale."""
         return [] if Path(self.record).exists() else [*self.configs(), *self.needs()]
+
+    def store_inputs(self, split: str) -> list[str]:
+        """What a store of this run's proposals is made from; nothing for one that is there, as for a finished run."""
+        return [] if Path(self.store(split)).exists() else [self.record, *self.generated()]
 
     def start(self) -> str:
         """How the run begins: it goes on from its last checkpoint; what stopped before its first is started over."""
@@ -94,12 +140,22 @@ class Run:
         options += [f"--seed_everything {self.seed}"]
         if tuned := TUNING.fullmatch(self.table):
             options += [f"--model.init_args.optimization.lr {tuned['lr']}", f"--experiment.table {self.table}"]
+        if self.proposer:
+            options += [f"--data.proposals {self.proposer.proposals}"]
+        return " ".join([self._train_py(), "fit", *options, *filter(None, [self.start(), extra])])
+
+    def predict_command(self, split: str) -> str:
+        """The command line that writes the store of what the finished run proposes for a split."""
+        options = [f"--config {self.folder / 'config.yaml'}", "--ckpt_path last", f"--data.predict_split {split}"]
+        return " ".join([self._train_py(), "predict", *options])
+
+    def _train_py(self) -> str:
         # One thread: runs side by side do not fight for cores, and the numbers do not depend on how many there are.
         environment = ["OMP_NUM_THREADS=1"]
         if devices(self.preset) > 1:
             # Under SLURM, Lightning starts a process for each device itself instead of expecting a task for each.
             environment += ["SLURM_JOB_NAME=interactive"]
-        return " ".join([*environment, python(), "train.py fit", *options, *filter(None, [self.start(), extra])])
+        return " ".join([*environment, python(), "train.py"])
 
 
 def names(folder: Path) -> list[str]:

@@ -1,0 +1,89 @@
+"""What would run: dry runs of the grid."""
+
+from __future__ import annotations
+
+from tests.workflow.calls import commands, jobs, snakemake, touch
+
+ROWS = ("a_conv4", "b_conv5", "c_fpn", "d_bottom_up", "e_no_lateral", "f_finest")
+SEEDS = (0, 1, 2)
+# (b), (c) and (d) of Figure 1 are rows of Table 1.
+BESIDE = ("figure1/a_image_pyramid", "figure1/c_ssd", "deep_c2/c_fpn", "deep_c2/d_bottom_up")
+
+
+def test_mini_is_every_row_with_every_seed_and_both_tables(checkout):
+    for row in ROWS:  # committed; drawn again, since the runs they show are trained again
+        touch(checkout / f"reports/mini/pictures/table1_{row}.png")
+    status, printed = snakemake("--cores", "2", "--dry-run", "--forcerun", "report", "--", "mini")
+    assert status == 0, printed
+    expected = {f"runs/mini/{table}/{row}" for table in ("table1", "table2") for row in ROWS}
+    expected |= {f"runs/mini/{run}" for run in BESIDE}
+    found = commands(printed)
+    fits = {output for output in found if output.endswith("/metrics.json")}
+    assert fits == {f"{run}/seed{seed}/metrics.json" for run in expected for seed in SEEDS}
+    # (c) of Table 1 proposes once for each seed and split, whatever the number of rows that train on it
+    assert {output for output in found if output.endswith("/header.json")} == {
+        f"runs/mini/table1/c_fpn/seed{seed}/proposals/{split}/header.json"
+        for seed in SEEDS
+        for split in ("train", "val")
+    }
+    once = {"data": 1, "mini": 1, "pictures": 1, "figure1_cost": 1}
+    assert jobs(printed) == {**once, "fit": len(fits), "proposals": 6, "report": 2}
+    assert found["data/synthetic-mini/synthetic.json"].endswith("--train 5000 --val 500 --split tune=500")
+    assert "--preset mini --table table1 --seed 0" in found["reports/mini/pictures/table1_a_conv4.png"]
+
+
+def test_only_what_is_missing_runs(checkout):
+    for table, row in [("table1", row) for row in ROWS] + [run.split("/") for run in BESIDE]:
+        for seed in SEEDS:
+            touch(checkout / "runs/mini" / table / row / f"seed{seed}/metrics.json")
+    for row in ROWS:
+        touch(checkout / f"reports/mini/pictures/table1_{row}.png")
+    touch(checkout / "reports/records/mini/figure1_cost.json")
+    table1 = checkout / "runs/mini/table1"
+    interrupted, too_early, deleted = table1 / "c_fpn/seed1", table1 / "c_fpn/seed2", table1 / "a_conv4/seed2"
+    for run in (interrupted, too_early, deleted):
+        (run / "metrics.json").unlink()
+    touch(interrupted / "checkpoints/last.ckpt")
+    touch(too_early / "metrics.csv")
+    page = "reports/mini/table1.md"
+    status, printed = snakemake("--cores", "2", "--dry-run", "--forcerun", "report", "--", page)
+    assert status == 0, printed
+    # All configs are newer than the records, which are from 1970; a finished run is not trained again for that.
+    found = commands(printed)
+    starts = {output: found.pop(output).split("--seed_everything ")[1] for output in list(found) if "runs/" in output}
+    assert starts == {
+        "runs/mini/table1/c_fpn/seed1/metrics.json": "1 --ckpt_path last",
+        "runs/mini/table1/c_fpn/seed2/metrics.json": "2 --experiment.overwrite true",
+        "runs/mini/table1/a_conv4/seed2/metrics.json": "2",
+    }
+    assert set(found) == {"data/synthetic-mini/synthetic.json", page}
+
+
+def test_slurm_runs_a_row_of_table_2_and_what_it_needs(checkout):
+    row = "runs/8gpu/table2/c_fpn/seed0/metrics.json"
+    status, printed = snakemake("--profile", "workflow/profiles/slurm", "--dry-run", row)
+    assert status == 0, printed
+    # A single row draws no pictures and measures no costs.
+    assert jobs(printed) == {"fit": 2, "proposals": 2}
+    found = commands(printed)
+    assert set(found) == {
+        row,
+        "runs/8gpu/table1/c_fpn/seed0/metrics.json",
+        *(f"runs/8gpu/table1/c_fpn/seed0/proposals/{split}/header.json" for split in ("train2017", "val2017")),
+    }
+    assert found[row].endswith("--data.proposals runs/8gpu/table1/c_fpn/seed0/proposals")
+    assert printed.count("gpu=8") == 4
+    assert printed.count("runtime=1440") == 4
+
+
+def test_a_row_that_is_not_there_is_one_error(checkout):
+    status, printed = snakemake("--cores", "2", "--dry-run", "runs/mini/table1/g_nothing/seed0/metrics.json")
+    assert status == 1
+    assert printed.count("InputError: table1/g_nothing, preset mini: no configs/table1/g_nothing.yaml") == 1
+    assert "there are: a_conv4, b_conv5, c_fpn" in printed
+
+
+def test_a_page_that_is_not_there_is_one_error(checkout):
+    status, printed = snakemake("--cores", "2", "--dry-run", "reports/mini/table9.md")
+    assert status == 1
+    assert "InputError: no page table9 of preset mini; there are: table1, table2, backbones, tuning" in printed

@@ -1,0 +1,161 @@
+"""What a run is made of: configs, what it needs first, its command, its share of a machine."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fpn_lightning.data.datamodule import COCODataModule
+from fpn_lightning.errors import InputError
+from tests.runs import REPOSITORY
+from tests.workflow.calls import touch
+
+MINI_DATA = "data/synthetic-mini/synthetic.json"
+
+
+def given(command: str, option: str) -> list[str]:
+    """Values of an option in a command line."""
+    words = command.split()
+    return [words[place + 1] for place, word in enumerate(words) if word == option]
+
+
+def test_a_row_is_its_file_and_its_preset(rows, checkout):
+    run = rows.Run("8gpu", "table1", "c_fpn", 3)
+    assert run.folder == Path("runs/8gpu/table1/c_fpn/seed3")
+    assert run.record == "runs/8gpu/table1/c_fpn/seed3/metrics.json"
+    assert run.configs() == ["configs/table1/c_fpn.yaml", "configs/presets/8gpu.yaml"]
+    assert run.needs() == []  # COCO is downloaded by hand
+    assert run.proposer is None
+    command = run.command()
+    assert given(command, "--config") == run.configs()
+    assert given(command, "--seed_everything") == ["3"]
+    assert "train.py fit" in command
+    assert "OMP_NUM_THREADS=1" in command
+    assert run.command("--trainer.max_steps 2").endswith(" --trainer.max_steps 2")
+
+
+def test_a_preset_may_set_more_for_a_stage(rows, checkout):
+    (checkout / "configs/presets/tiny").mkdir()
+    (checkout / "configs/presets/tiny.yaml").write_text("experiment: {preset: tiny}\n")
+    for stage in ("rpn", "fast_rcnn"):
+        (checkout / f"configs/presets/tiny/{stage}.yaml").write_text("trainer: {max_steps: 3}\n")
+    presets = ["configs/presets/tiny.yaml", "configs/presets/tiny/rpn.yaml"]
+    assert rows.Run("tiny", "table1", "c_fpn", 0).configs()[1:] == presets
+    # what a comparison changes comes last
+    assert rows.Run("tiny", "deep_c2", "c_fpn", 0).configs()[1:] == [*presets, "configs/trunks/deep_c2.yaml"]
+    assert rows.Run("tiny", "table2", "c_fpn", 0).configs()[2] == "configs/presets/tiny/fast_rcnn.yaml"
+
+
+def test_every_stage_has_the_name_its_configs_have(rows):
+    stages = {
+        yaml.safe_load(file.read_text())["model"]["class_path"] for file in REPOSITORY.glob("configs/table[12]/*.yaml")
+    }
+    assert stages == set(rows.STAGES)
+
+
+def test_comparisons_are_rows_of_table_1_under_an_overlay(rows, checkout):
+    run = rows.Run("mini", "deep_c2", "d_bottom_up", 1)
+    assert run.configs()[0] == "configs/table1/d_bottom_up.yaml"
+    assert run.configs()[-1] == "configs/trunks/deep_c2.yaml"
+    assert run.needs() == [MINI_DATA]
+    assert "backbones/mobilenet_v2" in rows.comparisons()
+    # the overlay itself says which table its runs are of
+    assert not given(run.command(), "--experiment.table")
+
+
+def test_tuning_names_its_learning_rate_in_the_table(rows, checkout):
+    run = rows.Run("mini", "tuning/table1/lr0.012", "f_finest", 100)
+    assert run.configs()[0] == "configs/table1/f_finest.yaml"
+    assert run.configs()[-1] == "configs/tuning.yaml"
+    assert run.splits() == ["train", "tune"]
+    command = run.command()
+    assert given(command, "--model.init_args.optimization.lr") == ["0.012"]
+    assert given(command, "--experiment.table") == ["tuning/table1/lr0.012"]
+    assert run.folder == Path("runs/mini/tuning/table1/lr0.012/f_finest/seed100")
+
+
+def test_rows_of_table_2_train_on_what_table_1_c_proposes(rows, checkout):
+    run = rows.Run("mini", "table2", "f_finest", 2)
+    assert run.proposer == rows.Run("mini", "table1", "c_fpn", 2)
+    stores = [f"runs/mini/table1/c_fpn/seed2/proposals/{split}/header.json" for split in ("train", "val")]
+    assert run.needs() == [MINI_DATA, *stores]
+    assert given(run.command(), "--data.proposals") == ["runs/mini/table1/c_fpn/seed2/proposals"]
+    assert rows.Run("8gpu", "table2", "c_fpn", 0).needs() == [
+        f"runs/8gpu/table1/c_fpn/seed0/proposals/{split}/header.json" for split in ("train2017", "val2017")
+    ]
+    tuning = rows.Run("mini", "tuning/table2/lr0.02", "c_fpn", 100)
+    assert tuning.needs()[1:] == [
+        f"runs/mini/table1/c_fpn/seed100/proposals/{split}/header.json" for split in ("train", "tune")
+    ]
+
+
+def test_splits_without_a_config_are_the_data_modules(rows):
+    defaults = inspect.signature(COCODataModule).parameters
+    assert {key: defaults[key].default for key in rows.SPLITS} == rows.SPLITS
+
+
+def test_a_store_is_made_by_the_finished_run(rows, checkout):
+    run = rows.Run("8gpu", "table1", "c_fpn", 0)
+    assert run.store_inputs("val2017") == [run.record]
+    command = run.predict_command("val2017")
+    assert "train.py predict" in command
+    assert given(command, "--config") == [str(run.folder / "config.yaml")]
+    assert given(command, "--ckpt_path") == ["last"]
+    assert given(command, "--data.predict_split") == ["val2017"]
+    touch(Path(run.store("val2017")))
+    assert run.store_inputs("val2017") == []
+    assert run.store_inputs("train2017") == [run.record]
+
+
+def test_a_run_starts_goes_on_or_starts_over(rows, checkout):
+    run = rows.Run("mini", "table1", "c_fpn", 0)
+    assert run.start() == ""
+    (run.folder / "checkpoints").mkdir(parents=True)  # Snakemake makes folders before it starts a job
+    assert run.start() == ""
+    touch(run.folder / "config.yaml")
+    assert run.start() == "--experiment.overwrite true"
+    touch(run.folder / "checkpoints" / "last.ckpt")
+    assert run.start() == "--ckpt_path last"
+    assert run.command().endswith("--ckpt_path last")
+    assert run.inputs() == [*run.configs(), MINI_DATA]
+    touch(Path(run.record))
+    assert run.inputs() == []
+
+
+@pytest.mark.parametrize(
+    ("preset", "table", "row", "file", "there"),
+    [
+        ("mini", "table1", "g_nothing", "configs/table1/g_nothing.yaml", "c_fpn"),
+        ("mini", "deep_c2", "g_nothing", "configs/table1/g_nothing.yaml", "c_fpn"),
+        ("huge", "table1", "c_fpn", "configs/presets/huge.yaml", "8gpu"),
+        ("mini", "table7", "c_fpn", "configs/table7/c_fpn.yaml", "none"),
+        ("mini", "tuning/table7/lr0.1", "c_fpn", "configs/table7/c_fpn.yaml", "none"),
+    ],
+)
+def test_what_is_not_there_is_named_beside_what_is(rows, checkout, preset, table, row, file, there):
+    with pytest.raises(InputError) as error:
+        rows.Run(preset, table, row, 0).inputs()
+    message, _, names = str(error.value).partition("; there are: ")
+    assert f"no {file}" in message
+    assert there in names.split(", ")
+
+
+def test_shares_of_a_machine(rows, checkout):
+    # 8 processes with 4 workers each; one process that loads its own data; 1 GPU, 8 workers
+    assert (rows.cores("8gpu"), rows.gpus("8gpu")) == (8 * 5, 8)
+    assert (rows.cores("mini"), rows.gpus("mini")) == (1, 0)
+    assert (rows.cores("1gpu"), rows.gpus("1gpu")) == (9, 1)
+    # Lightning starts the processes of one SLURM job itself
+    assert "SLURM_JOB_NAME=interactive" in rows.Run("8gpu", "table1", "c_fpn", 0).command()
+    assert "SLURM_JOB_NAME" not in rows.Run("1gpu", "table1", "c_fpn", 0).command()
+    (checkout / "configs/presets/auto.yaml").write_text("trainer: {accelerator: gpu, devices: auto}\n")
+    assert (rows.cores("auto"), rows.gpus("auto")) == (1, 1)
+
+
+def test_the_data_set_of_the_mini_preset_is_generated_as_its_preset_says(rows):
+    preset = (REPOSITORY / "configs/presets/mini.yaml").read_text()
+    root = yaml.safe_load(preset)["data"]["root"]
+    assert f"python -m fpn_lightning.data.synthetic --root {root} {rows.DATA_SETS[root]}" in preset
