@@ -108,13 +108,15 @@ def _measured_on(costs: Costs | None) -> str:
     height, width = costs.image_size
     return (
         f"Time and memory: all designs in one run on {costs.hardware}, {costs.date}, commit {costs.commit}; images of "
-        f"{height} × {width} px, one at a time at test time, {costs.batch} in a training step."
+        f"{height} × {width} px, one at a time at test time, {costs.batch} in a training step. What the network leaves "
+        "of an image's time goes mostly into non-maximum suppression. Memory is what the work adds at its peak to what "
+        "is held before it; a training step is a forward and a backward pass, without the optimiser."
     )
 
 
 def _overview(summary: TableSummary, costs: Costs | None) -> Grid:
     keys = [key for key in KEYS if any(row.ours(key) for row in summary.run)]
-    header = ["row", "seeds", *keys, "parameters", "s/image", "test MiB", "training step MiB"]
+    header = ["row", "seeds", *keys, "parameters", "s/image", "of it network", "test MiB", "training step MiB"]
     rows = []
     for row in summary.rows:
         cells = [row.row.label, status(row), *(measured(row.ours(key), bool(row.records)) for key in keys)]
@@ -122,10 +124,11 @@ def _overview(summary: TableSummary, costs: Costs | None) -> Grid:
         parameters = {record.parameters for record in row.records} or ({cost.parameters} if cost else set())
         cells.append(", ".join(f"{count:,}" for count in sorted(parameters)))
         if cost is None:
-            cells += 3 * [NOT_MEASURED]
+            cells += 4 * [NOT_MEASURED]
         else:
             cells += [
                 number(cost.seconds_per_image, 3),
+                number(cost.network_seconds_per_image, 3) or NOT_MEASURED,
                 f"{cost.test_memory_mib:,.0f}",
                 f"{cost.train_step_memory_mib:,.0f}",
             ]
@@ -147,13 +150,14 @@ def _ratios(summary: TableSummary, costs: Costs | None) -> Grid | None:
         pairs = (
             (cost.parameters, base.parameters),
             (cost.seconds_per_image, base.seconds_per_image),
+            (cost.network_seconds_per_image, base.network_seconds_per_image),
             (cost.test_memory_mib, base.test_memory_mib),
             (cost.train_step_memory_mib, base.train_step_memory_mib),
         )
-        ratios = (f"{number(mine / its, 2)} ×" for mine, its in pairs)
+        ratios = (f"{number(mine / its, 2)} ×" if mine and its else NOT_MEASURED for mine, its in pairs)
         cells = [row.row.label, gap_cell(summary, row, "AR100"), *ratios]
         rows.append(cells)
-    header = ["row", "AR100, points", "parameters", "s/image", "test memory", "training step memory"]
+    header = ["row", "AR100, points", "parameters", "s/image", "of it network", "test memory", "training step memory"]
     return Grid(f"Beside “{reference.row.label}”", header, rows, left=1) if rows else None
 
 

@@ -24,9 +24,9 @@ class RowCost:
     Attributes:
         seconds_per_image: at test time, one image after the other.
         network_seconds_per_image: the network's part of it; the rest is mostly non-maximum suppression.
-        test_memory_mib: peak memory at test time, MiB.
-        train_step_memory_mib: memory that one training step needs, MiB; for the image pyramid a step on all its scales,
-            which no row is trained with.
+        test_memory_mib: what proposing on one image adds to the memory held, at its peak, MiB.
+        train_step_memory_mib: what the forward and backward pass of one training step add, MiB; for the image
+            pyramid on all its scales, which no row is trained with.
         train_step_memory_note: how that was found, where it was not simply measured.
         parameters: of the model measured.
     """

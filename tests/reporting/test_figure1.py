@@ -24,8 +24,8 @@ PARAMETERS = 1_234_567  # of conftest's records
 
 
 def costs(**rows):
-    """Seconds an image, MiB at test time, MiB of a training step, by row."""
-    names = ("seconds_per_image", "test_memory_mib", "train_step_memory_mib")
+    """Seconds an image, MiB at test time, MiB of a training step, seconds of the network if known, by row."""
+    names = ("seconds_per_image", "test_memory_mib", "train_step_memory_mib", "network_seconds_per_image")
     return {
         "schema": 1,
         "hardware": "one machine",
@@ -34,18 +34,18 @@ def costs(**rows):
         "image_size": [160, 200],
         "batch": 8,
         "rows": {
-            row: {**dict(zip(names, values, strict=True)), "train_step_memory_note": None, "parameters": PARAMETERS}
+            row: {**dict(zip(names, values, strict=False)), "train_step_memory_note": None, "parameters": PARAMETERS}
             for row, values in rows.items()
         },
     }
 
 
 ALL = costs(
-    a_image_pyramid=(0.4, 300, 3000),
+    a_image_pyramid=(0.4, 300, 3000, 0.3),
     b_single_map=(0.1, 100, 500),
     c_hierarchy=(0.25, 180, 900),
     c_ssd=(0.05, 120, 600),
-    d_fpn=(0.2, 200, 1000),
+    d_fpn=(0.2, 200, 1000, 0.12),
 )
 
 
@@ -76,18 +76,27 @@ def cells(text: str, heading: str) -> dict[str, list[str]]:
 
 def test_recall_beside_cost(records, make_page):
     shown = cells(make_page(records, ALL), "What each design brings and costs")
-    assert shown["row"] == ["seeds", "AR100", "AR100_s", "parameters", "s/image", "test MiB", "training step MiB"]
+    assert shown["row"] == [
+        "seeds",
+        "AR100",
+        "AR100_s",
+        "parameters",
+        "s/image",
+        "of it network",
+        "test MiB",
+        "training step MiB",
+    ]
     # 40 and 42: mean 41, spread sqrt(2).
-    image_pyramid = ["2", "41.0 ± 1.4", "n/a", "1,234,567", "0.400", "300", "3,000"]
+    image_pyramid = ["2", "41.0 ± 1.4", "n/a", "1,234,567", "0.400", "0.300", "300", "3,000"]
     assert shown["(a) featurised image pyramid"] == image_pyramid
-    assert shown["(d) FPN"] == ["2", "51.0 ± 1.4", "40.0 ± 0.0", "1,234,567", "0.200", "200", "1,000"]
+    assert shown["(d) FPN"] == ["2", "51.0 ± 1.4", "40.0 ± 0.0", "1,234,567", "0.200", "0.120", "200", "1,000"]
 
 
 def test_costs_as_multiples_of_fpns(records, make_page):
     shown = cells(make_page(records, ALL), "Beside “(d) FPN”")
-    # 40 - 50 and 42 - 52; 0.4 s to 0.2 s; 300 to 200 MiB; 3000 to 1000 MiB.
-    assert shown["(a) featurised image pyramid"] == ["-10.0 ± 0.0", "1.00 ×", "2.00 ×", "1.50 ×", "3.00 ×"]
-    assert shown["(b) single feature map"][2:] == ["0.50 ×", "0.50 ×", "0.50 ×"]
+    # 40 - 50 and 42 - 52; 0.4 s to 0.2 s; 0.3 s to 0.12 s; 300 to 200 MiB; 3000 to 1000 MiB.
+    assert shown["(a) featurised image pyramid"] == ["-10.0 ± 0.0", "1.00 ×", "2.00 ×", "2.50 ×", "1.50 ×", "3.00 ×"]
+    assert shown["(b) single feature map"][2:] == ["0.50 ×", "not measured", "0.50 ×", "0.50 ×"]
     assert "(d) FPN" not in shown
 
 
@@ -132,7 +141,7 @@ def test_other_numbers_give_another_reading(make_rows, make_page):
 
 def test_without_costs_the_cells_say_so(records, make_page, tmp_path: Path):
     text = make_page(records)
-    assert cells(text, "What each design brings and costs")["(d) FPN"][-3:] == 3 * ["not measured"]
+    assert cells(text, "What each design brings and costs")["(d) FPN"][-4:] == 4 * ["not measured"]
     assert "Time and memory: not measured" in text
     assert "would need here: not measured." in text
     assert "## Beside" not in text
@@ -143,8 +152,8 @@ def test_without_costs_the_cells_say_so(records, make_page, tmp_path: Path):
 def test_a_row_without_costs_is_not_measured(records, make_page):
     text = make_page(records, costs(d_fpn=(0.2, 200, 1000)))
     shown = cells(text, "What each design brings and costs")
-    assert shown["(b) single feature map"][-3:] == 3 * ["not measured"]
-    assert shown["(d) FPN"][-3:] == ["0.200", "200", "1,000"]
+    assert shown["(b) single feature map"][-4:] == 4 * ["not measured"]
+    assert shown["(d) FPN"][-4:] == ["0.200", "not measured", "200", "1,000"]
     assert "## Beside" not in text
 
 
