@@ -17,6 +17,7 @@ from fpn_lightning.data.annotations import Categories
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import whole_file, write_whole
+from fpn_lightning.mask_structures import MaskProposalsOrig
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.rpn import RPNStage
 from fpn_lightning.structures import Batch, DetectionsOrig, ProposalsOrig, xyxy_to_xywh
@@ -59,7 +60,8 @@ class DetectionsWriter(PredictionWriter):
 
     ``bbox`` is x, y, width, height in pixels of the image file (as a viewer shows it, for a folder of images); the
     scores of an image descend. Proposals belong to no category: theirs is 1, their score the objectness as a
-    probability; of a split they go into a store instead. For a folder, images that could not be read go into
+    probability; of a split they go into a store instead. Segment proposals have, in place of ``bbox``, a
+    ``segmentation`` (RLE of the image file's size) and a ``level``. For a folder, images that could not be read go into
     ``skipped.json`` and are listed at the end.
 
     Args:
@@ -90,7 +92,7 @@ class DetectionsWriter(PredictionWriter):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: list[ProposalsOrig] | list[DetectionsOrig],
+        outputs: list[ProposalsOrig] | list[DetectionsOrig] | list[MaskProposalsOrig],
         batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
@@ -139,7 +141,16 @@ def _stage(trainer: Trainer) -> BaseStage:
     return trainer.lightning_module  # type: ignore[return-value]
 
 
-def _lines(result: ProposalsOrig | DetectionsOrig, file_name: str, top_k: int, categories: Categories) -> list[Line]:
+def _lines(
+    result: ProposalsOrig | DetectionsOrig | MaskProposalsOrig, file_name: str, top_k: int, categories: Categories
+) -> list[Line]:
+    image = {"image_id": result.image_id, "file_name": file_name}
+    if isinstance(result, MaskProposalsOrig):
+        scores, levels = torch.sigmoid(result.scores[:top_k].double()).tolist(), result.levels[:top_k].tolist()
+        return [
+            {**image, "segmentation": mask, "score": score, "category_id": 1, "level": level}
+            for mask, score, level in zip(result.masks[:top_k], scores, levels, strict=True)
+        ]
     boxes = xyxy_to_xywh(result.boxes_orig[:top_k]).tolist()
     if isinstance(result, DetectionsOrig):
         scores = result.scores[:top_k].double().tolist()
@@ -148,7 +159,7 @@ def _lines(result: ProposalsOrig | DetectionsOrig, file_name: str, top_k: int, c
         scores = torch.sigmoid(result.objectness[:top_k].double()).tolist()  # in float32 high ones would tie
         category_ids = [1] * len(boxes)
     return [
-        {"image_id": result.image_id, "file_name": file_name, "bbox": box, "score": score, "category_id": category}
+        {**image, "bbox": box, "score": score, "category_id": category}
         for box, score, category in zip(boxes, scores, category_ids, strict=True)
     ]
 

@@ -1,4 +1,7 @@
-"""What is wrong with a mask, before pycocotools sees it: its C code hangs, crashes or misreads what is malformed."""
+"""What is wrong with a mask, before pycocotools sees it: its C code hangs, crashes or misreads what is malformed.
+
+And masks without fault as RLE and as bitmaps.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as mask_api
 
 COMPRESSED_COUNTS = re.compile(r"(?:[P-o]{0,6}+[0-O]+)++")
 MAX_COORDINATE = 1e5  # px; the mask API takes memory in proportion to a polygon's length
@@ -63,3 +67,23 @@ def covered_pixels(counts: Sequence[str]) -> NDArray[np.int64]:
         total = np.cumsum(runs * chain)
         runs[chain] = (total - total[start])[chain]
     return np.where(np.minimum.reduceat(runs, starts) >= 0, np.add.reduceat(runs, starts), -1)
+
+
+def compressed_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """A mask as compressed RLE; polygons are joined as COCO's API joins them.
+
+    Args:
+        segmentation: polygons, or RLE with its counts as a list or as text, without fault (:func:`segmentation_fault`).
+        height: of the image file.
+        width: of the image file.
+    """
+    if isinstance(segmentation, list):
+        return dict(mask_api.merge(mask_api.frPyObjects(segmentation, height, width)))
+    if isinstance(segmentation["counts"], list):
+        return dict(mask_api.frPyObjects(segmentation, height, width))
+    return dict(segmentation)
+
+
+def decode_mask(segmentation: Any, height: int, width: int) -> NDArray[np.uint8]:
+    """A mask as a bitmap, uint8 ``(height, width)`` in {0, 1}; arguments as :func:`compressed_rle`."""
+    return np.asarray(mask_api.decode(compressed_rle(segmentation, height, width)), dtype=np.uint8)

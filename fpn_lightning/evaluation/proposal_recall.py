@@ -65,8 +65,8 @@ def match_image(
     return count_matches(ious, gt_ignore[:, counted], limits)
 
 
-class ProposalRecall(Metric):
-    """Average recall of proposals over a split, equal to COCO's evaluator with ``useCats=0`` (FPN §5.1).
+class Recall(Metric):
+    """What the recall of boxes and the recall of masks share: counts over a split, and the columns made of them.
 
     Keeps sums of counts only: memory does not grow with the number of images, and processes are joined by addition.
 
@@ -75,6 +75,7 @@ class ProposalRecall(Metric):
         area_thresholds: between small and medium and between medium and large objects, px² of the image file.
 
     Attributes:
+        prefix: what stands before the name of every column.
         matched: int64 ``(T, A, L)`` objects found.
         gt_counts: int64 ``(A,)`` objects that count.
         num_images: int64 scalar, images seen.
@@ -86,6 +87,7 @@ class ProposalRecall(Metric):
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
+    prefix = ""
     matched: Tensor
     gt_counts: Tensor
     num_images: Tensor
@@ -100,6 +102,32 @@ class ProposalRecall(Metric):
         self.add_state("matched", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("gt_counts", torch.zeros(len(self.area_ranges), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("num_images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def add_counts(self, matched: NDArray[np.int64], gt_ignore: NDArray[np.bool_]) -> None:
+        """Add one image.
+
+        Args:
+            matched: int64 ``(T, A, L)`` objects found, see :func:`count_matches`.
+            gt_ignore: bool ``(A, G)``, see :func:`ignored_objects`.
+        """
+        device = self.matched.device
+        self.matched += torch.from_numpy(matched).to(device)
+        self.gt_counts += torch.from_numpy((~gt_ignore).sum(axis=1)).to(device)
+        self.num_images += 1
+
+    def compute(self) -> dict[str, float | None]:
+        """Return fractions in [0, 1] by column name; ``None`` for a size class without ground truth."""
+        found = self.matched.cpu().numpy().mean(axis=0)
+        counts = self.gt_counts.cpu().tolist()
+        return {
+            self.prefix + recall_key(limit, suffix): float(found[a, i] / counts[a]) if counts[a] else None
+            for i, limit in enumerate(self.limits)
+            for a, suffix in enumerate(AREA_SUFFIXES)
+        }
+
+
+class ProposalRecall(Recall):
+    """Average recall of proposals over a split, equal to COCO's evaluator with ``useCats=0`` (FPN §5.1)."""
 
     def update(
         self,
@@ -138,18 +166,4 @@ class ProposalRecall(Metric):
             order = np.argsort(labels, kind="stable")
             gt_boxes, areas, is_crowd = gt_boxes[order], areas[order], is_crowd[order]
         gt_ignore = ignored_objects(areas, is_crowd, self.area_ranges)
-        matched = match_image(boxes, det_scores, gt_boxes, gt_ignore, self.limits)
-        device = self.matched.device
-        self.matched += torch.from_numpy(matched).to(device)
-        self.gt_counts += torch.from_numpy((~gt_ignore).sum(axis=1)).to(device)
-        self.num_images += 1
-
-    def compute(self) -> dict[str, float | None]:
-        """Return fractions in [0, 1] by column name; ``None`` for a size class without ground truth."""
-        found = self.matched.cpu().numpy().mean(axis=0)
-        counts = self.gt_counts.cpu().tolist()
-        return {
-            recall_key(limit, suffix): float(found[a, i] / counts[a]) if counts[a] else None
-            for i, limit in enumerate(self.limits)
-            for a, suffix in enumerate(AREA_SUFFIXES)
-        }
+        self.add_counts(match_image(boxes, det_scores, gt_boxes, gt_ignore, self.limits), gt_ignore)

@@ -1,0 +1,63 @@
+"""What the mask head gives: segment proposals in the network input and in the image file.
+
+The companion of :mod:`fpn_lightning.structures`, whose units hold here too: P proposals of one image, m the side of a
+mask in cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+from torch import Tensor
+
+from fpn_lightning.structures import _TensorStruct
+
+
+class RLE(TypedDict):
+    """A mask as COCO's result files hold it: column-major run lengths in COCO's compressed text."""
+
+    size: list[int]
+    """Height and width of the image file."""
+    counts: str
+    """The run lengths."""
+
+
+@dataclass
+class MaskProposals(_TensorStruct):
+    """Segment proposals of one image, best first.
+
+    Attributes:
+        mask_logits: float32 ``(P, m, m)``, rows from top to bottom, over the window.
+        windows: float32 ``(P, 4)`` xyxy squares, network-input pixels; may reach outside the image.
+        scores: float32 ``(P,)`` logits, descending.
+        levels: int64 ``(P,)`` the pyramid level k that gave the proposal.
+    """
+
+    mask_logits: Tensor
+    windows: Tensor
+    scores: Tensor
+    levels: Tensor
+
+    def __len__(self) -> int:
+        return self.windows.shape[0]
+
+
+@dataclass
+class MaskProposalsOrig(_TensorStruct):
+    """Segment proposals of one image in pixels of its file, best first, on the CPU: what ``predict`` gives.
+
+    Attributes:
+        image_id: COCO image id; for a folder of images 1..n by sorted file name.
+        masks: P masks of the size of the image file; some may be empty.
+        scores: float32 ``(P,)`` logits, descending.
+        levels: int64 ``(P,)`` the pyramid level k that gave the proposal.
+    """
+
+    image_id: int
+    masks: list[RLE]
+    scores: Tensor
+    levels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.masks)

@@ -1,0 +1,132 @@
+"""The sliding windows of the mask MLPs (FPN §6, App. A): where they lie and which object each is to predict.
+
+Shape shorthand: L levels, M MLPs, H_l x W_l size of level l, B = M * sum of H_l * W_l windows, G objects of one image.
+
+A *cell* is one position of one MLP on one level. The cell (row i, column j) of a map with stride s is centred at
+(j * s, i * s), as anchors are. Level l and MLP m make one *group* of cells, which stands for objects of one size.
+
+The size of an object is max(width, height) here, as in §6. An object belongs to the group whose size is nearest in
+log space, and there to the cells whose centre is at most one stride from its own (DEVIATIONS.md "Mask cells").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+TieBreak = Literal["nearest", "smallest"]
+
+
+class CellGrid:
+    """The cells of all groups over the maps of one batch, level by level, MLP by MLP, row-major.
+
+    Args:
+        map_sizes: ``(H_l, W_l)`` of every level, finest first.
+        strides: stride of every level, px of the network input.
+        sizes: object size of every group, px of the network input: L lists of M.
+        device: where the cells' tensors lie.
+
+    Attributes:
+        num_cells: B.
+        group_sizes: float32 ``(L * M,)`` the object sizes.
+        group_levels: int64 ``(L * M,)`` index of the level, 0 for the finest.
+        group_heads: int64 ``(L * M,)`` index of the MLP.
+    """
+
+    def __init__(
+        self,
+        map_sizes: Sequence[tuple[int, int]],
+        strides: Sequence[int],
+        sizes: Sequence[Sequence[float]],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        groups = [(level, head) for level, of_level in enumerate(sizes) for head in range(len(of_level))]
+        self.group_levels = torch.tensor([level for level, _ in groups], device=device)
+        self.group_heads = torch.tensor([head for _, head in groups], device=device)
+        self.group_sizes = torch.tensor([sizes[level][head] for level, head in groups], device=device)
+        self._strides = torch.tensor([strides[level] for level, _ in groups], device=device)
+        self._shapes = torch.tensor([map_sizes[level] for level, _ in groups], device=device)  # (L * M, 2)
+        ends = self._shapes.prod(dim=1).cumsum(dim=0)
+        self._starts = torch.cat((ends.new_zeros(1), ends))
+        self.num_cells = int(ends[-1])
+
+    def locate(self, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Group, row and column of cells, each int64 ``(P,)``; ``cells`` int64 ``(P,)`` in [0, B)."""
+        groups = torch.searchsorted(self._starts, cells, right=True) - 1
+        within, widths = cells - self._starts[groups], self._shapes[groups, 1]
+        return groups, within // widths, within % widths
+
+    def windows(self, cells: Tensor, padding: float) -> Tensor:
+        """The squares that cells predict a mask of: float32 ``(P, 4)`` xyxy, network-input pixels.
+
+        Args:
+            cells: int64 ``(P,)``.
+            padding: the side is ``1 + padding`` times the object size (FPN App. A: 25 %).
+        """
+        groups, rows, columns = self.locate(cells)
+        centres = torch.stack((columns, rows), dim=1) * self._strides[groups, None]
+        half = (self.group_sizes[groups] * (1 + padding) / 2)[:, None]
+        return torch.cat((centres - half, centres + half), dim=1)
+
+    def inside(self, size: tuple[int, int]) -> Tensor:
+        """Which cells are centred on the image and not on padding: bool ``(B,)``; ``size`` height and width, px."""
+        groups, rows, columns = self.locate(torch.arange(self.num_cells, device=self._starts.device))
+        strides = self._strides[groups]
+        return (rows * strides < size[0]) & (columns * strides < size[1])
+
+    def label(
+        self, boxes: Tensor, size: tuple[int, int], tolerance: float = 1.0, tie_break: TieBreak = "nearest"
+    ) -> tuple[Tensor, Tensor]:
+        """Say for every cell which object it is to predict.
+
+        Args:
+            boxes: ``(G, 4)`` xyxy, network-input pixels.
+            size: height and width of the image without padding, px.
+            tolerance: largest distance between the centres of cell and object along each axis, in strides.
+            tie_break: of several objects that a cell could predict, the ``nearest`` centre or the ``smallest`` object;
+                equals go to the first.
+
+        Returns:
+            ``match_labels`` int8 ``(B,)``: 1 an object, 0 none, -1 a cell on padding, which is not looked at;
+            ``matched_idxs`` int64 ``(B,)`` into ``boxes``, 0 where there is no object.
+        """
+        match_labels = self.inside(size).to(torch.int8) - 1
+        matched_idxs = torch.zeros(self.num_cells, dtype=torch.int64, device=match_labels.device)
+        cells, objects, keys = self._pairs(boxes.to(self.group_sizes), tolerance, tie_break)
+        # By cell, then by key, then by object: the first pair of each cell wins. Stable sorts, from the last key on.
+        order = torch.argsort(keys, stable=True)
+        order = order[torch.argsort(cells[order], stable=True)]
+        cells, objects = cells[order], objects[order]
+        first = torch.ones_like(cells, dtype=torch.bool)
+        first[1:] = cells[1:] != cells[:-1]
+        cells, objects = cells[first], objects[first]
+        on_image = match_labels[cells] == 0
+        match_labels[cells[on_image]] = 1
+        matched_idxs[cells[on_image]] = objects[on_image]
+        return match_labels, matched_idxs
+
+    def groups_of(self, boxes: Tensor) -> Tensor:
+        """The group of each object, int64 ``(G,)``: nearest to max(width, height) in log space."""
+        sizes = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1).clamp(min=torch.finfo(boxes.dtype).tiny)
+        return (sizes.log()[:, None] - self.group_sizes.log()).abs().argmin(dim=1)
+
+    def _pairs(self, boxes: Tensor, tolerance: float, tie_break: TieBreak) -> tuple[Tensor, Tensor, Tensor]:
+        """Cells and objects that fit, each ``(Q,)``, objects ascending, and what decides between objects."""
+        groups = self.groups_of(boxes)
+        strides, shapes = self._strides[groups], self._shapes[groups]  # (G,), (G, 2)
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / strides[:, None]  # (G, 2) x, y in strides
+        reach = int(tolerance) + 1
+        offsets = torch.arange(-reach, reach + 1, device=boxes.device)
+        columns, rows = ((centre.round().long()[:, None] + offsets) for centre in centres.T)  # (G, K) each
+        off_x, off_y = columns - centres[:, :1], rows - centres[:, 1:]
+        fits_x = (off_x.abs() <= tolerance) & (columns >= 0) & (columns < shapes[:, 1:])
+        fits_y = (off_y.abs() <= tolerance) & (rows >= 0) & (rows < shapes[:, :1])
+        objects, y, x = (fits_y[:, :, None] & fits_x[:, None, :]).nonzero(as_tuple=True)
+        row, column, width = rows[objects, y], columns[objects, x], shapes[objects, 1]
+        cells = self._starts[groups[objects]] + row * width + column
+        if tie_break == "nearest":
+            return cells, objects, off_x[objects, x].square() + off_y[objects, y].square()
+        return cells, objects, (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)[objects]

@@ -1,0 +1,184 @@
+"""Recall of masks: by hand, against pycocotools, and over processes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as mask_api
+
+from fpn_lightning.data.segmentations import compressed_rle
+from fpn_lightning.errors import InputError
+from fpn_lightning.evaluation.proposal_recall import AREA_SUFFIXES, recall_key
+from fpn_lightning.evaluation.segment_recall import SegmentRecall, mask_iou
+
+from .reference import pycocotools_recall
+
+
+def rectangle(x, y, width, height, size=(40, 60)):
+    bitmap = np.zeros(size, dtype=np.uint8, order="F")
+    bitmap[y : y + height, x : x + width] = 1
+    coded = mask_api.encode(bitmap)
+    return {"size": list(size), "counts": coded["counts"].decode()}
+
+
+def ours(dataset: dict[str, Any], results: list[dict[str, Any]], limits, thresholds=(32**2, 96**2)) -> np.ndarray:
+    """What the metric says of COCO records, image by image: ``(area range, limit)``, -1 without ground truth."""
+    metric = SegmentRecall(limits, thresholds)
+    for image in dataset["images"]:
+        size = image["height"], image["width"]
+        objects = [item for item in dataset["annotations"] if item["image_id"] == image["id"]]
+        found = [item for item in results if item["image_id"] == image["id"]]
+        metric.update(
+            [item["segmentation"] for item in found],
+            np.array([item["score"] for item in found]),
+            [compressed_rle(item["segmentation"], *size) for item in objects],
+            np.array([item["area"] for item in objects]),
+            np.array([item["iscrowd"] for item in objects]),
+            np.array([item["category_id"] for item in objects]),
+        )
+    values = metric.compute()
+    cells = [[values["segm_" + recall_key(limit, suffix)] for limit in limits] for suffix in AREA_SUFFIXES]
+    return np.array([[-1 if cell is None else cell for cell in row] for row in cells])
+
+
+def random_masks(rng: np.random.Generator) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Images with overlapping noisy masks, crowds, equal masks, empty masks, tied scores; some without objects."""
+    images = [{"id": i, "height": 30, "width": 40} for i in range(1, 9)]
+    categories = [{"id": i, "name": str(i)} for i in range(1, 5)]
+    annotations: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+
+    def blob() -> dict[str, Any]:
+        bitmap = np.zeros((30, 40), dtype=np.uint8, order="F")
+        y, x = rng.integers(0, 26), rng.integers(0, 36)
+        bitmap[y : y + rng.integers(1, 20), x : x + rng.integers(1, 20)] = 1
+        if rng.random() < 0.5:
+            bitmap[:: rng.integers(2, 5)] = 0
+        return {"size": [30, 40], "counts": mask_api.encode(bitmap)["counts"].decode()}
+
+    for image in images:
+        for _ in range(rng.integers(0, 6)):
+            mask = annotations[-1]["segmentation"] if annotations and rng.random() < 0.2 else blob()
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image["id"],
+                    "category_id": int(rng.integers(1, 5)),
+                    "segmentation": mask,
+                    "bbox": mask_api.toBbox(mask).tolist(),
+                    "area": float(rng.choice([mask_api.area(mask), 40, 150])),  # 40 and 150 part the size classes
+                    "iscrowd": int(rng.random() < 0.2),
+                }
+            )
+        of_image = [item["segmentation"] for item in annotations if item["image_id"] == image["id"]]
+        for _ in range(rng.integers(0, 25)):
+            mask = of_image[rng.integers(len(of_image))] if of_image and rng.random() < 0.4 else blob()
+            score = float(rng.integers(0, rng.choice([1, 4, 1000]), endpoint=True)) / 7
+            results.append({"image_id": image["id"], "category_id": 1, "segmentation": mask, "score": score})
+    return {"images": images, "annotations": annotations, "categories": categories}, results
+
+
+def test_one_object_by_hand():
+    # 8 of 10 columns are found: IoU 0.8 reaches 0.50 ... 0.80, 7 of 10 thresholds. Its area makes it small.
+    metric = SegmentRecall(limits=(1, 1000))
+    metric.update(
+        [rectangle(0, 0, 8, 10)], np.array([0.3]), [rectangle(0, 0, 10, 10)], np.array([100.0]), np.array([False])
+    )
+    metric.update([], [], [rectangle(0, 0, 10, 10)], np.array([5000.0]), np.array([False]))  # none found, medium
+    metric.update([rectangle(0, 0, 10, 10)], np.array([1.0]), [], [], [])
+    values = metric.compute()
+    assert values["segm_AR1k"] == values["segm_AR1"] == pytest.approx(0.35)
+    assert values["segm_AR1k_s"] == pytest.approx(0.7)
+    assert values["segm_AR1k_m"] == 0
+    assert values["segm_AR1k_l"] is None
+    assert int(metric.num_images) == 3
+
+
+def test_masks_and_not_boxes_are_compared():
+    # An L and the square around it have one bounding box; the L is 3 of 4 quarters.
+    square, corner = rectangle(0, 0, 20, 20), rectangle(10, 0, 10, 10)
+    bitmap = mask_api.decode(square) - mask_api.decode(corner)
+    coded = mask_api.encode(np.asfortranarray(bitmap))
+    ell = {"size": [40, 60], "counts": coded["counts"]}  # bytes are as good as text
+    assert mask_iou([square], [ell]).tolist() == [[0.75]]
+    assert mask_iou([], [ell]).shape == (0, 1)
+    empty = rectangle(0, 0, 0, 0)
+    assert mask_iou([empty, square], [empty]).tolist() == [[0], [0]]
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_equals_pycocotools_on_random_masks(seed):
+    dataset, results = random_masks(np.random.default_rng(seed))
+    limits = ((1, 3, 1000), (2, 10, 100))[seed % 2]
+    thresholds = ((40.0, 150.0), (32.0**2, 96.0**2))[seed % 2]
+    expected = pycocotools_recall(dataset, results, limits, thresholds, "segm")
+    np.testing.assert_allclose(ours(dataset, results, limits, thresholds), expected, rtol=0, atol=1e-12)
+
+
+def test_equals_pycocotools_on_golden_masks(coco_golden: Path):
+    dataset = json.loads((coco_golden / "instances_val2014_100.json").read_text())
+    results = json.loads((coco_golden / "instances_val2014_fakesegm100_results.json").read_text())
+    results.sort(key=lambda item: item["category_id"])  # COCO's order among equal scores; ours is the order given
+    limits = (1, 10, 100, 1000)
+    expected = pycocotools_recall(dataset, results, limits, iou_type="segm")
+    found = ours(dataset, results, limits)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+    # the numbers that pycocotools 2.0.11 gave for these files
+    assert found[:, 3] == pytest.approx([0.481807, 0.504914, 0.465833, 0.451366], abs=5.1e-7)
+    assert found[0] == pytest.approx([0.058795, 0.355422, 0.481807, 0.481807], abs=5.1e-7)
+
+
+def test_boxes_in_the_results_do_not_matter(coco_golden: Path):
+    # R5.7: sizes are the masks' areas, with boxes in the annotations and without.
+    dataset = json.loads((coco_golden / "instances_val2014_100.json").read_text())
+    results = json.loads((coco_golden / "instances_val2014_fakesegm100_results.json").read_text())
+    expected = ours(dataset, results, (100,))
+    for item in dataset["annotations"]:
+        item["bbox"] = [0, 0, 1, 1]
+    np.testing.assert_array_equal(ours(dataset, results, (100,)), expected)
+
+
+def test_states_add_up():
+    rng = np.random.default_rng(3)
+    dataset, results = random_masks(rng)
+    parts = [SegmentRecall((10,)) for _ in range(2)]
+    whole = SegmentRecall((10,))
+    for number, image in enumerate(dataset["images"]):
+        objects = [item for item in dataset["annotations"] if item["image_id"] == image["id"]]
+        found = [item for item in results if item["image_id"] == image["id"]]
+        columns = (
+            [item["segmentation"] for item in found],
+            torch.tensor([item["score"] for item in found]),
+            [item["segmentation"] for item in objects],
+            torch.tensor([item["area"] for item in objects]),
+            torch.tensor([item["iscrowd"] for item in objects]),
+        )
+        whole.update(*columns)
+        parts[number % 2].update(*columns)
+    for name, reduction in whole._reductions.items():
+        total = reduction(torch.stack([getattr(part, name) for part in parts]))
+        assert torch.equal(total, getattr(whole, name))
+    assert int(whole.gt_counts[0]) > 5
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        (1, np.array([np.inf]), "scores .* row 0"),
+        (1, np.zeros(2), "1 masks and 2 scores"),
+        (2, [rectangle(0, 0, 2, 2, (41, 60))], r"different sizes, \[\(40, 60\), \(41, 60\)\]"),
+        (3, np.zeros(0), "0 gt_areas"),
+        (5, np.zeros(3), "3 gt_labels"),
+    ],
+)
+def test_bad_values_are_named(column, value, message):
+    mask = [rectangle(0, 0, 5, 5)]
+    columns = [mask, np.ones(1), mask, np.ones(1), np.zeros(1, bool), np.zeros(1)]
+    columns[column] = value
+    with pytest.raises(InputError, match=message):
+        SegmentRecall().update(*columns)
