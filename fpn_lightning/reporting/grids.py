@@ -187,7 +187,8 @@ def overview(summary: TableSummary) -> list[Grid]:
     small = (size_keys(summary.main.key) or ())[:1]
     metrics += [key for key in small if any(row.ours(key) for row in summary.run)]
     reference = summary.reference
-    header = ["row", "seeds", "parameters", "s/step", "s/image", *metrics]
+    headings = {column.key: column.heading for column in summary.columns}
+    header = ["row", "seeds", "parameters", "s/step", "s/image", *(headings.get(key, key) for key in metrics)]
     header += [f"{summary.main.heading} gap to “{reference.row.label}”"] if reference else []
     rows = []
     for row in summary.run:

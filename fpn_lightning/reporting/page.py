@@ -88,6 +88,10 @@ def _pictures(summary: TableSummary, folder: Path) -> Iterable[str]:
     found = [(row, name) for row, name in found if (folder / name).is_file()]
     if found:
         yield "## What the rows look at"
+        yield (
+            "One validation image and the trained model of each row: its best proposals in the colour of their pyramid "
+            "level, ground truth dashed, and the maps of the levels. Drawn by `python -m fpn_lightning.drawing`."
+        )
     for row, name in found:
         yield f"{row.row.label}:"
         yield embedded(f"{row.row.label}: what it looks at", name)

@@ -170,7 +170,7 @@ def _against_reference(summary: TableSummary, row: RowSummary, found: list[Pair]
 
 
 def _largest_lead(summary: TableSummary) -> str:
-    """On which objects the reference row leads the others by most, for every metric that our records part by size."""
+    """Where the reference row leads by most or trails by least, for every metric that our records part by size."""
     reference = summary.reference
     if reference is None:
         return ""
@@ -187,7 +187,7 @@ def _largest_lead(summary: TableSummary) -> str:
             sentences.append(f"{column.heading}, {f'in the paper: {theirs}; ' if theirs else ''}here: {told}.")
     if not sentences:
         return ""
-    return f"On which objects {short(reference)} stands out most. {' '.join(sentences)}"
+    return f"On which objects {short(reference)} is furthest ahead, or least behind. {' '.join(sentences)}"
 
 
 def _by_size(sizes: dict[str, str | None]) -> str:

@@ -94,6 +94,15 @@ def test_the_first_table_holds_cost_and_gain(records, tmp_path: Path):
     assert len(lines) == 4  # rows that were not run are in the tables below
 
 
+def test_the_first_table_names_metrics_as_the_paper_does(make_rows, tmp_path: Path):
+    metrics = {"segm_AR1k": (0.4,), "segm_AR1k_s": (0.3,)}
+    records = make_rows("table6", mlp5=metrics, mlp7=metrics)
+    summary = summarise("table6", "mini", paper_tables(), records)
+    lines = write(summary, records, tmp_path)[0].read_text(encoding="utf-8").splitlines()
+    header = next(line for line in lines if line.startswith("| row"))
+    assert [cell.strip() for cell in header.strip("|").split("|")][5:7] == ["AR", "ARs"]
+
+
 def test_a_gap_table_has_no_empty_lines(records, tmp_path: Path):
     gaps = page(records, tmp_path).split("## Gap", 1)[1].split("\n## ", 1)[0]
     assert "(e) top-down pyramid, w/o lateral" in gaps  # not run, but the paper has a gap

@@ -67,8 +67,8 @@ def test_size_of_the_largest_lead_and_every_column(make_rows):
     lower = {"AR1k_s": (0.1, 0.1), "AR1k_m": (0.4, 0.4), "AR1k_l": (0.4, 0.4)}
     found = reading(make_rows(c_fpn=parts, d_bottom_up=lower))
     assert found.opening[-1] == (
-        "On which objects (c) stands out most. AR1k, in the paper: small objects against (d); here: small objects "
-        "against (d)."
+        "On which objects (c) is furthest ahead, or least behind. AR1k, in the paper: small objects against (d); "
+        "here: small objects against (d)."
     )
     assert found.rows == [
         "(d) against (c): in the paper above in AR1k_l, below in AR1k_s and AR1k_m; here below in every column."
