@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from fpn_lightning.console import complain, print_metrics, set_up_logging
 from fpn_lightning.csv_log import AppendingCSVLogger
 from fpn_lightning.data.datamodule import COCODataModule
+from fpn_lightning.drawing.callback import PictureCallback
 from fpn_lightning.errors import InputError
 from fpn_lightning.experiment import (
     ExperimentOptions,
@@ -58,6 +59,7 @@ class CLI(LightningCLI):
         parser.add_argument("--wandb", type=WandbOptions, default=WandbOptions())
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(DetectionsWriter, "detections")
+        parser.add_lightning_class_args(PictureCallback, "pictures")
         run = ("experiment", "seed_everything")
         parser.link_arguments(run, "trainer.default_root_dir", compute_fn=linked_run_directory)
         parser.link_arguments(run, "checkpoint.dirpath", compute_fn=linked_checkpoint_directory)

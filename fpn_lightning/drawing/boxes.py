@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
 # Okabe and Ito's colours, which people with any colour vision tell apart; level 2 takes the first.
@@ -21,23 +21,31 @@ LEVEL_COLOURS: tuple[Colour, ...] = (
     (0, 114, 178),
 )
 LINE = 2  # px of the picture
+LONGEST = 960  # px: longer side of a drawn image, at most
 DASH = 4
+STRIP = 14  # px: height of a name
+FONT = ImageFont.load_default(12)  # it has no × and no –
 
 
 def level_colour(level: int) -> Colour:
     """RGB of pyramid level k, the same in every picture; levels repeat their colours from the eighth on."""
-    return LEVEL_COLOURS[(level - 2) % len(LEVEL_COLOURS)]
+    return cycled_colour(level - 2)
 
 
-def drawing_scale(size: tuple[int, int], least: int = 480, most: int = 960) -> float:
+def cycled_colour(number: int) -> Colour:
+    """RGB of the n-th of things whose number is not bounded, such as categories."""
+    return LEVEL_COLOURS[number % len(LEVEL_COLOURS)]
+
+
+def drawing_scale(size: tuple[int, int], most: int = LONGEST) -> float:
     """By how much an image is enlarged for drawing: small ones by a whole number, large ones down to ``most``.
 
     Args:
         size: height and width, px.
-        least: the longer side of a picture is at least so long, so that lines stay thin against what they mark.
-        most: and at most so long.
+        most: the longer side of a picture is at most so long. It is at least half of that, so that lines stay thin
+            against what they mark.
     """
-    longer = max(size)
+    longer, least = max(size), most // 2
     return float(-(-least // longer)) if longer < least else min(1.0, most / longer)
 
 
@@ -82,6 +90,32 @@ def draw_ground_truth(picture: Image.Image, boxes_orig: NDArray[np.float64], sca
         for y in range(y1, y2 + 1):
             for x in (x1, x2):
                 picture.putpixel((x, y), _dash(y - y1))
+
+
+def draw_names(
+    picture: Image.Image,
+    boxes_orig: NDArray[np.float64],
+    names: Sequence[str],
+    colours: Sequence[Colour],
+    scale: float = 1.0,
+) -> None:
+    """Write a name on a strip at the upper left corner of each box: above it, or inside where there is no room.
+
+    Args:
+        picture: RGB, the image enlarged by ``scale``; drawn on.
+        boxes_orig: ``(B, 4)`` xyxy, pixels of the image file.
+        names: one for each box.
+        colours: of the strips.
+        scale: see :func:`drawing_scale`.
+    """
+    draw = ImageDraw.Draw(picture)
+    for box, name, colour in reversed(list(zip(boxes_orig, names, colours, strict=True))):
+        left, top, _, _ = _corners(box, scale, picture.size)
+        width = round(FONT.getlength(name)) + 4
+        left = max(0, min(left, picture.width - width))
+        top = top - STRIP if top >= STRIP else top
+        draw.rectangle((left, top, left + width - 1, top + STRIP - 1), fill=colour)
+        draw.text((left + 2, top), name, fill="black", font=FONT)
 
 
 def _dash(along: int) -> Colour:

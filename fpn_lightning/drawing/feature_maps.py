@@ -1,4 +1,4 @@
-"""A feature map as an image: how strongly each cell responds, over the part of the image it stands for."""
+"""A feature map as an image: how much each cell stands out, over the part of the image it stands for."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+_BGR = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_VIRIDIS)
+VIRIDIS = np.asarray(_BGR[:, 0, ::-1], dtype=np.uint8)
+"""``(256, 3)`` RGB from weak to strong; light and dark differ as much as the hues."""
+_LARGER = 8  # cells
+
 
 @dataclass(frozen=True)
 class FeatureMap:
@@ -18,7 +23,8 @@ class FeatureMap:
     Attributes:
         name: ``p2``.
         stride: network-input pixels from one cell to the next.
-        strength: float32 ``(H, W)``, mean absolute value over the channels; cells of padding only are left out.
+        strength: float32 ``(H, W)``, mean over the channels of the absolute difference to the channel's median cell;
+            cells of padding only are left out.
         size: height and width of the network input the map was computed of, without padding.
     """
 
@@ -29,7 +35,10 @@ class FeatureMap:
 
 
 def feature_maps_of(maps: dict[str, Tensor], strides: dict[str, int], size: tuple[int, int]) -> list[FeatureMap]:
-    """What one image's maps look like.
+    """How much the cells of one image's maps stand out.
+
+    Background is most of an image, and trained maps may be large there: it is the difference to it that shows what a
+    level tells apart.
 
     Args:
         maps: ``{"p2": (d, H_2, W_2), ...}``, of one image.
@@ -39,16 +48,19 @@ def feature_maps_of(maps: dict[str, Tensor], strides: dict[str, int], size: tupl
     result = []
     for name, features in maps.items():
         rows, columns = (-(-side // strides[name]) for side in size)
-        strength = features.detach().float().abs().mean(dim=0)[:rows, :columns]  # (d, H, W) -> (H, W)
-        result.append(FeatureMap(name, strides[name], strength.to(torch.float32).cpu().numpy(), size))
+        cells = features.detach()[:, :rows, :columns].to("cpu", torch.float32)
+        usual = cells.flatten(1).median(dim=1).values  # (d, H, W) -> (d,)
+        strength = (cells - usual[:, None, None]).abs().mean(dim=0)  # (d, H, W) -> (H, W)
+        result.append(FeatureMap(name, strides[name], strength.numpy(), size))
     return result
 
 
 def paint(feature_map: FeatureMap, height: int, width: int) -> NDArray[np.uint8]:
     """Paint a map over the whole image, every cell a rectangle of one colour.
 
-    Dark blue is the weakest, yellow the strongest of this map, each taken at a hundredth of its cells: maps differ in
-    magnitude, and one strong cell would leave nothing else to see.
+    Dark blue is the weakest; yellow is the twentieth part that is strongest, since one strong cell would leave nothing
+    else to see. For the same reason the outermost cells of a larger map do not set the scale: they respond to the
+    padding of the convolutions.
 
     Args:
         feature_map: the map.
@@ -59,9 +71,10 @@ def paint(feature_map: FeatureMap, height: int, width: int) -> NDArray[np.uint8]
         uint8 ``(height, width, 3)`` RGB.
     """
     strength = feature_map.strength
-    low, high = np.percentile(strength, (1, 99))
+    inner = strength[1:-1, 1:-1] if min(strength.shape) >= _LARGER else strength
+    low, high = np.percentile(inner, (1, 95))
     level = np.clip((strength - low) / max(high - low, 1e-12), 0, 1)
-    coloured = cv2.applyColorMap(np.round(255 * level).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[:, :, ::-1]
+    coloured = VIRIDIS[np.round(255 * level).astype(np.uint8)]
     rows, columns = (
         ((np.arange(length) + 0.5) * side / length / feature_map.stride).astype(np.int64).clip(max=cells - 1)
         for length, side, cells in zip((height, width), feature_map.size, strength.shape, strict=True)

@@ -1,20 +1,44 @@
-"""From a model and a batch to the pictures of its images."""
+"""From a model and images to pictures: what a stage has to offer, and the forward passes that pictures take."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
+from fpn_lightning.data.annotations import Categories
+from fpn_lightning.data.dataset import COCODataset, Collate
+from fpn_lightning.drawing.boxes import LONGEST
 from fpn_lightning.drawing.feature_maps import feature_maps_of
+from fpn_lightning.drawing.marks import Result, marks_of
 from fpn_lightning.drawing.sheet import draw_sheet
-from fpn_lightning.stages.rpn import RPNStage
-from fpn_lightning.structures import Batch, ImageBatch, ProposalsOrig, Targets
+from fpn_lightning.models.pyramids import Pyramid
+from fpn_lightning.structures import Batch, ImageBatch, Targets
+
+
+@runtime_checkable
+class Drawable(Protocol):
+    """A stage that pictures can be made of.
+
+    Attributes:
+        pyramid: its ``strides`` say how large a cell of a map is.
+        categories: name the labels of detections.
+    """
+
+    pyramid: Pyramid
+    categories: Categories
+
+    def feature_maps(self, images: ImageBatch) -> dict[str, Tensor]:
+        """The maps the heads read: ``{"p2": (N, d, H_2, W_2), ...}``."""
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Sequence[Result]:
+        """What was found in each image of a batch, in pixels of its file, best first."""
 
 
 @contextmanager
@@ -30,22 +54,17 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def ground_truth_of(target: Targets) -> NDArray[np.float64]:
-    """Objects without crowd regions: float64 ``(G, 4)`` xyxy, pixels of the image file."""
-    boxes = target.boxes_xywh_orig[~target.is_crowd].numpy()
-    return np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), axis=1)
-
-
-def draw_image(
-    stage: RPNStage,
+def draw_result(
+    stage: Drawable,
     batch: Batch,
     index: int,
-    result: ProposalsOrig,
+    result: Result,
     pixels: NDArray[np.uint8],
     title: str,
-    top_k: int = 30,
+    top_k: int,
+    longest: int = LONGEST,
 ) -> Image.Image:
-    """The picture of one image of a batch: its proposals, and the maps of a forward pass of its own.
+    """The picture of one image of a batch: what was found in it, and the maps, by a forward pass of their own.
 
     Args:
         stage: the model, in evaluation mode.
@@ -53,16 +72,57 @@ def draw_image(
         index: which image.
         result: what the model predicted for it.
         pixels: uint8 ``(H, W, 3)`` RGB, the image file.
-        title: a line above the picture.
-        top_k: how many proposals are drawn.
+        title: a line above the picture; the size of the image is added.
+        top_k: how many boxes are drawn.
+        longest: most px of the image's longer side in the picture.
     """
     images = _only(batch.images, index)
     maps = {name: features[0] for name, features in stage.feature_maps(images).items()}
     height, width = images.sizes[0].tolist()
-    truth = ground_truth_of(batch.targets[index]) if batch.targets else None
+    levels = [int(name[1:]) for name in maps]
     return draw_sheet(
-        title, pixels, result, feature_maps_of(maps, stage.pyramid.strides, (height, width)), truth, top_k
+        f"{title}, {pixels.shape[1]} x {pixels.shape[0]} px",
+        pixels,
+        marks_of(result, top_k, levels, stage.categories.names),
+        feature_maps_of(maps, stage.pyramid.strides, (height, width)),
+        _ground_truth(batch.targets[index]) if batch.targets else None,
+        longest,
     )
+
+
+def draw_example(
+    stage: Drawable,
+    dataset: COCODataset,
+    collate: Collate,
+    place: int,
+    device: torch.device,
+    title: str,
+    top_k: int,
+    longest: int = LONGEST,
+) -> Image.Image:
+    """The picture of one image of a split, read and predicted for the purpose.
+
+    Args:
+        stage: the model, in evaluation mode.
+        dataset: the split.
+        collate: makes a batch of its one image.
+        place: of the image in the split.
+        device: of the model.
+        title: a line above the picture; id and size of the image are added.
+        top_k: how many boxes are drawn.
+        longest: most px of the image's longer side in the picture.
+    """
+    sample = dataset[place, 0]
+    batch = collate([sample]).to(device)
+    (result,) = stage.predict_step(batch, 0)
+    pixels = dataset.pixels_orig(sample.image_id)
+    return draw_result(stage, batch, 0, result, pixels, f"{title}, image {sample.image_id}", top_k, longest)
+
+
+def _ground_truth(target: Targets) -> NDArray[np.float64]:
+    """Objects without crowd regions: float64 ``(G, 4)`` xyxy, pixels of the image file."""
+    boxes = target.boxes_xywh_orig[~target.is_crowd].numpy()
+    return np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), axis=1)
 
 
 def _only(images: ImageBatch, index: int) -> ImageBatch:

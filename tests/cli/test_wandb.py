@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 
 import pytest
 import yaml
@@ -22,6 +23,8 @@ def log_records(content: bytes):
             position += left
             continue
         _, length, kind = struct.unpack("<IHB", content[position : position + 7])
+        if position + 7 + length > len(content):  # not all of it is written yet
+            return
         record += content[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):  # a whole record, or the last part of one
@@ -29,15 +32,24 @@ def log_records(content: bytes):
             record = b""
 
 
-def offline_runs(run):
-    """Details, config, summary and saved files of every offline run below a directory."""
+def complete_records(path, patience: float = 30):
+    """All records of a run's log, which W&B's own process may still be writing when `finish` returns."""
     from wandb.proto import wandb_internal_pb2
 
+    deadline = time.monotonic() + patience
+    while True:
+        records = [wandb_internal_pb2.Record.FromString(data) for data in log_records(path.read_bytes())]
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            return records
+        assert time.monotonic() < deadline, f"{path} is not complete after {patience} s"
+        time.sleep(0.1)
+
+
+def offline_runs(run):
+    """Details, config, summary and saved files of every offline run below a directory."""
     for path in sorted(run.glob("wandb/offline-run-*/run-*.wandb")):
         details, config, summary, files = None, {}, {}, set()
-        for data in log_records(path.read_bytes()):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
+        for record in complete_records(path):
             kind = record.WhichOneof("record_type")
             if kind == "run":
                 details = record.run

@@ -1,0 +1,214 @@
+"""Pictures of a run: which files, at what cost to the run (none), and for which loggers."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from fpn_lightning.data.coco import COCOIndex
+from fpn_lightning.drawing.__main__ import main as draw
+from fpn_lightning.drawing.callback import PictureCallback
+from fpn_lightning.drawing.finished_runs import varied_images
+from fpn_lightning.drawing.model import evaluating
+from tests.cli.test_wandb import offline_runs
+from tests.runs import REPOSITORY, read_log, read_metrics, run_python, weights
+
+
+def pictures(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
+
+
+@pytest.fixture
+def image_ids(tiny_data) -> list[int]:
+    return COCOIndex.open(tiny_data / "annotations" / "instances_val.json").image_ids.tolist()
+
+
+def test_every_validation_draws_the_first_images_and_changes_nothing(cli, arguments, run, tmp_path, image_ids):
+    arguments += ["--trainer.val_check_interval", "2"]
+    called = cli("fit", *arguments, "--pictures.num_images", "2")
+    expected = [f"step{step}/{image_id}.png" for step in (2, 4) for image_id in image_ids[:2]]
+    assert pictures(run / "pictures") == sorted(expected)
+    with Image.open(run / "pictures" / expected[-1]) as picture:
+        assert picture.mode == "P"
+        assert min(picture.size) > 480
+
+    cli("fit", *arguments, "--experiment.root", str(tmp_path / "without"), "--pictures.num_images", "0")
+    without = tmp_path / "without" / run.relative_to(tmp_path / "runs")
+    assert not (without / "pictures").exists()
+    for name, value in weights(run).items():
+        assert torch.equal(value, weights(without)[name]), name
+    assert read_metrics(run / "metrics.json") == read_metrics(without / "metrics.json")
+    for column in ("train/loss", "val/AR1k"):
+        assert read_log(run, column) == read_log(without, column)
+
+    # The random state is left alone, and so is the mode of every part.
+    callback, model = PictureCallback(num_images=1), called.model.train()
+    model.rpn.eval()
+    modes = [part.training for part in model.modules()]
+    state = torch.get_rng_state(), random.getstate()
+    callback.on_validation_end(called.trainer, model)
+    assert torch.equal(torch.get_rng_state(), state[0])
+    assert random.getstate() == state[1]
+    assert [part.training for part in model.modules()] == modes
+
+
+def test_validate_draws_under_the_step_of_the_checkpoint(cli, arguments, run, image_ids):
+    cli("fit", *arguments, "--pictures.num_images", "0")
+    config = ["--config", str(run / "config.yaml"), "--ckpt_path", "last"]
+    cli("validate", *config, "--pictures.num_images", "100")  # more than there are
+    assert pictures(run) == sorted(f"validate/pictures/step4/{image_id}.png" for image_id in image_ids)
+    cli("validate", *config, "--pictures.num_images", "1")
+    assert pictures(run) == [f"validate/pictures/step4/{image_ids[0]}.png"]
+    cli("test", *config, "--data.test_split", "train", "--pictures.num_images", "null")
+    assert len(pictures(run / "test" / "pictures" / "step4")) == 4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (("--pictures.num_images", "-1"), "pictures.num_images is -1"),
+        (("--pictures.top_k", "0"), "pictures.top_k is 0"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(cli, arguments, capsys, wrong, message):
+    with pytest.raises(SystemExit) as stop:
+        cli("fit", *arguments, *wrong)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_modes_come_back_after_an_error():
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.BatchNorm1d(1))
+    model[1].eval()
+    seen = []
+
+    def fail() -> None:
+        with evaluating(model):
+            seen.extend((any(part.training for part in model.modules()), torch.is_grad_enabled()))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert seen == [False, False]
+    assert [part.training for part in model.modules()] == [True, True, False]
+    assert torch.is_grad_enabled()
+
+
+def test_weights_and_biases_gets_the_pictures_in_one_call(cli, arguments, run, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    overlay = ["--config", str(REPOSITORY / "configs" / "wandb.yaml"), "--wandb.offline", "true"]
+    cli("fit", *arguments, *overlay, "--pictures.num_images", "3")
+    ((_, _, summary, files),) = offline_runs(run)
+    assert "val/pictures" in summary
+    sent = sorted(Path(name) for name in files if name.startswith("media/images/val/"))
+    assert len(sent) == 3
+    assert {name.stem.split("_")[1] for name in sent} == {sent[0].stem.split("_")[1]}  # W&B's count of log calls
+    (folder,) = run.glob("wandb/offline-run-*/files")
+    drawn = {path.read_bytes() for path in (run / "pictures" / "step4").iterdir()}
+    assert {(folder / name).read_bytes() for name in sent} == drawn
+
+
+def test_one_picture_a_row_for_the_reports(cli, arguments, run, tmp_path, capsys, tiny_data):
+    cli("fit", *arguments, "--pictures.num_images", "0")
+    options = ["--runs", str(tmp_path / "runs"), "--preset", "mini", "--table", "table1"]
+    output = tmp_path / "reports"
+    assert draw([*options, "--output", str(output), "--images", "2"]) == 0
+    index = COCOIndex.open(tiny_data / "annotations" / "instances_val.json")
+
+    def classes(image_id: int) -> set[int]:
+        objects = index.objects_of(index.row(image_id))
+        return {int(area >= 85) + int(area >= 769) for area in objects.areas[~objects.is_crowd]}
+
+    best = sorted(index.image_ids.tolist(), key=lambda image_id: (-len(classes(image_id)), image_id))
+    assert pictures(output) == sorted(["table1_c_fpn.png", f"table1_c_fpn_{best[1]}.png"])
+    first = (output / "table1_c_fpn.png").read_bytes()
+    assert len(first) < 60_000
+    assert draw([*options, "--output", str(output), "--image-id", str(best[0])]) == 0
+    assert (output / "table1_c_fpn.png").read_bytes() == first  # the default, and the same bytes again
+
+    for wrong, message in (
+        (["--image-id", "123456"], "has no image 123456"),
+        (["--seed", "1"], "holds no finished run with seed 1"),
+        (["--images", "0"], "--images is 0"),
+        (["--data-root", "nowhere"], "nowhere"),
+    ):
+        assert draw([*options, *wrong]) == 1
+        assert message in capsys.readouterr().err
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+    assert draw(options) == 1
+    assert "last.ckpt is no whole checkpoint" in capsys.readouterr().err
+    checkpoint.unlink()
+    assert draw(options) == 1
+    assert "last.ckpt is missing" in capsys.readouterr().err
+
+
+def test_images_with_the_most_size_classes_come_first(cli, arguments):
+    data = cli("fit", *arguments, "--trainer.max_steps", "1").datamodule
+    dataset = data.val_dataloader().dataset
+    ids = dataset.index.image_ids.tolist()
+    assert varied_images(dataset, (0, 1e9), 3) == ids[:3]  # all objects are medium
+    assert sorted(varied_images(dataset, (85, 769), 100)) == ids
+
+
+def folder_of_images(tiny_data: Path, folder: Path) -> Path:
+    """Five images whose names clash or cannot be read: a.png, a.jpg, b.png, and two that are none."""
+    folder.mkdir()
+    first, second, *_ = sorted((tiny_data / "val").iterdir())
+    shutil.copy(first, folder / "a.png")
+    shutil.copy(second, folder / "b.png")
+    with Image.open(second) as image:
+        image.crop((0, 0, 64, 40)).save(folder / "a.jpg")
+    (folder / "broken.png").write_bytes(first.read_bytes()[:100])
+    (folder / "aa.jpg").write_text("text")
+    return folder
+
+
+def test_predict_draws_a_folder(cli, arguments, run, tmp_path, tiny_data):
+    cli("fit", *arguments, "--trainer.max_steps", "1")
+    folder = folder_of_images(tiny_data, tmp_path / "images")
+    config = ["predict", "--config", str(run / "config.yaml"), "--ckpt_path", "last", "--data.root", "nowhere"]
+    drawn = run / "predict" / "pictures"
+    cli(*config, "--data.predict_path", str(folder), "--data.eval_batch_size", "2")
+    assert pictures(drawn) == ["a.jpg.png", "a.png.png", "b.png"]
+    batched = {name: (drawn / name).read_bytes() for name in pictures(drawn)}
+    assert len(set(batched.values())) == 3
+    with Image.open(drawn / "a.jpg.png") as wide, Image.open(drawn / "a.png.png") as square:
+        assert wide.height < square.height  # 64 x 40 px stay so
+
+    cli(*config, "--data.predict_path", str(folder), "--pictures.num_images", "2")
+    assert pictures(drawn) == ["a.jpg.png", "a.png.png"]  # the first that can be read; the third is of another time
+    cli(*config, "--data.predict_path", str(folder / "b.png"), "--pictures.num_images", "0")
+    assert pictures(drawn) == []
+    cli(*config, "--data.predict_path", str(folder / "b.png"))
+    assert pictures(drawn) == ["b.png"]
+
+
+def test_predict_draws_a_split_only_where_asked_to(cli, arguments, run, tmp_path, image_ids):
+    cli("fit", *arguments, "--trainer.max_steps", "1")
+    config = ["predict", "--config", str(run / "config.yaml"), "--ckpt_path", "last", "--data.predict_split", "val"]
+    cli(*config)
+    assert pictures(run / "predict") == []
+    cli(*config, "--pictures.of_splits", "true")
+    assert pictures(run / "predict" / "pictures") == sorted(f"{image_id}.png" for image_id in image_ids)
+    cli(*config, "--pictures.of_splits", "true", "--pictures.num_images", "1")
+    assert pictures(run / "predict" / "pictures") == [f"{image_ids[0]}.png"]
+
+
+@pytest.mark.slow
+def test_two_processes_draw_what_one_does(cli, arguments, run, tmp_path, tiny_data):
+    cli("fit", *arguments, "--trainer.max_steps", "1")
+    folder = folder_of_images(tiny_data, tmp_path / "images")
+    config = ["--config", str(run / "config.yaml"), "--ckpt_path", "last", "--data.predict_path", str(folder)]
+    drawn = run / "predict" / "pictures"
+    cli("predict", *config)
+    one = {name: (drawn / name).read_bytes() for name in pictures(drawn)}
+    done = run_python("predict", *config, "--trainer.devices", "2", "--trainer.strategy", "ddp")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {name: (drawn / name).read_bytes() for name in pictures(drawn)} == one
