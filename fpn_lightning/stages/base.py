@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
@@ -13,6 +13,7 @@ from torch import Tensor
 from fpn_lightning.data.annotations import Categories
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.errors import InputError
+from fpn_lightning.models.pyramids import Pyramid
 from fpn_lightning.models.trunk import Backbone
 from fpn_lightning.stages.initial_weights import load_weights
 from fpn_lightning.stages.optimization import Optimization
@@ -30,8 +31,11 @@ class BaseStage(LightningModule):
         init_from: path of a checkpoint whose *weights* the model starts from (training starts at step 0); resuming a
             run is ``--ckpt_path``.
         seed: the run's seed; sampling is a function of it, the step and the image id.
+        freeze_shared: keep trunk and pyramid as ``init_from`` has them, and train the head alone: steps 3 and 4 of the
+            training that shares features (Faster R-CNN §3.2; FPN §5.2, Table 5).
 
     Attributes:
+        pyramid: the feature design, set by subclasses.
         area_thresholds: px² of the image file that part small from medium and medium from large objects.
         resumes: set by whoever passes ``ckpt_path`` to the trainer, so that no weights are fetched in vain.
         evaluation: metrics of the last complete evaluation pass, fractions, ``None`` where undefined.
@@ -40,15 +44,26 @@ class BaseStage(LightningModule):
     """
 
     area_thresholds: tuple[float, float]
+    pyramid: Pyramid
 
     def __init__(
-        self, backbone: Backbone, optimization: Optimization, init_from: str | None = None, seed: int = 0
+        self,
+        backbone: Backbone,
+        optimization: Optimization,
+        init_from: str | None = None,
+        seed: int = 0,
+        freeze_shared: bool = False,
     ) -> None:
         super().__init__()
+        if freeze_shared and init_from is None:
+            raise InputError(
+                "model.freeze_shared keeps what model.init_from loads: name the checkpoint of the step before"
+            )
         self.backbone = backbone
         self.optimization = optimization
         self.init_from = init_from
         self.seed = seed
+        self.freeze_shared = freeze_shared
         self.resumes = False
         self._initialized = False
         self.evaluation: Values = {}
@@ -90,12 +105,17 @@ class BaseStage(LightningModule):
         """
         # Once only: the validation that ends `fit` comes here again, with a model that has been trained.
         if self.init_from is not None and not self.resumes and not self._initialized:
-            self.take_categories(load_weights(self, self.init_from))
+            whole = ("backbone.", "pyramid.") if self.freeze_shared else ("backbone.",)
+            self.take_categories(load_weights(self, self.init_from, whole))
             self._initialized = True
         if self.data is not None and self.data.category_ids:
             self.categories = Categories(self.data.category_ids, self.data.category_names)
         if stage != "fit":
             return
+        if self.freeze_shared:
+            for part in (self.backbone, self.pyramid):
+                part.requires_grad_(False)
+            self.train(self.training)
         self.backbone.check_declared(64, 96)
         if self.init_from is None and not self.resumes:
             self.backbone.load_weights()
@@ -111,6 +131,14 @@ class BaseStage(LightningModule):
             if isinstance(interval, int):  # given in optimiser steps, as everything else; Lightning counts batches
                 self.trainer.val_check_interval = interval * accumulation
             self._rescale(self.data.total_batch_size)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch the mode; frozen parts stay in evaluation mode, or live BatchNorm would still drift there."""
+        super().train(mode)
+        if self.freeze_shared:
+            self.backbone.eval()
+            self.pyramid.eval()
+        return self
 
     @property
     def data(self) -> COCODataModule | None:
@@ -128,9 +156,9 @@ class BaseStage(LightningModule):
             max_steps = max(1, round(max_steps * longer * reference / total_batch_size))
             self.trainer.fit_loop.epoch_loop.max_steps = max_steps
         rank_zero_info(
-            f"total batch {total_batch_size} instead of {reference}, schedule x {longer:g}: lr {self.optimization.lr:g}, "
-            f"warm-up {self.optimization.warmup_steps}, milestones {self.optimization.milestones}, "
-            f"max_steps {max_steps}"
+            f"total batch {total_batch_size} instead of {reference}, schedule x {longer:g}: "
+            f"lr {self.optimization.lr:g}, warm-up {self.optimization.warmup_steps}, "
+            f"milestones {self.optimization.milestones}, max_steps {max_steps}"
         )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -50,6 +50,7 @@ class FastRCNNStage(BaseStage):
         optimization: optimiser and schedule; the default is the paper's, with ``trainer.max_steps: 80000``.
         init_from: checkpoint whose weights the model starts from.
         seed: the run's seed, linked from ``seed_everything``.
+        freeze_shared: train the head only, see :class:`BaseStage`.
     """
 
     def __init__(
@@ -69,8 +70,9 @@ class FastRCNNStage(BaseStage):
         optimization: Optimization = PAPER,
         init_from: str | None = None,
         seed: int = 0,
+        freeze_shared: bool = False,
     ) -> None:
-        super().__init__(backbone, optimization, init_from, seed)
+        super().__init__(backbone, optimization, init_from, seed, freeze_shared)
         self.pyramid = pyramid(backbone.channels, backbone.strides, pyramid_channels)
         head = make_box_head(box_head, backbone, self.pyramid, fc_width)
         pooler = roi_pooler(self.pyramid.strides, head.resolution, canonical_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,20 @@ from torch import nn
 from fpn_lightning.errors import InputError
 
 
-def load_weights(model: nn.Module, path: str) -> dict[str, Any]:
+def load_weights(model: nn.Module, path: str, whole: Sequence[str] = ("backbone.",)) -> dict[str, Any]:
     """Load the weights of a checkpoint of this project into a model, running no code from it.
 
     Args:
         model: whose parameters and buffers are set.
         path: checkpoint written by ``fit``.
+        whole: prefixes of names; of these parts the checkpoint has to hold every tensor.
 
     Returns:
         The checkpoint, for what else it knows.
 
     Raises:
-        InputError: if the file is missing or is no checkpoint, or if a tensor's shape differs, or if nothing fits.
+        InputError: if the file is missing or is no checkpoint, or if a tensor's shape differs, or if nothing fits,
+            or if one of ``whole`` is missing.
     """
     if not Path(path).is_file():
         raise InputError(f"model.init_from: {path} is not a file. Give the path of a checkpoint.")
@@ -38,8 +41,9 @@ def load_weights(model: nn.Module, path: str) -> dict[str, Any]:
     if misfits or not shared:
         detail = ", ".join(f"{n} {tuple(state[n].shape)} for {tuple(own[n].shape)}" for n in misfits[:5])
         raise InputError(f"model.init_from: {path} does not fit this configuration: {detail or 'no tensor in common'}")
-    if absent := sorted(name for name in own.keys() - shared if name.startswith("backbone.")):
-        raise InputError(f"model.init_from: {path} has no {', '.join(absent[:5])} …: it is of another trunk.")
+    if absent := sorted(name for name in own.keys() - shared if name.startswith(tuple(whole))):
+        of = "trunk" if absent[0].startswith("backbone.") else "feature design"
+        raise InputError(f"model.init_from: {path} has no {', '.join(absent[:5])} …: it is of another {of}.")
     model.load_state_dict({name: state[name] for name in shared}, strict=False)
     for what, names in (("keeps its initial value", own.keys() - shared), ("is not used", state.keys() - shared)):
         if names:

@@ -43,6 +43,7 @@ class RPNStage(BaseStage):
         optimization: optimiser and schedule; the default is the paper's, with ``trainer.max_steps: 40000``.
         init_from: checkpoint whose weights the model starts from.
         seed: the run's seed, linked from ``seed_everything``.
+        freeze_shared: train the head only, see :class:`BaseStage`.
     """
 
     def __init__(
@@ -61,8 +62,9 @@ class RPNStage(BaseStage):
         optimization: Optimization = PAPER,
         init_from: str | None = None,
         seed: int = 0,
+        freeze_shared: bool = False,
     ) -> None:
-        super().__init__(backbone, optimization, init_from, seed)
+        super().__init__(backbone, optimization, init_from, seed, freeze_shared)
         self.pyramid = pyramid(backbone.channels, backbone.strides, pyramid_channels)
         backbone.keep(self.pyramid.used)
         sizes = [[base_anchor_size * 2**octave for octave in octaves] for octaves in anchor_octaves]

@@ -1,0 +1,107 @@
+"""Steps 3 and 4 of sharing: trunk and pyramid stay to the bit, with fixed and with live BatchNorm; the head trains."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+import torchvision
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
+from fpn_lightning.errors import InputError
+from fpn_lightning.models.backbones import ResNetBackbone
+from fpn_lightning.models.narrow_resnet import NarrowResNet
+from fpn_lightning.models.pyramids import BottomUpPyramid, TopDownPyramid
+from fpn_lightning.models.roi_heads import RoIHeads
+from fpn_lightning.stages.base import BaseStage
+from fpn_lightning.stages.fast_rcnn import FastRCNNStage
+from fpn_lightning.stages.optimization import Optimization
+from fpn_lightning.stages.rpn import RPNStage
+from tests.stages.test_fast_rcnn import make_batch
+
+SHARED = ("backbone.", "pyramid.")
+OPTIMIZATION = Optimization(lr=0.01, warmup_steps=0)
+
+
+def make_rpn(trunk, **options) -> RPNStage:
+    torch.manual_seed(1)
+    return RPNStage(trunk, pyramid_channels=8, base_anchor_size=8, optimization=OPTIMIZATION, **options)
+
+
+def make_fast_rcnn(trunk, **options) -> FastRCNNStage:
+    torch.manual_seed(1)
+    heads = partial(RoIHeads, batch_size_per_image=16)
+    options = {"roi_heads": heads, "pyramid_channels": 8, "fc_width": 16, "num_classes": 3} | options
+    return FastRCNNStage(trunk, optimization=OPTIMIZATION, **options)
+
+
+def narrow(_):
+    return NarrowResNet()
+
+
+def frozen_norm(folder):
+    path = folder / "resnet18.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+    return ResNetBackbone("resnet18", weights=str(path))
+
+
+def fit(stage: BaseStage) -> BaseStage:
+    """Two steps on one batch."""
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(stage, DataLoader([make_batch()] * 2, batch_size=None))
+    return stage
+
+
+@pytest.mark.parametrize("trunk", [narrow, frozen_norm])
+@pytest.mark.parametrize("make", [make_rpn, make_fast_rcnn])
+def test_only_the_head_changes(make, trunk, tmp_path):
+    detector = make_fast_rcnn(trunk(tmp_path))
+    # no value that a new model would have anyway
+    state = {name: (value * 1.1 + 0.001).to(value.dtype) for name, value in detector.state_dict().items()}
+    path = tmp_path / "detector.ckpt"
+    torch.save({"state_dict": state}, path)
+    stage = fit(make(trunk(tmp_path), init_from=str(path), freeze_shared=True))
+    after = stage.state_dict()
+    shared = [name for name in after if name.startswith(SHARED)]
+    assert shared == [name for name in state if name.startswith(SHARED)]
+    assert all(torch.equal(after[name], state[name]) for name in shared)
+    assert any(name.endswith("running_mean") for name in shared)
+    before = state if make is make_fast_rcnn else make_rpn(trunk(tmp_path)).state_dict()
+    heads = [name for name, _ in stage.named_parameters() if not name.startswith(SHARED)]
+    assert heads
+    assert [name for name in heads if torch.equal(after[name], before[name])] == []
+
+
+def test_without_freezing_the_same_steps_change_the_trunk(tmp_path):
+    path = tmp_path / "detector.ckpt"
+    state = {name: value.clone() for name, value in make_rpn(NarrowResNet()).state_dict().items()}
+    torch.save({"state_dict": state}, path)
+    after = fit(make_rpn(NarrowResNet(), init_from=str(path))).state_dict()
+    assert [name for name in after if name.startswith(SHARED) and torch.equal(after[name], state[name])] == []
+
+
+def test_frozen_parts_stay_in_evaluation_mode():
+    stage = make_fast_rcnn(NarrowResNet(), init_from="any.ckpt", freeze_shared=True).train()
+    modes = {name.split(".")[0]: module.training for name, module in stage.named_modules() if name}
+    assert (modes["backbone"], modes["pyramid"], modes["roi_heads"]) == (False, False, True)
+
+
+def test_nothing_is_frozen_at_random_values(tmp_path):
+    with pytest.raises(InputError, match=r"model\.freeze_shared .* model\.init_from"):
+        make_rpn(NarrowResNet(), freeze_shared=True)
+    path = tmp_path / "top_down.ckpt"
+    state = make_fast_rcnn(NarrowResNet(), pyramid=TopDownPyramid).state_dict()
+    torch.save({"state_dict": state}, path)
+    other = partial(make_rpn, pyramid=BottomUpPyramid, init_from=str(path))
+    with pytest.raises(InputError, match=r"has no pyramid\.lateral_convs.* another feature design"):
+        fit(other(NarrowResNet(), freeze_shared=True))
+    fit(other(NarrowResNet()))  # to start from another design is no error
