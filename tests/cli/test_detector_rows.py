@@ -1,0 +1,83 @@
+"""Rows of Tables 3, 4 and 5 and their steps: what they say at the paper's scale and at the scale of a CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cli.test_config import flat, printed
+from tests.runs import PRESET, REPOSITORY
+
+CONFIGS = REPOSITORY / "configs"
+ROWS = sorted(path for table in ("table3", "table4", "table5") for path in (CONFIGS / table).rglob("*.yaml"))
+STEPS = sorted((CONFIGS / "table5" / "steps").glob("*.yaml"))
+
+
+def name(path: Path) -> str:
+    """Of a row, ``table5/steps/r101_rpn``."""
+    return str(path.relative_to(CONFIGS).with_suffix(""))
+
+
+def resolved(cli, capsys, row: str, *overlays: Path) -> dict:
+    files = [CONFIGS / f"{row}.yaml", *overlays]
+    return flat(printed(cli, capsys, "fit", *(word for file in files for word in ("--config", str(file)))))
+
+
+def difference(left: dict, right: dict) -> dict[str, tuple]:
+    """Keys that differ, names of the rows left out."""
+    keys = sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
+    return {key: (left.get(key), right.get(key)) for key in keys if not key.startswith("experiment.")}
+
+
+@pytest.mark.parametrize("step", STEPS, ids=name)
+def test_every_step_parses_and_names_itself(cli, capsys, step):
+    config = resolved(cli, capsys, name(step))
+    assert (config["experiment.table"], config["experiment.row"]) == ("table5/steps", step.stem)
+    lines = step.read_text().splitlines()
+    assert len(lines) <= 25
+    assert any(line.startswith(f"# python train.py fit --config configs/{name(step)}.yaml") for line in lines)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=name)
+def test_every_row_parses_at_the_scale_of_a_cpu(cli, capsys, row):
+    folder = PRESET.with_suffix("")
+    stage = "rpn" if "RPNStage" in row.read_text() else "fast_rcnn"
+    own = folder / f"{name(row)}.yaml"
+    config = resolved(cli, capsys, name(row), PRESET, folder / f"{stage}.yaml", *filter(Path.is_file, [own]))
+    # ResNet-50 and ResNet-101 are the preset's trunk and a deeper one.
+    assert config["model.init_args.backbone.init_args.blocks"] == ([0, 1, 3, 1] if "r101" in row.stem else [0, 1, 1, 1])
+    assert config["trainer.max_steps"] == 1000
+    assert config["model.init_args.optimization.schedule_factor"] == (2 if row.parent.name == "table4" else 1)
+
+
+def test_rows_that_are_one_model_in_the_paper_are_one_here(cli, capsys):
+    reference = resolved(cli, capsys, "table2/c_fpn")
+    for row in ("table3/c_fpn", "table5/r50_unshared"):
+        assert difference(reference, resolved(cli, capsys, row)) == {}
+    paper = yaml.safe_load((REPOSITORY / "fpn_lightning/reporting/paper.yaml").read_text())
+    same = [paper[table]["rows"][row]["same_as"] for table, row in (("table3", "c_fpn"), ("table5", "r50_unshared"))]
+    assert same == ["table2/c_fpn"] * 2
+
+
+def test_baselines_of_table_3_differ_from_those_of_table_2_in_their_proposals_only(cli, capsys):
+    for row in ("a_conv4", "b_conv5"):
+        assert difference(resolved(cli, capsys, f"table2/{row}"), resolved(cli, capsys, f"table3/{row}")) == {}
+        assert f"--data.proposals runs/paper/table1/{row}/seed0" in (CONFIGS / f"table3/{row}.yaml").read_text()
+
+
+def test_what_tells_the_rows_of_tables_4_and_5_apart(cli, capsys):
+    trunk, frozen = "model.init_args.backbone.init_args.name", "model.init_args.freeze_shared"
+    unshared = resolved(cli, capsys, "table2/c_fpn")
+    r101 = resolved(cli, capsys, "table5/r101_unshared")
+    assert difference(unshared, r101) == {trunk: ("resnet50", "resnet101")}
+    assert difference(unshared, resolved(cli, capsys, "table5/r50_shared")) == {frozen: (False, True)}
+    assert difference(r101, resolved(cli, capsys, "table5/r101_shared")) == {frozen: (False, True)}
+    twice = {"model.init_args.optimization.schedule_factor": (1, 2)}
+    assert difference(r101, resolved(cli, capsys, "table4/fpn_r101")) == twice
+    rpn = resolved(cli, capsys, "table1/c_fpn")
+    assert difference(rpn, resolved(cli, capsys, "table5/steps/r50_shared_rpn")) == {frozen: (False, True)}
+    r101_rpn = resolved(cli, capsys, "table5/steps/r101_rpn")
+    assert difference(rpn, r101_rpn) == {trunk: ("resnet50", "resnet101")}
+    assert difference(r101_rpn, resolved(cli, capsys, "table5/steps/r101_shared_rpn")) == {frozen: (False, True)}
