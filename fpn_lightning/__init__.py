@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fpn_lightning.data.datamodule import COCODataModule
     from fpn_lightning.stages.fast_rcnn import FastRCNNStage
+    from fpn_lightning.stages.faster_rcnn import FasterRCNNStage
     from fpn_lightning.stages.mask_proposals import MaskProposalStage
     from fpn_lightning.stages.rpn import RPNStage
 
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "COCODataModule": "fpn_lightning.data.datamodule",
     "FastRCNNStage": "fpn_lightning.stages.fast_rcnn",
+    "FasterRCNNStage": "fpn_lightning.stages.faster_rcnn",
     "MaskProposalStage": "fpn_lightning.stages.mask_proposals",
     "RPNStage": "fpn_lightning.stages.rpn",
 }
-__all__ = ["COCODataModule", "FastRCNNStage", "MaskProposalStage", "RPNStage"]
+__all__ = ["COCODataModule", "FastRCNNStage", "FasterRCNNStage", "MaskProposalStage", "RPNStage"]
 
 
 def __getattr__(name: str) -> Any:

@@ -31,7 +31,11 @@ DATA_SETS = {"data/synthetic-mini": "--train 5000 --val 500 --split tune=500"}
 # Tables whose rows train on the fixed proposals of another row, that of the same seed (FPN §5.2), and which row it is.
 PROPOSERS = {"table2": ("table1", "c_fpn")}
 # Stages that a preset may have settings of its own for, in configs/presets/<preset>/<name>.yaml.
-STAGES = {"fpn_lightning.RPNStage": "rpn", "fpn_lightning.FastRCNNStage": "fast_rcnn"}
+STAGES = {
+    "fpn_lightning.RPNStage": "rpn",
+    "fpn_lightning.FastRCNNStage": "fast_rcnn",
+    "fpn_lightning.FasterRCNNStage": "faster_rcnn",
+}
 # The splits a run reads, and what they are where no config names them (COCODataModule's defaults).
 SPLITS = {"train_split": "train2017", "val_split": "val2017"}
 

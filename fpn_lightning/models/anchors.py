@@ -2,19 +2,24 @@
 
 Shape shorthand: L levels, A_l anchors per cell of level l, H_l x W_l size of level l.
 
-Cell (i, j) of a map with stride s has its anchors centred at (j * s, i * s), exact and unrounded: torchvision and
-detectron2 agree on the place, torchvision rounds the corners (DEVIATIONS.md "Anchors").
+Cell (i, j) of a map with stride s has its anchors centred at (j * s, i * s), exact and unrounded, as detectron2's.
+torchvision's differ in two ways (DEVIATIONS.md "Anchors"), which weights trained there want back: corners are rounded
+to whole pixels, and a map's stride is the padded image's size // the map's. Images are padded to a multiple of 32, p6
+has stride 64: the 13 rows of p6 on 800 px are then 61 px apart.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from fpn_lightning.errors import InputError
+
+AnchorConvention = Literal["exact", "torchvision"]
 
 
 def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
@@ -44,6 +49,7 @@ class AnchorGenerator(nn.Module):
         sizes: for every map, in the same order, its anchor sizes in px. FPN gives each level one size; a single map
             carries all of them.
         ratios: height / width of the anchors (FPN §4.1).
+        convention: ``exact`` or ``torchvision``, see above.
 
     Raises:
         InputError: if ``sizes`` has not one entry for every map.
@@ -54,6 +60,7 @@ class AnchorGenerator(nn.Module):
         strides: dict[str, int],
         sizes: Sequence[Sequence[float]],
         ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        convention: AnchorConvention = "exact",
     ) -> None:
         super().__init__()
         if len(sizes) != len(strides):
@@ -62,9 +69,12 @@ class AnchorGenerator(nn.Module):
                 "model.anchor_octaves needs one list per map."
             )
         self.strides = dict(strides)
+        self.convention = convention
         self.num_anchors = [len(group) * len(ratios) for group in sizes]
         for name, group in zip(strides, sizes, strict=True):
-            self.register_buffer(f"cell_{name}", cell_anchors(group, ratios).float(), persistent=False)
+            cell = cell_anchors(group, ratios)
+            cell = cell.round() if convention == "torchvision" else cell
+            self.register_buffer(f"cell_{name}", cell.float(), persistent=False)
 
     def forward(self, map_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """Return the anchors of every map.
@@ -77,10 +87,15 @@ class AnchorGenerator(nn.Module):
             Anchors reaching outside the image are kept (FPN §4.1).
         """
         anchors = []
+        finest = next(iter(self.strides.values()))
+        padded_height, padded_width = (side * finest for side in map_sizes[0])
         for (name, stride), (height, width) in zip(self.strides.items(), map_sizes, strict=True):
             cell = self.get_buffer(f"cell_{name}")
-            x = torch.arange(width, device=cell.device, dtype=cell.dtype) * stride
-            y = torch.arange(height, device=cell.device, dtype=cell.dtype) * stride
+            stride_y, stride_x = stride, stride
+            if self.convention == "torchvision":
+                stride_y, stride_x = padded_height // height, padded_width // width
+            x = torch.arange(width, device=cell.device, dtype=cell.dtype) * stride_x
+            y = torch.arange(height, device=cell.device, dtype=cell.dtype) * stride_y
             grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
             shifts = torch.stack((grid_x, grid_y, grid_x, grid_y), dim=2)
             # (H, W, 1, 4) + (A, 4) -> (H, W, A, 4) -> (H * W * A, 4)

@@ -152,7 +152,9 @@ class ResNetBackbone(TorchvisionBackbone):
         norm: ``frozen`` for pre-trained trunks; ``batch`` or ``group`` from scratch.
         frozen_stages: how many stages stay as they were loaded, the stem counting as one: 2 freezes conv1 and
             conv2_x, as Detectron's ``FREEZE_AT = 2`` (the paper does not say; DEVIATIONS.md "Frozen stages").
-        convention: ``torchvision`` (RGB, stride in the 3x3) or ``caffe`` (BGR, stride in the first 1x1).
+        convention: ``torchvision`` (RGB, stride in the 3x3), ``caffe`` or ``detectron2`` (BGR, stride in the first
+            1x1; they differ in the mean that is subtracted).
+        norm_eps: added to the variances by the normalisation layers.
 
     Raises:
         InputError: if the arguments do not fit together.
@@ -165,11 +167,12 @@ class ResNetBackbone(TorchvisionBackbone):
         norm: Norm = "frozen",
         frozen_stages: int = 2,
         convention: Convention = "torchvision",
+        norm_eps: float = 1e-5,
     ) -> None:
         super().__init__(name, weights, norm, frozen_stages, convention)
-        trunk = getattr(resnet, name)(weights=None, norm_layer=norm_layer(norm))
+        trunk = getattr(resnet, name)(weights=None, norm_layer=norm_layer(norm, norm_eps))
         stages = nn.ModuleList([trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4])
-        if convention == "caffe":
+        if convention != "torchvision":
             _move_stride_to_first_conv(stages)
         self._assemble(
             stem=nn.Sequential(trunk.conv1, trunk.bn1, trunk.relu, trunk.maxpool),

@@ -75,18 +75,19 @@ class BoxPredictor(nn.Module):
     Args:
         in_features: F.
         num_classes: K, without background.
+        unused_logits: U further logits that stand for no class (see :class:`fpn_lightning.models.roi_heads.RoIHeads`).
     """
 
-    def __init__(self, in_features: int, num_classes: int) -> None:
+    def __init__(self, in_features: int, num_classes: int, unused_logits: int = 0) -> None:
         super().__init__()
-        self.class_logits = nn.Linear(in_features, num_classes + 1)
+        self.class_logits = nn.Linear(in_features, num_classes + 1 + unused_logits)
         self.box_deltas = nn.Linear(in_features, num_classes * 4)
         for layer, std in ((self.class_logits, 0.01), (self.box_deltas, 0.001)):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features ``(R, F)`` to logits ``(R, K + 1)``, background last, and deltas ``(R, K * 4)``, class by class."""
+        """Features ``(R, F)`` to logits ``(R, K + 1 + U)``, classes, background, unused, and deltas ``(R, K * 4)``."""
         return self.class_logits(features), self.box_deltas(features)
 
 

@@ -58,9 +58,11 @@ class RoIHeads(nn.Module):
         nms_thresh: IoU above which the lower-scored detection of the same class goes.
         detections_per_image: detections kept by score.
         min_size: detections with a side not longer than this (px) are dropped.
+        unused_logits: U logits behind the background's that take part in the softmax but are no class: torchvision's
+            model for COCO has one for each of the ids below 91 that COCO left out.
 
     Raises:
-        InputError: a number of classes, regions or detections below 1.
+        InputError: a number of classes, regions or detections below 1, of unused logits below 0.
     """
 
     def __init__(
@@ -78,15 +80,18 @@ class RoIHeads(nn.Module):
         nms_thresh: float = 0.5,
         detections_per_image: int = 100,
         min_size: float = 0.0,
+        unused_logits: int = 0,
     ) -> None:
         super().__init__()
         counts = {"batch_size_per_image": batch_size_per_image, "detections_per_image": detections_per_image}
         for name, count in {"num_classes": num_classes, **counts}.items():
             if count < 1:
                 raise InputError(f"roi_heads: {name} is {count}; it has to be at least 1.")
+        if unused_logits < 0:
+            raise InputError(f"roi_heads: unused_logits is {unused_logits}; it has to be at least 0.")
         self.pooler = pooler
         self.box_head = box_head
-        self.predictor = BoxPredictor(box_head.out_features, num_classes)
+        self.predictor = BoxPredictor(box_head.out_features, num_classes, unused_logits)
         self.num_classes = num_classes
         # Background down to IoU 0: fixed proposals have no other negatives to offer than poor ones.
         self.matcher = Matcher(positive_iou, positive_iou, keep_best=False)
@@ -107,7 +112,7 @@ class RoIHeads(nn.Module):
             boxes: N tensors ``(R_n, 4)`` xyxy, network-input pixels.
 
         Returns:
-            Logits ``(R, K + 1)``, background last, and deltas ``(R, K * 4)``, image by image.
+            Logits ``(R, K + 1 + U)``, background after the classes, and deltas ``(R, K * 4)``, image by image.
         """
         return self.predictor(self.box_head(self.pooler(features, boxes)))
 
@@ -175,7 +180,7 @@ class RoIHeads(nn.Module):
         """The losses for a given choice of regions.
 
         Args:
-            logits: ``(R, K + 1)``.
+            logits: ``(R, K + 1 + U)``.
             deltas: ``(R, K * 4)``.
             sample: the regions, in the same order.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -23,33 +24,37 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.structures import ImageBatch
 
 Norm = Literal["frozen", "batch", "group"]
-Convention = Literal["torchvision", "caffe"]
+Convention = Literal["torchvision", "caffe", "detectron2"]
 
-# RGB in [0, 1] for torchvision's weights; BGR in [0, 255] for the Caffe weights the paper started from.
+# RGB in [0, 1] for torchvision's weights; BGR in [0, 255] for the Caffe weights the paper started from, and for
+# detectron2's, which subtract ImageNet's mean as torchvision knows it.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PIXEL_MEAN: dict[str, tuple[float, ...]] = {
     "torchvision": tuple(255 * value for value in IMAGENET_MEAN),
     "caffe": (102.9801, 115.9465, 122.7717),
+    "detectron2": (103.53, 116.28, 123.675),
 }
 PIXEL_STD: dict[str, tuple[float, ...]] = {
     "torchvision": tuple(255 * value for value in IMAGENET_STD),
     "caffe": (1.0, 1.0, 1.0),
+    "detectron2": (1.0, 1.0, 1.0),
 }
 
 
-def norm_layer(norm: Norm) -> Callable[[int], nn.Module]:
+def norm_layer(norm: Norm, eps: float = 1e-5) -> Callable[[int], nn.Module]:
     """Return the constructor of a normalisation layer.
 
     Args:
         norm: ``frozen`` (statistics and affine fixed, as ResNet App. A fine-tunes), ``batch`` or ``group``
             (for training from scratch; 32 groups, fewer where 32 does not divide the channels).
+        eps: added to the variance.
     """
     if norm == "frozen":
-        return FrozenBatchNorm2d
+        return partial(FrozenBatchNorm2d, eps=eps)
     if norm == "batch":
-        return nn.BatchNorm2d
-    return lambda channels: nn.GroupNorm(math.gcd(32, channels), channels)
+        return partial(nn.BatchNorm2d, eps=eps)
+    return lambda channels: nn.GroupNorm(math.gcd(32, channels), channels, eps)
 
 
 class Backbone(nn.Module):
@@ -88,7 +93,7 @@ class Backbone(nn.Module):
         """
         mean, std = self.get_buffer("pixel_mean"), self.get_buffer("pixel_std")
         pixels = images.pixels.to(mean.dtype)
-        if self.convention == "caffe":
+        if self.convention != "torchvision":
             pixels = pixels.flip(1)
         pixels = (pixels - mean) / std
         rows = torch.arange(pixels.shape[2], device=pixels.device)

@@ -42,3 +42,15 @@ def test_counts_at_800x1000_equal_the_papers():
 def test_sizes_and_maps_must_pair_up():
     with pytest.raises(InputError, match=r"4 groups of sizes for 5 maps.*anchor_octaves"):
         AnchorGenerator(FPN_STRIDES, [[32], [64], [128], [256]])
+
+
+def test_torchvisions_convention_rounds_corners_and_divides_the_padded_size():
+    generator = AnchorGenerator(FPN_STRIDES, [[32 * 2**i] for i in range(5)], convention="torchvision")
+    # 800 x 1088: 1088 is a multiple of 64 and 800 is not, so p6 has 13 rows, 800 // 13 = 61 px apart.
+    *finer, p6 = generator([(200, 272), (100, 136), (50, 68), (25, 34), (13, 17)])
+    assert finer[0][:3].tolist() == [[-23, -11, 23, 11], [-16, -16, 16, 16], [-11, -23, 11, 23]]
+    columns, rows = p6[3] - p6[0], p6[17 * 3] - p6[0]
+    assert (columns.tolist(), rows.tolist()) == ([64, 0, 64, 0], [0, 61, 0, 61])
+    for stride, width, anchors in zip((4, 8, 16, 32), (272, 136, 68, 34), finer, strict=True):
+        assert (anchors[3] - anchors[0]).tolist() == [stride, 0, stride, 0]
+        assert (anchors[width * 3] - anchors[0]).tolist() == [0, stride, 0, stride]

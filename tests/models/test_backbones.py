@@ -59,14 +59,26 @@ def test_normalisation_by_hand_and_zero_padding():
     assert (pixels[0] != 0).any()
 
 
-def test_caffe_convention_swaps_channels_and_moves_the_stride():
-    trunk = ResNetBackbone("resnet50", weights="R-50.pth", convention="caffe")
+@pytest.mark.parametrize(
+    ("convention", "mean"), [("caffe", [102.9801, 115.9465, 122.7717]), ("detectron2", [103.53, 116.28, 123.675])]
+)
+def test_bgr_conventions_swap_channels_and_move_the_stride(convention, mean):
+    trunk = ResNetBackbone("resnet50", weights="R-50.pth", convention=convention)
     batch = image_batch([(32, 32)])
     batch.pixels[:] = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 3, 1, 1)
     blue_green_red = trunk.normalize(batch)[0, :, 0, 0].tolist()
-    assert blue_green_red == pytest.approx([30 - 102.9801, 20 - 115.9465, 10 - 122.7717], abs=1e-4)
+    assert blue_green_red == pytest.approx([30 - mean[0], 20 - mean[1], 10 - mean[2]], abs=1e-4)
     first = trunk.stages[1][0]
     assert (first.conv1.stride, first.conv2.stride) == ((2, 2), (1, 1))
+
+
+@pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
+def test_norm_eps_reaches_every_layer(norm):
+    weights = None if norm == "group" else "R-18.pth"
+    trunk = ResNetBackbone("resnet18", weights=weights, norm=norm, frozen_stages=0, norm_eps=0.25)
+    layers = [module for module in trunk.modules() if hasattr(module, "eps")]
+    assert len(layers) == 20
+    assert {layer.eps for layer in layers} == {0.25}
 
 
 def test_a_batch_does_not_depend_on_its_companions():

@@ -171,6 +171,23 @@ def test_detections_by_hand():
     assert heads.predict({}, [proposals(boxes)], torch.tensor([[64, 70]]))[0].labels.tolist() == [1, 0]
 
 
+def test_unused_logits_take_probability_but_are_never_found():
+    # Two classes, background, one unused logit that is most likely in the second region.
+    probabilities = [[0.6, 0.12, 0.08, 0.2], [0.1, 0.02, 0.08, 0.8]]
+    heads = fixed_heads([[math.log(p) for p in row] for row in probabilities], [[0.0] * 8] * 2, unused_logits=1)
+    (found,) = heads.predict({}, [proposals([[0, 0, 20, 20], [40, 10, 60, 30]])], torch.tensor([[64, 70]]))
+    assert found.labels.tolist() == [0, 1, 0]
+    assert found.scores.tolist() == pytest.approx([0.6, 0.12, 0.1])
+    logits, deltas = (answer.requires_grad_() for answer in heads.answers)
+    sample = RoISample([torch.rand(2, 4).cumsum(dim=1)], torch.tensor([0, 2]), torch.rand(2, 4).cumsum(dim=1))
+    loss = heads.losses_of_sample(logits, deltas, sample)["loss_cls"] * heads.sampler.batch_size_per_image
+    assert loss.item() == pytest.approx(-math.log(0.6) - math.log(0.08))
+    predictor = make_heads(num_classes=3, unused_logits=2).predictor
+    assert (predictor.class_logits.out_features, predictor.box_deltas.out_features) == (6, 12)
+    with pytest.raises(InputError, match="unused_logits is -1"):
+        make_heads(unused_logits=-1)
+
+
 def test_detections_are_sorted_inside_and_apart():
     heads = make_heads(num_classes=5, detections_per_image=40, score_thresh=0.1)
     nn.init.normal_(heads.predictor.class_logits.weight, std=1)

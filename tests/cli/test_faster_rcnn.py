@@ -1,0 +1,91 @@
+"""Joint Faster R-CNN from the command line: both kinds of numbers, and detections of a folder without its data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from fpn_lightning.evaluation.__main__ import main as score
+from tests.runs import PRESET, REPOSITORY, read_log, read_metrics
+
+ROW = REPOSITORY / "configs" / "faster_rcnn.yaml"
+OVERLAYS = {name: REPOSITORY / "configs" / "presets" / name / "faster_rcnn.yaml" for name in ("mini", "modern")}
+
+
+@pytest.fixture
+def faster_rcnn(arguments) -> list[str]:
+    """Arguments of the row in the mini preset."""
+    return ["--config", str(ROW), "--config", str(PRESET), "--config", str(OVERLAYS["mini"]), *arguments[4:]]
+
+
+def test_a_run_logs_every_loss_and_its_checkpoint_finds_things_anywhere(cli, faster_rcnn, tiny_data, tmp_path):
+    cli("fit", *faster_rcnn, "--trainer.max_steps", "2")
+    run = tmp_path / "runs" / "mini" / "table3" / "joint_fpn" / "seed0"
+    record = json.loads((run / "metrics.json").read_text())
+    assert record["status"] == "finished"
+    assert {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "AR1k", "AR1k_s"} <= record["metrics"].keys()
+    losses = [f"train/{name}" for name in ("loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg")]
+    steps = read_log(run, *losses, "train/loss")
+    assert len(steps) == 2
+    for step in steps:
+        assert sum(float(step[name]) for name in losses) == pytest.approx(float(step["train/loss"]), rel=1e-5)
+
+    saved = ["--config", str(run / "config.yaml"), "--ckpt_path", "last", "--model.roi_heads.score_thresh", "0.0"]
+    cli("validate", *saved)
+    cli("predict", *saved, "--data.predict_split", "val")
+    results = run / "predict" / "detections.json"
+    assert not (run / "proposals").exists()  # a detector gives detections
+    annotations = tiny_data / "annotations" / "instances_val.json"
+    out = tmp_path / "scores.json"
+    thresholds = ["--area-thresholds", "85", "769"]
+    assert score([str(annotations), str(results), "--metric", "bbox", "--output", str(out), *thresholds]) == 0
+    scored, logged = json.loads(out.read_text()), read_metrics(run / "validate" / "metrics.json")
+    for name in ("AP", "AP50", "AP75", "APs", "APm", "APl"):
+        assert scored[name] == pytest.approx(logged[name], abs=1e-9), name
+
+    # The categories come with the checkpoint: the data set may be gone.
+    of_split = json.loads(results.read_text())
+    gone = ["--data.root", str(tmp_path / "nowhere"), "--data.predict_path", str(tiny_data / "val")]
+    cli("predict", *saved, *gone)
+    of_folder = json.loads(results.read_text())
+    categories = {category["id"] for category in json.loads(annotations.read_text())["categories"]}
+    assert {row["category_id"] for row in of_folder} <= categories
+    assert [row["bbox"] for row in of_folder] == [row["bbox"] for row in of_split]
+    assert [row["category_id"] for row in of_folder] == [row["category_id"] for row in of_split]
+    assert max(np.bincount([row["image_id"] for row in of_folder])) <= 100
+
+
+def resolved(cli, capsys, *configs: Path) -> dict:
+    with pytest.raises(SystemExit):
+        cli("fit", *(word for config in configs for word in ("--config", str(config))), "--print_config")
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def test_the_row_is_the_papers_model_and_schedule(cli, capsys):
+    config = resolved(cli, capsys, ROW)
+    model = config["model"]["init_args"]
+    assert (config["experiment"]["table"], config["experiment"]["row"]) == ("table3", "joint_fpn")
+    assert f"# python train.py fit --config {ROW.relative_to(REPOSITORY)}" in ROW.read_text()
+    assert (config["trainer"]["max_steps"], model["optimization"]["milestones"]) == (80_000, [60_000])
+    assert (model["rpn"]["init_args"]["post_nms_topk"], model["eval_proposals"]) == (2000, 1000)
+    assert (model["pyramid_channels"], model["fc_width"], model["roi_pooler"]["init_args"]["op"]) == (256, 1024, "pool")
+    assert (model["roi_heads"]["init_args"]["batch_size_per_image"], model["anchor_convention"]) == (512, "exact")
+
+
+def test_the_modern_preset_aligns_regions_as_for_fast_rcnn(cli, capsys):
+    presets = REPOSITORY / "configs" / "presets"
+    joint = resolved(cli, capsys, ROW, presets / "modern.yaml", OVERLAYS["modern"])
+    stagewise = resolved(
+        cli,
+        capsys,
+        REPOSITORY / "configs" / "table2" / "c_fpn.yaml",
+        presets / "modern.yaml",
+        presets / "modern" / "fast_rcnn.yaml",
+    )
+    assert joint["model"]["init_args"]["roi_pooler"] == stagewise["model"]["init_args"]["roi_pooler"]
+    assert joint["model"]["init_args"]["roi_pooler"]["init_args"]["op"] == "align"
+    assert joint["trainer"]["max_steps"] == 90_000

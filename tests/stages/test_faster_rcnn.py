@@ -1,0 +1,147 @@
+"""Faster R-CNN as a stage: every loss and parameter, one forward pass for recall and precision, what goes where."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from fpn_lightning.errors import InputError
+from fpn_lightning.models.narrow_resnet import NarrowResNet
+from fpn_lightning.models.pyramids import FPN, SingleMap
+from fpn_lightning.models.roi_heads import RoIHeads
+from fpn_lightning.models.rpn import RPN
+from fpn_lightning.stages.faster_rcnn import FasterRCNNStage
+from fpn_lightning.structures import Batch
+from tests.models.builders import image_batch, labelled
+
+LOSSES = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}
+
+
+def make_stage(design=FPN, head="2fc", eval_proposals=50, octaves=((0,), (1,), (2,), (3,), (4,)), **options):
+    torch.manual_seed(0)
+    return FasterRCNNStage(
+        NarrowResNet(),
+        design,
+        partial(RPN, post_nms_topk=200),
+        head,
+        roi_heads=partial(RoIHeads, batch_size_per_image=16, **options),
+        pyramid_channels=8,
+        fc_width=16,
+        num_classes=3,
+        base_anchor_size=8,
+        anchor_octaves=octaves,
+        eval_proposals=eval_proposals,
+        canonical_size=56,
+    )
+
+
+def make_batch() -> Batch:
+    """Two images, the second without an object."""
+    images = image_batch([(64, 96), (80, 64)])
+    return Batch(images, [labelled([[10, 10, 40, 50], [5, 20, 90, 60]], [0, 2]), labelled([], [])])
+
+
+@pytest.fixture
+def passes(monkeypatch) -> list[int]:
+    """Number of images of every pass through a trunk."""
+    seen: list[int] = []
+    features = NarrowResNet.features
+
+    def counted(self: NarrowResNet, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        seen.append(len(pixels))
+        return features(self, pixels)
+
+    monkeypatch.setattr(NarrowResNet, "features", counted)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("design", "head", "octaves"),
+    [
+        (FPN, "2fc", ((0,), (1,), (2,), (3,), (4,))),
+        (partial(SingleMap, level=4), "conv5", ((0, 1, 2, 3, 4),)),
+        (partial(SingleMap, level=5), "2fc", ((0, 1, 2, 3, 4),)),
+    ],
+    ids=["fpn", "c4", "c5"],
+)
+def test_every_parameter_is_trained_in_one_pass(passes, design, head, octaves):
+    stage = make_stage(design, head, octaves=octaves)
+    losses = stage.losses(make_batch())
+    assert passes == [2]
+    assert set(losses) == LOSSES
+    assert all(loss.isfinite() and loss > 0 for loss in losses.values())
+    sum(losses.values()).backward()
+    assert [name for name, parameter in stage.named_parameters() if parameter.grad is None] == []
+
+
+def test_a_batch_without_objects_trains():
+    stage, batch = make_stage(), make_batch()
+    batch.targets[0] = labelled([], [])
+    losses = stage.losses(batch)
+    assert losses["loss_rpn_loc"] == losses["loss_box_reg"] == 0
+    sum(losses.values()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in stage.parameters())
+
+
+def test_the_detectors_losses_leave_the_rpn_alone():
+    # Proposals are numbers to the detector: its gradient reaches trunk and pyramid by the pooled maps only.
+    stage = make_stage()
+    losses = stage.losses(make_batch())
+    (losses["loss_cls"] + losses["loss_box_reg"]).backward()
+    assert all(parameter.grad is None for parameter in stage.rpn.parameters())
+    assert stage.pyramid.lateral_convs["p2"].weight.grad.any()
+
+
+def test_the_same_step_samples_the_same_anchors_and_regions():
+    stage, batch = make_stage().eval(), make_batch()
+    first, again = stage.losses(batch), stage.losses(batch)
+    assert all(torch.equal(first[name], again[name]) for name in LOSSES)
+
+
+@torch.no_grad()
+def test_recall_and_precision_come_from_one_pass(passes):
+    stage, batch = make_stage(score_thresh=0.0).eval(), make_batch()
+    proposals, detections = stage.find(batch.images)
+    assert min(map(len, proposals)) > 50
+    # Something to find: the 20th proposal of the first image; files here have the size of the network input.
+    batch.targets[0] = labelled(proposals[0].boxes[19:20].tolist(), [1])
+    passes.clear()
+    stage.evaluate_batch(batch)
+    assert passes == [2]
+    values, num_images = stage.evaluation_result()
+    assert {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR10", "AR30", "AR100", "AR1k", "AR1k_s"} <= values.keys()
+    assert num_images == 2
+    # The limits count proposals, all there are: at 10 it is not among them.
+    assert (values["AR10"], values["AR30"], values["AR1k"]) == (0, 1, 1)
+    assert min(map(len, detections)) > 50
+    stage.reset_evaluation()
+    assert stage.precision.num_images == stage.recall.num_images == 0
+
+
+@torch.no_grad()
+def test_the_best_proposals_go_to_the_detector():
+    images = make_batch().images
+    stages = [make_stage(score_thresh=0.0, eval_proposals=count).eval() for count in (1, 50)]
+    (all_of_one, single), (all_of_fifty, many) = (stage.find(images) for stage in stages)
+    assert [len(image) for image in all_of_one] == [len(image) for image in all_of_fifty]
+    # One region gives each of the three classes at most one box.
+    assert max(map(len, single)) <= 3 < min(map(len, many))
+
+
+@torch.no_grad()
+def test_predictions_are_detections_in_pixels_of_the_file():
+    stage, batch = make_stage(score_thresh=0.0).eval(), make_batch()
+    batch.images.sizes_orig = batch.images.sizes * 2
+    found = stage.predict_step(batch, 0)
+    _, direct = stage.find(batch.images)
+    assert [image.image_id for image in found] == [0, 1]
+    for image, other in zip(found, direct, strict=True):
+        torch.testing.assert_close(image.boxes_orig, 2 * other.boxes.double())
+        assert torch.equal(image.labels, other.labels)
+
+
+def test_no_proposals_at_test_time_is_refused():
+    with pytest.raises(InputError, match=r"model\.eval_proposals is 0"):
+        make_stage(eval_proposals=0)
