@@ -41,6 +41,30 @@ def test_recall_benchmark_at_a_tiny_size(load, tmp_path):
     assert all(float(row[1].split()[-2]) > 0 for row in rows)
 
 
+def test_segment_recall_benchmark_at_a_tiny_size(load, tmp_path, capsys):
+    output = tmp_path / "benchmarks.md"
+    arguments = ["--images", "3", "--masks", "30", "--rounds", "1", "--output", str(output)]
+    assert load("segment_recall").main(arguments) == 0
+    assert "pycocotools: all 12 cells agree" in capsys.readouterr().out
+    rows = written_rows(output)
+    assert [row[1].split(":")[0] for row in rows] == ["pycocotools evaluate()", "faster-coco-eval evaluate()"]
+    assert rows[0][0] == "segment recall, 3 images x 30 masks, 1 thread"
+    assert all(float(row[1].split()[-2]) > 0 for row in rows)
+
+
+def test_mask_benchmark_at_a_tiny_size(load, tmp_path):
+    output = tmp_path / "benchmarks.md"
+    script = load("mask_proposals")
+    assert script.time_run_lengths(1, output, count=60) == 0
+    script.time_training(1, output, batch=2, side=64)
+    ours, training = written_rows(output)
+    assert ours[0].startswith("run lengths of 60 masks, 480 x 640 px")
+    # Memory of one mask at a time against that of 60 maps of 480 x 640 float32.
+    own, peer = (float(text.split()[-2]) for text in ours[2].split(", "))
+    assert peer > 60 > own
+    assert float(training[1].split()[-2]) > 2  # evaluating every cell costs a multiple
+
+
 def test_average_precision_benchmark_at_a_tiny_size(load, tmp_path, capsys):
     output = tmp_path / "benchmarks.md"
     arguments = ["--images", "6", "--detections", "30", "--rounds", "1", "--output", str(output)]
@@ -55,7 +79,11 @@ def test_average_precision_benchmark_at_a_tiny_size(load, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("name", "function", "boxes"),
-    [("recall", "peer_recall", "--boxes"), ("average_precision", "peer_values", "--detections")],
+    [
+        ("recall", "peer_recall", "--boxes"),
+        ("segment_recall", "peer_recall", "--masks"),
+        ("average_precision", "peer_values", "--detections"),
+    ],
 )
 def test_a_difference_writes_nothing(load, tmp_path, monkeypatch, capsys, name, function, boxes):
     script = load(name)

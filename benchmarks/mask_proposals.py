@@ -1,0 +1,174 @@
+"""What segment proposals cost (FPN §6): the rows of Table 6, the sampled against the dense MLP, run lengths of masks.
+
+    python benchmarks/mask_proposals.py [--short_side 800] [--rounds 2] [--output reports/benchmarks.md]
+
+Rows: one image of noise, 3:4, from pixels to 1000 run-length masks of its file (480 x 640), with the rows' trunk and
+weights that are drawn instead of read. Each row's seconds are given over those of the first, beside the paper's ratio
+of seconds on an M40. Training: forward and backward pass of both MLPs on 8 images of 160 px (32 channels, strides 2 to
+32), at the sampled cells as in training and by convolution over whole maps. Run lengths: 1000 masks of 14 x 14 pasted
+into an image of 480 x 640 one after the other, and all at once by torchvision before they are encoded.
+One thread works unless OMP_NUM_THREADS says more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its threads
+
+import numpy as np
+import torch
+import yaml
+from compare import REPORT, REPOSITORY, append_line, peak_memory_mib, time_in_turn
+from figure1_cost import noise
+from pycocotools import mask as mask_api
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+from fpn_lightning.mask_structures import RLE, MaskProposals
+from fpn_lightning.models.backbones import ResNetBackbone
+from fpn_lightning.models.mask_paste import paste_masks
+from fpn_lightning.models.mask_proposals import MaskProposer
+from fpn_lightning.stages.mask_proposals import MaskProposalStage
+from fpn_lightning.structures import ImageBatch, Targets
+
+ROWS = ("mlp5", "mlp7", "dual", "dual_28", "dual_28_2x")
+FILE_SIZE = (480, 640)
+
+
+def build(row: str) -> MaskProposalStage:
+    """A row of Table 6 as its config says, without trained weights."""
+    config = yaml.safe_load((REPOSITORY / "configs" / "table6" / f"{row}.yaml").read_text())["model"]["init_args"]
+    torch.manual_seed(0)
+    masks = partial(MaskProposer, **config["masks"]["init_args"])
+    return MaskProposalStage(ResNetBackbone(**config["backbone"]["init_args"]), masks=masks).eval()
+
+
+def propose(stage: MaskProposalStage, images: ImageBatch) -> None:
+    with torch.no_grad():
+        stage.propose_orig(images)
+
+
+def time_rows(short_side: int, rounds: int, output: Path) -> None:
+    size = (short_side, round(short_side * 4 / 3))
+    images = noise(1, size, 32)
+    images.sizes_orig = torch.tensor([FILE_SIZE])
+    text = (REPOSITORY / "fpn_lightning" / "reporting" / "paper.yaml").read_text(encoding="utf-8")
+    paper = yaml.safe_load(text)["table6"]["rows"]
+    stages = {row: build(row) for row in ROWS}
+    works: dict[str, Callable[[], None]] = {row: partial(propose, stage, images) for row, stage in stages.items()}
+    small = noise(1, (64, 64), 32)
+    memory = {row: peak_memory_mib(works[row], partial(propose, stage, small)) for row, stage in stages.items()}
+    seconds = time_in_turn(works, rounds)
+    first = ROWS[0]
+    work = f"segment proposals of Table 6, 1 image {size[0]} x {size[1]} px, {first} in {seconds[first]:.2f} s"
+    for row in ROWS:
+        said = paper[row]["seconds_per_image"] / paper[first]["seconds_per_image"]
+        peer = f"{row} in {seconds[row]:.2f} s (paper {said:.1f} x)"
+        both = f"{memory[first]:.0f} MiB, peer {memory[row]:.0f} MiB"
+        print(append_line(work, peer, seconds[row] / seconds[first], both, output))
+
+
+def dense_losses(masks: MaskProposer, maps: dict[str, Tensor]) -> Tensor:
+    """The losses' cost without sampling: every MLP over every map."""
+    scores, logits = zip(*(mlp(maps[name]) for name in masks.strides for mlp in masks.mlps), strict=True)
+    return F.softplus(torch.cat(scores, dim=1)).sum() + F.softplus(torch.cat(logits, dim=1)).sum()
+
+
+def time_training(rounds: int, output: Path, batch: int = 8, side: int = 160) -> None:
+    strides = {f"p{k}": 2 ** (k - 1) for k in range(2, 7)}
+    torch.manual_seed(0)
+    masks = MaskProposer(32, strides, base_size=8)
+    images = noise(batch, (side, side), 32)
+    targets = [squares(side, seed) for seed in range(batch)]
+    maps = {
+        name: torch.randn(batch, 32, -(-side // s), -(-side // s), requires_grad=True) for name, s in strides.items()
+    }
+
+    def sampled() -> None:
+        losses = masks.losses(maps, images, targets, torch.arange(batch))
+        torch.stack(list(losses.values())).sum().backward()
+
+    def dense() -> None:
+        dense_losses(masks, maps).backward()
+
+    def warm_up() -> None:
+        dense_losses(masks, {name: value[:1, :, :4, :4] for name, value in maps.items()}).backward()
+
+    memory = {work.__name__: peak_memory_mib(work, warm_up) for work in (sampled, dense)}
+    seconds = time_in_turn({"sampled": sampled, "dense": dense}, rounds)
+    work = f"mask MLPs in training, {batch} images of {side} px, at the sampled cells, {seconds['sampled']:.2f} s"
+    both = f"{memory['sampled']:.0f} MiB, peer {memory['dense']:.0f} MiB"
+    print(append_line(work, "at every cell", seconds["dense"] / seconds["sampled"], both, output))
+
+
+def squares(side: int, seed: int) -> Targets:
+    """Seven square objects of 8 to 120 px whose masks are their boxes."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = 8 * 15 ** torch.rand(7, 1, generator=generator)
+    corners = torch.rand(7, 2, generator=generator) * (side - sizes)
+    boxes = torch.cat((corners, corners + sizes), dim=1)
+    xywh = torch.cat((corners, sizes, sizes), dim=1).double()
+    labels = torch.zeros(7, dtype=torch.int64)
+    polygons = [[[x1, y1, x2, y1, x2, y2, x1, y2]] for x1, y1, x2, y2 in boxes.tolist()]
+    indices = torch.arange(7)
+    return Targets(boxes, labels, indices, xywh, xywh[:, 2] * xywh[:, 3], labels.bool(), labels, indices, polygons)
+
+
+def time_run_lengths(rounds: int, output: Path, count: int = 1000) -> int:
+    generator = torch.Generator().manual_seed(0)
+    sizes = 40 * 2 ** torch.randint(0, 5, (count, 1), generator=generator)  # px of a network input of 800 x 1067
+    centres = torch.rand(count, 2, generator=generator) * torch.tensor([1067, 800])
+    coarse = torch.randn(count, 1, 5, 5, generator=generator)
+    logits = 4 * F.interpolate(coarse, size=(14, 14), mode="bilinear")[:, 0]
+    windows = torch.cat((centres - sizes / 2, centres + sizes / 2), dim=1)
+    found = MaskProposals(logits, windows, torch.zeros(count), torch.full((count,), 2))
+
+    def ours(proposals: MaskProposals = found) -> list[RLE]:
+        return paste_masks(proposals, (800, 1067), FILE_SIZE, False)
+
+    def torchvisions(proposals: MaskProposals = found) -> list[RLE]:
+        scale = torch.tensor([FILE_SIZE[1] / 1067, FILE_SIZE[0] / 800] * 2)
+        probabilities = proposals.mask_logits.sigmoid()[:, None]
+        pasted = paste_masks_in_image(probabilities, proposals.windows * scale, FILE_SIZE, padding=0)[:, 0] > 0.2
+        coded = mask_api.encode(np.asfortranarray(pasted.permute(1, 2, 0).numpy().astype(np.uint8)))
+        return [{"size": list(FILE_SIZE), "counts": mask["counts"].decode()} for mask in coded]
+
+    # torchvision rounds windows to whole pixels and interpolates probabilities, so masks are alike, not equal.
+    pairs = [one for one in zip(ours(), torchvisions(), strict=True) if mask_api.area(one[0]) > 500]
+    alike = float(np.mean([mask_api.iou([one], [other], [0])[0, 0] for one, other in pairs]))
+    if alike < 0.9:
+        print(f"mean IoU with torchvision's masks is {alike:.2f}; nothing is written", file=sys.stderr)
+        return 1
+    print(f"mean IoU of the {len(pairs)} masks above 500 px with torchvision's: {alike:.3f}")
+    few = MaskProposals(*(value[:5] for value in vars(found).values()))
+    memory = [peak_memory_mib(work, partial(work, few)) for work in (ours, torchvisions)]
+    seconds = time_in_turn({"ours": ours, "torchvision": torchvisions}, rounds)
+    work = f"run lengths of {count} masks, {FILE_SIZE[0]} x {FILE_SIZE[1]} px, {seconds['ours']:.2f} s"
+    both = f"{memory[0]:.0f} MiB, peer {memory[1]:.0f} MiB"
+    peer = "torchvision paste_masks_in_image and pycocotools encode"
+    print(append_line(work, peer, seconds["torchvision"] / seconds["ours"], both, output))
+    return 0
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="The cost of segment proposals.")
+    parser.add_argument("--short_side", type=int, default=800)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=REPORT)
+    arguments = parser.parse_args(args)
+    if failed := time_run_lengths(arguments.rounds, arguments.output):
+        return failed
+    time_training(arguments.rounds, arguments.output)
+    time_rows(arguments.short_side, arguments.rounds, arguments.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

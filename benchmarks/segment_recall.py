@@ -1,0 +1,171 @@
+"""Average recall of segments beside pycocotools and faster-coco-eval, on one thread and on the same run lengths.
+
+    python benchmarks/segment_recall.py [--images 40] [--masks 1000] [--objects 7] [--output reports/benchmarks.md]
+
+What is timed: for us every ``update`` and ``compute`` from run lengths; for the peers ``evaluate()`` alone, from
+records already loaded and indexed, with ``iouType="segm"``, ``useCats=0``, the same limits and four area ranges. The
+numbers of all three are compared to 1e-9 before a line is written. Memory is growth while evaluating, masks not
+counted. Masks are ellipses in images of 480 x 640; around each object lie 15 of growing error, the rest is anywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy and torch start their threads
+
+import faster_coco_eval
+import numpy as np
+import torch
+from compare import REPORT, append_line, peak_memory_mib, time_in_turn
+from numpy.typing import NDArray
+from pycocotools import mask as mask_api
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from fpn_lightning.evaluation.matching import area_ranges
+from fpn_lightning.evaluation.segment_recall import SegmentRecall
+
+LIMITS = (10, 100, 1000)
+AREA_THRESHOLDS = (32**2, 96**2)
+SIZE = (480, 640)
+RLE = dict[str, Any]
+Columns = tuple[list[RLE], NDArray[Any], list[RLE], NDArray[Any], NDArray[Any]]
+
+
+def ellipse(x: float, y: float, width: float, height: float) -> RLE:
+    """The run lengths of an ellipse in an image of ``SIZE``."""
+    bitmap = np.zeros(SIZE, dtype=np.uint8, order="F")
+    left, right = (int(np.clip(bound, 0, SIZE[1])) for bound in (x - width / 2, x + width / 2 + 1))
+    top, bottom = (int(np.clip(bound, 0, SIZE[0])) for bound in (y - height / 2, y + height / 2 + 1))
+    rows, columns = np.mgrid[top:bottom, left:right] + 0.5
+    bitmap[top:bottom, left:right] = ((columns - x) / width) ** 2 + ((rows - y) / height) ** 2 <= 0.25
+    coded = mask_api.encode(bitmap)
+    return {"size": list(SIZE), "counts": coded["counts"].decode()}
+
+
+def synthetic_image(rng: np.random.Generator, num_masks: int, num_objects: float) -> Columns:
+    """Proposals, scores, objects, areas and crowd flags of one image."""
+    count = int(rng.poisson(num_objects))
+    shapes = np.concatenate(
+        (
+            rng.uniform(0, 1, (count + num_masks, 2)) * [SIZE[1], SIZE[0]],
+            np.exp(rng.uniform(np.log(12), np.log(300), (count + num_masks, 2))),
+        ),
+        axis=1,
+    )
+    objects, proposals = shapes[:count], shapes[count:]
+    near = np.repeat(objects, 15, axis=0)[:num_masks]
+    error = np.tile(np.linspace(0.01, 0.3, 15), count)[:num_masks, None]
+    proposals[: len(near)] = near + rng.normal(0, 1, near.shape) * error * near[:, [2, 3, 2, 3]]
+    proposals[:, 2:] = np.abs(proposals[:, 2:]) + 1
+    masks = [ellipse(*shape) for shape in proposals[rng.permutation(num_masks)].tolist()]
+    gt_masks = [ellipse(*shape) for shape in objects.tolist()]
+    areas = np.asarray([mask_api.area(mask) for mask in gt_masks], dtype=np.float64)
+    return masks, np.sort(rng.random(num_masks))[::-1], gt_masks, areas, rng.random(count) < 0.02
+
+
+def coco_tables(images: list[Columns]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same as COCO's dictionaries: ground truth and results."""
+    shared = {
+        "images": [{"id": i, "height": SIZE[0], "width": SIZE[1]} for i in range(1, len(images) + 1)],
+        "categories": [{"id": 1, "name": "object"}],
+    }
+    objects: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    for image_id, (masks, scores, gt_masks, areas, is_crowd) in enumerate(images, start=1):
+        common = {"image_id": image_id, "category_id": 1}
+        for mask, area, crowd in zip(gt_masks, areas.tolist(), is_crowd.tolist(), strict=True):
+            number = {"id": len(objects) + 1, "area": area, "iscrowd": int(crowd)}
+            objects.append({**common, **number, "segmentation": mask, "bbox": mask_api.toBbox(mask).tolist()})
+        for mask, score in zip(masks, scores.tolist(), strict=True):
+            number = {"id": len(results) + 1, "area": float(mask_api.area(mask)), "iscrowd": 0}
+            results.append({**common, **number, "segmentation": mask, "score": score})
+    return {**shared, "annotations": objects}, {**shared, "annotations": results}
+
+
+def prepare_peer(coco: Any, evaluator_class: Any, tables: tuple[dict[str, Any], dict[str, Any]]) -> Callable[[], Any]:
+    """Index the records; the function returned runs the peer's ``evaluate()`` and hands back the evaluator."""
+    indexed = []
+    with contextlib.redirect_stdout(io.StringIO()):
+        for table in tables:
+            indexed.append(coco())
+            # Evaluators write into records; each run of a peer starts from the same ones.
+            indexed[-1].dataset = {**table, "annotations": [dict(item) for item in table["annotations"]]}
+            indexed[-1].createIndex()
+
+    def evaluate() -> Any:
+        evaluator = evaluator_class(*indexed, iouType="segm")
+        evaluator.params.useCats = 0
+        evaluator.params.maxDets = list(LIMITS)
+        evaluator.params.areaRng = area_ranges(AREA_THRESHOLDS).tolist()
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluator.evaluate()
+        return evaluator
+
+    return evaluate
+
+
+def peer_recall(evaluator: Any) -> NDArray[np.float64]:
+    """Recall by limit and area range, in the order of our columns."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator.accumulate()
+    recall = np.asarray(evaluator.eval["recall"])[:, 0].mean(axis=0)  # (T, A, L) -> (A, L)
+    return recall.T.ravel()
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Average recall of segments beside pycocotools and faster-coco-eval.")
+    parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--masks", type=int, default=1000)
+    parser.add_argument("--objects", type=float, default=7, help="mean number of objects per image")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=REPORT)
+    arguments = parser.parse_args(args)
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    images = [synthetic_image(rng, arguments.masks, arguments.objects) for _ in range(arguments.images)]
+
+    def ours(count: int = len(images)) -> dict[str, float | None]:
+        metric = SegmentRecall(LIMITS, AREA_THRESHOLDS)
+        for columns in images[:count]:
+            metric.update(*columns)
+        return metric.compute()
+
+    memory = {"ours": peak_memory_mib(ours, warm_up=lambda: ours(1))}
+    tables, one_image = coco_tables(images), coco_tables(images[:1])
+    peers = {}
+    for name, coco, evaluator in (
+        ("pycocotools", COCO, COCOeval),
+        ("faster-coco-eval", faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
+    ):
+        peers[name] = prepare_peer(coco, evaluator, tables)
+        memory[name] = peak_memory_mib(peers[name], warm_up=prepare_peer(coco, evaluator, one_image))
+
+    found = np.array([-1 if value is None else value for value in ours().values()])
+    for name, evaluate in peers.items():
+        difference = float(np.abs(peer_recall(evaluate()) - found).max())
+        if difference > 1e-9:
+            print(f"{name} differs from us by {difference:.3g}; nothing is written", file=sys.stderr)
+            return 1
+        print(f"{name}: all {found.size} cells agree, largest difference {difference:.1e}")
+
+    seconds = time_in_turn({"ours": ours, **peers}, arguments.rounds)
+    for name, value in seconds.items():
+        print(f"{name}: {value:.3f} s, {1000 * value / arguments.images:.3f} ms an image, +{memory[name]:.1f} MiB")
+    work = f"segment recall, {arguments.images} images x {arguments.masks} masks, 1 thread"
+    for name in peers:
+        both = f"{memory['ours']:.1f} MiB, peer {memory[name]:.1f} MiB"
+        print(append_line(work, f"{name} evaluate()", seconds[name] / seconds["ours"], both, arguments.output))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
