@@ -30,6 +30,8 @@ TUNING = re.compile(r"tuning/(?P<table>[^/]+)/lr(?P<lr>[^/]+)")
 DATA_SETS = {"data/synthetic-mini": "--train 5000 --val 500 --split tune=500"}
 # Tables whose rows train on the fixed proposals of another row, that of the same seed (FPN §5.2), and which row it is.
 PROPOSERS = {"table2": ("table1", "c_fpn")}
+# For the choice of a learning rate: a run that no table reports either.
+TUNING_PROPOSER = ("tuning/table1/lr0.006", "c_fpn")
 # Stages that a preset may have settings of its own for, in configs/presets/<preset>/<name>.yaml.
 STAGES = {
     "fpn_lightning.RPNStage": "rpn",
@@ -98,6 +100,8 @@ class Run:
         """The run whose proposals this one trains on; ``None`` where it needs none."""
         if (named := PROPOSERS.get(self.config_table)) is None:
             return None
+        if TUNING.fullmatch(self.table):
+            named = TUNING_PROPOSER
         return Run(self.preset, *named, self.seed)
 
     @property

@@ -87,7 +87,7 @@ def test_rows_of_table_2_train_on_what_table_1_c_proposes(rows, checkout):
     ]
     tuning = rows.Run("mini", "tuning/table2/lr0.02", "c_fpn", 100)
     assert tuning.needs()[1:] == [
-        f"runs/mini/table1/c_fpn/seed100/proposals/{split}/header.json" for split in ("train", "tune")
+        f"runs/mini/tuning/table1/lr0.006/c_fpn/seed100/proposals/{split}/header.json" for split in ("train", "tune")
     ]
 
 
