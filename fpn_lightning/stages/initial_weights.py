@@ -13,6 +13,29 @@ from torch import nn
 from fpn_lightning.errors import InputError
 
 
+def read_checkpoint(path: str, named_by: str) -> dict[str, Any]:
+    """Read a checkpoint of this project, running no code from it.
+
+    Args:
+        path: checkpoint written by ``fit``.
+        named_by: the option that names it, for messages.
+
+    Returns:
+        What it holds; ``state_dict`` is there.
+
+    Raises:
+        InputError: if the file is missing or is no checkpoint.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{named_by}: {path} is not a file. Give the path of a checkpoint.")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint["state_dict"].keys()
+    except Exception as error:  # torch.load raises whatever the broken file makes it raise
+        raise InputError(f"{named_by}: {path} is no checkpoint of this project ({error})") from error
+    return checkpoint
+
+
 def load_weights(model: nn.Module, path: str, whole: Sequence[str] = ("backbone.",)) -> dict[str, Any]:
     """Load the weights of a checkpoint of this project into a model, running no code from it.
 
@@ -28,13 +51,8 @@ def load_weights(model: nn.Module, path: str, whole: Sequence[str] = ("backbone.
         InputError: if the file is missing or is no checkpoint, or if a tensor's shape differs, or if nothing fits,
             or if one of ``whole`` is missing.
     """
-    if not Path(path).is_file():
-        raise InputError(f"model.init_from: {path} is not a file. Give the path of a checkpoint.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        state = checkpoint["state_dict"]
-    except Exception as error:  # torch.load raises whatever the broken file makes it raise
-        raise InputError(f"model.init_from: {path} is no checkpoint of this project ({error})") from error
+    checkpoint = read_checkpoint(path, "model.init_from")
+    state = checkpoint["state_dict"]
     own = model.state_dict()
     shared = own.keys() & state.keys()
     misfits = [name for name in sorted(shared) if own[name].shape != state[name].shape]

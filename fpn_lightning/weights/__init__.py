@@ -1,0 +1,1 @@
+"""Faster R-CNN checkpoints of torchvision and detectron2: their names and conventions, in and out."""

@@ -1,0 +1,91 @@
+"""One Faster R-CNN of an RPN and a detector that share trunk and pyramid, the end of training with shared features.
+
+``python -m fpn_lightning.weights.combine RPN_CHECKPOINT DETECTOR_CHECKPOINT OUT``, after steps 3 and 4 (Faster R-CNN
+§3.2; FPN Table 5). ``OUT`` is a checkpoint for ``configs/faster_rcnn.yaml``, whose one pass gives what the two models
+give one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fpn_lightning.console import complain
+from fpn_lightning.errors import InputError
+from fpn_lightning.files import whole_file
+from fpn_lightning.stages.initial_weights import read_checkpoint
+
+SHARED = ("backbone.", "pyramid.")
+PARTS = {"RPN_CHECKPOINT": "rpn.", "DETECTOR_CHECKPOINT": "roi_heads."}
+
+
+def combine(rpn: dict[str, Any], detector: dict[str, Any]) -> dict[str, Any]:
+    """Put the head of an RPN beside that of a detector.
+
+    Args:
+        rpn: checkpoint of an ``RPNStage``.
+        detector: checkpoint of a ``FastRCNNStage`` with the same trunk and pyramid.
+
+    Returns:
+        A checkpoint of a ``FasterRCNNStage`` at the detector's step, without the state of an optimiser.
+
+    Raises:
+        InputError: if one of them lacks its head, or if a tensor of trunk or pyramid is not the same to the bit.
+    """
+    heads: dict[str, Tensor] = {}
+    for (name, prefix), checkpoint in zip(PARTS.items(), (rpn, detector), strict=True):
+        head = {key: value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)}
+        if not head:
+            raise InputError(f"{name} has no {prefix}*; the RPN's checkpoint is named first, then the detector's")
+        heads |= head
+    shared, other = (
+        {name: value for name, value in checkpoint["state_dict"].items() if name.startswith(SHARED)}
+        for checkpoint in (detector, rpn)
+    )
+    differing = sorted(shared.keys() ^ other.keys())
+    differing += sorted(name for name in shared.keys() & other.keys() if not _same(shared[name], other[name]))
+    if differing:
+        raise InputError(
+            f"the two checkpoints do not share trunk and pyramid; tensors that differ: {len(differing)} "
+            f"({', '.join(differing[:3])} …). Steps 3 and 4 both start from the detector of step 2 (model.init_from) "
+            "with model.freeze_shared true."
+        )
+    kept = ("epoch", "global_step", "pytorch-lightning_version", "categories")
+    return {key: detector[key] for key in kept if key in detector} | {"state_dict": shared | heads}
+
+
+def _same(left: Tensor, right: Tensor) -> bool:
+    return left.dtype == right.dtype and torch.equal(left, right)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m fpn_lightning.weights.combine", description=__doc__)
+    parser.add_argument("rpn", metavar="RPN_CHECKPOINT", help="of step 3")
+    parser.add_argument("detector", metavar="DETECTOR_CHECKPOINT", help="of step 4")
+    parser.add_argument("out", metavar="OUT", type=Path, help="the checkpoint to write")
+    arguments = parser.parse_args(args)
+    try:
+        checkpoints = (
+            read_checkpoint(arguments.rpn, "RPN_CHECKPOINT"),
+            read_checkpoint(arguments.detector, "DETECTOR_CHECKPOINT"),
+        )
+        combined = combine(*checkpoints)
+    except InputError as error:
+        return complain(error)
+    with whole_file(arguments.out) as temporary:
+        torch.save(combined, temporary)
+    print(
+        f"written to {arguments.out}: predict with it by --config configs/faster_rcnn.yaml --ckpt_path {arguments.out}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
