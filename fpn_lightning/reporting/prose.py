@@ -50,13 +50,27 @@ def _comparability(summary: TableSummary) -> list[str]:
     if summary.preset not in FULL_SCALE_PRESETS:
         return [
             f"A number made at the scale of preset {summary.preset} is not the paper's number, and no difference "
-            "between the two is shown; what can be compared is how far rows of one preset are apart."
+            "between the two is shown; what can be compared is how far rows of one preset are apart.",
+            *_stand_ins(summary),
         ]
     sentences = []
     for row in summary.rows:
         if row.mismatches:
             sentences.append(f"{row.row.label}: no difference to the paper is shown: {'; '.join(row.mismatches)}.")
     return sentences or ["Data, schedule and trunk are the paper's."]
+
+
+def _stand_ins(summary: TableSummary) -> list[str]:
+    """Which trunks stand for the paper's, where the rows of a table differ in them."""
+    found: dict[str, set[str]] = {}
+    for row in summary.rows:
+        for record in row.records:
+            ours = f"{record.trunk} with {record.parameters:,} parameters, those of the head among them"
+            found.setdefault(summary.table.trunk(row.row), set()).add(ours)
+    if len(found) < 2:
+        return []
+    named = "; ".join(f"{theirs} is {_distinct(ours)}" for theirs, ours in found.items())
+    return [f"The paper's trunks are names here, for smaller ones of different depth: {named}."]
 
 
 CELLS = (

@@ -49,6 +49,18 @@ def test_golden_markdown(table5: TableSummary, tmp_path: Path) -> None:
     assert paths[0].read_text(encoding="utf-8") == GOLDEN
 
 
+def test_small_scale_says_what_stands_for_the_papers_trunks(make_record: MakeRecord) -> None:
+    records = [
+        make_record("table5/r50_shared", parameters=1000, trunk="NarrowResNet"),
+        make_record("table5/r101_shared", parameters=3000, trunk="NarrowResNet"),
+    ]
+    both = markdown(summarise("table5", "mini", paper_tables(), records))
+    assert "resnet50 is NarrowResNet with 1,000 parameters, those of the head among them; resnet101 is " in both
+    assert "resnet101 is NarrowResNet with 3,000 parameters" in both
+    alone = markdown(summarise("table5", "mini", paper_tables(), records[:1]))
+    assert "The paper's trunks are names here" not in alone
+
+
 def test_csv_holds_means_spreads_and_gaps(table5: TableSummary) -> None:
     text = csv_text(table5)
     lines = _lines(text)
