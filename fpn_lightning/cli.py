@@ -33,6 +33,7 @@ from fpn_lightning.files import write_whole
 from fpn_lightning.prediction import DetectionsWriter, PredictionWriter, check_source
 from fpn_lightning.proposal_prediction import ProposalStoreWriter
 from fpn_lightning.run_record import build_record, config_sha256, evaluation_summary
+from fpn_lightning.server_file import ServerFileWriter
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.speed import SpeedMonitor, StepProgressBar
 from fpn_lightning.wandb_log import WandbOptions, wandb_logger
@@ -121,6 +122,8 @@ class CLI(LightningCLI):
             kwargs["callbacks"].append(
                 ProposalStoreWriter(self.run / "proposals", config_sha256(self.resolved_config()))
             )
+        if self.subcommand == "test":
+            kwargs["callbacks"].append(ServerFileWriter(self.options.experiment.row))
         if trainer.enable_progress_bar is not False:
             kwargs["callbacks"].append(StepProgressBar(refresh_rate=5))
         return super().instantiate_trainer(**kwargs)
@@ -191,13 +194,19 @@ class CLI(LightningCLI):
         self._write_summary("val")
 
     def after_test(self) -> None:
-        """Write the metrics beside the run's own."""
-        self._write_summary("test")
+        """Write the metrics beside the run's own, or the file for the evaluation server."""
+        if self.datamodule.has_annotations("test"):
+            self._write_summary("test")
+        else:
+            self._finish_writers()
 
     # ---- predict ---------------------------------------------------------------------------------------------------
 
     def after_predict(self) -> None:
         """Let the writers finish, when all processes have predicted all their images."""
+        self._finish_writers()
+
+    def _finish_writers(self) -> None:
         self.trainer.strategy.barrier()
         for callback in getattr(self.trainer, "callbacks", []):  # unknown to Lightning's types
             if isinstance(callback, PredictionWriter):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,13 +13,12 @@ from rich.console import Console
 from fpn_lightning.data.annotations import Categories
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.errors import InputError
-from fpn_lightning.files import whole_file, write_whole
+from fpn_lightning.files import write_whole
 from fpn_lightning.mask_structures import MaskProposalsOrig
+from fpn_lightning.result_file import Line, ResultFile, detection_lines
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.rpn import RPNStage
 from fpn_lightning.structures import Batch, DetectionsOrig, ProposalsOrig, xyxy_to_xywh
-
-Line = dict[str, Any]
 
 
 def check_source(subcommand: str, split: str | None, path: str | None) -> None:
@@ -44,7 +40,7 @@ def check_source(subcommand: str, split: str | None, path: str | None) -> None:
 
 
 class PredictionWriter(Callback):
-    """A callback that takes results in ``on_predict_batch_end`` and completes its files in :meth:`finish`.
+    """A callback that takes results batch by batch and completes its files in :meth:`finish`.
 
     Each process writes files of its own. ``setup`` is the place to open them: a process without images runs no hook
     of the prediction itself.
@@ -77,16 +73,14 @@ class DetectionsWriter(PredictionWriter):
             raise InputError(f"detections.top_k is {top_k}; it has to be at least 1")
         self.top_k = top_k
         self.of_splits = of_splits
-        self._file: TextIO | None = None
+        self._file: ResultFile | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Open this process's own file, which keeps a line per image until all have written theirs."""
         data = _data(trainer)
         stored = data.predict_split is not None and isinstance(pl_module, RPNStage) and not self.of_splits
         if stage == "predict" and not stored:
-            path = _part(trainer, trainer.global_rank)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("w", encoding="utf-8")
+            self._file = ResultFile(Path(trainer.default_root_dir) / "detections.json", trainer.global_rank)
 
     def on_predict_batch_end(
         self,
@@ -102,39 +96,26 @@ class DetectionsWriter(PredictionWriter):
             images, categories = _data(trainer).prediction_images, _stage(trainer).categories
             for result in outputs:
                 lines = _lines(result, images.file_name(result.image_id), self.top_k, categories)
-                self._file.write(json.dumps([result.image_id, lines]) + "\n")
+                self._file.write(result.image_id, lines)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave no half file."""
         if self._file is not None:
-            self._file.close()
-            _part(trainer, trainer.global_rank).unlink(missing_ok=True)
+            self._file.discard()
 
     def finish(self, trainer: Trainer, data: COCODataModule) -> None:
         """Write what this process skipped; the first process then merges the files of all."""
         if self._file is None:
             return
         loader = trainer.predict_dataloaders
-        skipped = [vars(image) for image in getattr(loader, "skipped", [])]
-        self._file.write(json.dumps([None, skipped]) + "\n")
-        self._file.close()
-        self._file = None
-        trainer.strategy.barrier()
+        skipped = self._file.complete(trainer, [vars(image) for image in getattr(loader, "skipped", [])])
         if trainer.is_global_zero:
-            folder = Path(trainer.default_root_dir)
-            parts = [_part(trainer, rank) for rank in range(trainer.world_size)]
-            all_skipped = _merge(parts, folder / "detections.json")
-            for part in parts:
-                part.unlink()
-            _report(folder, all_skipped, len(data.prediction_images))
+            _report(self._file.path.parent, skipped, len(data.prediction_images))
+        self._file = None
 
 
 def _data(trainer: Trainer) -> COCODataModule:
     return trainer.datamodule  # type: ignore[attr-defined]
-
-
-def _part(trainer: Trainer, rank: int) -> Path:
-    return Path(trainer.default_root_dir) / f".detections.rank{rank}.part"
 
 
 def _stage(trainer: Trainer) -> BaseStage:
@@ -151,42 +132,11 @@ def _lines(
             {**image, "segmentation": mask, "score": score, "category_id": 1, "level": level}
             for mask, score, level in zip(result.masks[:top_k], scores, levels, strict=True)
         ]
-    boxes = xyxy_to_xywh(result.boxes_orig[:top_k]).tolist()
     if isinstance(result, DetectionsOrig):
-        scores = result.scores[:top_k].double().tolist()
-        category_ids = categories.to_category_ids(result.labels[:top_k].numpy()).tolist()
-    else:
-        scores = torch.sigmoid(result.objectness[:top_k].double()).tolist()  # in float32 high ones would tie
-        category_ids = [1] * len(boxes)
-    return [
-        {**image, "bbox": box, "score": score, "category_id": category}
-        for box, score, category in zip(boxes, scores, category_ids, strict=True)
-    ]
-
-
-def _merge(parts: list[Path], path: Path) -> list[dict[str, Any]]:
-    """Merge the lines of all processes by image id, one image in memory at a time; returns what was skipped."""
-    all_skipped: list[dict[str, Any]] = []
-
-    def images(file: TextIO) -> Iterator[tuple[int, list[Line]]]:
-        for line in file:
-            image_id, lines = json.loads(line)
-            if image_id is None:
-                all_skipped.extend(lines)
-            else:
-                yield image_id, lines
-
-    with ExitStack() as stack:
-        files = [stack.enter_context(part.open(encoding="utf-8")) for part in parts]
-        out = stack.enter_context(whole_file(path)).open("w", encoding="utf-8")
-        stack.enter_context(out)
-        separator = "[\n"
-        for _, lines in heapq.merge(*map(images, files), key=lambda image: image[0]):
-            for line in lines:
-                out.write(separator + json.dumps(line))
-                separator = ",\n"
-        out.write("[]\n" if separator == "[\n" else "\n]\n")
-    return sorted(all_skipped, key=lambda image: image["image_id"])
+        return [image | line for line in detection_lines(result, top_k, categories)]
+    boxes = xyxy_to_xywh(result.boxes_orig[:top_k]).tolist()
+    scores = torch.sigmoid(result.objectness[:top_k].double()).tolist()  # in float32 high ones would tie
+    return [{**image, "bbox": box, "score": score, "category_id": 1} for box, score in zip(boxes, scores, strict=True)]
 
 
 def _report(folder: Path, skipped: list[dict[str, Any]], num_images: int) -> None:

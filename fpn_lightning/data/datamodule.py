@@ -215,6 +215,10 @@ class COCODataModule(pl.LightningDataModule):
             "num_images": len(dataset),
         }
 
+    def has_annotations(self, role: Role) -> bool:
+        """Whether there is anything to score the results of a split by; COCO keeps the annotations of its test sets."""
+        return self._dataset(role).index.has_annotations
+
     def proposal_store(self, role: Role) -> ProposalStore | None:
         """The store that proposals of a split are read from, if there is one."""
         return self._dataset(role).proposals

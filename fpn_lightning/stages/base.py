@@ -17,9 +17,10 @@ from fpn_lightning.models.pyramids import Pyramid
 from fpn_lightning.models.trunk import Backbone
 from fpn_lightning.stages.initial_weights import load_weights
 from fpn_lightning.stages.optimization import Optimization
-from fpn_lightning.structures import Batch
+from fpn_lightning.structures import Batch, DetectionsOrig
 
 Values = dict[str, float | None]
+NOTHING_TO_SCORE = "this split has no annotations, so there is nothing to score; choose another data.*_split"
 
 
 class BaseStage(LightningModule):
@@ -89,6 +90,10 @@ class BaseStage(LightningModule):
     def reset_evaluation(self) -> None:
         """Forget the images added."""
         raise TypeError(f"{type(self).__name__} does not define reset_evaluation()")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Any:
+        """What the model finds in every image of a batch, pixels of the image file."""
+        raise TypeError(f"{type(self).__name__} does not define predict_step()")
 
     # ---- start of training -----------------------------------------------------------------------------------------
 
@@ -216,31 +221,46 @@ class BaseStage(LightningModule):
 
     # ---- evaluation ------------------------------------------------------------------------------------------------
 
-    def _evaluation_step(self, batch: Batch) -> None:
-        if not batch.targets:
-            raise InputError("this split has no annotations, so there is nothing to score; choose another data.*_split")
-        self.evaluate_batch(batch)
-
     def _finish_evaluation(self, prefix: str) -> None:
         values, num_images = self.evaluation_result()
         self.report_evaluation(prefix, values, num_images)
         self.reset_evaluation()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add a batch to the metrics."""
-        self._evaluation_step(batch)
+        """Add a batch to the metrics.
+
+        Raises:
+            InputError: the split has no annotations.
+        """
+        if not batch.targets:
+            raise InputError(NOTHING_TO_SCORE)
+        self.evaluate_batch(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics under ``val/``."""
         self._finish_evaluation("val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """As :meth:`validation_step`, on the test split."""
-        self._evaluation_step(batch)
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[DetectionsOrig]] | None:
+        """Add a batch to the metrics, or, without annotations, find the objects that a server will score.
+
+        Returns:
+            ``{"detections": ...}`` of a split without annotations, which cannot be scored here.
+
+        Raises:
+            InputError: the split has no annotations, and the stage does not detect.
+        """
+        if batch.targets:
+            self.evaluate_batch(batch)
+            return None
+        found = self.predict_step(batch, batch_idx)
+        if not all(isinstance(of_image, DetectionsOrig) for of_image in found):
+            raise InputError(NOTHING_TO_SCORE)
+        return {"detections": found}
 
     def on_test_epoch_end(self) -> None:
-        """Log the metrics under ``test/``."""
-        self._finish_evaluation("test")
+        """Log the metrics under ``test/``, where the split has annotations."""
+        if self.data is None or self.data.has_annotations("test"):
+            self._finish_evaluation("test")
 
     def report_evaluation(self, prefix: str, values: Values, num_images: Tensor) -> None:
         """Keep the metrics of a pass and log them; a pass over part of the split is logged under another name.
