@@ -4,7 +4,8 @@ A run lives in ``runs/<preset>/<table>/<row>/seed<n>/``. Most tables are folders
 rows of Table 1 under one more overlay: ``configs/trunks/*.yaml`` (each says in ``experiment.table`` which table its
 runs belong to) and ``configs/tuning.yaml`` (``tuning/<table>/lr<learning rate>``).
 
-Rows of Table 2 train on fixed proposals, so they need a run of Table 1 first, and the store of what it proposes.
+Rows of Tables 2 to 5 train on fixed proposals, so they need a run of an RPN first, and the store of what it proposes.
+Those of Table 5 that share features start from the weights of another run, too. Both are of the same seed.
 
 Paths are relative to the repository, where Snakemake is called.
 """
@@ -28,10 +29,29 @@ CONFIGS = Path("configs")
 TUNING = re.compile(r"tuning/(?P<table>[^/]+)/lr(?P<lr>[^/]+)")
 # Generated data sets that presets read: what python -m fpn_lightning.data.synthetic is asked for.
 DATA_SETS = {"data/synthetic-mini": "--train 5000 --val 500 --split tune=500"}
-# Tables whose rows train on the fixed proposals of another row, that of the same seed (FPN §5.2), and which row it is.
-PROPOSERS = {"table2": ("table1", "c_fpn")}
+# The row whose proposals a row trains on, or all rows of a table (FPN §5.2; configs/table5/steps: step 1 and step 3).
+PROPOSERS = {
+    "table2": "table1/c_fpn",
+    "table3/a_conv4": "table1/a_conv4",
+    "table3/b_conv5": "table1/b_conv5",
+    "table3/c_fpn": "table1/c_fpn",
+    "table4/fpn_r101": "table5/steps/r101_rpn",
+    "table5/r50_unshared": "table1/c_fpn",
+    "table5/r50_shared": "table5/steps/r50_shared_rpn",
+    "table5/r101_unshared": "table5/steps/r101_rpn",
+    "table5/r101_shared": "table5/steps/r101_shared_rpn",
+}
 # For the choice of a learning rate: a run that no table reports either.
-TUNING_PROPOSER = ("tuning/table1/lr0.006", "c_fpn")
+TUNING_PROPOSER = "tuning/table1/lr0.006/c_fpn"
+# The row whose weights a row starts from: step 2 of sharing features, for steps 3 and 4.
+SOURCES = {
+    "table5/steps/r50_shared_rpn": "table2/c_fpn",
+    "table5/r50_shared": "table2/c_fpn",
+    "table5/steps/r101_shared_rpn": "table5/r101_unshared",
+    "table5/r101_shared": "table5/r101_unshared",
+}
+# Rows that are more than a row of a table, and so have their file elsewhere.
+ELSEWHERE = {"table3/joint_fpn": CONFIGS / "faster_rcnn.yaml"}
 # Stages that a preset may have settings of its own for, in configs/presets/<preset>/<name>.yaml.
 STAGES = {
     "fpn_lightning.RPNStage": "rpn",
@@ -65,11 +85,20 @@ class Run:
         return str(self.folder / "metrics.json")
 
     @property
+    def checkpoint(self) -> Path:
+        """Its last weights."""
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
     def config_table(self) -> str:
         """Folder of ``configs`` that the row's file is in."""
         if tuned := TUNING.fullmatch(self.table):
             return tuned["table"]
         return "table1" if self.table in comparisons() else self.table
+
+    @property
+    def _config(self) -> str:
+        return f"{self.config_table}/{self.row}"
 
     def configs(self) -> list[str]:
         """Files for ``--config``, in order: row, preset, what the preset sets for its stage and for the row, overlay.
@@ -78,14 +107,15 @@ class Run:
             InputError: if there is no such row or preset; names the file and those that are there.
         """
         overlay = CONFIGS / "tuning.yaml" if TUNING.fullmatch(self.table) else comparisons().get(self.table)
-        files = [CONFIGS / self.config_table / f"{self.row}.yaml", CONFIGS / "presets" / f"{self.preset}.yaml"]
+        own = ELSEWHERE.get(self._config, CONFIGS / f"{self._config}.yaml")
+        files = [own, CONFIGS / "presets" / f"{self.preset}.yaml"]
         for file in files:
             if not file.is_file():
                 there = ", ".join(names(file.parent)) or "none"
                 raise InputError(f"{self.table}/{self.row}, preset {self.preset}: no {file}; there are: {there}")
         stage = STAGES.get(_read(files[0]).get("model", {}).get("class_path"), "")
         folder = CONFIGS / "presets" / self.preset
-        further = [folder / f"{stage}.yaml", folder / self.config_table / f"{self.row}.yaml"]
+        further = [folder / f"{stage}.yaml", folder / f"{self._config}.yaml"]
         return [str(file) for file in (*files, *filter(Path.is_file, further), overlay) if file]
 
     def splits(self) -> list[str]:
@@ -98,11 +128,19 @@ class Run:
     @property
     def proposer(self) -> Run | None:
         """The run whose proposals this one trains on; ``None`` where it needs none."""
-        if (named := PROPOSERS.get(self.config_table)) is None:
+        named = PROPOSERS.get(self._config) or PROPOSERS.get(self.config_table)
+        return self._beside(TUNING_PROPOSER if named and TUNING.fullmatch(self.table) else named)
+
+    @property
+    def source(self) -> Run | None:
+        """The run whose weights this one starts from; ``None`` where they are ImageNet's or none."""
+        return self._beside(SOURCES.get(self._config))
+
+    def _beside(self, named: str | None) -> Run | None:
+        if named is None:
             return None
-        if TUNING.fullmatch(self.table):
-            named = TUNING_PROPOSER
-        return Run(self.preset, *named, self.seed)
+        table, _, row = named.rpartition("/")
+        return Run(self.preset, table, row, self.seed)
 
     @property
     def proposals(self) -> Path:
@@ -119,9 +157,9 @@ class Run:
         return [f"{root}/synthetic.json"] if root in DATA_SETS else []
 
     def needs(self) -> list[str]:
-        """Files that other rules have to make before the run can start: generated data, stores of proposals."""
+        """Files that other rules have to make before the run can start: generated data, another run, its proposals."""
         stores = [self.proposer.store(split) for split in self.splits()] if self.proposer else []
-        return [*self.generated(), *stores]
+        return [*self.generated(), *([self.source.record] if self.source else []), *stores]
 
     def inputs(self) -> list[str]:
         """All files the run is made from; none for a finished run, so that nothing can make it stale."""
@@ -133,7 +171,7 @@ class Run:
 
     def start(self) -> str:
         """How the run begins: it goes on from its last checkpoint; what stopped before its first is started over."""
-        if (self.folder / "checkpoints" / "last.ckpt").exists():
+        if self.checkpoint.exists():
             return "--ckpt_path last"
         started = self.folder.is_dir() and any(path.is_file() for path in self.folder.rglob("*"))
         return "--experiment.overwrite true" if started else ""
@@ -148,6 +186,8 @@ class Run:
         options += [f"--seed_everything {self.seed}"]
         if tuned := TUNING.fullmatch(self.table):
             options += [f"--model.init_args.optimization.lr {tuned['lr']}", f"--experiment.table {self.table}"]
+        if self.source:
+            options += [f"--model.init_from {self.source.checkpoint}"]
         if self.proposer:
             options += [f"--data.proposals {self.proposer.proposals}"]
         return " ".join([self._train_py(), "fit", *options, *filter(None, [self.start(), extra])])

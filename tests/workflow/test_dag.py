@@ -76,6 +76,36 @@ def test_slurm_runs_a_row_of_table_2_and_what_it_needs(checkout):
     assert printed.count("runtime=1440") == 4
 
 
+def test_sharing_features_is_four_steps(checkout):
+    status, printed = snakemake("--cores", "2", "--dry-run", "--", "runs/mini/table5/r50_shared/seed0/metrics.json")
+    assert status == 0, printed
+    assert jobs(printed) == {"data": 1, "fit": 4, "proposals": 4}
+    found = commands(printed)
+    first, second = "runs/mini/table1/c_fpn/seed0", "runs/mini/table2/c_fpn/seed0"
+    third, fourth = "runs/mini/table5/steps/r50_shared_rpn/seed0", "runs/mini/table5/r50_shared/seed0"
+    assert {output for output in found if output.endswith("/header.json")} == {
+        f"{run}/proposals/{split}/header.json" for run in (first, third) for split in ("train", "val")
+    }
+    steps = (first, second, third, fourth)
+    needs = {run: found[f"{run}/metrics.json"].split("--seed_everything 0")[1].split() for run in steps}
+    start = ["--model.init_from", f"{second}/checkpoints/last.ckpt"]
+    assert needs == {
+        first: [],
+        second: ["--data.proposals", f"{first}/proposals"],
+        third: start,
+        fourth: [*start, "--data.proposals", f"{third}/proposals"],
+    }
+
+
+def test_a_page_takes_the_runs_that_the_paper_prints_twice(checkout):
+    status, printed = snakemake("--cores", "2", "--dry-run", "--config", "seeds=[0]", "--", "reports/8gpu/table5.md")
+    assert status == 0, printed
+    fits = {output.removeprefix("runs/8gpu/") for output in commands(printed) if output.endswith("/metrics.json")}
+    shared = [f"table5/{step}" for step in ("steps/r50_shared_rpn", "r50_shared")]
+    deep = [f"table5/{step}" for step in ("steps/r101_rpn", "r101_unshared", "steps/r101_shared_rpn", "r101_shared")]
+    assert fits == {f"{run}/seed0/metrics.json" for run in ("table1/c_fpn", "table2/c_fpn", *shared, *deep)}
+
+
 def test_a_row_that_is_not_there_is_one_error(checkout):
     status, printed = snakemake("--cores", "2", "--dry-run", "runs/mini/table1/g_nothing/seed0/metrics.json")
     assert status == 1
@@ -86,4 +116,5 @@ def test_a_row_that_is_not_there_is_one_error(checkout):
 def test_a_page_that_is_not_there_is_one_error(checkout):
     status, printed = snakemake("--cores", "2", "--dry-run", "reports/mini/table9.md")
     assert status == 1
-    assert "InputError: no page table9 of preset mini; there are: table1, table2, backbones, tuning" in printed
+    assert "InputError: no page table9 of preset mini; there are: table1, table2, table3, table4, table5" in printed
+    assert "backbones, tuning" in printed

@@ -91,6 +91,40 @@ def test_rows_of_table_2_train_on_what_table_1_c_proposes(rows, checkout):
     ]
 
 
+def test_rows_of_tables_3_to_5_need_their_own_rpn_and_what_they_start_from(rows, checkout):
+    proposers = {
+        "table3/a_conv4": "table1/a_conv4",
+        "table3/b_conv5": "table1/b_conv5",
+        "table3/c_fpn": "table1/c_fpn",
+        "table3/joint_fpn": None,
+        "table4/fpn_r101": "table5/steps/r101_rpn",
+        "table5/r50_unshared": "table1/c_fpn",
+        "table5/r50_shared": "table5/steps/r50_shared_rpn",
+        "table5/r101_unshared": "table5/steps/r101_rpn",
+        "table5/r101_shared": "table5/steps/r101_shared_rpn",
+        "table5/steps/r101_rpn": None,
+        "table5/steps/r50_shared_rpn": None,
+        "table5/steps/r101_shared_rpn": None,
+    }
+    folders = [Path("configs") / table for table in ("table3", "table4", "table5")]
+    there = {str(file.relative_to("configs").with_suffix("")) for folder in folders for file in folder.rglob("*.yaml")}
+    assert there | set(rows.ELSEWHERE) == set(proposers)
+    for name, proposer in proposers.items():
+        table, _, row = name.rpartition("/")
+        run = rows.Run("mini", table, row, 1)
+        found = run.proposer
+        assert (found and f"{found.table}/{found.row}") == proposer
+        config, *overlays = run.configs()
+        assert config == str(rows.ELSEWHERE.get(name, f"configs/{name}.yaml"))
+        assert (f"configs/presets/mini/{name}.yaml" in overlays) == ("r101" in name)
+        frozen = "freeze_shared: true" in Path(config).read_text()
+        assert (run.source is not None) == frozen
+        if frozen:  # what stays as it is comes from the run that the row's own file names
+            named = str(run.source.checkpoint).replace("runs/mini", "runs/paper").replace("seed1", "seed0")
+            assert f"--model.init_from {named}" in Path(config).read_text()
+            assert run.source.record in run.needs()
+
+
 def test_splits_without_a_config_are_the_data_modules(rows):
     defaults = inspect.signature(COCODataModule).parameters
     assert {key: defaults[key].default for key in rows.SPLITS} == rows.SPLITS
