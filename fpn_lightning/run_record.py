@@ -16,6 +16,7 @@ from fpn_lightning.checkout import git_commit
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.reporting.records import FINISHED, Data, Eval, Experiment, Record, Train
 from fpn_lightning.stages.base import BaseStage
+from fpn_lightning.stages.initial_weights import split_source
 from fpn_lightning.stages.speed import SpeedMonitor, peak_memory_mib
 
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "pycocotools", "faster-coco-eval", "albumentations")
@@ -50,7 +51,7 @@ def parents(stage: BaseStage, data: COCODataModule) -> list[str]:
     """What the run was built from: the checkpoint it started from, and the checkpoint that made its proposals."""
     found = []
     if stage.init_from is not None:
-        with Path(stage.init_from).open("rb") as file:
+        with Path(split_source(stage.init_from)[1]).open("rb") as file:
             found.append(f"{stage.init_from} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
     if (store := data.proposal_store("train")) is not None:
         found.append(f"{store.folder} checkpoint sha256:{store.header.checkpoint_sha256}")

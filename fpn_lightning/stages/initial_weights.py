@@ -12,6 +12,28 @@ from torch import nn
 
 from fpn_lightning.errors import InputError
 
+OTHER_PROJECTS = ("torchvision", "detectron2")
+
+
+def split_source(init_from: str) -> tuple[str | None, str]:
+    """``torchvision:PATH`` or ``detectron2:PATH`` as project and path; a checkpoint of ours as ``None`` and path."""
+    project, _, path = init_from.partition(":")
+    return (project, path) if project in OTHER_PROJECTS else (None, init_from)
+
+
+def load_of_project(model: nn.Module, project: str, path: str) -> dict[str, Any]:
+    """As :func:`load_weights`, from a checkpoint of ``torchvision`` or ``detectron2``, every tensor of the model.
+
+    Raises:
+        InputError: if the file is missing, or if it and the model do not fit each other.
+    """
+    # Here, since these modules know the stages, and those know this one.
+    from fpn_lightning.weights import detectron2, torchvision
+
+    if not Path(path).is_file():
+        raise InputError(f"model.init_from: {path} is not a file. Give {project}:PATH of a checkpoint.")
+    return detectron2.load(model, path) if project == "detectron2" else torchvision.load(model, path)
+
 
 def read_checkpoint(path: str, named_by: str) -> dict[str, Any]:
     """Read a checkpoint of this project, running no code from it.
@@ -37,11 +59,11 @@ def read_checkpoint(path: str, named_by: str) -> dict[str, Any]:
 
 
 def load_weights(model: nn.Module, path: str, whole: Sequence[str] = ("backbone.",)) -> dict[str, Any]:
-    """Load the weights of a checkpoint of this project into a model, running no code from it.
+    """Load the weights of a checkpoint into a model, running no code from it.
 
     Args:
         model: whose parameters and buffers are set.
-        path: checkpoint written by ``fit``.
+        path: checkpoint written by ``fit``, or another project's (:func:`split_source`).
         whole: prefixes of names; of these parts the checkpoint has to hold every tensor.
 
     Returns:
@@ -51,6 +73,9 @@ def load_weights(model: nn.Module, path: str, whole: Sequence[str] = ("backbone.
         InputError: if the file is missing or is no checkpoint, or if a tensor's shape differs, or if nothing fits,
             or if one of ``whole`` is missing.
     """
+    project, file = split_source(path)
+    if project is not None:
+        return load_of_project(model, project, file)
     checkpoint = read_checkpoint(path, "model.init_from")
     state = checkpoint["state_dict"]
     own = model.state_dict()

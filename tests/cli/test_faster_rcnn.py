@@ -89,3 +89,18 @@ def test_the_modern_preset_aligns_regions_as_for_fast_rcnn(cli, capsys):
     assert joint["model"]["init_args"]["roi_pooler"] == stagewise["model"]["init_args"]["roi_pooler"]
     assert joint["model"]["init_args"]["roi_pooler"]["init_args"]["op"] == "align"
     assert joint["trainer"]["max_steps"] == 90_000
+
+
+@pytest.mark.parametrize("name", ["torchvision_r50_fpn", "detectron2_r50_fpn"])
+def test_configurations_of_the_zoo_parse_and_name_their_command(cli, capsys, name):
+    file = REPOSITORY / "configs" / "zoo" / f"{name}.yaml"
+    config = resolved(cli, capsys, file)
+    assert f"# python train.py predict --config configs/zoo/{name}.yaml" in file.read_text()
+    assert (config["experiment"]["table"], config["experiment"]["row"]) == ("zoo", name)
+    model, data = config["model"]["init_args"], config["data"]
+    # Both test at 800 px with the best 1000 proposals, COCO's 80 categories, scores above 0.05.
+    assert (data["short_side"], data["max_side"], data["num_classes"]) == (800, 1333, 80)
+    assert data["size_rounding"] == ("floor" if name.startswith("torchvision") else "nearest")
+    assert (model["rpn"]["init_args"]["pre_nms_topk"], model["eval_proposals"]) == (1000, 1000)
+    heads = model["roi_heads"]["init_args"]
+    assert (heads["score_thresh"], heads["nms_thresh"], heads["detections_per_image"]) == (0.05, 0.5, 100)

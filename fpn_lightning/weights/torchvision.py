@@ -1,0 +1,151 @@
+"""torchvision's ``fasterrcnn_resnet50_fpn`` (``.pth``): ``--model.init_from torchvision:PATH``, and back.
+
+Its classifier has a logit for each COCO id below 91, background first. Ours has the 80 categories in the order of
+their ids, then background, then the logits of the ten ids that COCO left out (``roi_heads.unused_logits``), which take
+part in the softmax there and here.
+
+Back: ``python -m fpn_lightning.weights.torchvision RUN/checkpoints/last.ckpt OUT.pth``. The file has the names that
+every release reads::
+
+    backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None)  # frozen BatchNorm
+    model = FasterRCNN(backbone, num_classes=91)  # the largest category id + 1
+    model.load_state_dict(torch.load("OUT.pth", weights_only=True))
+
+A file holds tensors only: how regions are pooled, anchors are placed and what is added to variances is the model's to
+know. torchvision's own COCO_V1 weights want ``overwrite_eps(model, 0.0)``, which is ``norm_eps: 0.0`` here.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+
+from fpn_lightning.errors import InputError
+from fpn_lightning.files import whole_file
+from fpn_lightning.weights.checkpoints import (
+    State,
+    check_config,
+    export_names,
+    load_fitting,
+    read_own,
+    read_tensors,
+    renamed,
+    run_export,
+)
+
+ZOO = "configs/zoo/torchvision_r50_fpn.yaml"
+# "__background__", then a name or "N/A" for each category id.
+CATEGORY_NAMES: list[str] = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+CATEGORY_IDS = [i for i, name in enumerate(CATEGORY_NAMES) if i > 0 and name != "N/A"]
+PREFIXES = {
+    "backbone.stem.0.": "backbone.body.conv1.",
+    "backbone.stem.1.": "backbone.body.bn1.",
+    **{f"backbone.stages.{i}.": f"backbone.body.layer{i + 1}." for i in range(4)},
+    **{f"pyramid.lateral_convs.p{i + 2}.": f"backbone.fpn.inner_blocks.{i}." for i in range(4)},
+    **{f"pyramid.output_convs.p{i + 2}.": f"backbone.fpn.layer_blocks.{i}." for i in range(4)},
+    "rpn.heads.0.conv.": "rpn.head.conv.",
+    "rpn.heads.0.objectness_logits.": "rpn.head.cls_logits.",
+    "rpn.heads.0.anchor_deltas.": "rpn.head.bbox_pred.",
+    "roi_heads.box_head.fc1.": "roi_heads.box_head.fc6.",
+    "roi_heads.box_head.fc2.": "roi_heads.box_head.fc7.",
+    "roi_heads.predictor.class_logits.": "roi_heads.box_predictor.cls_score.",
+    "roi_heads.predictor.box_deltas.": "roi_heads.box_predictor.bbox_pred.",
+}
+CLASS_LOGITS, BOX_DELTAS = "roi_heads.predictor.class_logits.", "roi_heads.predictor.box_deltas."
+# Releases from 0.13 on have a sequence where a single convolution was; the published file has the older names.
+NEWER_NAMES = re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d|rpn\.head\.conv)(?:\.0)?\.0\.(?=weight|bias)")
+NEVER = -1e4  # logit of an id that is no category: a probability of exactly 0 in any precision
+
+
+def name_of(ours: str) -> str | None:
+    """The name that torchvision has for one of our tensors; ``None`` where it has none."""
+    return renamed(ours, PREFIXES)
+
+
+def class_order(category_ids: Sequence[int]) -> list[int]:
+    """Index of each of our logits among theirs: the categories, background, the ids that are no category."""
+    gaps = sorted(set(range(1, max(category_ids) + 1)) - set(category_ids))
+    return [*category_ids, 0, *gaps]
+
+
+def load(model: nn.Module, path: str) -> dict[str, Any]:
+    """Load a checkpoint of torchvision's Faster R-CNN for COCO, running no code from it.
+
+    Args:
+        model: a Faster R-CNN as ``configs/zoo/torchvision_r50_fpn.yaml`` builds it.
+        path: state dict, as ``torch.save`` wrote it.
+
+    Returns:
+        ``categories``, as a checkpoint of ours has them.
+
+    Raises:
+        InputError: if file or configuration do not fit.
+    """
+    model = check_config(model, path, ZOO, "torchvision", "torchvision", sampling_ratio=2, aligned=False)
+    state = {NEWER_NAMES.sub(r"\1.", name): tensor for name, tensor in read_tensors(path).items()}
+    for name, rows in (("cls_score", len(CATEGORY_NAMES)), ("bbox_pred", 4 * len(CATEGORY_NAMES))):
+        weight = state.get(f"roi_heads.box_predictor.{name}.weight")
+        if weight is not None and len(weight) != rows:
+            raise InputError(
+                f"model.init_from: {path}: roi_heads.box_predictor.{name} has {len(weight)} outputs; torchvision's "
+                f"models for COCO have {rows}. Models for other data are not read."
+            )
+
+    def convert(ours: str, tensor: Tensor) -> Tensor:
+        if ours.startswith(CLASS_LOGITS):
+            return tensor[class_order(CATEGORY_IDS)]
+        if ours.startswith(BOX_DELTAS):  # of background and of ids that are no category: nobody reads them
+            return tensor.unflatten(0, (-1, 4))[CATEGORY_IDS].flatten(0, 1)
+        return tensor
+
+    load_fitting(model, state, name_of, convert, path, ZOO)
+    return {"categories": {"ids": CATEGORY_IDS, "names": [CATEGORY_NAMES[i] for i in CATEGORY_IDS]}}
+
+
+def export_state(state: State, category_ids: Sequence[int], path: str) -> State:
+    """Tensors of a Faster R-CNN of ours under torchvision's names, its logits indexed by category id.
+
+    What we do not have is filled in: box deltas of background and of ids that are no category are 0, and the logits of
+    the latter, unless the model has them, are too low for any probability.
+
+    Args:
+        state: of a checkpoint of this project.
+        category_ids: its category ids, ascending.
+        path: of the checkpoint, for messages.
+
+    Raises:
+        InputError: if it is another kind of model.
+    """
+    theirs = export_names(state, name_of, path)
+    if not category_ids or category_ids[0] < 1:
+        raise InputError(f"{path}: category ids have to be from 1 on to be indices; they are {list(category_ids)[:5]}.")
+    order = class_order(category_ids)
+    for kind in ("weight", "bias"):
+        logits, deltas = state[CLASS_LOGITS + kind], state[BOX_DELTAS + kind]
+        if len(logits) not in (len(order), len(category_ids) + 1):
+            raise InputError(f"{path}: {len(logits)} logits for {len(category_ids)} categories and background.")
+        placed = logits.new_full((len(order), *logits.shape[1:]), 0.0 if kind == "weight" else NEVER)
+        placed[order[: len(logits)]] = logits
+        boxes = deltas.new_zeros(len(order), 4, *deltas.shape[1:])
+        boxes[list(category_ids)] = deltas.unflatten(0, (-1, 4))
+        theirs[f"roi_heads.box_predictor.cls_score.{kind}"] = placed
+        theirs[f"roi_heads.box_predictor.bbox_pred.{kind}"] = boxes.flatten(0, 1)
+    return theirs
+
+
+def export(checkpoint: str, output: Path) -> None:
+    """Write a checkpoint of this project as a state dict for torchvision; see :func:`export_state`."""
+    state = export_state(*read_own(checkpoint), checkpoint)
+    with whole_file(output) as temporary:
+        torch.save(state, temporary)
+
+
+if __name__ == "__main__":
+    sys.exit(run_export(export, "torchvision", None))

@@ -1,0 +1,215 @@
+"""Weights of torchvision in and out: names of all releases, the order of classes, what is refused, one command."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import cv2
+import pytest
+import torch
+from torchvision.models.detection import FasterRCNN
+
+from fpn_lightning.errors import InputError
+from fpn_lightning.stages.initial_weights import load_weights
+from fpn_lightning.weights import torchvision as tv
+from tests.weights.builders import COCO_GAPS, ZOO, calibrate, noise, small_backbone, torchvision_model, zoo_stage
+
+SIZES = [(128, 160), (128, 200)]
+SMALL = {"backbone": small_backbone(), "fc_width": 32}
+CLASSIFIER = "roi_heads.box_predictor.cls_score.weight"
+
+
+@pytest.fixture(scope="module")
+def theirs() -> FasterRCNN:
+    """A small Faster R-CNN of torchvision whose size of images is 128, with spread scores."""
+    model = torchvision_model("resnet18", 32, min_size=128, max_size=256)
+    images = noise(SIZES)
+    batch, _ = model.transform([image / 255 for image in images])
+    calibrate(model, batch.tensors, SIZES, gap_bias=-30)
+    return model
+
+
+@pytest.fixture(scope="module")
+def path(theirs, tmp_path_factory) -> str:
+    file = tmp_path_factory.mktemp("torchvision") / "model.pth"
+    torch.save(theirs.state_dict(), file)
+    return str(file)
+
+
+def small_stage(**changes):
+    return zoo_stage("torchvision_r50_fpn", **(SMALL | changes))
+
+
+def test_classes_are_reordered_and_background_comes_last(theirs, path):
+    stage = small_stage()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing is left over
+        categories = load_weights(stage, f"torchvision:{path}")["categories"]
+    assert (categories["ids"][0], categories["ids"][11], categories["ids"][79]) == (1, 13, 90)
+    assert (categories["names"][0], categories["names"][11], categories["names"][79]) == (
+        "person",
+        "stop sign",
+        "toothbrush",
+    )
+    assert len(categories["ids"]) == 80
+    assert not set(categories["ids"]) & set(COCO_GAPS)
+    logits = theirs.roi_heads.box_predictor.cls_score.weight
+    ours = stage.roi_heads.predictor
+    assert torch.equal(ours.class_logits.weight[11], logits[13])
+    assert torch.equal(ours.class_logits.weight[80], logits[0])
+    assert torch.equal(ours.class_logits.weight[81:], logits[COCO_GAPS])
+    deltas = theirs.roi_heads.box_predictor.bbox_pred.bias
+    assert torch.equal(ours.box_deltas.bias[79 * 4 :], deltas[90 * 4 :])
+    assert {module.eps for module in stage.backbone.modules() if hasattr(module, "eps")} == {0.0}
+
+
+def test_names_of_older_releases_and_of_trainers_are_read(theirs, path, tmp_path):
+    older = {
+        name.replace("_blocks.0.0.", "_blocks.0.").replace("rpn.head.conv.0.0.", "rpn.head.conv."): value
+        for name, value in theirs.state_dict().items()
+    }
+    assert "backbone.fpn.inner_blocks.0.weight" in older
+    assert "rpn.head.conv.bias" in older
+    torch.save({"model": older, "epoch": 3}, tmp_path / "older.pth")
+    one, other = small_stage(), small_stage()
+    load_weights(one, f"torchvision:{path}")
+    load_weights(other, f"torchvision:{tmp_path / 'older.pth'}")
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"anchor_convention": "exact"}, r"anchor_convention is exact and has to be torchvision"),
+        ({"backbone": small_backbone("caffe")}, r"backbone\.convention is caffe"),
+        ({"roi_pooler": "fpn_lightning.models.roi_pooler.RoIPooler"}, r"roi_pooler\.op is pool.*sampling_ratio is 0"),
+        ({"base_anchor_size": 16}, r"base_anchor_size"),
+        ({"pyramid": "fpn_lightning.models.pyramids.FinestLevel", "anchor_octaves": [[0]]}, r"pyramid is \['p2'\]"),
+        (
+            {"roi_heads": "fpn_lightning.models.roi_heads.RoIHeads"},
+            r"cls_score\.weight gives \(91, 32\) for \(81",
+        ),
+        ({"fc_width": 16}, r"box_head\.fc6\.bias gives \(32,\) for \(16,\)"),
+        ({"pyramid_channels": 64}, r"inner_blocks\.0\.weight gives \(256, 64, 1, 1\) for \(64, 64, 1, 1\)"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(path, change, named):
+    with pytest.raises(InputError, match=named) as refusal:
+        load_weights(small_stage(**change), f"torchvision:{path}")
+    assert "configs/zoo/torchvision_r50_fpn.yaml" in str(refusal.value)
+
+
+def test_missing_and_unused_tensors_are_named(theirs, tmp_path):
+    state = theirs.state_dict()
+    state["roi_heads.mask_head.mask_fcn1.weight"] = torch.zeros(1)
+    torch.save(state, tmp_path / "mask.pth")
+    with pytest.warns(UserWarning, match=r"is not used: roi_heads\.mask_head\.mask_fcn1\.weight"):
+        load_weights(small_stage(), f"torchvision:{tmp_path / 'mask.pth'}")
+    for name in ("backbone.body.layer3.0.conv1.weight", "rpn.head.cls_logits.bias"):
+        del state[name]
+    torch.save(state, tmp_path / "less.pth")
+    with pytest.raises(InputError, match=r"backbone\.body\.layer3\.0\.conv1\.weight, rpn\.head\.cls_logits\.bias\."):
+        load_weights(small_stage(), f"torchvision:{tmp_path / 'less.pth'}")
+    state = {CLASSIFIER: torch.zeros(21, 32)}
+    torch.save(state, tmp_path / "voc.pth")
+    with pytest.raises(InputError, match="21 outputs"):
+        load_weights(small_stage(), f"torchvision:{tmp_path / 'voc.pth'}")
+
+
+def test_files_that_are_none_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.pth is not a file"):
+        load_weights(small_stage(), f"torchvision:{tmp_path / 'nowhere.pth'}")
+    (tmp_path / "text.pth").write_text("no weights")
+    with pytest.raises(InputError, match=r"text\.pth cannot be read"):
+        load_weights(small_stage(), f"torchvision:{tmp_path / 'text.pth'}")
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    with pytest.raises(InputError, match=r"list\.pth is no state dict"):
+        load_weights(small_stage(), f"torchvision:{tmp_path / 'list.pth'}")
+
+
+def save_own(stage, ids: list[int], file) -> str:
+    torch.save({"state_dict": stage.state_dict(), "categories": {"ids": ids, "names": [str(i) for i in ids]}}, file)
+    return str(file)
+
+
+@torch.no_grad()
+def test_the_way_back_gives_torchvisions_own_detections(theirs, path, tmp_path, capsys):
+    stage = small_stage()
+    load_weights(stage, f"torchvision:{path}")
+    own = save_own(stage, tv.CATEGORY_IDS, tmp_path / "last.ckpt")
+    assert tv.run_export(tv.export, "torchvision", [own, str(tmp_path / "out.pth")]) == 0
+    assert "written to" in capsys.readouterr().out
+    again = torchvision_model("resnet18", 32, min_size=128, max_size=256)
+    again.load_state_dict(torch.load(tmp_path / "out.pth", weights_only=True))  # strict: every tensor and no other
+    images = [image / 255 for image in noise(SIZES)]
+    for found, other in zip(again(images), theirs(images), strict=True):
+        assert len(found["boxes"]) > 20
+        assert all(torch.equal(found[key], other[key]) for key in ("boxes", "labels", "scores"))
+
+
+def test_a_model_without_logits_for_the_gaps_gives_them_no_probability():
+    torch.manual_seed(0)
+    stage = small_stage(roi_heads="fpn_lightning.models.roi_heads.RoIHeads", num_classes=3)
+    state = tv.export_state(stage.state_dict(), [2, 3, 5], "last.ckpt")
+    weight, bias = (state[f"roi_heads.box_predictor.cls_score.{kind}"] for kind in ("weight", "bias"))
+    features = torch.rand(4, 32)
+    ours = stage.roi_heads.predictor.class_logits(features).softmax(dim=1)
+    other = (features @ weight.T + bias).softmax(dim=1)
+    assert other.shape == (4, 6)
+    torch.testing.assert_close(other[:, [2, 3, 5, 0]], ours)
+    assert (other[:, [1, 4]] == 0).all()
+    deltas = state["roi_heads.box_predictor.bbox_pred.weight"].unflatten(0, (6, 4))
+    assert torch.equal(deltas[[2, 3, 5]].flatten(0, 1), stage.roi_heads.predictor.box_deltas.weight)
+
+
+def test_other_models_are_not_exported(tmp_path, capsys):
+    state = {"backbone.stem.0.weight": torch.zeros(8, 3, 3, 3), "mask.weight": torch.zeros(1)}
+    torch.save({"state_dict": state, "categories": {"ids": [1], "names": ["a"]}}, tmp_path / "last.ckpt")
+    out = tmp_path / "out.pth"
+    assert tv.run_export(tv.export, "torchvision", [str(tmp_path / "last.ckpt"), str(out)]) == 2
+    assert "nothing there is like mask.weight" in capsys.readouterr().err
+    assert tv.run_export(tv.export, "torchvision", [str(tmp_path / "nowhere.ckpt"), str(out)]) == 2
+    assert "nowhere.ckpt is not a file" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@torch.no_grad()
+def test_one_command_gives_torchvisions_detections_of_a_folder(cli, theirs, path, tmp_path, monkeypatch):
+    # Images have the size of the network input, so what differs is float32 arithmetic alone, not how they are resized.
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    images = noise(SIZES)
+    for n, image in enumerate(images):
+        cv2.imwrite(str(folder / f"{n}.png"), image.permute(1, 2, 0).numpy()[:, :, ::-1])
+
+    def no_download(*_: object) -> None:
+        raise AssertionError("weights of a trunk were fetched")
+
+    monkeypatch.setattr("fpn_lightning.models.backbones.fetch_torchvision_state", no_download)
+    small = ["--data.short_side", "128", "--data.max_side", "256"]
+    small += ["--model.backbone.name", "resnet18", "--model.fc_width", "32"]
+    cli(
+        "predict",
+        *("--config", str(ZOO / "torchvision_r50_fpn.yaml"), "--model.init_from", f"torchvision:{path}"),
+        *("--data.predict_path", str(folder), "--experiment.root", str(tmp_path / "runs"), *small),
+        *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--data.num_workers", "0"),
+    )
+    run = tmp_path / "runs" / "paper" / "zoo" / "torchvision_r50_fpn" / "seed0"
+    rows = json.loads((run / "predict" / "detections.json").read_text())
+    assert {row["category_id"] for row in rows} <= set(tv.CATEGORY_IDS)
+    for n, image in enumerate(images):
+        (reference,) = theirs([image / 255])
+        mine = [row for row in rows if row["file_name"] == f"{n}.png"]
+        assert len(mine) == len(reference["boxes"]) > 20
+        boxes = torch.tensor([row["bbox"] for row in mine])
+        boxes[:, 2:] += boxes[:, :2]
+        # Nearly equal scores may come in another order, so each finds its own: same category, box and score.
+        found = torch.tensor([[row["category_id"], row["score"]] for row in mine])
+        other = torch.stack((reference["labels"], reference["scores"]), dim=1)
+        distance = torch.cdist(boxes, reference["boxes"], p=torch.inf)
+        distance[found[:, None, 0] != other[None, :, 0]] = torch.inf
+        nearest = distance.argmin(dim=1)
+        assert nearest.unique().numel() == len(mine)
+        assert distance.amin(dim=1).max() < 1e-2
+        assert (found[:, 1] - other[nearest, 1]).abs().max() < 1e-4
