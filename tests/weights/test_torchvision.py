@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
+from pathlib import Path
 
 import cv2
 import pytest
@@ -174,8 +176,30 @@ def test_other_models_are_not_exported(tmp_path, capsys):
     assert not out.exists()
 
 
+@pytest.fixture
+def run(tmp_path) -> Path:
+    return tmp_path / "runs" / "paper" / "zoo" / "torchvision_r50_fpn" / "seed0"
+
+
+@pytest.fixture
+def zoo_arguments(path, tmp_path, monkeypatch) -> list[str]:
+    """What follows the subcommand; a trunk's own weights are not to be fetched."""
+
+    def no_download(*_: object) -> None:
+        raise AssertionError("weights of a trunk were fetched")
+
+    monkeypatch.setattr("fpn_lightning.models.backbones.fetch_torchvision_state", no_download)
+    return [
+        *("--config", str(ZOO / "torchvision_r50_fpn.yaml"), "--model.init_from", f"torchvision:{path}"),
+        *("--model.backbone.name", "resnet18", "--model.fc_width", "32"),
+        *("--data.short_side", "128", "--data.max_side", "256", "--data.num_workers", "0"),
+        *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
+        *("--experiment.root", str(tmp_path / "runs")),
+    ]
+
+
 @torch.no_grad()
-def test_one_command_gives_torchvisions_detections_of_a_folder(cli, theirs, path, tmp_path, monkeypatch):
+def test_one_command_gives_torchvisions_detections_of_a_folder(cli, theirs, zoo_arguments, run, tmp_path):
     # Images have the size of the network input, so what differs is float32 arithmetic alone, not how they are resized.
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -183,19 +207,7 @@ def test_one_command_gives_torchvisions_detections_of_a_folder(cli, theirs, path
     for n, image in enumerate(images):
         cv2.imwrite(str(folder / f"{n}.png"), image.permute(1, 2, 0).numpy()[:, :, ::-1])
 
-    def no_download(*_: object) -> None:
-        raise AssertionError("weights of a trunk were fetched")
-
-    monkeypatch.setattr("fpn_lightning.models.backbones.fetch_torchvision_state", no_download)
-    small = ["--data.short_side", "128", "--data.max_side", "256"]
-    small += ["--model.backbone.name", "resnet18", "--model.fc_width", "32"]
-    cli(
-        "predict",
-        *("--config", str(ZOO / "torchvision_r50_fpn.yaml"), "--model.init_from", f"torchvision:{path}"),
-        *("--data.predict_path", str(folder), "--experiment.root", str(tmp_path / "runs"), *small),
-        *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--data.num_workers", "0"),
-    )
-    run = tmp_path / "runs" / "paper" / "zoo" / "torchvision_r50_fpn" / "seed0"
+    cli("predict", *zoo_arguments, "--data.predict_path", str(folder))
     rows = json.loads((run / "predict" / "detections.json").read_text())
     assert {row["category_id"] for row in rows} <= set(tv.CATEGORY_IDS)
     for n, image in enumerate(images):
@@ -213,3 +225,21 @@ def test_one_command_gives_torchvisions_detections_of_a_folder(cli, theirs, path
         assert nearest.unique().numel() == len(mine)
         assert distance.amin(dim=1).max() < 1e-2
         assert (found[:, 1] - other[nearest, 1]).abs().max() < 1e-4
+
+
+def test_fine_tuning_starts_from_the_file_and_says_so(cli, path, zoo_arguments, run, coco_mini):
+    few = ["--data.root", str(coco_mini), "--data.max_train_images", "2", "--data.max_val_images", "2"]
+    few += ["--data.total_batch_size", "2", "--data.batch_size_per_device", "2"]
+    cli("fit", *zoo_arguments, *few, "--trainer.max_steps", "1", "--model.optimization.lr", "1e-6")
+    record = json.loads((run / "metrics.json").read_text())
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    assert record["parents"] == [f"torchvision:{path} sha256:{digest}"]
+    assert {"AP", "AR1k"} <= record["metrics"].keys()
+    # The labels are those of the data, in the same order: nothing has to be relearnt.
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["categories"]["ids"] == tv.CATEGORY_IDS
+    assert checkpoint["categories"]["names"] == [tv.CATEGORY_NAMES[i] for i in tv.CATEGORY_IDS]
+    stage = small_stage()
+    load_weights(stage, f"torchvision:{path}")
+    for name, value in stage.state_dict().items():
+        torch.testing.assert_close(checkpoint["state_dict"][name], value, rtol=0, atol=1e-3)
