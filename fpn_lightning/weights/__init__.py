@@ -1,1 +1,1 @@
-"""Faster R-CNN checkpoints of torchvision and detectron2: their names and conventions, in and out."""
+"""Checkpoints in and out: those of torchvision and detectron2, and one detector from two that share features."""
