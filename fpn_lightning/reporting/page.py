@@ -10,6 +10,7 @@ from fpn_lightning.reporting import figures, prose
 from fpn_lightning.reporting.grids import cost, differences, gaps, overview, results
 from fpn_lightning.reporting.reading import Reading, read
 from fpn_lightning.reporting.records import Record
+from fpn_lightning.reporting.remarks import remarks_of
 from fpn_lightning.reporting.summary import TableSummary
 from fpn_lightning.reporting.tables import bullets, csv_text, embedded, latex, markdown_grid, section
 from fpn_lightning.reporting.variants import sections
@@ -27,7 +28,10 @@ def markdown(summary: TableSummary, records: list[Record], shown: Sequence[figur
         summary: the table.
         records: all records of the preset; those of other trunks are compared with the table's.
         shown: the figures written beside the page.
-        folder: of the page; ``pictures/`` lies in it, if there are any.
+        folder: of the page; ``pictures/`` lies in it and ``records/`` beside it, if there are any.
+
+    Raises:
+        InputError: remarks that do not say which records they are of.
     """
     parts = [f"# {prose.heading(summary)}"]
     parts += [f"> **Warning.** {warning}" for warning in summary.warnings]
@@ -39,6 +43,8 @@ def markdown(summary: TableSummary, records: list[Record], shown: Sequence[figur
         parts += [embedded(figure.title, figure.path.name), figure.caption]
     if (reading := read(summary)) is not None:
         parts += _reading(reading)
+    if (remarks := remarks_of(summary, folder.parent / "records")) is not None:
+        parts += ["## Why, as far as we can say", remarks]
     for grid in gaps(summary):
         parts += section(grid)
     for other in sections(summary, records):
@@ -46,8 +52,8 @@ def markdown(summary: TableSummary, records: list[Record], shown: Sequence[figur
         parts += [bullets(other.after)] if other.after else []
     parts += _pictures(summary, folder)
     parts += section(cost(summary))
-    if remarks := prose.notes(summary):
-        parts.append(bullets(remarks))
+    if notes := prose.notes(summary):
+        parts.append(bullets(notes))
     parts.append(FOOTER)
     return "\n\n".join(parts) + "\n"
 

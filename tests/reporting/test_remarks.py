@@ -1,0 +1,45 @@
+"""Remarks by hand: shown below what is worked out, and only with the records they were written of."""
+
+from __future__ import annotations
+
+import pytest
+
+from fpn_lightning.errors import InputError
+from fpn_lightning.reporting.page import write
+from fpn_lightning.reporting.paper import paper_tables
+from fpn_lightning.reporting.summary import summarise
+
+ROWS = {"c_fpn": {"AR100": (0.5, 0.52)}, "d_bottom_up": {"AR100": (0.4, 0.43)}}
+
+
+@pytest.fixture
+def page(make_rows, tmp_path):
+    """Writes the page with remarks of the given first line and returns it."""
+
+    def make(first_line: str) -> str:
+        records = make_rows(**ROWS)
+        assert {record.commit for record in records} == {"914c163"}
+        folder = tmp_path / "records" / "mini" / "table1"
+        folder.mkdir(parents=True)
+        (folder / "remarks.md").write_text(f"{first_line}\n\n- Because of the trunk.\n")
+        summary = summarise("table1", "mini", paper_tables(), records)
+        return write(summary, records, tmp_path / "mini")[0].read_text()
+
+    return make
+
+
+def test_remarks_follow_the_reading_without_their_first_line(page):
+    text = page("Written of the records of commits 0123456, 914c163.")
+    assert "## Why, as far as we can say\n\n- Because of the trunk.\n" in text
+    assert "Written of" not in text
+    assert text.index("## Where the ordering agrees") < text.index("## Why") < text.index("## Gap to")
+
+
+def test_remarks_of_other_records_are_left_out(page):
+    assert "Because" not in page("Written of the records of commit 0123456.")
+
+
+@pytest.mark.parametrize("first_line", ["- Because.", "Written of the records of commit xyz.", ""])
+def test_remarks_that_do_not_say_of_what_are_refused(page, first_line):
+    with pytest.raises(InputError, match=r"remarks\.md: the first line has to be"):
+        page(first_line)
