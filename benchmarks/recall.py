@@ -12,29 +12,23 @@ background.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy and torch start their threads
 
-import faster_coco_eval
 import numpy as np
 import torch
-from compare import REPORT, append_line, peak_memory_mib, time_in_turn
+from compare import REPORT
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from recall_peers import compare_recall
 
-from fpn_lightning.evaluation.matching import area_ranges
 from fpn_lightning.evaluation.proposal_recall import ProposalRecall
 
 LIMITS = (10, 30, 100, 1000)
-AREA_THRESHOLDS = (32**2, 96**2)
 Columns = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
 
 
@@ -52,7 +46,7 @@ def synthetic_image(rng: np.random.Generator, num_boxes: int, num_objects: float
     return boxes, scores, gt_boxes, gt_boxes[:, 2] * gt_boxes[:, 3] * 0.7, rng.random(count) < 0.02
 
 
-def coco_tables(images: list[Columns]) -> tuple[dict[str, Any], dict[str, Any]]:
+def coco_tables(images: Sequence[Columns]) -> tuple[dict[str, Any], dict[str, Any]]:
     shared = {
         "images": [{"id": i} for i in range(1, len(images) + 1)],
         "categories": [{"id": 1, "name": "object"}],
@@ -69,34 +63,6 @@ def coco_tables(images: list[Columns]) -> tuple[dict[str, Any], dict[str, Any]]:
     return {**shared, "annotations": objects}, {**shared, "annotations": detections}
 
 
-def prepare_peer(coco: type, evaluator_class: type, tables: tuple[dict[str, Any], dict[str, Any]]) -> Callable[[], Any]:
-    """Return a call that runs the peer's ``evaluate()`` and hands back the evaluator."""
-    indexed = []
-    with contextlib.redirect_stdout(io.StringIO()):
-        for table in tables:
-            indexed.append(coco())
-            indexed[-1].dataset = table
-            indexed[-1].createIndex()
-
-    def evaluate() -> Any:
-        evaluator = evaluator_class(*indexed, iouType="bbox")
-        evaluator.params.useCats = 0
-        evaluator.params.maxDets = list(LIMITS)
-        evaluator.params.areaRng = area_ranges(AREA_THRESHOLDS).tolist()
-        with contextlib.redirect_stdout(io.StringIO()):
-            evaluator.evaluate()
-        return evaluator
-
-    return evaluate
-
-
-def peer_recall(evaluator: Any) -> NDArray[np.float64]:
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluator.accumulate()
-    recall = np.asarray(evaluator.eval["recall"])[:, 0].mean(axis=0)  # (T, A, M) -> (A, M)
-    return recall.T.ravel()
-
-
 def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Average recall beside pycocotools and faster-coco-eval.")
     parser.add_argument("--images", type=int, default=500)
@@ -108,39 +74,8 @@ def main(args: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     images = [synthetic_image(rng, arguments.boxes, arguments.objects) for _ in range(arguments.images)]
-
-    def ours(count: int = len(images)) -> dict[str, float | None]:
-        metric = ProposalRecall(LIMITS, AREA_THRESHOLDS)
-        for columns in images[:count]:
-            metric.update(*columns)
-        return metric.compute()
-
-    memory = {"ours": peak_memory_mib(ours, warm_up=lambda: ours(1))}
-    tables, one_image = coco_tables(images), coco_tables(images[:1])
-    peers = {}
-    for name, coco, evaluator in (
-        ("pycocotools", COCO, COCOeval),
-        ("faster-coco-eval", faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
-    ):
-        peers[name] = prepare_peer(coco, evaluator, tables)
-        memory[name] = peak_memory_mib(peers[name], warm_up=prepare_peer(coco, evaluator, one_image))
-
-    found = np.array([-1 if value is None else value for value in ours().values()])
-    for name, evaluate in peers.items():
-        difference = float(np.abs(peer_recall(evaluate()) - found).max())
-        if difference > 1e-9:
-            print(f"{name} differs from us by {difference:.3g}; nothing is written", file=sys.stderr)
-            return 1
-        print(f"{name}: all {found.size} cells agree, largest difference {difference:.1e}")
-
-    seconds = time_in_turn({"ours": ours, **peers}, arguments.rounds)
-    for name, value in seconds.items():
-        print(f"{name}: {value:.3f} s, {1000 * value / arguments.images:.3f} ms an image, +{memory[name]:.1f} MiB")
     work = f"proposal recall, {arguments.images} images x {arguments.boxes} boxes, 1 thread"
-    for name in peers:
-        both = f"{memory['ours']:.1f} MiB, peer {memory[name]:.1f} MiB"
-        print(append_line(work, f"{name} evaluate()", seconds[name] / seconds["ours"], both, arguments.output))
-    return 0
+    return compare_recall(work, ProposalRecall, images, coco_tables, "bbox", LIMITS, arguments.rounds, arguments.output)
 
 
 if __name__ == "__main__":

@@ -11,30 +11,24 @@ counted. Masks are ellipses in images of 480 x 640; around each object lie 15 of
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy and torch start their threads
 
-import faster_coco_eval
 import numpy as np
 import torch
-from compare import REPORT, append_line, peak_memory_mib, time_in_turn
+from compare import REPORT
 from numpy.typing import NDArray
 from pycocotools import mask as mask_api
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from recall_peers import compare_recall
 
-from fpn_lightning.evaluation.matching import area_ranges
 from fpn_lightning.evaluation.segment_recall import SegmentRecall
 
 LIMITS = (10, 100, 1000)
-AREA_THRESHOLDS = (32**2, 96**2)
 SIZE = (480, 640)
 RLE = dict[str, Any]
 Columns = tuple[list[RLE], NDArray[Any], list[RLE], NDArray[Any], NDArray[Any]]
@@ -72,7 +66,7 @@ def synthetic_image(rng: np.random.Generator, num_masks: int, num_objects: float
     return masks, np.sort(rng.random(num_masks))[::-1], gt_masks, areas, rng.random(count) < 0.02
 
 
-def coco_tables(images: list[Columns]) -> tuple[dict[str, Any], dict[str, Any]]:
+def coco_tables(images: Sequence[Columns]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The same as COCO's dictionaries: ground truth and results."""
     shared = {
         "images": [{"id": i, "height": SIZE[0], "width": SIZE[1]} for i in range(1, len(images) + 1)],
@@ -91,36 +85,6 @@ def coco_tables(images: list[Columns]) -> tuple[dict[str, Any], dict[str, Any]]:
     return {**shared, "annotations": objects}, {**shared, "annotations": results}
 
 
-def prepare_peer(coco: Any, evaluator_class: Any, tables: tuple[dict[str, Any], dict[str, Any]]) -> Callable[[], Any]:
-    """Index the records; the function returned runs the peer's ``evaluate()`` and hands back the evaluator."""
-    indexed = []
-    with contextlib.redirect_stdout(io.StringIO()):
-        for table in tables:
-            indexed.append(coco())
-            # Evaluators write into records; each run of a peer starts from the same ones.
-            indexed[-1].dataset = {**table, "annotations": [dict(item) for item in table["annotations"]]}
-            indexed[-1].createIndex()
-
-    def evaluate() -> Any:
-        evaluator = evaluator_class(*indexed, iouType="segm")
-        evaluator.params.useCats = 0
-        evaluator.params.maxDets = list(LIMITS)
-        evaluator.params.areaRng = area_ranges(AREA_THRESHOLDS).tolist()
-        with contextlib.redirect_stdout(io.StringIO()):
-            evaluator.evaluate()
-        return evaluator
-
-    return evaluate
-
-
-def peer_recall(evaluator: Any) -> NDArray[np.float64]:
-    """Recall by limit and area range, in the order of our columns."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluator.accumulate()
-    recall = np.asarray(evaluator.eval["recall"])[:, 0].mean(axis=0)  # (T, A, L) -> (A, L)
-    return recall.T.ravel()
-
-
 def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Average recall of segments beside pycocotools and faster-coco-eval.")
     parser.add_argument("--images", type=int, default=40)
@@ -132,39 +96,8 @@ def main(args: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     images = [synthetic_image(rng, arguments.masks, arguments.objects) for _ in range(arguments.images)]
-
-    def ours(count: int = len(images)) -> dict[str, float | None]:
-        metric = SegmentRecall(LIMITS, AREA_THRESHOLDS)
-        for columns in images[:count]:
-            metric.update(*columns)
-        return metric.compute()
-
-    memory = {"ours": peak_memory_mib(ours, warm_up=lambda: ours(1))}
-    tables, one_image = coco_tables(images), coco_tables(images[:1])
-    peers = {}
-    for name, coco, evaluator in (
-        ("pycocotools", COCO, COCOeval),
-        ("faster-coco-eval", faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
-    ):
-        peers[name] = prepare_peer(coco, evaluator, tables)
-        memory[name] = peak_memory_mib(peers[name], warm_up=prepare_peer(coco, evaluator, one_image))
-
-    found = np.array([-1 if value is None else value for value in ours().values()])
-    for name, evaluate in peers.items():
-        difference = float(np.abs(peer_recall(evaluate()) - found).max())
-        if difference > 1e-9:
-            print(f"{name} differs from us by {difference:.3g}; nothing is written", file=sys.stderr)
-            return 1
-        print(f"{name}: all {found.size} cells agree, largest difference {difference:.1e}")
-
-    seconds = time_in_turn({"ours": ours, **peers}, arguments.rounds)
-    for name, value in seconds.items():
-        print(f"{name}: {value:.3f} s, {1000 * value / arguments.images:.3f} ms an image, +{memory[name]:.1f} MiB")
     work = f"segment recall, {arguments.images} images x {arguments.masks} masks, 1 thread"
-    for name in peers:
-        both = f"{memory['ours']:.1f} MiB, peer {memory[name]:.1f} MiB"
-        print(append_line(work, f"{name} evaluate()", seconds[name] / seconds["ours"], both, arguments.output))
-    return 0
+    return compare_recall(work, SegmentRecall, images, coco_tables, "segm", LIMITS, arguments.rounds, arguments.output)
 
 
 if __name__ == "__main__":

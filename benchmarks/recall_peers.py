@@ -1,0 +1,115 @@
+"""Recall of ours beside that of pycocotools and faster-coco-eval, on the same objects: agreement, time, memory."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import faster_coco_eval
+import numpy as np
+from compare import append_line, peak_memory_mib, time_in_turn
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from fpn_lightning.evaluation.matching import area_ranges
+from fpn_lightning.evaluation.proposal_recall import Recall
+
+AREA_THRESHOLDS = (32**2, 96**2)
+PEERS = {
+    "pycocotools": (COCO, COCOeval),
+    "faster-coco-eval": (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
+}
+Tables = tuple[dict[str, Any], dict[str, Any]]
+Peer = Callable[[], Any]
+
+
+def prepare_peer(coco: Any, evaluator_class: Any, tables: Tables, iou_type: str, limits: Sequence[int]) -> Peer:
+    """Index the records; the function returned runs the peer's ``evaluate()`` and hands back the evaluator."""
+    indexed = []
+    with contextlib.redirect_stdout(io.StringIO()):
+        for table in tables:
+            indexed.append(coco())
+            # Evaluators write into records; each run of a peer starts from the same ones.
+            indexed[-1].dataset = {**table, "annotations": [dict(item) for item in table["annotations"]]}
+            indexed[-1].createIndex()
+
+    def evaluate() -> Any:
+        evaluator = evaluator_class(*indexed, iouType=iou_type)
+        evaluator.params.useCats = 0
+        evaluator.params.maxDets = list(limits)
+        evaluator.params.areaRng = area_ranges(AREA_THRESHOLDS).tolist()
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluator.evaluate()
+        return evaluator
+
+    return evaluate
+
+
+def peer_recall(evaluator: Any) -> NDArray[np.float64]:
+    """Recall by limit and area range, in the order of our columns."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator.accumulate()
+    recall = np.asarray(evaluator.eval["recall"])[:, 0].mean(axis=0)  # (T, A, L) -> (A, L)
+    return recall.T.ravel()
+
+
+def compare_recall(
+    work: str,
+    metric: Callable[[Sequence[int], Sequence[float]], Recall],
+    images: Sequence[Any],
+    tables: Callable[[Sequence[Any]], Tables],
+    iou_type: str,
+    limits: Sequence[int],
+    rounds: int,
+    output: Path,
+) -> int:
+    """Print and append the ratios of time and the memory of all three.
+
+    Args:
+        work: what is measured, for the line.
+        metric: ours, called with limits and area thresholds.
+        images: of each image what ``update`` takes.
+        tables: makes COCO's dictionaries, ground truth and results, of images.
+        iou_type: ``bbox`` or ``segm``.
+        limits: detections kept.
+        rounds: how often each is timed.
+        output: the file that lines are appended to.
+
+    Returns:
+        Exit status: 1, and no line, if a number differs by more than 1e-9.
+    """
+
+    def ours(count: int = len(images)) -> dict[str, float | None]:
+        recall = metric(limits, AREA_THRESHOLDS)
+        for columns in images[:count]:
+            recall.update(*columns)
+        return recall.compute()
+
+    memory = {"ours": peak_memory_mib(ours, warm_up=lambda: ours(1))}
+    every, one_image = tables(images), tables(images[:1])
+    peers = {}
+    for name, (coco, evaluator) in PEERS.items():
+        peers[name] = prepare_peer(coco, evaluator, every, iou_type, limits)
+        warm_up = prepare_peer(coco, evaluator, one_image, iou_type, limits)
+        memory[name] = peak_memory_mib(peers[name], warm_up=warm_up)
+
+    found = np.array([-1 if value is None else value for value in ours().values()])
+    for name, evaluate in peers.items():
+        difference = float(np.abs(peer_recall(evaluate()) - found).max())
+        if difference > 1e-9:
+            print(f"{name} differs from us by {difference:.3g}; nothing is written", file=sys.stderr)
+            return 1
+        print(f"{name}: all {found.size} cells agree, largest difference {difference:.1e}")
+
+    seconds = time_in_turn({"ours": ours, **peers}, rounds)
+    for name, value in seconds.items():
+        print(f"{name}: {value:.3f} s, {1000 * value / len(images):.3f} ms an image, +{memory[name]:.1f} MiB")
+    for name in peers:
+        both = f"{memory['ours']:.1f} MiB, peer {memory[name]:.1f} MiB"
+        print(append_line(work, f"{name} evaluate()", seconds[name] / seconds["ours"], both, output))
+    return 0
