@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.pyramids import Pyramid
 from fpn_lightning.models.trunk import Backbone
+from fpn_lightning.stages.batch_contract import keep_total_batch
 from fpn_lightning.stages.initial_weights import load_weights
 from fpn_lightning.stages.optimization import Optimization
 from fpn_lightning.structures import Batch, DetectionsOrig
@@ -125,17 +126,7 @@ class BaseStage(LightningModule):
         if self.init_from is None and not self.resumes:
             self.backbone.load_weights()
         if self.data is not None:
-            accumulation = self.data.accumulation_steps(self.trainer.world_size)
-            if self.trainer.accumulate_grad_batches not in (1, accumulation):
-                raise InputError(
-                    f"trainer.accumulate_grad_batches is {self.trainer.accumulate_grad_batches}, but data."
-                    f"total_batch_size and batch_size_per_device make it {accumulation}. Leave it out."
-                )
-            self.trainer.accumulate_grad_batches = accumulation
-            interval = self.trainer.val_check_interval
-            if isinstance(interval, int):  # given in optimiser steps, as everything else; Lightning counts batches
-                self.trainer.val_check_interval = interval * accumulation
-            self._rescale(self.data.total_batch_size)
+            self.optimization = keep_total_batch(self.trainer, self.data, self.optimization)
 
     def train(self, mode: bool = True) -> Self:
         """Switch the mode; frozen parts stay in evaluation mode, or live BatchNorm would still drift there."""
@@ -150,21 +141,6 @@ class BaseStage(LightningModule):
         """The data module of the run, ``None`` where the trainer was given bare loaders."""
         datamodule = getattr(self.trainer, "datamodule", None)
         return datamodule if isinstance(datamodule, COCODataModule) else None
-
-    def _rescale(self, total_batch_size: int) -> None:
-        reference, longer = self.optimization.reference_batch_size, self.optimization.schedule_factor
-        if total_batch_size == reference and longer == 1:
-            return
-        self.optimization = self.optimization.rescaled(total_batch_size)
-        max_steps = self.trainer.max_steps
-        if max_steps > 0:
-            max_steps = max(1, round(max_steps * longer * reference / total_batch_size))
-            self.trainer.fit_loop.epoch_loop.max_steps = max_steps
-        rank_zero_info(
-            f"total batch {total_batch_size} instead of {reference}, schedule x {longer:g}: "
-            f"lr {self.optimization.lr:g}, warm-up {self.optimization.warmup_steps}, "
-            f"milestones {self.optimization.milestones}, max_steps {max_steps}"
-        )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimiser, one schedule stepped per optimiser step."""
