@@ -78,7 +78,12 @@ def by_size(summary: TableSummary) -> list[Panel]:
 
 
 def by_proposals(summary: TableSummary) -> Panel | None:
-    """Recall of each row at every number of proposals recorded; ``None`` if there are not two such numbers."""
+    """Recall of each row at every number of proposals recorded; ``None`` if there are not two such numbers.
+
+    Nothing for tables of precision: a detector's recall is that of its detections.
+    """
+    if not any(proposal_count(column.key) for column in summary.table.columns):
+        return None
     counts: dict[int, str] = {}
     for row in summary.run:
         for record in row.records:

@@ -96,7 +96,8 @@ def _pictures(summary: TableSummary, folder: Path) -> Iterable[str]:
         yield "## What the rows look at"
         yield (
             "One validation image and the trained model of each row: its best proposals in the colour of their pyramid "
-            "level, ground truth dashed, and the maps of the levels. Drawn by `python -m fpn_lightning.drawing`."
+            "level, or its best detections by category; ground truth dashed; and the maps of the levels. Drawn by "
+            "`python -m fpn_lightning.drawing`."
         )
     for row, name in found:
         yield f"{row.row.label}:"

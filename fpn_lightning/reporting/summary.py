@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fpn_lightning.reporting.keys import size_keys
+from fpn_lightning.reporting.keys import proposal_count, size_keys
 from fpn_lightning.reporting.pairs import Difference, difference
 from fpn_lightning.reporting.paper import Column, Row, Table
 from fpn_lightning.reporting.records import Metrics, Record
@@ -225,10 +225,12 @@ def summarise(name: str, preset: str, tables: dict[str, Table], records: list[Re
         rows.append(RowSummary(row_id, row, used, row.same_as if stand_in else None, list(dict.fromkeys(reasons))))
     shown = [record for row in rows for record in row.records]
     own_keys = {column.key for column in table.columns}
+    # A detector's recall is another thing than that of proposals; tables of precision do without.
+    of_proposals = any(proposal_count(key) for key in own_keys)
     extra = [
         Column(key=key)
         for key in EXTRA_METRICS.get(preset, ())
-        if key not in own_keys and any(key in record.metrics for record in shown)
+        if of_proposals and key not in own_keys and any(key in record.metrics for record in shown)
     ]
     unlisted = sorted(key for key in by_row if key.startswith(f"{name}/") and key.split("/", 1)[1] not in table.rows)
     return TableSummary(name, preset, table, rows, extra, _warnings(table, rows), unlisted)
