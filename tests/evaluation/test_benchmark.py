@@ -94,3 +94,35 @@ def test_a_difference_writes_nothing(load, tmp_path, monkeypatch, capsys, name, 
     assert script.main(["--images", "2", boxes, "20", "--output", str(output)]) == 1
     assert "pycocotools differs from us" in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_detector_benchmark_at_a_tiny_size(load, tmp_path, capsys):
+    from fpn_lightning.models.narrow_resnet import NarrowResNet
+
+    script = load("detector_time")
+    stages = script.detectors(NarrowResNet, proposals=20)
+    output = tmp_path / "benchmarks.md"
+    script.compare(stages, (96, 128), rounds=1, output=output)
+    assert capsys.readouterr().out.count("with 20 proposals") == 2
+    ((work, peer, memory, *_),) = written_rows(output)
+    assert work.startswith("detect in an image of 96 x 128, 1 thread, on FPN with 2fc (")
+    assert float(peer.split()[-2]) > 0
+    assert "MiB, peer " in memory
+
+
+def test_flops_of_a_detector_grow_with_what_its_head_runs_on_a_region(load):
+    from fpn_lightning.models.narrow_resnet import NarrowResNet
+
+    script = load("detector_time")
+    images = script.noise((64, 96))
+    counts = [
+        {name: script.count_flops(stage, images) for name, stage in script.detectors(NarrowResNet, proposals).items()}
+        for proposals in (10, 20)
+    ]
+    assert all(
+        seen == proposals for count, proposals in zip(counts, (10, 20), strict=True) for _, seen in count.values()
+    )
+    per_region = {name: (counts[1][name][0] - counts[0][name][0]) / 10 for name in counts[0]}
+    # 2fc on 7 x 7 x 256: two products, class logits and deltas of 80 classes; a multiplication and an addition each.
+    assert per_region[script.FPN_ROW] == 2 * (7 * 7 * 256 * 1024 + 1024 * 1024 + 1024 * (81 + 320))
+    assert per_region[script.C4_ROW] > 0
