@@ -57,6 +57,7 @@ STAGES = {
     "fpn_lightning.RPNStage": "rpn",
     "fpn_lightning.FastRCNNStage": "fast_rcnn",
     "fpn_lightning.FasterRCNNStage": "faster_rcnn",
+    "fpn_lightning.MaskProposalStage": "mask_proposals",
 }
 # The splits a run reads, and what they are where no config names them (COCODataModule's defaults).
 SPLITS = {"train_split": "train2017", "val_split": "val2017"}
