@@ -137,6 +137,16 @@ class Run:
         """The run whose weights this one starts from; ``None`` where they are ImageNet's or none."""
         return self._beside(SOURCES.get(self._config))
 
+    @property
+    def shares(self) -> bool:
+        """Whether this is the last of the steps whose heads share a trunk and a pyramid (FPN §5.2, Table 5)."""
+        return self.source is not None and self.proposer is not None
+
+    @property
+    def combined(self) -> Path:
+        """The Faster R-CNN of this run's detector and its proposer's RPN, where they share features."""
+        return self.folder / "faster_rcnn.ckpt"
+
     def _beside(self, named: str | None) -> Run | None:
         if named is None:
             return None
@@ -197,6 +207,17 @@ class Run:
         """The command line that writes the store of what the finished run proposes for a split."""
         options = [f"--config {self.folder / 'config.yaml'}", "--ckpt_path last", f"--data.predict_split {split}"]
         return " ".join([self._train_py(), "predict", *options])
+
+    def combine_command(self) -> str:
+        """The command line that makes one Faster R-CNN of the two finished runs that share features.
+
+        Raises:
+            InputError: if this run is not the last of those steps.
+        """
+        if not self.shares or self.proposer is None:
+            raise InputError(f"{self.folder} shares no features with the RPN whose proposals it takes, see SOURCES")
+        checkpoints = [self.proposer.checkpoint, self.checkpoint, self.combined]
+        return " ".join([python(), "-m fpn_lightning.weights.combine", *map(str, checkpoints)])
 
     def _train_py(self) -> str:
         # One thread: runs side by side do not fight for cores, and the numbers do not depend on how many there are.

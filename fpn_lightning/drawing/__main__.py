@@ -28,6 +28,7 @@ def draw_table(
     image_ids: Sequence[int] = (),
     data_root: str | None = None,
     top_k: int = 30,
+    row: str | None = None,
 ) -> list[Path]:
     """Draw the same validation images with the model of every finished row of a table.
 
@@ -41,6 +42,7 @@ def draw_table(
         image_ids: of the validation split; by default the first ones with small, medium and large objects.
         data_root: where the data set lies now, if not where the runs had it.
         top_k: boxes drawn in an image.
+        row: the only one to draw.
 
     Returns:
         The paths written.
@@ -50,7 +52,7 @@ def draw_table(
     """
     chosen, written = list(image_ids), []
     # All are opened before the first is drawn: what is missing is said at once.
-    for run in [FinishedRun(folder, data_root) for folder in find_finished(runs, preset, table, seed)]:
+    for run in [FinishedRun(folder, data_root) for folder in find_finished(runs, preset, table, seed, row)]:
         stage, dataset, collate = run.load()
         chosen = chosen or varied_images(dataset, stage.area_thresholds, count)
         for number, image_id in enumerate(chosen):
@@ -72,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs (default: %(default)s)")
     parser.add_argument("--preset", required=True, help="of the runs")
     parser.add_argument("--table", required=True, help="its finished rows are drawn")
+    parser.add_argument("--row", help="the only row to draw (default: all finished)")
     parser.add_argument("--seed", type=int, default=0, help="of the runs (default: %(default)s)")
     parser.add_argument("--images", type=int, default=1, metavar="COUNT", help="pictures a row (default: %(default)s)")
     parser.add_argument(
@@ -113,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             given.image_id,
             given.data_root,
             given.top_k,
+            given.row,
         )
         for path in written:
             print(f"written: {path}")

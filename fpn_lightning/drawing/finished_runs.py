@@ -17,16 +17,16 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.stages.base import BaseStage
 
 
-def find_finished(runs: Path, preset: str, table: str, seed: int) -> list[Path]:
-    """Directories of the finished runs of a table, one a row, by name.
+def find_finished(runs: Path, preset: str, table: str, seed: int, row: str | None = None) -> list[Path]:
+    """Directories of the finished runs of a table, one a row, by name; of one ``row`` only, if it is given.
 
     Raises:
         InputError: there is none.
     """
-    folder = runs / preset / table
-    found = sorted(record.parent for record in folder.glob(f"*/seed{seed}/metrics.json"))
+    folder, pattern = runs / preset / table, f"{row or '*'}/seed{seed}/metrics.json"
+    found = sorted(record.parent for record in folder.glob(pattern))
     if not found:
-        raise InputError(f"{folder} holds no finished run with seed {seed}: no */seed{seed}/metrics.json")
+        raise InputError(f"{folder} holds no finished run with seed {seed}: no {pattern}")
     return found
 
 

@@ -38,6 +38,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--preset", nargs="+", metavar="NAME", help="presets to render (default: all with records)")
     parser.add_argument(
+        "--tables",
+        nargs="+",
+        metavar="NAME",
+        choices=list(paper_tables()),
+        default=[],
+        help="tables to render even if none of their rows has run, and each says so (default: those with records)",
+    )
+    parser.add_argument(
         "--source", choices=("local", "wandb"), default="local", help="where finished runs are (default: %(default)s)"
     )
     parser.add_argument("--wandb-project", metavar="ENTITY/PROJECT", help="for --source wandb")
@@ -80,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 there = ", ".join(known) or "none"
                 raise InputError(f"--preset {preset}: no records in {records_root}; presets that have some: {there}")
             records = load_all(records_root, preset)
-            found = summaries(preset, paper_tables(), records)
+            found = summaries(preset, paper_tables(), records, arguments.tables)
             pages = [write_page(preset, records, arguments.reports / preset) for write_page in PAGES]
             for page in filter(None, pages):
                 console.print(Text(f"written: {page}"))

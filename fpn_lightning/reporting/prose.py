@@ -17,8 +17,18 @@ def heading(summary: TableSummary) -> str:
 
 
 def scale(summary: TableSummary) -> list[str]:
-    """Data, schedule, machine and code of the records shown; whether the numbers can be held against the paper's."""
+    """Data, schedule, machine and code of the records shown; whether the numbers can be held against the paper's.
+
+    Of a table that was not run, that it was not, and what the paper's numbers belong to.
+    """
     records, setting = summary.records, summary.table.setting
+    of_paper = (
+        f"The paper's table: {summary.table.title}. Its numbers belong to {setting.data[0]} {setting.train_split}, "
+        f"evaluated on {setting.eval_images:,} images, {setting.trunk}, {setting.steps:,} steps of "
+        f"{setting.total_batch} images unless a row differs."
+    )
+    if not records:
+        return [f"No row of this table has been run under preset {summary.preset}.", of_paper]
     data = _distinct(
         f"{record.data.name}, "
         + ("" if record.train.num_images is None else f"{record.train.num_images:,} images to train on, ")
@@ -39,9 +49,7 @@ def scale(summary: TableSummary) -> list[str]:
         f"Training: {steps} steps of {batch} images; seeds {seeds}. "
         f"Hardware: {_distinct(record.hardware for record in records)}.",
         f"Code: commit {_distinct(record.commit for record in records)}. Versions: {versions}.",
-        f"The paper's table: {summary.table.title}. Its numbers belong to {setting.data[0]} {setting.train_split}, "
-        f"evaluated on {setting.eval_images:,} images, {setting.trunk}, {setting.steps:,} steps of "
-        f"{setting.total_batch} images unless a row differs.",
+        of_paper,
         *_comparability(summary),
     ]
 

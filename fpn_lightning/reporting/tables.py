@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from fpn_lightning.reporting import prose
 from fpn_lightning.reporting.grids import Grid, all_grids, status
@@ -134,7 +134,16 @@ def _latex_row(cells: list[str]) -> str:
     return " & ".join(latex_escape(cell) for cell in cells) + r" \\"
 
 
-def summaries(preset: str, tables: dict[str, Table], records: list[Record]) -> list[TableSummary]:
-    """The tables that have at least one record of their own under the preset, in the paper's order."""
-    present = {record.experiment.table for record in records}
+def summaries(
+    preset: str, tables: dict[str, Table], records: list[Record], also: Collection[str] = ()
+) -> list[TableSummary]:
+    """The tables with at least one record of their own under the preset, and those of ``also``, in the paper's order.
+
+    Args:
+        preset: its name.
+        tables: the paper's tables.
+        records: all records of the preset.
+        also: names of tables that are wanted whether any row was run or not.
+    """
+    present = {record.experiment.table for record in records}.union(also)
     return [summarise(name, preset, tables, records) for name in tables if name in present]

@@ -17,6 +17,9 @@ def show(summary: TableSummary, console: Console) -> None:
     """Print the results of the rows that were run; the files hold every row, what it cost and the notes."""
     # Text, not str: rich would take [5×5] for markup.
     console.print(Text(f"\n{prose.heading(summary)}", style="bold"))
+    if not summary.records:
+        console.print(Text(prose.scale(summary)[0]))
+        return
     data, training, _, _, *comparability = prose.scale(summary)
     for line in (data, training, *comparability):
         console.print(Text(line))

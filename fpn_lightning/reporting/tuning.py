@@ -32,13 +32,11 @@ class Tried:
     Attributes:
         table: ``table1``.
         key: the metric that decides: the table's first that is parted by object size.
-        beside: metrics shown with it.
         runs: records by row and learning rate, rows in the paper's order.
     """
 
     table: str
     key: str
-    beside: list[str]
     runs: dict[str, dict[float, list[Record]]]
 
     @property
@@ -50,6 +48,15 @@ class Tried:
     def records(self) -> list[Record]:
         """All records."""
         return [record for by_rate in self.runs.values() for records in by_rate.values() for record in records]
+
+    @property
+    def beside(self) -> list[str]:
+        """Metrics shown with the one that decides: recall at fewer proposals, where that one is a recall."""
+        most = proposal_count(self.key)
+        if most is None:
+            return []
+        recalls = {key: proposal_count(key) or most for record in self.records for key in record.metrics}
+        return sorted((key for key, count in recalls.items() if count < most), key=recalls.__getitem__)
 
     def label(self, row: str) -> str:
         """The row's name in the paper."""
@@ -92,8 +99,7 @@ def _tried(name: str, runs: dict[str, dict[float, list[Record]]]) -> Tried:
     order = list(table.rows)
     rows = sorted(runs, key=lambda row: (order.index(row) if row in order else len(order), row))
     key = next((column.key for column in table.columns if size_keys(column.key)), table.columns[0].key)
-    beside = ["AR10", "AR30"] if proposal_count(key) is not None else []
-    return Tried(name, key, beside, {row: runs[row] for row in rows})
+    return Tried(name, key, {row: runs[row] for row in rows})
 
 
 def write(preset: str, records: list[Record], folder: Path) -> Path | None:
@@ -156,7 +162,7 @@ def _conditions(one: Tried) -> str:
     steps = each({record.train.steps for record in one.records})
     batch = each({record.train.total_batch for record in one.records})
     images = each({record.data.num_images for record in one.records})
-    recalls = "AR" if one.beside else "AP"
+    recalls = "AP" if proposal_count(one.key) is None else "AR"
     return (
         f"{steps} steps of {batch} images, evaluated on {images} images. {recalls} is times 100. In bold: the best "
         f"learning rate of each row, by {one.key}."

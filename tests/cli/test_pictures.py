@@ -129,12 +129,13 @@ def test_one_picture_a_row_for_the_reports(cli, arguments, run, tmp_path, capsys
     assert pictures(output) == sorted(["table1_c_fpn.png", f"table1_c_fpn_{best[1]}.png"])
     first = (output / "table1_c_fpn.png").read_bytes()
     assert len(first) < 60_000
-    assert draw([*options, "--output", str(output), "--image-id", str(best[0])]) == 0
+    assert draw([*options, "--row", "c_fpn", "--output", str(output), "--image-id", str(best[0])]) == 0
     assert (output / "table1_c_fpn.png").read_bytes() == first  # the default, and the same bytes again
 
     for wrong, message in (
         (["--image-id", "123456"], "has no image 123456"),
         (["--seed", "1"], "holds no finished run with seed 1"),
+        (["--row", "f_finest"], "holds no finished run with seed 0: no f_finest/seed0"),
         (["--images", "0"], "--images is 0"),
         (["--data-root", "nowhere"], "nowhere"),
     ):

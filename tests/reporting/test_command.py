@@ -80,6 +80,20 @@ def test_chosen_presets_only(tmp_path: Path, runs: list[Record]) -> None:
     assert not (tmp_path / "reports/mini").exists()
 
 
+def test_a_table_that_was_not_run_says_so_where_it_is_asked_for(tmp_path: Path, runs: list[Record]) -> None:
+    assert _run(tmp_path, "--preset", "mini") == 0
+    page = tmp_path / "reports/mini/table4.md"
+    assert not page.exists()
+    assert _run(tmp_path, "--preset", "mini", "--tables", "table4") == 0
+    text = page.read_text(encoding="utf-8")
+    assert "No row of this table has been run under preset mini.\n\nThe paper's table: Single-model results" in text
+    assert "Data:" not in text
+    (line,) = re.findall(r"^\| Faster R-CNN on FPN +\| not run +\| +59\.1 .*$", text, flags=re.MULTILINE)
+    assert re.findall(r"[\d.]+", line) == ["59.1", "36.2", "18.2", "39.0", "48.2"]  # the paper's, and none of ours
+    assert re.search(r"^\| ION +\| literature \| +53\.4 \|", text, flags=re.MULTILINE)
+    assert {path.suffix for path in page.parent.glob("table4.*")} == {".md", ".csv", ".tex"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

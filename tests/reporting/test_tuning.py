@@ -52,7 +52,7 @@ def test_the_best_learning_rate_of_each_row_is_marked(runs):
     assert decided["(a) baseline on conv4"] == ["", "30.0", "", "", ""]  # nothing to choose from
     assert list(decided)[2:] == ["(a) baseline on conv4", "(c) FPN", "(f) only finest level"]  # the paper's order
     assert cells(text, "AR10")["(f) only finest level"] == ["5.0", "8.0", ""]
-    assert cells(text, "AR30")["(c) FPN"] == ["n/a", "n/a", "n/a"]
+    assert "### AR30" not in text  # no record has it
     assert "so that a smaller learning rate might be better still: (f) only finest level." in text
     assert "a larger learning rate" not in text
     assert "Only one learning rate: (a) baseline on conv4." in text
@@ -65,6 +65,30 @@ def test_average_precision_decides_for_table_2(make_record):
     text = page("mini", tried(runs), runs)
     assert cells(text, "AP")["(c) FPN"] == ["10.0", "**12.0**", "0.006", "2.0"]
     assert "### AR10" not in text
+
+
+def test_recall_of_segments_at_1000_decides_for_table_6_beside_recall_at_fewer(make_record):
+    values = {0.002: 0.30, 0.006: 0.35}
+    runs = [
+        run(
+            make_record,
+            "table6",
+            "dual",
+            rate,
+            {"segm_AR1k": ar, "segm_AR100": ar / 2, "segm_AR10": 0.1, "segm_AR1k_s": 0.1},
+        )
+        for rate, ar in values.items()
+    ]
+    text = page("mini", tried(runs), runs)
+    assert "AR is times 100. In bold: the best learning rate of each row, by segm_AR1k." in text
+    label = "FPN, dual MLP [5×5, 7×7]"
+    assert cells(text, "segm_AR1k")[label] == ["30.0", "**35.0**", "0.006", "5.0"]
+    assert cells(text, "segm_AR100")[label] == ["15.0", "17.5"]
+    assert [line for line in text.splitlines() if line.startswith("### ")] == [
+        "### segm_AR1k",
+        "### segm_AR10",
+        "### segm_AR100",
+    ]
 
 
 def test_seeds_of_one_learning_rate_are_averaged(make_record, runs):

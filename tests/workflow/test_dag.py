@@ -8,28 +8,47 @@ ROWS = ("a_conv4", "b_conv5", "c_fpn", "d_bottom_up", "e_no_lateral", "f_finest"
 SEEDS = (0, 1, 2)
 # (b), (c) and (d) of Figure 1 are rows of Table 1.
 BESIDE = ("figure1/a_image_pyramid", "figure1/c_ssd", "deep_c2/c_fpn", "deep_c2/d_bottom_up")
+# Rows with a picture; (c) of Table 3 and one of Table 5 are runs of Table 2, and Table 4 has no mini scale.
+TABLES = {
+    "table1": ROWS,
+    "table2": ROWS,
+    "table3": ("a_conv4", "b_conv5", "joint_fpn"),
+    "table5": ("r50_shared", "r101_unshared", "r101_shared"),
+    "table6": ("mlp5", "mlp7", "dual", "dual_28", "dual_28_2x"),
+}
+STEPS = tuple(f"table5/steps/{step}" for step in ("r101_rpn", "r50_shared_rpn", "r101_shared_rpn"))
 
 
-def test_mini_is_every_row_with_every_seed_and_both_tables(checkout):
-    for row in ROWS:  # committed; drawn again, since the runs they show are trained again
-        touch(checkout / f"reports/mini/pictures/table1_{row}.png")
+def test_mini_is_every_row_with_every_seed_and_all_tables(checkout):
+    pictures = {f"reports/mini/pictures/{table}_{row}.png" for table, rows in TABLES.items() for row in rows}
+    for picture in pictures:  # committed; drawn again, since the runs they show are trained again
+        touch(checkout / picture)
     status, printed = snakemake("--cores", "2", "--dry-run", "--forcerun", "report", "--", "mini")
     assert status == 0, printed
-    expected = {f"runs/mini/{table}/{row}" for table in ("table1", "table2") for row in ROWS}
-    expected |= {f"runs/mini/{run}" for run in BESIDE}
+    expected = {f"runs/mini/{table}/{row}" for table, rows in TABLES.items() for row in rows}
+    expected |= {f"runs/mini/{run}" for run in (*BESIDE, *STEPS)}
     found = commands(printed)
     fits = {output for output in found if output.endswith("/metrics.json")}
     assert fits == {f"{run}/seed{seed}/metrics.json" for run in expected for seed in SEEDS}
-    # (c) of Table 1 proposes once for each seed and split, whatever the number of rows that train on it
-    assert {output for output in found if output.endswith("/header.json")} == {
-        f"runs/mini/table1/c_fpn/seed{seed}/proposals/{split}/header.json"
+    # An RPN proposes once for each seed and split, whatever the number of rows that train on it
+    proposers = ("table1/a_conv4", "table1/b_conv5", "table1/c_fpn", *STEPS)
+    stores = {
+        f"runs/mini/{run}/seed{seed}/proposals/{split}/header.json"
+        for run in proposers
         for seed in SEEDS
         for split in ("train", "val")
     }
-    once = {"data": 1, "mini": 1, "pictures": 1, "figure1_cost": 1}
-    assert jobs(printed) == {**once, "fit": len(fits), "proposals": 6, "report": 2}
+    assert {output for output in found if output.endswith("/header.json")} == stores
+    assert {output for output in found if output.endswith(".png")} == pictures
+    once = {"data": 1, "mini": 1, "figure1_cost": 1}
+    counts = {"fit": len(fits), "proposals": len(stores), "picture": len(pictures), "combine": 6, "report": 6}
+    assert jobs(printed) == once | counts
     assert found["data/synthetic-mini/synthetic.json"].endswith("--train 5000 --val 500 --split tune=500")
-    assert "--preset mini --table table1 --seed 0" in found["reports/mini/pictures/table1_a_conv4.png"]
+    picture = found["reports/mini/pictures/table1_a_conv4.png"]
+    assert "--preset mini --table table1 --row a_conv4 --seed 0" in picture
+    pages = {f"reports/mini/table{number}.md" for number in range(1, 7)}
+    assert {output for output in found if output.endswith(".md")} == pages
+    assert found["reports/mini/table4.md"].endswith("--preset mini --tables table4")
 
 
 def test_only_what_is_missing_runs(checkout):
@@ -102,6 +121,14 @@ def test_a_page_takes_the_runs_that_the_paper_prints_twice(checkout):
     assert status == 0, printed
     fits = {output.removeprefix("runs/8gpu/") for output in commands(printed) if output.endswith("/metrics.json")}
     shared = [f"table5/{step}" for step in ("steps/r50_shared_rpn", "r50_shared")]
+    folder = "runs/8gpu/table5"
+    assert {output: command for output, command in commands(printed).items() if output.endswith(".ckpt")}.keys() == {
+        f"{folder}/{row}_shared/seed0/faster_rcnn.ckpt" for row in ("r50", "r101")
+    }
+    assert commands(printed)[f"{folder}/r50_shared/seed0/faster_rcnn.ckpt"].endswith(
+        f"-m fpn_lightning.weights.combine {folder}/steps/r50_shared_rpn/seed0/checkpoints/last.ckpt "
+        f"{folder}/r50_shared/seed0/checkpoints/last.ckpt {folder}/r50_shared/seed0/faster_rcnn.ckpt"
+    )
     deep = [f"table5/{step}" for step in ("steps/r101_rpn", "r101_unshared", "steps/r101_shared_rpn", "r101_shared")]
     assert fits == {f"{run}/seed0/metrics.json" for run in ("table1/c_fpn", "table2/c_fpn", *shared, *deep)}
 

@@ -125,6 +125,15 @@ def test_rows_of_tables_3_to_5_need_their_own_rpn_and_what_they_start_from(rows,
             assert run.source.record in run.needs()
 
 
+def test_only_the_last_of_the_steps_becomes_one_detector(rows, checkout):
+    assert rows.Run("mini", "table5", "r101_shared", 2).shares
+    for table, row in (("table5", "r101_unshared"), ("table5/steps", "r101_shared_rpn"), ("table2", "c_fpn")):
+        run = rows.Run("mini", table, row, 2)
+        assert not run.shares
+        with pytest.raises(InputError, match=f"{table}/{row}/seed2 shares no features"):
+            run.combine_command()
+
+
 def test_splits_without_a_config_are_the_data_modules(rows):
     defaults = inspect.signature(COCODataModule).parameters
     assert {key: defaults[key].default for key in rows.SPLITS} == rows.SPLITS
