@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does, before anything imports torch
 
 from tests.runs import PRESET, REPOSITORY, ROW
+
+# How long an example takes says how busy the machine is, and nothing of the code.
+settings.register_profile("any_machine", deadline=None)
+settings.load_profile("any_machine")
 
 
 def _shared_folder(name: str) -> Path:

@@ -202,7 +202,7 @@ def test_compressed_counts_are_read_as_pycocotools_writes_them() -> None:
 
 def fuzzed(check: Callable[..., None], few: int, many: int, **strategies: Any) -> tuple[Any, Any]:
     """The same property as a quick test and as a slow one."""
-    quick, slow = (settings(max_examples=n, deadline=None)(given(**strategies)(check)) for n in (few, many))
+    quick, slow = (settings(max_examples=n)(given(**strategies)(check)) for n in (few, many))
     return quick, pytest.mark.slow(slow)
 
 

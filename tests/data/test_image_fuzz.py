@@ -39,7 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "lossless": {"format": "WEBP", "lossless": True},
 }
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
-fuzzed = settings(deadline=None, max_examples=120)
+fuzzed = settings(max_examples=120)
 mangled = st.sampled_from(list(KINDS))
 
 

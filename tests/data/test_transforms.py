@@ -42,7 +42,7 @@ class TestScaledSize:
         assert max(height, width) == 1333 or min(height, width) == 800
         assert scaled_size(size[::-1], 800, 1333) == (width, height)
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(SIZE)
     def test_floor_is_torchvisions(self, size: tuple[int, int]) -> None:
         height, width = size
@@ -78,7 +78,7 @@ def objects(random: np.random.Generator, size: tuple[int, int], count: int) -> n
 
 
 class TestAugment:
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(
         st.tuples(st.integers(8, 300), st.integers(8, 300)),
         st.booleans(),

@@ -20,7 +20,7 @@ def test_offsets_by_hand():
     assert weighted == pytest.approx([5, -2, 5 * math.log(2), 5 * math.log(0.5)], abs=1e-5)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**31), st.sampled_from([(1, 1, 1, 1), (10, 10, 5, 5)]))
 def test_decode_inverts_encode(seed, weights):
     generator = torch.Generator().manual_seed(seed)
