@@ -147,5 +147,6 @@ def _report(folder: Path, skipped: list[dict[str, Any]], num_images: int) -> Non
         write_whole(names, json.dumps(skipped, indent=2) + "\n")
         console.print(f"{len(skipped)} of {num_images} images could not be read and were skipped:", soft_wrap=True)
         for image in skipped:
-            console.print(f"  {image['reason']}", soft_wrap=True, markup=False, highlight=False)
+            reason = image["reason"].encode(errors="backslashreplace").decode()  # a file's name may be no UTF-8
+            console.print(f"  {reason}", soft_wrap=True, markup=False, highlight=False)
     console.print(f"written to {folder / 'detections.json'}", soft_wrap=True)

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from lightning.pytorch import Trainer
 
 from fpn_lightning.data.annotations import Categories
+from fpn_lightning.errors import InputError
 from fpn_lightning.files import whole_file
 from fpn_lightning.structures import DetectionsOrig, xyxy_to_xywh
 
@@ -41,15 +42,20 @@ class ResultFile:
         self._file.close()
         self._part(self.rank).unlink(missing_ok=True)
 
-    def complete(self, trainer: Trainer, skipped: Sequence[Line] = ()) -> list[Line]:
+    def complete(self, trainer: Trainer, skipped: Sequence[Line] = (), num_images: int | None = None) -> list[Line]:
         """Merge the files of all processes on the first of them, once all have written theirs.
 
         Args:
             trainer: whose processes they are.
             skipped: what this process has to say of images without results.
+            num_images: of how many images the file has to tell; ``None`` for any number.
 
         Returns:
             What all processes skipped, by image id; empty on all but the first process.
+
+        Raises:
+            InputError: on the first process, if results of another number of images were written; an earlier file
+                stays as it was.
         """
         self._file.write(json.dumps([None, skipped]) + "\n")
         self._file.close()
@@ -57,10 +63,11 @@ class ResultFile:
         if not trainer.is_global_zero:
             return []
         parts = [self._part(rank) for rank in range(trainer.world_size)]
-        all_skipped = _merge(parts, self.path)
-        for part in parts:
-            part.unlink()
-        return all_skipped
+        try:
+            return _merge(parts, self.path, num_images)
+        finally:
+            for part in parts:
+                part.unlink()
 
     def _part(self, rank: int) -> Path:
         return self.path.with_name(f".{self.path.stem}.rank{rank}.part")
@@ -86,9 +93,10 @@ def detection_lines(found: DetectionsOrig, top_k: int, categories: Categories) -
     ]
 
 
-def _merge(parts: list[Path], path: Path) -> list[Line]:
+def _merge(parts: list[Path], path: Path, num_images: int | None) -> list[Line]:
     """Merge the lines of all processes by image id; returns what was skipped."""
     all_skipped: list[Line] = []
+    written = 0
 
     def images(file: TextIO) -> Iterator[tuple[int, list[Line]]]:
         for line in file:
@@ -104,8 +112,14 @@ def _merge(parts: list[Path], path: Path) -> list[Line]:
         stack.enter_context(out)
         separator = "[\n"
         for _, lines in heapq.merge(*map(images, files), key=lambda image: image[0]):
+            written += 1
             for line in lines:
                 out.write(separator + json.dumps(line))
                 separator = ",\n"
         out.write("[]\n" if separator == "[\n" else "\n]\n")
+        if num_images not in (None, written):
+            raise InputError(
+                f"{path}: results of {written} of {num_images} images; the file was not written. Run every image once "
+                "(leave out trainer.limit_test_batches)"
+            )
     return sorted(all_skipped, key=lambda image: image["image_id"])

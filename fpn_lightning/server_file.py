@@ -58,11 +58,15 @@ class ServerFileWriter(PredictionWriter):
             self._file.discard()
 
     def finish(self, trainer: Trainer, data: COCODataModule) -> None:
-        """Merge the files of all processes."""
+        """Merge the files of all processes.
+
+        Raises:
+            InputError: if an image of the split is missing, since the server scores the whole split.
+        """
         if self._file is None:
             return
-        self._file.complete(trainer)
+        num_images = data.describe("test")["num_images"]
+        self._file.complete(trainer, num_images=num_images)
         if trainer.is_global_zero:
-            num_images = data.describe("test")["num_images"]
             Console().print(f"detections of {num_images} images written to {self._file.path}", soft_wrap=True)
         self._file = None

@@ -16,7 +16,7 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.models.pyramids import Pyramid
 from fpn_lightning.models.trunk import Backbone
 from fpn_lightning.stages.batch_contract import keep_total_batch
-from fpn_lightning.stages.initial_weights import load_weights
+from fpn_lightning.stages.initial_weights import check_fits, load_weights
 from fpn_lightning.stages.optimization import Optimization
 from fpn_lightning.structures import Batch, DetectionsOrig
 
@@ -109,13 +109,13 @@ class BaseStage(LightningModule):
         Raises:
             InputError: if weights do not fit, or if the trainer was told to accumulate otherwise.
         """
+        if self.data is not None and self.data.category_ids:
+            self.categories = Categories(self.data.category_ids, self.data.category_names)
         # Once only: the validation that ends `fit` comes here again, with a model that has been trained.
         if self.init_from is not None and not self.resumes and not self._initialized:
             whole = ("backbone.", "pyramid.") if self.freeze_shared else ("backbone.",)
             self.take_categories(load_weights(self, self.init_from, whole))
             self._initialized = True
-        if self.data is not None and self.data.category_ids:
-            self.categories = Categories(self.data.category_ids, self.data.category_names)
         if stage != "fit":
             return
         if self.freeze_shared:
@@ -268,10 +268,26 @@ class BaseStage(LightningModule):
         checkpoint["categories"] = {"ids": list(self.categories.ids), "names": list(self.categories.names)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over the categories, unless the data has some."""
+        """Take over the categories, unless the data has some.
+
+        Raises:
+            InputError: if the checkpoint is of another model.
+        """
+        check_fits(self, checkpoint["state_dict"])
         self.take_categories(checkpoint)
 
     def take_categories(self, checkpoint: dict[str, Any]) -> None:
-        """Name the labels as a checkpoint does, where nothing else names them."""
-        if stored := checkpoint.get("categories"):
-            self.categories = self.categories if len(self.categories) else Categories(*map(tuple, stored.values()))
+        """Name the labels as a checkpoint does, where nothing else names them; say so where the data names others."""
+        if not (stored := checkpoint.get("categories")):
+            return
+        learnt = Categories(*map(tuple, stored.values()))
+        if not len(self.categories):
+            self.categories = learnt
+        elif self.categories != learnt and self._trainer is not None and self.trainer.state.fn != "fit":
+            theirs, ours = (list(zip(found.ids, found.names, strict=True)) for found in (learnt, self.categories))
+            pairs = zip(theirs, ours, strict=False)
+            differing = next((f"{a} and {b}" for a, b in pairs if a != b), f"{len(theirs)} and {len(ours)} in number")
+            rank_zero_warn(
+                "the weights were trained for other categories than the data set has, whose names are used: the first "
+                f"that differ are {differing}"
+            )

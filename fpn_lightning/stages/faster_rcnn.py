@@ -6,8 +6,10 @@ step, and the detector learns on the proposals of the same step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from fpn_lightning.errors import InputError
@@ -118,13 +120,21 @@ class FasterRCNNStage(BaseStage):
         return self(images)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss_rpn_cls``, ``loss_rpn_loc``, ``loss_cls`` and ``loss_box_reg``; no gradient passes the proposals."""
+        """``loss_rpn_cls``, ``loss_rpn_loc``, ``loss_cls`` and ``loss_box_reg``; no gradient passes the proposals.
+
+        Of an RPN whose outputs are not finite the losses are not a number, and the detector sees the objects alone: a
+        process that stopped here would leave the others waiting, so all stop before the step is taken.
+        """
         images = batch.images
         maps = self(images)
         outputs = self.rpn(maps)
         seeds = image_seeds(self.seed, self.global_step, images.image_ids)
-        proposals = self.rpn.predict(outputs, images.sizes)
         losses = self.rpn.losses(outputs, batch.targets, seeds)
+        try:
+            proposals = self.rpn.predict(outputs, images.sizes)
+        except FloatingPointError:
+            losses = {name: value * math.nan for name, value in losses.items()}
+            proposals = [no_proposals(images.pixels.device) for _ in batch.targets]
         return losses | self.roi_heads.losses(maps, proposals, batch.targets, seeds)
 
     def find(self, images: ImageBatch) -> tuple[list[Proposals], list[Detections]]:
@@ -164,3 +174,9 @@ class FasterRCNNStage(BaseStage):
         """Detections of every image of a batch, pixels of the image file."""
         _, detections = self.find(batch.images)
         return detections_to_original(batch.images, detections)
+
+
+def no_proposals(device: torch.device) -> Proposals:
+    """The proposals of an image in which none was found."""
+    none = torch.zeros(0, device=device)
+    return Proposals(none.view(0, 4), none, none.long())

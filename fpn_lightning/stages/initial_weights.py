@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import nn
+from torch import Tensor, nn
 
 from fpn_lightning.errors import InputError
 
@@ -54,8 +54,33 @@ def read_checkpoint(path: str, named_by: str) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         checkpoint["state_dict"].keys()
     except Exception as error:  # torch.load raises whatever the broken file makes it raise
-        raise InputError(f"{named_by}: {path} is no checkpoint of this project ({error})") from error
+        raise InputError(
+            f"{named_by}: {path} is no checkpoint of this project ({error}); those of others are named by "
+            "torchvision:PATH or detectron2:PATH"
+        ) from error
     return checkpoint
+
+
+def check_fits(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Refuse the weights of another model before they are loaded as this one's (``--ckpt_path``).
+
+    Raises:
+        InputError: naming the first tensors that only one of them has, or that differ in shape.
+    """
+    own = model.state_dict()
+    wrong = [f"{name} is missing" for name in own if name not in state]
+    wrong += [f"{name} is not used" for name in state if name not in own]
+    wrong += [
+        f"{name} has shape {tuple(state[name].shape)} for {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise InputError(
+            f"ckpt_path: the checkpoint is of another model than this configuration: {'; '.join(wrong[:3])}{more}. Use "
+            "the config.yaml of its run, or the row and the overlays that it was trained with"
+        )
 
 
 def load_weights(model: nn.Module, path: str, whole: Sequence[str] = ("backbone.",)) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from fpn_lightning.stages.initial_weights import read_checkpoint
 
 State = dict[str, Tensor]
 COUNTER = "num_batches_tracked"  # of BatchNorm; of no account where its statistics are fixed
+# Parts that we have, too: what is left over of one belongs to a larger model. Of other heads (masks) it is not used.
+PARTS = ("backbone.", "rpn.", "proposal_generator.", "roi_heads.box_head.", "roi_heads.box_predictor.")
 SIZES = [[32.0 * 2**octave] for octave in range(5)]  # px, both projects' anchors on p2..p6
 
 
@@ -27,15 +30,35 @@ def read_tensors(path: str) -> State:
     """Tensors by name from a file of ``torch.save``, bare or under ``model`` as both projects' trainers write them.
 
     Raises:
-        InputError: if it is no such file; no code from it is run.
+        InputError: if it is no such file, or holds what :func:`checked` refuses; no code from it is run.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # torchvision's trainer saves its command line beside the model.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the broken file makes it raise
-        raise InputError(f"model.init_from: {path} cannot be read ({error}). Give a state dict of tensors.") from error
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it asks for {asked[1]}, which no file of tensors needs" if asked else type(error).__name__
+        raise InputError(f"model.init_from: {path} cannot be read ({reason}). Give a state dict of tensors.") from error
     state = content.get("model", content) if isinstance(content, Mapping) else content
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, Mapping):
         raise InputError(f"model.init_from: {path} is no state dict: a dictionary of tensors by name is expected.")
+    return checked(state, path)
+
+
+def checked(state: Mapping[Any, Any], path: str) -> State:
+    """The same, if it is what a state dict can be.
+
+    Raises:
+        InputError: naming the first entry that is no dense tensor of finite real numbers by its name.
+    """
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise InputError(f"model.init_from: {path} is no state dict: {name!r} is no tensor by its name.")
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex() or tensor.is_quantized:
+            raise InputError(f"model.init_from: {path}: {name} is no plain tensor of real numbers.")
+        if not tensor.isfinite().all():
+            raise InputError(f"model.init_from: {path}: {name} is not finite; the file is of a run that diverged.")
     return dict(state)
 
 
@@ -78,12 +101,14 @@ def check_config(
     generator, pooler = model.rpn.anchor_generator, model.roi_heads.pooler
     facts: list[tuple[str, object, object]] = [
         ("backbone.convention", model.backbone.convention, convention),
-        ("pyramid", list(generator.strides), ["p2", "p3", "p4", "p5", "p6"]),
+        ("pyramid", type(model.pyramid).__name__, "FPN"),
         ("anchor_convention", generator.convention, anchor_convention),
         ("roi_pooler.op", pooler.op, "align"),
         ("roi_pooler.sampling_ratio", pooler.sampling_ratio, sampling_ratio),
         ("roi_pooler.aligned", pooler.aligned, aligned),
         ("canonical_size", pooler.canonical_size, 224),
+        ("roi_pooler.canonical_level", pooler.canonical_level, 4),
+        ("roi_pooler.max_level", pooler.max_level, 5),
         ("roi_heads.delta_weights", tuple(model.roi_heads.box_coder.weights), (10, 10, 5, 5)),
     ]
     wrong = [f"model.{key} is {found} and has to be {wanted}" for key, found, wanted in facts if found != wanted]
@@ -105,7 +130,9 @@ def load_fitting(
     path: str,
     zoo: str,
 ) -> None:
-    """Load another project's tensors; each of the model's has to be there, and what is left over is named.
+    """Load another project's tensors: each of the model's has to be there, and no other of the same parts.
+
+    What is left over of other parts, as a mask head, is named.
 
     Args:
         model: whose tensors are set.
@@ -116,7 +143,7 @@ def load_fitting(
         zoo: the configuration that fits, for messages.
 
     Raises:
-        InputError: naming every tensor that is missing or has another shape.
+        InputError: naming every tensor that is missing, left over or of another shape.
     """
     own = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(COUNTER)}
     theirs = {name: name_of(name) or f"(nothing like {name})" for name in own}
@@ -130,8 +157,11 @@ def load_fitting(
     ]
     if misfits:
         raise InputError(f"model.init_from: {path} does not fit: {'; '.join(misfits)}. Use {zoo}.")
+    unused = sorted(name for name in state.keys() - set(theirs.values()) if not name.endswith(COUNTER))
+    if deeper := [name for name in unused if name.startswith(PARTS)]:
+        raise InputError(f"model.init_from: {path} is of a larger model: {', '.join(deeper)} left over. Use {zoo}.")
     model.load_state_dict(found, strict=False)  # not strict: counters of batches are not in `found`
-    if unused := sorted(name for name in state.keys() - set(theirs.values()) if not name.endswith(COUNTER)):
+    if unused:
         rank_zero_warn(f"model.init_from {path}: is not used: {', '.join(unused)}")
 
 

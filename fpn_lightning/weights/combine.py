@@ -82,7 +82,8 @@ def main(args: Sequence[str] | None = None) -> int:
     with whole_file(arguments.out) as temporary:
         torch.save(combined, temporary)
     print(
-        f"written to {arguments.out}: predict with it by --config configs/faster_rcnn.yaml --ckpt_path {arguments.out}"
+        f"written to {arguments.out}: predict with it by --config configs/faster_rcnn.yaml, the trunk and the overlays "
+        f"of the two runs, and --ckpt_path {arguments.out}"
     )
     return 0
 

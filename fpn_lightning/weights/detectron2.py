@@ -25,6 +25,7 @@ from fpn_lightning.stages.faster_rcnn import FasterRCNNStage
 from fpn_lightning.weights.checkpoints import (
     State,
     check_config,
+    checked,
     export_names,
     load_fitting,
     read_own,
@@ -79,8 +80,10 @@ def load(model: nn.Module, path: str) -> dict[str, Any]:
         InputError: if file or configuration do not fit.
     """
     model = check_config(model, path, ZOO, "detectron2", "exact", sampling_ratio=0, aligned=True)
-    arrays = read_arrays(path) if path.endswith(".pkl") else read_tensors(path)
-    state = {name: torch.as_tensor(array) for name, array in arrays.items()}
+    if path.endswith(".pkl"):
+        state = checked({name: torch.as_tensor(array) for name, array in read_arrays(path).items()}, path)
+    else:
+        state = read_tensors(path)
     _check_constants(state, model, path)
     load_fitting(model, state, name_of, lambda _, tensor: tensor, path, ZOO)
     return {"categories": {"ids": CATEGORY_IDS, "names": [CATEGORY_NAMES[i] for i in CATEGORY_IDS]}}

@@ -44,8 +44,9 @@ class _Array:
 
 
 def _filled(content: Any, dtype: _Dtype, shape: tuple[int, ...], order: Any) -> Array:
-    # Bytes of Python 2 arrive as text.
-    raw = content.encode("latin1") if isinstance(content, str) else bytes(content)
+    if not isinstance(content, str | bytes | bytearray):  # bytes(10**12) would take that much memory
+        raise InputError(f"the content of an array is a {type(content).__name__}")
+    raw = content.encode("latin1") if isinstance(content, str) else content  # bytes of Python 2 arrive as text
     return np.frombuffer(raw, dtype.value).reshape(shape, order=order).astype(dtype.value.newbyteorder("="))
 
 

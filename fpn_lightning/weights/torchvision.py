@@ -90,13 +90,13 @@ def load(model: nn.Module, path: str) -> dict[str, Any]:
     """
     model = check_config(model, path, ZOO, "torchvision", "torchvision", sampling_ratio=2, aligned=False)
     state = {NEWER_NAMES.sub(r"\1.", name): tensor for name, tensor in read_tensors(path).items()}
-    for name, rows in (("cls_score", len(CATEGORY_NAMES)), ("bbox_pred", 4 * len(CATEGORY_NAMES))):
-        weight = state.get(f"roi_heads.box_predictor.{name}.weight")
-        if weight is not None and len(weight) != rows:
-            raise InputError(
-                f"model.init_from: {path}: roi_heads.box_predictor.{name} has {len(weight)} outputs; torchvision's "
-                f"models for COCO have {rows}. Models for other data are not read."
-            )
+    for part, rows in (("cls_score", len(CATEGORY_NAMES)), ("bbox_pred", 4 * len(CATEGORY_NAMES))):
+        for name in (f"roi_heads.box_predictor.{part}.{kind}" for kind in ("weight", "bias")):
+            if name in state and state[name].shape[:1] != (rows,):
+                raise InputError(
+                    f"model.init_from: {path}: {name} is {tuple(state[name].shape)}; torchvision's models for COCO "
+                    f"have {rows} outputs. Models for other data are not read."
+                )
 
     def convert(ours: str, tensor: Tensor) -> Tensor:
         if ours.startswith(CLASS_LOGITS):

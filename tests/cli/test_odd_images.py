@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -29,7 +30,9 @@ SIZES = {  # width and height as a viewer shows them
     "rgba.png": (64, 48),
     "rgba_as_rgb.png": (64, 48),
 }
-UNREADABLE = ("broken.png", "empty.jpg", "text.jpg")
+NO_UTF8 = os.fsdecode(b"caf\xe9.png"), os.fsdecode(b"t\xe9xt.jpg")
+SIZES[NO_UTF8[0]] = (64, 48)
+UNREADABLE = ("broken.png", "empty.jpg", "text.jpg", NO_UTF8[1])
 
 
 @pytest.fixture
@@ -69,6 +72,9 @@ def folder(tmp_path: Path, tiny_data: Path) -> Path:
     (folder / "broken.png").write_bytes(first.read_bytes()[:100])
     (folder / "empty.jpg").touch()
     (folder / "text.jpg").write_text("text")
+
+    image.save(folder / NO_UTF8[0])
+    (folder / NO_UTF8[1]).write_text("text")
     return folder
 
 
@@ -81,12 +87,12 @@ def test_each_is_handled_or_named_and_skipped_while_the_run_goes_on(cli, argumen
     cli("predict", *saved, "--data.predict_path", str(folder), "--data.root", str(tmp_path / "nowhere"))
 
     printed = capsys.readouterr().out
-    assert f"3 of {len(SIZES) + 3} images could not be read and were skipped:" in printed
+    assert f"4 of {len(SIZES) + 4} images could not be read and were skipped:" in printed
     skipped = json.loads((run / "predict" / "skipped.json").read_text())
     assert [image["file_name"] for image in skipped] == list(UNREADABLE)
     for image in skipped:
         assert str(folder / image["file_name"]) in image["reason"]
-        assert image["reason"] in printed
+        assert image["reason"].replace("\udce9", r"\udce9") in printed
 
     found = defaultdict(list)
     for line in json.loads((run / "predict" / "detections.json").read_text()):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -161,6 +163,27 @@ def test_a_gradient_that_is_not_finite_stops_the_run(cli, arguments, monkeypatch
     with pytest.raises(SystemExit):
         cli("fit", *arguments)
     assert "not finite at step 0" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_model_or_other_categories_is_called_out(
+    cli, arguments, run, tiny_data, tmp_path, capsys
+):
+    cli("fit", *arguments, "--trainer.max_steps", "1")
+    saved = ["--config", str(run / "config.yaml"), "--ckpt_path", "last"]
+    with pytest.raises(SystemExit):
+        cli("validate", *saved, "--model.pyramid_channels", "16")
+    error = capsys.readouterr().err
+    assert "ckpt_path: the checkpoint is of another model than this configuration: " in error
+    assert "pyramid.lateral_convs.p2.weight has shape (32, 16, 1, 1) for (16, 16, 1, 1)" in error
+    root = tmp_path / "data"
+    shutil.copytree(tiny_data, root)
+    file = root / "annotations" / "instances_val.json"
+    content = json.loads(file.read_text())
+    content["categories"][1]["name"] = "another"
+    file.write_text(json.dumps(content))
+    name = json.loads((tiny_data / "annotations" / "instances_val.json").read_text())["categories"][1]["name"]
+    with pytest.warns(UserWarning, match=rf"the first that differ are \(\d+, '{name}'\) and \(\d+, 'another'\)"):
+        cli("validate", *saved, "--data.root", str(root))
 
 
 def test_weights_only_start(cli, arguments, run, tmp_path, capsys):

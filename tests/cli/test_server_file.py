@@ -16,6 +16,8 @@ NAME = "detections_test-dev2017_c-fpn_results.json"
 TEST_DEV = ["--data.test_split", "test-dev2017"]
 # With every score kept, an untrained detector finds something.
 KEEP = ["--model.roi_heads.score_thresh", "0.0"]
+# More than the server takes.
+MANY = ["--model.roi_heads.detections_per_image", "300"]
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def saved(run: Path) -> list[str]:
 
 
 def test_the_file_is_what_the_server_reads_and_scores_as_validation_does(cli, detector, root, tmp_path, capsys):
-    cli("test", *saved(detector), *KEEP, *TEST_DEV)
+    cli("test", *saved(detector), *KEEP, *MANY, *TEST_DEV)
     assert [path.name for path in (detector / "test").glob("*.json")] == [NAME]
     assert not list((detector / "test").glob(".*"))
     assert f"detections of 5 images written to {detector / 'test' / NAME}" in capsys.readouterr().out
@@ -64,7 +66,7 @@ def test_the_file_is_what_the_server_reads_and_scores_as_validation_does(cli, de
     truth = json.loads(annotations.read_text())
     found = Counter(row["image_id"] for row in rows)
     assert set(found) == {image["id"] for image in truth["images"]}
-    assert max(found.values()) <= 100
+    assert max(found.values()) == 100
     assert {row["category_id"] for row in rows} <= {category["id"] for category in truth["categories"]}
     assert all(x >= 0 and y >= 0 and x + w <= 64 and y + h <= 64 for x, y, w, h in (row["bbox"] for row in rows))
     # The same images as val: what the server would say is what validation says.
@@ -76,6 +78,14 @@ def test_the_file_is_what_the_server_reads_and_scores_as_validation_does(cli, de
     assert logged["AP"] is not None
     for key, value in json.loads(out.read_text()).items():
         assert value == pytest.approx(logged[key], abs=1e-9), key
+
+
+def test_part_of_a_split_is_no_result(cli, detector, capsys):
+    folder = detector / "test"
+    with pytest.raises(SystemExit):
+        cli("test", *saved(detector), *KEEP, *TEST_DEV, "--trainer.limit_test_batches", "2")
+    assert f"{folder / NAME}: results of 2 of 5 images; the file was not written" in capsys.readouterr().err
+    assert not [path for path in folder.iterdir() if "detections" in path.name]
 
 
 def test_a_split_with_annotations_is_scored_and_gives_no_file(cli, detector):

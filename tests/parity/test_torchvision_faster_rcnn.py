@@ -65,7 +65,7 @@ def both(images, tmp_path_factory) -> tuple[FasterRCNN, FasterRCNNStage]:
     return theirs.double(), ours.double()
 
 
-@pytest.mark.parametrize("rows", [[0], [0, 1, 2]], ids=["one image", "three images"])
+@pytest.mark.parametrize("rows", [[0], [2], [0, 1, 2]], ids=["one image", "one with padding", "three images"])
 @torch.no_grad()
 def test_proposals_and_detections_agree(both, images, rows):
     theirs, ours = both

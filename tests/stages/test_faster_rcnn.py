@@ -76,6 +76,20 @@ def test_every_parameter_is_trained_in_one_pass(passes, design, head, octaves):
     assert [name for name, parameter in stage.named_parameters() if parameter.grad is None] == []
 
 
+@pytest.mark.parametrize("part", ["objectness_logits", "anchor_deltas"])
+def test_an_rpn_that_is_not_finite_gives_losses_that_say_so_and_every_gradient(part):
+    # Raising here, on one process of several, would leave the others waiting; on_before_optimizer_step stops them all.
+    stage = make_stage()
+    with torch.no_grad():
+        getattr(stage.rpn.heads[0], part).bias[1] = torch.inf
+    losses = stage.losses(make_batch())
+    assert set(losses) == LOSSES
+    assert losses["loss_rpn_cls"].isnan()
+    assert losses["loss_rpn_loc"].isnan()
+    sum(losses.values()).backward()
+    assert [name for name, parameter in stage.named_parameters() if parameter.grad is None] == []
+
+
 def test_a_batch_without_objects_trains():
     stage, batch = make_stage(), make_batch()
     batch.targets[0] = labelled([], [])

@@ -169,6 +169,13 @@ def test_what_is_missing_is_named(arrays, tmp_path):
         load_weights(d2_stage(), write(less, tmp_path / "model.pkl"))
 
 
+def test_weights_of_a_run_that_diverged_are_refused(arrays, tmp_path):
+    name = f"{RPN}conv.bias"
+    changed = arrays | {name: np.full_like(arrays[name], np.inf)}
+    with pytest.raises(InputError, match=rf"{name} is not finite"):
+        load_weights(d2_stage(), write(changed, tmp_path / "model.pkl"))
+
+
 def test_there_and_back(arrays, path, tmp_path):
     stage = d2_stage()
     ids = load_weights(stage, path)["categories"]["ids"]
@@ -234,6 +241,11 @@ def test_arrays_that_are_no_numbers_or_too_short_are_refused(tmp_path):
     write({"a": np.array([{}, []], dtype=object)}, tmp_path / "objects.pkl")
     with pytest.raises(InputError, match=r"an array of 'O8', which are no numbers"):
         read_arrays(str(tmp_path / "objects.pkl"))
+    # A number in place of the content would be that many bytes.
+    huge = pickle.dumps({"model": {"a": Runs(np._core.numeric._frombuffer, 10**12, np.dtype("u1"), (10**12,), "C")}})
+    (tmp_path / "huge.pkl").write_bytes(huge)
+    with pytest.raises(InputError, match=r"huge\.pkl is not read: the content of an array is a int"):
+        read_arrays(str(tmp_path / "huge.pkl"))
     # NumPy itself would take the shape at its word.
     short = pickle.dumps({"model": {"a": np.arange(3, dtype=np.uint8)}}, protocol=2)
     assert short.count(b"K\x03\x85") == 1  # the shape (3,)

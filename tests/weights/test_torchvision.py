@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import warnings
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import cv2
 import pytest
@@ -43,6 +44,11 @@ def small_stage(**changes):
     return zoo_stage("torchvision_r50_fpn", **(SMALL | changes))
 
 
+def pooler(**changes):
+    arguments = {"op": "align", "sampling_ratio": 2, "aligned": False} | changes
+    return {"class_path": "fpn_lightning.models.roi_pooler.RoIPooler", "init_args": arguments}
+
+
 def test_classes_are_reordered_and_background_comes_last(theirs, path):
     stage = small_stage()
     with warnings.catch_warnings():
@@ -73,7 +79,10 @@ def test_names_of_older_releases_and_of_trainers_are_read(theirs, path, tmp_path
     }
     assert "backbone.fpn.inner_blocks.0.weight" in older
     assert "rpn.head.conv.bias" in older
-    torch.save({"model": older, "epoch": 3}, tmp_path / "older.pth")
+    # What torchvision's own trainer saves, its command line among it.
+    torch.save(
+        {"model": older, "args": argparse.Namespace(lr=0.02, data_path="coco"), "epoch": 3}, tmp_path / "older.pth"
+    )
     one, other = small_stage(), small_stage()
     load_weights(one, f"torchvision:{path}")
     load_weights(other, f"torchvision:{tmp_path / 'older.pth'}")
@@ -87,7 +96,14 @@ def test_names_of_older_releases_and_of_trainers_are_read(theirs, path, tmp_path
         ({"backbone": small_backbone("caffe")}, r"backbone\.convention is caffe"),
         ({"roi_pooler": "fpn_lightning.models.roi_pooler.RoIPooler"}, r"roi_pooler\.op is pool.*sampling_ratio is 0"),
         ({"base_anchor_size": 16}, r"base_anchor_size"),
-        ({"pyramid": "fpn_lightning.models.pyramids.FinestLevel", "anchor_octaves": [[0]]}, r"pyramid is \['p2'\]"),
+        (
+            {"pyramid": "fpn_lightning.models.pyramids.FinestLevel", "anchor_octaves": [[0]]},
+            r"pyramid is FinestLevel and has to be FPN",
+        ),
+        # These have tensors of the same names and shapes, and compute something else.
+        ({"pyramid": "fpn_lightning.models.pyramids.BottomUpPyramid"}, r"pyramid is BottomUpPyramid"),
+        ({"roi_pooler": pooler(canonical_level=3)}, r"roi_pooler\.canonical_level is 3 and has to be 4"),
+        ({"roi_pooler": pooler(max_level=4)}, r"roi_pooler\.max_level is 4 and has to be 5"),
         (
             {"roi_heads": "fpn_lightning.models.roi_heads.RoIHeads"},
             r"cls_score\.weight gives \(91, 32\) for \(81",
@@ -115,8 +131,35 @@ def test_missing_and_unused_tensors_are_named(theirs, tmp_path):
         load_weights(small_stage(), f"torchvision:{tmp_path / 'less.pth'}")
     state = {CLASSIFIER: torch.zeros(21, 32)}
     torch.save(state, tmp_path / "voc.pth")
-    with pytest.raises(InputError, match="21 outputs"):
+    with pytest.raises(InputError, match=r"cls_score\.weight is \(21, 32\); torchvision's models for COCO have 91"):
         load_weights(small_stage(), f"torchvision:{tmp_path / 'voc.pth'}")
+
+
+def test_a_deeper_trunk_is_refused(theirs, tmp_path):
+    deeper = theirs.state_dict() | {"backbone.body.layer3.2.conv1.weight": torch.zeros(256, 256, 3, 3)}
+    torch.save(deeper, tmp_path / "deeper.pth")
+    with pytest.raises(InputError, match=r"of a larger model: backbone\.body\.layer3\.2\.conv1\.weight left over"):
+        load_weights(small_stage(), f"torchvision:{tmp_path / 'deeper.pth'}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (7, torch.zeros(1), r"is no state dict: 7 is no tensor by its name"),
+        ("epoch", 3, r"is no state dict: 'epoch' is no tensor"),
+        (CLASSIFIER, torch.zeros(91, 32).to_sparse(), r"cls_score\.weight is no plain tensor"),
+        (CLASSIFIER, torch.zeros(91, 32, device="meta"), r"cls_score\.weight is no plain tensor"),
+        (CLASSIFIER, torch.zeros(91, 32, dtype=torch.complex64), r"cls_score\.weight is no plain tensor"),
+        (CLASSIFIER, torch.full((91, 32), torch.nan), r"cls_score\.weight is not finite"),
+        (CLASSIFIER, torch.tensor(1.0), r"cls_score\.weight is \(\); torchvision's models for COCO have 91 outputs"),
+        (CLASSIFIER.replace("weight", "bias"), torch.zeros(81), r"cls_score\.bias is \(81,\)"),
+        ("roi_heads.box_predictor.bbox_pred.bias", torch.zeros(363), r"bbox_pred\.bias is \(363,\).*have 364 outputs"),
+    ],
+)
+def test_what_is_no_weight_is_named(theirs, tmp_path, name, value, message):
+    torch.save(theirs.state_dict() | {name: value}, tmp_path / "odd.pth")
+    with pytest.raises(InputError, match=rf"odd\.pth.*{message}"):
+        load_weights(small_stage(), f"torchvision:{tmp_path / 'odd.pth'}")
 
 
 def test_files_that_are_none_are_refused(tmp_path):
@@ -125,6 +168,12 @@ def test_files_that_are_none_are_refused(tmp_path):
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(InputError, match=r"text\.pth cannot be read"):
         load_weights(small_stage(), f"torchvision:{tmp_path / 'text.pth'}")
+    torch.save({"model": PurePosixPath("somewhere")}, tmp_path / "other.pth")
+    with pytest.raises(
+        InputError, match=r"other\.pth cannot be read \(it asks for pathlib\.PurePosixPath, which"
+    ) as refusal:
+        load_weights(small_stage(), f"torchvision:{tmp_path / 'other.pth'}")
+    assert "\n" not in str(refusal.value)
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
     with pytest.raises(InputError, match=r"list\.pth is no state dict"):
         load_weights(small_stage(), f"torchvision:{tmp_path / 'list.pth'}")
