@@ -20,6 +20,8 @@ from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.rpn import RPNStage
 from fpn_lightning.structures import Batch, DetectionsOrig, ProposalsOrig, xyxy_to_xywh
 
+BOXES = 100  # of an image that are written, where nothing else is asked for
+
 
 def check_source(subcommand: str, split: str | None, path: str | None) -> None:
     """Make sure that ``predict`` is told what to read, and that nothing else is.
@@ -61,15 +63,16 @@ class DetectionsWriter(PredictionWriter):
     ``skipped.json`` and are listed at the end.
 
     Args:
-        top_k: results of an image that are written, best first.
+        top_k: results of an image that are written, best first; without a number the best 100 boxes, which COCO counts,
+            and all segment proposals, of which Table 6 counts 1000.
         of_splits: write the file for the proposals of ``data.predict_split`` too, beside their store.
 
     Raises:
         InputError: ``top_k`` is below 1.
     """
 
-    def __init__(self, top_k: int = 100, of_splits: bool = False) -> None:
-        if top_k < 1:
+    def __init__(self, top_k: int | None = None, of_splits: bool = False) -> None:
+        if top_k is not None and top_k < 1:
             raise InputError(f"detections.top_k is {top_k}; it has to be at least 1")
         self.top_k = top_k
         self.of_splits = of_splits
@@ -123,7 +126,10 @@ def _stage(trainer: Trainer) -> BaseStage:
 
 
 def _lines(
-    result: ProposalsOrig | DetectionsOrig | MaskProposalsOrig, file_name: str, top_k: int, categories: Categories
+    result: ProposalsOrig | DetectionsOrig | MaskProposalsOrig,
+    file_name: str,
+    top_k: int | None,
+    categories: Categories,
 ) -> list[Line]:
     image = {"image_id": result.image_id, "file_name": file_name}
     if isinstance(result, MaskProposalsOrig):
@@ -132,6 +138,7 @@ def _lines(
             {**image, "segmentation": mask, "score": score, "category_id": 1, "level": level}
             for mask, score, level in zip(result.masks[:top_k], scores, levels, strict=True)
         ]
+    top_k = BOXES if top_k is None else top_k
     if isinstance(result, DetectionsOrig):
         return [image | line for line in detection_lines(result, top_k, categories)]
     boxes = xyxy_to_xywh(result.boxes_orig[:top_k]).tolist()

@@ -24,6 +24,7 @@ import yaml
 
 from fpn_lightning.data.proposal_header import HEADER
 from fpn_lightning.errors import InputError
+from fpn_lightning.reporting.paper import paper_tables
 
 CONFIGS = Path("configs")
 TUNING = re.compile(r"tuning/(?P<table>[^/]+)/lr(?P<lr>[^/]+)")
@@ -34,9 +35,7 @@ PROPOSERS = {
     "table2": "table1/c_fpn",
     "table3/a_conv4": "table1/a_conv4",
     "table3/b_conv5": "table1/b_conv5",
-    "table3/c_fpn": "table1/c_fpn",
     "table4/fpn_r101": "table5/steps/r101_rpn",
-    "table5/r50_unshared": "table1/c_fpn",
     "table5/r50_shared": "table5/steps/r50_shared_rpn",
     "table5/r101_unshared": "table5/steps/r101_rpn",
     "table5/r101_shared": "table5/steps/r101_shared_rpn",
@@ -105,8 +104,16 @@ class Run:
         """Files for ``--config``, in order: row, preset, what the preset sets for its stage and for the row, overlay.
 
         Raises:
-            InputError: if there is no such row or preset; names the file and those that are there.
+            InputError: if there is no such row or preset (names the file and those that are there), or if the paper
+                prints the model of another row here, which is run once.
         """
+        tables = paper_tables()
+        row = tables[self.table].rows.get(self.row) if self.table in tables else None
+        if row is not None and row.same_as:
+            raise InputError(
+                f"{self.table}/{self.row} is the model of {row.same_as}, whose runs the reports take for both: "
+                f"ROW={row.same_as}"
+            )
         overlay = CONFIGS / "tuning.yaml" if TUNING.fullmatch(self.table) else comparisons().get(self.table)
         own = ELSEWHERE.get(self._config, CONFIGS / f"{self._config}.yaml")
         files = [own, CONFIGS / "presets" / f"{self.preset}.yaml"]

@@ -136,7 +136,7 @@ class TorchvisionBackbone(StagedBackbone):
             known = sorted(get_model_weights(self.name).__members__)
             raise InputError(
                 f"backbone: weights {self.weights!r} is neither a file nor one of torchvision's {known} "
-                f"for {self.name}."
+                f"for {self.name}; those of a whole detector are given by model.init_from."
             )
         state = fetch_torchvision_state(member) if member is not None else read_state_dict(self.weights)
         load_torchvision(self.loadable(), state, self._prefixes, self.weights, self.name)

@@ -86,11 +86,18 @@ class MaskProposer(nn.Module):
                 f"masks.windows is {list(windows)} and masks.octaves {list(octaves)}: give one or more odd windows and "
                 "as many octaves"
             )
-        if min(mask_size, hidden_channels, topk) < 1 or padding < 0 or centre_tolerance < 0.5:
-            raise InputError(
-                "masks: mask_size, hidden_channels and topk have to be at least 1, padding at least 0 and "
-                "centre_tolerance at least 0.5, or objects between cells would have none"
-            )
+        for key, value, fits, wanted in (
+            ("mask_size", mask_size, mask_size >= 1, "at least 1"),
+            ("hidden_channels", hidden_channels, hidden_channels >= 1, "at least 1"),
+            ("padding", padding, padding >= 0, "at least 0"),
+            ("centre_tolerance", centre_tolerance, centre_tolerance >= 0.5, "at least 0.5 strides"),
+            ("batch_size_per_image", batch_size_per_image, batch_size_per_image >= 1, "at least 1"),
+            ("positive_fraction", positive_fraction, 0 < positive_fraction <= 1, "above 0 and at most 1"),
+            ("mask_weight", mask_weight, mask_weight >= 0, "at least 0"),
+            ("topk", topk, topk >= 1, "at least 1"),
+        ):
+            if not fits:
+                raise InputError(f"masks.{key} is {value}; it has to be {wanted}")
         self.strides = dict(strides)
         self.levels = [int(name[1:]) for name in strides]
         self.sizes = [[base_size * 2 ** (i + octave) for octave in octaves] for i in range(len(strides))]

@@ -194,6 +194,27 @@ def test_fewer_cells_than_proposals_and_equal_batches():
     torch.testing.assert_close(both[1].scores, alone[0].scores, atol=1e-6, rtol=1e-5)
 
 
+def test_options_of_labels_and_targets_are_used():
+    maps, images = features(1), image_batch([(64, 96)])
+    truth = objects([[20, 20, 38, 38], [19, 19, 35, 35]])  # centres (29, 29) and (27, 27) among cells 8 px apart
+    positives, matched, mask_losses = {}, {}, {}
+    for name, options in {
+        "default": {},
+        "near": {"centre_tolerance": 0.5},
+        "smallest": {"tie_break": "smallest"},
+        "soft": {"soft_targets": True},
+    }.items():
+        masks = make(**options)
+        labels, matched_idxs = masks.label_cells(masks.grid(maps), images, truth)
+        positives[name] = int((labels == 1).sum())
+        matched[name] = matched_idxs[labels == 1].tolist()
+        mask_losses[name] = masks.losses(maps, images, truth, torch.tensor([3]))["loss_mask"].item()
+    assert 0 < positives["near"] < positives["default"] == positives["smallest"]
+    assert set(matched["default"]) == {0, 1}
+    assert set(matched["smallest"]) == {1}
+    assert mask_losses["soft"] != mask_losses["default"]
+
+
 def test_diverged_scores_are_refused():
     masks = make()
     masks.mlps[0].score_logits.bias.data.fill_(float("nan"))
@@ -209,6 +230,9 @@ def test_diverged_scores_are_refused():
         {"windows": (), "octaves": ()},
         {"mask_size": 0},
         {"centre_tolerance": 0.4},
+        {"batch_size_per_image": 0},
+        {"positive_fraction": 0.0},
+        {"mask_weight": -1.0},
     ],
 )
 def test_values_that_cannot_be_are_named(options):

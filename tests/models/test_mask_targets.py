@@ -7,8 +7,10 @@ from pycocotools import mask as mask_api
 
 from fpn_lightning.data.segmentations import compressed_rle, decode_mask
 from fpn_lightning.mask_structures import MaskProposals
+from fpn_lightning.models.mask_loss import target_masks
 from fpn_lightning.models.mask_paste import encode_columns, paste_masks
 from fpn_lightning.models.mask_targets import covered, mask_targets, windows_to_original
+from tests.models.builders import image_batch, targets
 
 SQUARE = [[2.0, 1, 6, 1, 6, 4, 2, 4]]  # columns 2 to 5, rows 1 to 3
 
@@ -34,6 +36,23 @@ def test_targets_follow_resizing_and_flipping():
     lopsided = [[1.0, 1, 4, 1, 4, 4, 1, 4]]  # columns 1 to 3 of the file are 4 to 6 of the mirrored one
     mirrored = mask_targets([lopsided], np.array([0]), np.array([[2.0, 0, 10, 8]]), (12, 16), (6, 8), True, 2)
     assert mirrored.tolist() == [[[0, 0.25], [0, 0.5]]]
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_a_cell_learns_the_mask_of_its_own_object(soft):
+    # As above, mirrored and enlarged, in the second of two images; a crowd stands before the object in the file, so the
+    # first box belongs to the second annotation.
+    images = image_batch([(12, 16), (12, 16)])
+    images.sizes_orig = torch.tensor([[12, 16], [6, 8]])
+    images.flipped = torch.tensor([False, True])
+    crowd = [[0.0, 0, 8, 0, 8, 6, 0, 6]]
+    lopsided = [[1.0, 1, 4, 1, 4, 4, 1, 4]]
+    truth = [targets([]), targets([[8, 2, 14, 8]])]
+    truth[1].segmentations = [crowd, lopsided]
+    truth[1].indices = torch.tensor([1])
+    truth[1].annotation_ids = torch.tensor([1, 2])
+    wanted = target_masks(images, truth, torch.tensor([1]), torch.tensor([0]), torch.tensor([[2.0, 0, 10, 8]]), 2, soft)
+    assert wanted.tolist() == ([[[0, 0.25], [0, 0.5]]] if soft else [[[0, 0], [0, 1]]])
 
 
 def test_all_forms_of_a_mask_are_one():

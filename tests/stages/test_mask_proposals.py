@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
+from pycocotools import mask as mask_api
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.__main__ import main as score
@@ -73,13 +76,79 @@ def test_a_threshold_is_a_probability(threshold):
 
 
 def test_training_on_evaluated_images_is_refused():
-    with pytest.raises(InputError, match="train2017, but most images of val2014"):
+    with pytest.raises(InputError, match="train2017, which holds images of val2014; train on train2014"):
         refuse_leak("train2017", "val2014", None)
+    for split in ("trainval35k", "valminusminival2014", "val2014"):
+        with pytest.raises(InputError, match=f"{split}, which holds images of minival2014"):
+            refuse_leak(split, "minival2014")
     with pytest.raises(InputError, match="val2014"):
         refuse_leak("train2017", "val2017", "val2014")
     refuse_leak("train2014", "val2014", None)
     refuse_leak("train2017", "val2017", "test-dev2017")
     refuse_leak("train", "val")
+
+
+@pytest.fixture
+def renamed(tiny_data, tmp_path):
+    """The tiny data set under the names of COCO's splits."""
+    root = tmp_path / "renamed"
+    shutil.copytree(tiny_data, root)
+    for split, names in (("train", ("train2017", "train2014")), ("val", ("val2017", "val2014"))):
+        for name in names:
+            shutil.copytree(root / split, root / name)
+            shutil.copy(
+                root / "annotations" / f"instances_{split}.json", root / "annotations" / f"instances_{name}.json"
+            )
+    return root
+
+
+def test_what_was_trained_on_train2017_is_never_judged_by_val2014(cli, row_arguments, renamed, tmp_path, capsys):
+    common = [
+        *row_arguments,
+        "--data.root",
+        str(renamed),
+        "--trainer.max_steps",
+        "1",
+        "--data.train_split",
+        "train2017",
+    ]
+    with pytest.raises(SystemExit) as stop:
+        cli("fit", *common, "--data.val_split", "val2014")
+    assert stop.value.code == 2
+    assert "train2017, which holds images of val2014" in capsys.readouterr().err
+    cli("fit", *common, "--data.val_split", "val2017")
+    run = tmp_path / "runs" / "mini" / "table6" / "dual_28_2x" / "seed0"
+    with pytest.raises(SystemExit):
+        cli("validate", "--config", str(run / "config.yaml"), "--ckpt_path", "last", "--data.val_split", "val2014")
+    assert "is or was train2017, which holds images of val2014" in capsys.readouterr().err
+    start = ["--model.init_from", str(run / "checkpoints" / "last.ckpt"), "--experiment.root", str(tmp_path / "again")]
+    with pytest.raises(SystemExit):
+        cli("fit", *common, "--data.train_split", "train2014", "--data.val_split", "val2014", *start)
+    assert "is or was train2017, which holds images of val2014" in capsys.readouterr().err
+
+
+def test_threshold_and_interpolation_decide_what_belongs_to_a_mask():
+    data, found = batch(), {}
+    for threshold, interpolation in ((0.2, "bilinear"), (0.5, "bilinear"), (0.5, "nearest")):
+        model = stage(mask_threshold=threshold, mask_interpolation=interpolation).eval()
+        with torch.no_grad():
+            for mlp in model.masks.mlps:  # logits on both sides of either threshold
+                mlp.mask_logits.weight *= 1000
+            found[threshold, interpolation] = model.propose_orig(data.images)[0].masks
+    areas = {key: np.array([mask_api.area(mask) for mask in masks]) for key, masks in found.items()}
+    assert (areas[0.2, "bilinear"] >= areas[0.5, "bilinear"]).all()
+    assert areas[0.2, "bilinear"].sum() > areas[0.5, "bilinear"].sum() > 0
+    assert found[0.5, "bilinear"] != found[0.5, "nearest"]
+
+
+def test_other_cells_are_drawn_at_every_step_and_with_every_seed(monkeypatch):
+    data = batch()
+    values = []
+    for seed, step in ((0, 0), (0, 1), (1, 0), (0, 0)):
+        monkeypatch.setattr(MaskProposalStage, "global_step", step)
+        values.append(stage(seed=seed).losses(data)["loss_mask_score"].item())
+    assert values[0] == values[3]
+    assert len(set(values)) == 3
 
 
 def test_a_longer_schedule_keeps_the_rest():
@@ -112,6 +181,22 @@ def test_fit_predict_and_scoring_agree(cli, row_arguments, tiny_data, tmp_path):
     lines = json.loads(results.read_text())
     assert len(lines) == 5 * 50
     assert set(lines[0]) == {"image_id", "file_name", "segmentation", "score", "category_id", "level"}
+    # A folder: all proposals and a picture of each image.
+    cli(
+        "predict",
+        "--config",
+        str(run / "config.yaml"),
+        "--ckpt_path",
+        "last",
+        "--data.predict_path",
+        str(tiny_data / "val"),
+    )
+    of_folder = json.loads(results.read_text())
+    assert len(of_folder) == 5 * 1000
+    assert [line["segmentation"] for line in of_folder[:50]] == [line["segmentation"] for line in lines[:50]]
+    assert len(list((run / "predict" / "pictures").glob("*.png"))) == 5
+    results.write_text(json.dumps(lines))
+
     annotations = tiny_data / "annotations" / "instances_val.json"
     output = tmp_path / "scored.json"
     options = ["--metric", "segm", "--class-agnostic", "--limits", "10", "50", "--area-thresholds", "85", "769"]
