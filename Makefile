@@ -53,7 +53,7 @@ row: $(READY) ## Run one row of a table, or go on with it: make row ROW=table1/c
 	@: $(or $(ROW),$(error Say which row: make row ROW=table1/c_fpn))
 	$(SNAKEMAKE) -- runs/$(PRESET)/$(ROW)/seed$(SEED)/metrics.json
 
-mini: $(READY) ## Every row at the scale of a CPU, three seeds each, and reports/mini/table1.md, table2.md
+mini: $(READY) ## Every row at the scale of a CPU, three seeds each, and reports/mini/table1.md to table6.md (4 hours)
 	$(SNAKEMAKE) --forcerun report -- mini
 
 backbones: $(READY) ## Compare trunks: reports/mini/backbones.md (an hour on two cores)
