@@ -147,7 +147,7 @@ def test_what_cannot_be_measured_writes_nothing(script: ModuleType, tmp_path, mo
 @pytest.mark.slow  # every measurement is a process that imports everything
 def test_memory_is_that_of_the_work_alone(script: ModuleType):
     one, eight = (script.memory_mib("b_single_map", "mini", "train", count, (160, 160)) for count in (1, 8))
-    assert 0 < one < eight / 3
+    assert 0 < one < eight / 2  # about 17 and 53 to 59 MiB: some of it does not grow with the images
     pyramid = script.memory_mib("a_image_pyramid", "mini", "train", 8, (160, 160))
     # 0.25 + 1 + 4 = 5.25 times the pixels; what does not grow with them is counted once in each
     assert 3 * eight < pyramid < 6 * eight
