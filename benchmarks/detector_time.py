@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its threads
 
 import torch
 from compare import REPORT, append_line, peak_memory_mib, time_in_turn
+from figure1_cost import noise
 from torch.utils.flop_counter import FlopCounterMode
 
 from fpn_lightning.models.backbones import ResNetBackbone
@@ -48,17 +49,6 @@ def detectors(make_trunk: Callable[[], Backbone], proposals: int) -> dict[str, F
     return {FPN_ROW: fpn.eval(), C4_ROW: c4.eval()}
 
 
-def noise(size: tuple[int, int], divisor: int = 32) -> ImageBatch:
-    """One image of noise, height and width ``size``, padded as the data module pads."""
-    generator = torch.Generator().manual_seed(0)
-    height, width = (-(-side // divisor) * divisor for side in size)
-    pixels = torch.zeros(1, 3, height, width, dtype=torch.uint8)
-    drawn = torch.randint(0, 256, (1, 3, *size), generator=generator, dtype=torch.uint8)
-    pixels[:, :, : size[0], : size[1]] = drawn
-    sizes = torch.tensor([size])
-    return ImageBatch(pixels, sizes, sizes, torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.bool))
-
-
 @torch.no_grad()
 def detect(stage: FasterRCNNStage, images: ImageBatch) -> int:
     """Detect; returns how many proposals the heads saw."""
@@ -75,7 +65,7 @@ def count_flops(stage: FasterRCNNStage, images: ImageBatch) -> tuple[int, int]:
 
 def compare(stages: dict[str, FasterRCNNStage], size: tuple[int, int], rounds: int, output: Path) -> None:
     """Measure both, print what was found, and append the line of their ratio."""
-    images, small = noise(size), noise((64, 96))
+    images, small = noise(1, size, 32), noise(1, (64, 96), 32)
     memory, flops = {}, {}
     for name, stage in stages.items():
         memory[name] = peak_memory_mib(partial(detect, stage, images), warm_up=partial(detect, stage, small))

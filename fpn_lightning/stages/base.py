@@ -114,7 +114,9 @@ class BaseStage(LightningModule):
         # Once only: the validation that ends `fit` comes here again, with a model that has been trained.
         if self.init_from is not None and not self.resumes and not self._initialized:
             whole = ("backbone.", "pyramid.") if self.freeze_shared else ("backbone.",)
-            self.take_categories(load_weights(self, self.init_from, whole))
+            checkpoint = load_weights(self, self.init_from, whole)
+            self.check_origin(checkpoint)
+            self.take_categories(checkpoint)
             self._initialized = True
         if stage != "fit":
             return
@@ -274,7 +276,11 @@ class BaseStage(LightningModule):
             InputError: if the checkpoint is of another model.
         """
         check_fits(self, checkpoint["state_dict"])
+        self.check_origin(checkpoint)
         self.take_categories(checkpoint)
+
+    def check_origin(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights for what their checkpoint says of their training; a stage may have a reason to."""
 
     def take_categories(self, checkpoint: dict[str, Any]) -> None:
         """Name the labels as a checkpoint does, where nothing else names them; say so where the data names others."""

@@ -92,15 +92,14 @@ class MaskProposalStage(BaseStage):
         if self.data is not None:
             checkpoint["train_split"] = self.data.train_split
 
-    def take_categories(self, checkpoint: dict[str, Any]) -> None:
-        """As :meth:`BaseStage.take_categories`; also asked of every checkpoint: was it trained on what is evaluated?
+    def check_origin(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights that were trained on what is evaluated.
 
         Raises:
             InputError: see :func:`refuse_leak`.
         """
         if (trained_on := checkpoint.get("train_split")) is not None:
             self._refuse_leak(trained_on)
-        super().take_categories(checkpoint)
 
     def _refuse_leak(self, train_split: str) -> None:
         if self._trainer is not None and self.data is not None:

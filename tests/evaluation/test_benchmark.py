@@ -114,7 +114,7 @@ def test_flops_of_a_detector_grow_with_what_its_head_runs_on_a_region(load):
     from fpn_lightning.models.narrow_resnet import NarrowResNet
 
     script = load("detector_time")
-    images = script.noise((64, 96))
+    images = script.noise(1, (64, 96), 32)
     counts = [
         {name: script.count_flops(stage, images) for name, stage in script.detectors(NarrowResNet, proposals).items()}
         for proposals in (10, 20)
