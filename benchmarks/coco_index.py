@@ -69,7 +69,7 @@ seconds = time.perf_counter() - start
 print(seconds, peak() - before, peak())
 """
 PROGRAMS = {
-    "ours": PROGRAM.format(preparation="from fpn_lightning.data.coco import COCOIndex", call="COCOIndex.open"),
+    "ours": PROGRAM.format(preparation="from fpn_lightning.data.coco.index import COCOIndex", call="COCOIndex.open"),
     "pycocotools": PROGRAM.format(preparation="from pycocotools.coco import COCO", call="COCO"),
 }
 

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from fpn_lightning.checkout import git_commit
+from fpn_lightning.runs.checkout import git_commit
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 REPORT = REPOSITORY / "reports" / "benchmarks.md"

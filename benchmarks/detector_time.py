@@ -24,10 +24,10 @@ from compare import REPORT, append_line, peak_memory_mib, time_in_turn
 from figure1_cost import noise
 from torch.utils.flop_counter import FlopCounterMode
 
-from fpn_lightning.models.backbones import ResNetBackbone
+from fpn_lightning.models.backbones.base import Backbone
+from fpn_lightning.models.backbones.resnet import ResNetBackbone
 from fpn_lightning.models.pyramids import FPN, SingleMap
 from fpn_lightning.models.rpn import RPN
-from fpn_lightning.models.trunk import Backbone
 from fpn_lightning.stages.faster_rcnn import FasterRCNNStage
 from fpn_lightning.structures import ImageBatch
 

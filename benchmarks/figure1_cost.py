@@ -41,12 +41,12 @@ import torch
 from compare import REPOSITORY
 from jsonargparse import ArgumentParser
 
-from fpn_lightning.checkout import git_commit
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
 from fpn_lightning.models.image_pyramid import scale_images
-from fpn_lightning.run_record import hardware
+from fpn_lightning.runs.checkout import git_commit
+from fpn_lightning.runs.recorder import hardware
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.rpn import RPNStage
 from fpn_lightning.structures import Batch, ImageBatch, Targets

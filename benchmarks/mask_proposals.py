@@ -32,9 +32,9 @@ from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from fpn_lightning.mask_structures import RLE, MaskProposals
-from fpn_lightning.models.backbones import ResNetBackbone
-from fpn_lightning.models.mask_paste import paste_masks
-from fpn_lightning.models.mask_proposals import MaskProposer
+from fpn_lightning.models.backbones.resnet import ResNetBackbone
+from fpn_lightning.models.masks.paste import paste_masks
+from fpn_lightning.models.masks.proposer import MaskProposer
 from fpn_lightning.stages.mask_proposals import MaskProposalStage
 from fpn_lightning.structures import ImageBatch, Targets
 

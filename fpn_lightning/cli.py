@@ -15,12 +15,16 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from fpn_lightning.console import complain, print_metrics, set_up_logging
-from fpn_lightning.csv_log import AppendingCSVLogger
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.drawing.callback import PictureCallback
-from fpn_lightning.errors import InputError
-from fpn_lightning.experiment import (
+from fpn_lightning.errors import InputError, complain
+from fpn_lightning.files import write_whole
+from fpn_lightning.predictions.coco_server import ServerFileWriter
+from fpn_lightning.predictions.detections import DetectionsWriter, PredictionWriter, check_source
+from fpn_lightning.predictions.proposals import ProposalStoreWriter
+from fpn_lightning.runs.console import print_metrics, set_up_logging
+from fpn_lightning.runs.csv_log import AppendingCSVLogger
+from fpn_lightning.runs.directory import (
     ExperimentOptions,
     checkpoint_step,
     claim_run_directory,
@@ -29,14 +33,10 @@ from fpn_lightning.experiment import (
     refuse_other_config,
     run_directory,
 )
-from fpn_lightning.files import write_whole
-from fpn_lightning.prediction import DetectionsWriter, PredictionWriter, check_source
-from fpn_lightning.proposal_prediction import ProposalStoreWriter
-from fpn_lightning.run_record import build_record, config_sha256, evaluation_summary
-from fpn_lightning.server_file import ServerFileWriter
+from fpn_lightning.runs.recorder import build_record, config_sha256, evaluation_summary
+from fpn_lightning.runs.speed import SpeedMonitor, StepProgressBar
+from fpn_lightning.runs.wandb_log import WandbOptions, wandb_logger
 from fpn_lightning.stages.base import BaseStage
-from fpn_lightning.stages.speed import SpeedMonitor, StepProgressBar
-from fpn_lightning.wandb_log import WandbOptions, wandb_logger
 
 BASE_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "base.yaml"
 

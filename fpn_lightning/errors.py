@@ -1,9 +1,22 @@
-"""The one exception for input that a person has to mend.
+"""The one exception for input that the user has to fix.
 
 Everything that reads files, ids or settings from outside raises :class:`InputError` with a message that
 names the file, the image or annotation id, or the configuration key, and says what to do about it.
 """
 
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+
 
 class InputError(ValueError):
     """Input from outside (file, id, setting) that cannot be used; the message says which and what to do."""
+
+
+def complain(error: BaseException) -> int:
+    """Print what the user has to fix; returns the exit status, 2."""
+    # A worker process sends its whole traceback as the message; what counts stands last.
+    message = str(error).rpartition("InputError: ")[2].strip()
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    return 2

@@ -12,7 +12,7 @@ from hypothesis import settings
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does, before anything imports torch
 
-from tests.runs import PRESET, REPOSITORY, ROW
+from tests.command_line import PRESET, REPOSITORY, ROW
 
 # How long an example takes says how busy the machine is, and nothing of the code.
 settings.register_profile("any_machine", deadline=None)

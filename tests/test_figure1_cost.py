@@ -12,7 +12,7 @@ import torch
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.reporting.figure1_cost import Costs
-from tests.runs import REPOSITORY
+from tests.command_line import REPOSITORY
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from fpn_lightning.data.proposal_header import HEADER
+from fpn_lightning.data.proposals.header import HEADER
 from fpn_lightning.errors import InputError
 from fpn_lightning.reporting.paper import paper_tables
 
@@ -76,7 +76,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where the run lives, see ``fpn_lightning.experiment.run_directory``."""
+        """Where the run lives, see ``fpn_lightning.runs.directory.run_directory``."""
         return Path("runs", self.preset, self.table, self.row, f"seed{self.seed}")
 
     @property

@@ -10,12 +10,12 @@ import lightning.pytorch as pl
 import numpy as np
 from torch.utils.data import DataLoader
 
-from fpn_lightning.data.annotations import Categories
-from fpn_lightning.data.coco import COCOIndex, split_paths
+from fpn_lightning.data.coco.annotations import Categories
+from fpn_lightning.data.coco.index import COCOIndex, split_paths
 from fpn_lightning.data.dataset import COCODataset, Collate, open_proposals
 from fpn_lightning.data.image_folder import ImageFolder
 from fpn_lightning.data.loaders import PredictionLoader, SkippingCollate, evaluation_loader, training_loader
-from fpn_lightning.data.proposals import ProposalStore
+from fpn_lightning.data.proposals.store import ProposalStore
 from fpn_lightning.data.samplers import TrainingBatchSampler, TrainingLoader, accumulation_steps
 from fpn_lightning.data.training_rows import training_rows
 from fpn_lightning.data.transforms import ResizeAndFlip, SizeRounding

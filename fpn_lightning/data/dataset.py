@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fpn_lightning.data.coco import COCOIndex
+from fpn_lightning.data.coco.index import COCOIndex
 from fpn_lightning.data.images import read_image
-from fpn_lightning.data.proposals import ProposalStore, StoredProposals
+from fpn_lightning.data.proposals.store import ProposalStore, StoredProposals
 from fpn_lightning.data.transforms import Geometry, ResizeAndFlip, large_enough
 from fpn_lightning.errors import InputError
 from fpn_lightning.structures import Batch, ImageBatch, Proposals, Targets

@@ -18,7 +18,7 @@ from fpn_lightning.drawing.names import picture_names
 from fpn_lightning.drawing.sheet import png
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
-from fpn_lightning.prediction import PredictionWriter
+from fpn_lightning.predictions.detections import PredictionWriter
 from fpn_lightning.structures import Batch
 
 FOLDER = "pictures"

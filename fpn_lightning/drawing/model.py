@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from fpn_lightning.data.annotations import Categories
+from fpn_lightning.data.coco.annotations import Categories
 from fpn_lightning.data.dataset import COCODataset, Collate
 from fpn_lightning.drawing.boxes import LONGEST
 from fpn_lightning.drawing.feature_maps import feature_maps_of

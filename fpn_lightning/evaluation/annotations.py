@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from fpn_lightning.data.segmentations import segmentation_fault
+from fpn_lightning.data.coco.segmentations import segmentation_fault
 from fpn_lightning.errors import InputError
 
 Record = dict[str, Any]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 
-from fpn_lightning.data.segmentations import COMPRESSED_COUNTS, counts_fault, covered_pixels
+from fpn_lightning.data.coco.segmentations import COMPRESSED_COUNTS, counts_fault, covered_pixels
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.annotations import Record, is_box, is_id, is_number, read_json, shown
 

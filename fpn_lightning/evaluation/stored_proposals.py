@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fpn_lightning.data.proposals import ProposalStore
+from fpn_lightning.data.proposals.store import ProposalStore
 
 
 class StoredResults:

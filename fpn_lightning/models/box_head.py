@@ -53,7 +53,7 @@ class Conv5Head(BoxHead):
     The paper names the head ("conv5") and its pooling; stride 2 and the average are those of Detectron's.
 
     Args:
-        stage: the trunk's last stage; see :meth:`fpn_lightning.models.trunk.Backbone.take_stage`.
+        stage: the trunk's last stage; see :meth:`fpn_lightning.models.backbones.base.Backbone.take_stage`.
         out_features: its output channels.
         resolution: S.
     """

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Literal
 
 from fpn_lightning.errors import InputError
+from fpn_lightning.models.backbones.base import Backbone
 from fpn_lightning.models.box_head import BoxHead, Conv5Head, TwoFCHead
 from fpn_lightning.models.pyramids import Pyramid, SingleMap, level_of
-from fpn_lightning.models.trunk import Backbone
 
 HeadName = Literal["2fc", "conv5"]  # as the column "head" of Tables 2 and 3 has it
 

@@ -15,9 +15,9 @@ from fpn_lightning.reporting import backbones, figure1, tuning
 from fpn_lightning.reporting.collection import collect, collect_wandb, find_unfinished, load_all, presets
 from fpn_lightning.reporting.page import write
 from fpn_lightning.reporting.paper import paper_tables
-from fpn_lightning.reporting.records import Record
 from fpn_lightning.reporting.tables import summaries
 from fpn_lightning.reporting.terminal import show
+from fpn_lightning.runs.record import Record
 
 PAGES: tuple[Callable[[str, list[Record], Path], Path | None], ...] = (
     backbones.write,

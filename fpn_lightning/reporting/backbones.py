@@ -12,9 +12,9 @@ from pathlib import Path
 
 from fpn_lightning.files import write_whole
 from fpn_lightning.reporting.grids import Grid, measured, number
-from fpn_lightning.reporting.records import Record
 from fpn_lightning.reporting.summary import statistic
 from fpn_lightning.reporting.tables import markdown_grid
+from fpn_lightning.runs.record import Record
 
 PREFIX = "backbones/"
 SINGLE, PYRAMID = "a_conv4", "c_fpn"

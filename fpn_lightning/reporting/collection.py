@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.reporting.records import FINISHED, Record, keep
+from fpn_lightning.runs.record import FINISHED, Record, keep
 
 RECORD_NAME = "metrics.json"
 

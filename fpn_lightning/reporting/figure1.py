@@ -18,9 +18,9 @@ from fpn_lightning.reporting.figures import Cloud, point
 from fpn_lightning.reporting.grids import Grid, gap_cell, measured, number, status
 from fpn_lightning.reporting.paper import Column, Row, Table, paper_tables
 from fpn_lightning.reporting.reading import listed
-from fpn_lightning.reporting.records import Record
 from fpn_lightning.reporting.summary import TableSummary, summarise
 from fpn_lightning.reporting.tables import bullets, embedded, section
+from fpn_lightning.runs.record import Record
 
 NAME = "figure1"
 PYRAMID, SINGLE = "a_image_pyramid", "b_single_map"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from fpn_lightning.reporting.keys import size_keys
 from fpn_lightning.reporting.paper import Column
-from fpn_lightning.reporting.records import Record
 from fpn_lightning.reporting.summary import RowSummary, Statistic, TableSummary
+from fpn_lightning.runs.record import Record
 
 
 @dataclass(frozen=True)

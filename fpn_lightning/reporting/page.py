@@ -9,11 +9,11 @@ from fpn_lightning.files import write_whole
 from fpn_lightning.reporting import figures, prose
 from fpn_lightning.reporting.grids import cost, differences, gaps, overview, results
 from fpn_lightning.reporting.reading import Reading, read
-from fpn_lightning.reporting.records import Record
 from fpn_lightning.reporting.remarks import remarks_of
 from fpn_lightning.reporting.summary import TableSummary
 from fpn_lightning.reporting.tables import bullets, csv_text, embedded, latex, markdown_grid, section
 from fpn_lightning.reporting.variants import sections
+from fpn_lightning.runs.record import Record
 
 PICTURES = "pictures"
 """Folder beside the page; ``<table>_<row>.png`` is shown where it is there (written by whoever has the model)."""

@@ -11,7 +11,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from fpn_lightning.reporting.records import Record
+from fpn_lightning.runs.record import Record
 
 FACTOR = 2
 """How many sample standard deviations a mean difference has to exceed."""

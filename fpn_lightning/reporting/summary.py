@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fpn_lightning.reporting.keys import proposal_count, size_keys
 from fpn_lightning.reporting.pairs import Difference, difference
 from fpn_lightning.reporting.paper import Column, Row, Table
-from fpn_lightning.reporting.records import Metrics, Record
+from fpn_lightning.runs.record import Metrics, Record
 
 FULL_SCALE_PRESETS = ("8gpu", "1gpu", "paper")
 """Presets that train with the paper's data, trunk and schedule; absolute numbers are compared only under these."""

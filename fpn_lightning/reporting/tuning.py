@@ -17,9 +17,9 @@ from fpn_lightning.reporting.keys import proposal_count, size_keys
 from fpn_lightning.reporting.page import FOOTER
 from fpn_lightning.reporting.paper import paper_tables
 from fpn_lightning.reporting.reading import listed
-from fpn_lightning.reporting.records import Record
 from fpn_lightning.reporting.summary import Statistic, statistic
 from fpn_lightning.reporting.tables import bullets, section
+from fpn_lightning.runs.record import Record
 
 PREFIX = "tuning/"
 _NAME = re.compile(r"tuning/(?P<table>[\w-]+)/lr(?P<lr>\d+(?:\.\d+)?(?:e-?\d+)?)")

@@ -12,8 +12,8 @@ from fpn_lightning.reporting.grids import Grid, measured, number
 from fpn_lightning.reporting.keys import size_keys
 from fpn_lightning.reporting.pairs import Difference, difference
 from fpn_lightning.reporting.reading import amount, listed, short
-from fpn_lightning.reporting.records import Record
 from fpn_lightning.reporting.summary import RowSummary, TableSummary, statistic
+from fpn_lightning.runs.record import Record
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from fpn_lightning.data.annotations import Categories
+from fpn_lightning.data.coco.annotations import Categories
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.errors import InputError
+from fpn_lightning.models.backbones.base import Backbone
 from fpn_lightning.models.pyramids import Pyramid
-from fpn_lightning.models.trunk import Backbone
-from fpn_lightning.stages.batch_contract import keep_total_batch
-from fpn_lightning.stages.initial_weights import check_fits, load_weights
 from fpn_lightning.stages.optimization import Optimization
+from fpn_lightning.stages.total_batch import keep_total_batch
 from fpn_lightning.structures import Batch, DetectionsOrig
+from fpn_lightning.weights.init_from import check_fits, load_weights
 
 Values = dict[str, float | None]
 NOTHING_TO_SCORE = "this split has no annotations, so there is nothing to score; choose another data.*_split"

@@ -9,13 +9,13 @@ from torch import Tensor
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.average_precision import AveragePrecision
 from fpn_lightning.evaluation.coco_evaluator import Backend
+from fpn_lightning.models.backbones.base import Backbone
 from fpn_lightning.models.box_head import BoxHead
 from fpn_lightning.models.pyramids import FPN, Pyramid
 from fpn_lightning.models.rcnn import HeadName, make_box_head
 from fpn_lightning.models.roi_heads import RoIHeads
 from fpn_lightning.models.roi_pooler import RoIPooler
 from fpn_lightning.models.sampler import image_seeds
-from fpn_lightning.models.trunk import Backbone
 from fpn_lightning.stages.base import BaseStage, Values
 from fpn_lightning.stages.optimization import Optimization
 from fpn_lightning.stages.results import add_to_precision, detections_to_original

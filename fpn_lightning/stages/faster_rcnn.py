@@ -17,6 +17,7 @@ from fpn_lightning.evaluation.average_precision import AveragePrecision
 from fpn_lightning.evaluation.coco_evaluator import Backend
 from fpn_lightning.evaluation.proposal_recall import ProposalRecall
 from fpn_lightning.models.anchors import AnchorConvention, AnchorGenerator
+from fpn_lightning.models.backbones.base import Backbone
 from fpn_lightning.models.box_head import BoxHead
 from fpn_lightning.models.pyramids import FPN, Pyramid
 from fpn_lightning.models.rcnn import HeadName, make_box_head
@@ -24,7 +25,6 @@ from fpn_lightning.models.roi_heads import RoIHeads
 from fpn_lightning.models.roi_pooler import RoIPooler
 from fpn_lightning.models.rpn import RPN
 from fpn_lightning.models.sampler import image_seeds
-from fpn_lightning.models.trunk import Backbone
 from fpn_lightning.stages.base import BaseStage, Values
 from fpn_lightning.stages.optimization import Optimization
 from fpn_lightning.stages.results import (

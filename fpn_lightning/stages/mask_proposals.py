@@ -7,16 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
-from fpn_lightning.data.segmentations import compressed_rle
+from fpn_lightning.data.coco.segmentations import compressed_rle
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.segment_recall import SegmentRecall
 from fpn_lightning.mask_structures import MaskProposals, MaskProposalsOrig
-from fpn_lightning.models.mask_loss import check_segmentations
-from fpn_lightning.models.mask_paste import Interpolation, paste_masks
-from fpn_lightning.models.mask_proposals import MaskProposer
+from fpn_lightning.models.backbones.base import Backbone
+from fpn_lightning.models.masks.loss import check_segmentations
+from fpn_lightning.models.masks.paste import Interpolation, paste_masks
+from fpn_lightning.models.masks.proposer import MaskProposer
 from fpn_lightning.models.pyramids import FPN, Pyramid
 from fpn_lightning.models.sampler import image_seeds
-from fpn_lightning.models.trunk import Backbone
 from fpn_lightning.stages.base import BaseStage, Values
 from fpn_lightning.stages.optimization import Optimization
 from fpn_lightning.structures import Batch, ImageBatch, Targets

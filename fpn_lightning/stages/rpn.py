@@ -8,11 +8,11 @@ from torch import Tensor
 
 from fpn_lightning.evaluation.proposal_recall import ProposalRecall
 from fpn_lightning.models.anchors import AnchorGenerator
+from fpn_lightning.models.backbones.base import Backbone
 from fpn_lightning.models.image_pyramid import check_scales, propose_on_scales
 from fpn_lightning.models.pyramids import FPN, Pyramid
 from fpn_lightning.models.rpn import RPN, RPNOutputs
 from fpn_lightning.models.sampler import image_seeds
-from fpn_lightning.models.trunk import Backbone
 from fpn_lightning.stages.base import BaseStage, Values
 from fpn_lightning.stages.optimization import Optimization
 from fpn_lightning.stages.results import add_to_recall, proposals_to_original

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.anchors import AnchorConvention, AnchorGenerator
-from fpn_lightning.models.trunk import Convention
+from fpn_lightning.models.backbones.base import Convention
 from fpn_lightning.stages.faster_rcnn import FasterRCNNStage
-from fpn_lightning.stages.initial_weights import read_checkpoint
+from fpn_lightning.weights.init_from import read_checkpoint
 
 State = dict[str, Tensor]
 COUNTER = "num_batches_tracked"  # of BatchNorm; of no account where its statistics are fixed

@@ -16,10 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fpn_lightning.console import complain
-from fpn_lightning.errors import InputError
+from fpn_lightning.errors import InputError, complain
 from fpn_lightning.files import whole_file
-from fpn_lightning.stages.initial_weights import read_checkpoint
+from fpn_lightning.weights.init_from import read_checkpoint
 
 SHARED = ("backbone.", "pyramid.")
 PARTS = {"RPN_CHECKPOINT": "rpn.", "DETECTOR_CHECKPOINT": "roi_heads."}

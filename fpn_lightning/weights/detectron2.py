@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
-from fpn_lightning.models.trunk import PIXEL_MEAN, PIXEL_STD
+from fpn_lightning.models.backbones.base import PIXEL_MEAN, PIXEL_STD
 from fpn_lightning.stages.faster_rcnn import FasterRCNNStage
 from fpn_lightning.weights.checkpoints import (
     State,

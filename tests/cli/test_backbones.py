@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.runs import ROW, read_metrics
+from tests.command_line import ROW, read_metrics
 
 MODELS = "fpn_lightning.models"
 SCRATCH = ("weights", "null"), ("norm", "batch"), ("frozen_stages", "0")

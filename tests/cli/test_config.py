@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.runs import PRESET, REPOSITORY, ROW
+from tests.command_line import PRESET, REPOSITORY, ROW
 
 ROWS = sorted(
     path
@@ -97,7 +97,7 @@ def test_a_run_needs_a_name(cli, capsys):
             "--model",
             "fpn_lightning.RPNStage",
             "--model.backbone",
-            "fpn_lightning.models.narrow_resnet.NarrowResNet",
+            "fpn_lightning.models.backbones.NarrowResNet",
         )
     assert stop.value.code == 2
     assert "experiment.table" in capsys.readouterr().err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tests.runs import read_log, read_metrics, run_python, weights
+from tests.command_line import read_log, read_metrics, run_python, weights
 
 
 def test_two_processes_equal_one(arguments, run, tmp_path):

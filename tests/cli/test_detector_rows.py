@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.cli.test_config import flat, printed
-from tests.runs import PRESET, REPOSITORY
+from tests.command_line import PRESET, REPOSITORY
 
 CONFIGS = REPOSITORY / "configs"
 ROWS = sorted(path for table in ("table3", "table4", "table5") for path in (CONFIGS / table).rglob("*.yaml"))

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from fpn_lightning.data.proposals import ProposalStore
+from fpn_lightning.data.proposals.store import ProposalStore
 from fpn_lightning.evaluation.__main__ import main as score
-from tests.runs import PRESET, REPOSITORY, read_metrics, run_python
+from tests.command_line import PRESET, REPOSITORY, read_metrics, run_python
 
 TABLE2 = REPOSITORY / "configs" / "table2"
 

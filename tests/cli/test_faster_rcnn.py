@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from fpn_lightning.evaluation.__main__ import main as score
-from tests.runs import PRESET, REPOSITORY, read_log, read_metrics
+from tests.command_line import PRESET, REPOSITORY, read_log, read_metrics
 
 ROW = REPOSITORY / "configs" / "faster_rcnn.yaml"
 OVERLAYS = {name: REPOSITORY / "configs" / "presets" / name / "faster_rcnn.yaml" for name in ("mini", "modern")}

@@ -13,7 +13,7 @@ from PIL import Image
 
 from fpn_lightning.data.images import ORIENTATION, read_image
 from tests.cli.test_faster_rcnn import OVERLAYS, ROW
-from tests.runs import PRESET
+from tests.command_line import PRESET
 
 SIZES = {  # width and height as a viewer shows them
     "1x1.png": (1, 1),

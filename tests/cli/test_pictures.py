@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from fpn_lightning.data.coco import COCOIndex
+from fpn_lightning.data.coco.index import COCOIndex
 from fpn_lightning.drawing.__main__ import main as draw
 from fpn_lightning.drawing.callback import PictureCallback
 from fpn_lightning.drawing.finished_runs import varied_images
 from fpn_lightning.drawing.model import evaluating
 from tests.cli.test_wandb import offline_runs
-from tests.runs import REPOSITORY, read_log, read_metrics, run_python, weights
+from tests.command_line import REPOSITORY, read_log, read_metrics, run_python, weights
 
 
 def pictures(folder: Path) -> list[str]:

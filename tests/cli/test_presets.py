@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from fpn_lightning.data.samplers import accumulation_steps
-from tests.runs import REPOSITORY, ROW
+from tests.command_line import REPOSITORY, ROW
 
 PRESETS = REPOSITORY / "configs" / "presets"
 

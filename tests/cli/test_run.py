@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from fpn_lightning.stages.rpn import RPNStage
-from tests.runs import read_log, read_metrics, weights
+from tests.command_line import read_log, read_metrics, weights
 
 LOSSES = ("train/loss_rpn_cls", "train/loss_rpn_loc", "train/lr")
 

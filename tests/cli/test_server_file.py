@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fpn_lightning.evaluation.__main__ import main as score
-from tests.runs import PRESET, REPOSITORY, read_metrics, run_python
+from tests.command_line import PRESET, REPOSITORY, read_metrics, run_python
 
 NAME = "detections_test-dev2017_c-fpn_results.json"
 TEST_DEV = ["--data.test_split", "test-dev2017"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fpn_lightning.weights.combine import main as combine
-from tests.runs import PRESET, REPOSITORY, weights
+from tests.command_line import PRESET, REPOSITORY, weights
 
 CONFIGS = REPOSITORY / "configs"
 SHARED = ("backbone.", "pyramid.")

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import yaml
 
-from tests.runs import PRESET, REPOSITORY
+from tests.command_line import PRESET, REPOSITORY
 
 ROWS = ("mlp5", "mlp7", "dual", "dual_28", "dual_28_2x")
 PARSED: dict[tuple[str, ...], dict] = {}  # parsing takes a second each time

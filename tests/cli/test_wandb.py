@@ -9,7 +9,7 @@ import time
 import pytest
 import yaml
 
-from tests.runs import REPOSITORY, read_metrics
+from tests.command_line import REPOSITORY, read_metrics
 
 pytest.importorskip("wandb")
 

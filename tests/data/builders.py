@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from fpn_lightning.data.datamodule import COCODataModule
-from fpn_lightning.data.proposal_header import FORMAT, LAYOUT, VERSION, ProposalHeader
-from fpn_lightning.data.proposal_writer import ShardWriter, complete_store
-from fpn_lightning.data.proposals import StoredProposals
+from fpn_lightning.data.proposals.header import FORMAT, LAYOUT, VERSION, ProposalHeader
+from fpn_lightning.data.proposals.store import StoredProposals
+from fpn_lightning.data.proposals.writer import ShardWriter, complete_store
 
 CATEGORIES = [{"id": 3, "name": "car"}, {"id": 1, "name": "person"}]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fpn_lightning.data import download_archives, download_http
-from fpn_lightning.data.coco import split_paths
+from fpn_lightning.data.coco.index import split_paths
 from fpn_lightning.data.download import COCO_URL, archives_of, download_coco, main
 from fpn_lightning.errors import InputError
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fpn_lightning.data.coco import COCOIndex
+from fpn_lightning.data.coco.index import COCOIndex
 from fpn_lightning.data.training_rows import training_rows
 from fpn_lightning.data.transforms import ResizeAndFlip
 from fpn_lightning.errors import InputError

@@ -97,7 +97,7 @@ def test_a_difference_writes_nothing(load, tmp_path, monkeypatch, capsys, name, 
 
 
 def test_detector_benchmark_at_a_tiny_size(load, tmp_path, capsys):
-    from fpn_lightning.models.narrow_resnet import NarrowResNet
+    from fpn_lightning.models.backbones.narrow import NarrowResNet
 
     script = load("detector_time")
     stages = script.detectors(NarrowResNet, proposals=20)
@@ -111,7 +111,7 @@ def test_detector_benchmark_at_a_tiny_size(load, tmp_path, capsys):
 
 
 def test_flops_of_a_detector_grow_with_what_its_head_runs_on_a_region(load):
-    from fpn_lightning.models.narrow_resnet import NarrowResNet
+    from fpn_lightning.models.backbones.narrow import NarrowResNet
 
     script = load("detector_time")
     images = script.noise(1, (64, 96), 32)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from pycocotools import mask as mask_api
 
-from fpn_lightning.data.segmentations import compressed_rle
+from fpn_lightning.data.coco.segmentations import compressed_rle
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.proposal_recall import AREA_SUFFIXES, recall_key
 from fpn_lightning.evaluation.segment_recall import SegmentRecall, mask_iou

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fpn_lightning.errors import InputError
+from fpn_lightning.models.backbones.narrow import NarrowResNet
 from fpn_lightning.models.image_pyramid import (
     boxes_between_scales,
     check_scales,
@@ -16,7 +17,6 @@ from fpn_lightning.models.image_pyramid import (
     propose_on_scales,
     scale_images,
 )
-from fpn_lightning.models.narrow_resnet import NarrowResNet
 from fpn_lightning.models.pyramids import FPN, SingleMap
 from fpn_lightning.stages.rpn import RPNStage
 from fpn_lightning.structures import ImageBatch, Proposals

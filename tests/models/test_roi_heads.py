@@ -11,9 +11,9 @@ from torch import nn
 from torchvision.ops import box_iou
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.models.backbones import ResNetBackbone
+from fpn_lightning.models.backbones.narrow import NarrowResNet
+from fpn_lightning.models.backbones.resnet import ResNetBackbone
 from fpn_lightning.models.box_head import BoxPredictor, Conv5Head, TwoFCHead
-from fpn_lightning.models.narrow_resnet import NarrowResNet
 from fpn_lightning.models.pyramids import FPN, BottomUpPyramid, FinestLevel, SingleMap, TopDownPyramid
 from fpn_lightning.models.rcnn import make_box_head
 from fpn_lightning.models.roi_heads import RoIHeads, RoISample

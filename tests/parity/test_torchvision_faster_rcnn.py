@@ -16,8 +16,8 @@ from torchvision.models.detection.image_list import ImageList
 
 from fpn_lightning.models.sampler import Sampler, image_seeds
 from fpn_lightning.stages.faster_rcnn import FasterRCNNStage
-from fpn_lightning.stages.initial_weights import load_weights
 from fpn_lightning.structures import Batch, ImageBatch, Targets
+from fpn_lightning.weights.init_from import load_weights
 from tests.models.builders import labelled
 from tests.weights.builders import COCO_GAPS, calibrate, noise, pixels_of, torchvision_model, zoo_stage
 

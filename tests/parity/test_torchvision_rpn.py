@@ -14,7 +14,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d
 
 from fpn_lightning.models.anchors import AnchorGenerator
-from fpn_lightning.models.backbones import ResNetBackbone
+from fpn_lightning.models.backbones.resnet import ResNetBackbone
 from fpn_lightning.models.pyramids import FPN
 from fpn_lightning.models.rpn import RPN
 from fpn_lightning.models.sampler import image_seeds

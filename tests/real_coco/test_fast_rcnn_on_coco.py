@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 
-from tests.runs import REPOSITORY, ROW, read_log
+from tests.command_line import REPOSITORY, ROW, read_log
 
 SMOKE = REPOSITORY / "configs" / "presets" / "smoke.yaml"
 FAST_RCNN = REPOSITORY / "configs" / "table2" / "c_fpn.yaml"

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_api
 
+from fpn_lightning.data.coco.segmentations import compressed_rle
 from fpn_lightning.data.datamodule import COCODataModule
-from fpn_lightning.data.segmentations import compressed_rle
-from fpn_lightning.models.mask_targets import mask_targets
-from tests.runs import REPOSITORY
+from fpn_lightning.models.masks.targets import mask_targets
+from tests.command_line import REPOSITORY
 
 SMOKE = REPOSITORY / "configs" / "presets" / "smoke.yaml"
 ROW = REPOSITORY / "configs" / "table6" / "dual.yaml"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import REPOSITORY, ROW, read_metrics, run_python
+from tests.command_line import REPOSITORY, ROW, read_metrics, run_python
 
 SMOKE = REPOSITORY / "configs" / "presets" / "smoke.yaml"
 

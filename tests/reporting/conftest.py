@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fpn_lightning.reporting.records import Data, Eval, Experiment, Record, Train
+from fpn_lightning.runs.record import Data, Eval, Experiment, Record, Train
 
 
 def _make_record(

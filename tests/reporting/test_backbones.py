@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fpn_lightning.reporting import __main__ as command
 from fpn_lightning.reporting.backbones import page, trunks, write
-from fpn_lightning.reporting.records import Experiment
+from fpn_lightning.runs.record import Experiment
 
 
 def records(make_record):

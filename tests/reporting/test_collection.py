@@ -9,7 +9,7 @@ import pytest
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.reporting.collection import collect, collect_wandb, find_unfinished, load_all, presets
-from fpn_lightning.reporting.records import Record
+from fpn_lightning.runs.record import Record
 
 MakeRecord = Callable[..., Record]
 

@@ -9,8 +9,8 @@ import pytest
 
 from fpn_lightning.reporting.page import write
 from fpn_lightning.reporting.paper import paper_tables
-from fpn_lightning.reporting.records import Record
 from fpn_lightning.reporting.summary import summarise
+from fpn_lightning.runs.record import Record
 
 SIZED = {
     "c_fpn": {

@@ -9,8 +9,8 @@ import pytest
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.reporting import __main__ as command
-from fpn_lightning.reporting.records import Train
 from fpn_lightning.reporting.tuning import page, tried, write
+from fpn_lightning.runs.record import Train
 
 
 def run(make_record, table, row, rate, metrics, **changes):

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from fpn_lightning.reporting.paper import paper_tables
-from fpn_lightning.reporting.records import Train
 from fpn_lightning.reporting.summary import summarise
 from fpn_lightning.reporting.variants import sections
+from fpn_lightning.runs.record import Train
 
 SHALLOW = {"c_fpn": {"AR100": (0.50, 0.52)}, "d_bottom_up": {"AR100": (0.40, 0.43)}, "f_finest": {"AR100": (0.3, 0.3)}}
 DEEP = {"c_fpn": {"AR100": (0.50, 0.50)}, "d_bottom_up": {"AR100": (0.51, 0.51)}}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.models.narrow_resnet import NarrowResNet
+from fpn_lightning.models.backbones.narrow import NarrowResNet
 from fpn_lightning.models.pyramids import FPN, SingleMap
 from fpn_lightning.models.roi_heads import RoIHeads
 from fpn_lightning.models.rpn import RPN

@@ -11,8 +11,8 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.models.backbones import ResNetBackbone
-from fpn_lightning.models.narrow_resnet import NarrowResNet
+from fpn_lightning.models.backbones.narrow import NarrowResNet
+from fpn_lightning.models.backbones.resnet import ResNetBackbone
 from fpn_lightning.models.pyramids import BottomUpPyramid, TopDownPyramid
 from fpn_lightning.models.roi_heads import RoIHeads
 from fpn_lightning.stages.base import BaseStage

@@ -12,12 +12,12 @@ from pycocotools import mask as mask_api
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.__main__ import main as score
-from fpn_lightning.models.narrow_resnet import NarrowResNet
+from fpn_lightning.models.backbones.narrow import NarrowResNet
 from fpn_lightning.stages.mask_proposals import MaskProposalStage, refuse_leak
 from fpn_lightning.stages.optimization import Optimization
 from fpn_lightning.structures import Batch
+from tests.command_line import REPOSITORY, read_metrics
 from tests.models.builders import image_batch, targets
-from tests.runs import REPOSITORY, read_metrics
 
 ROW = REPOSITORY / "configs" / "table6" / "dual_28_2x.yaml"
 

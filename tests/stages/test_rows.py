@@ -8,8 +8,8 @@ import pytest
 import torch
 import torchvision
 
-from fpn_lightning.models.backbones import ResNetBackbone
-from fpn_lightning.models.narrow_resnet import NarrowResNet
+from fpn_lightning.models.backbones.narrow import NarrowResNet
+from fpn_lightning.models.backbones.resnet import ResNetBackbone
 from fpn_lightning.models.pyramids import FPN, BottomUpPyramid, FinestLevel, SingleMap, SSDPyramid, TopDownPyramid
 from fpn_lightning.models.rpn import RPN
 from fpn_lightning.models.sampler import image_seeds

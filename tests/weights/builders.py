@@ -18,7 +18,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.faster_rcnn import FasterRCNNStage
-from tests.runs import REPOSITORY
+from tests.command_line import REPOSITORY
 
 ZOO = REPOSITORY / "configs" / "zoo"
 COCO_GAPS = [12, 26, 29, 30, 45, 66, 68, 69, 71, 83]  # ids below 91 that are no category

@@ -7,15 +7,15 @@ from functools import partial
 import pytest
 import torch
 
-from fpn_lightning.models.narrow_resnet import NarrowResNet
+from fpn_lightning.models.backbones.narrow import NarrowResNet
 from fpn_lightning.models.roi_heads import RoIHeads
 from fpn_lightning.models.rpn import RPN
 from fpn_lightning.stages.fast_rcnn import FastRCNNStage
 from fpn_lightning.stages.faster_rcnn import FasterRCNNStage
-from fpn_lightning.stages.initial_weights import load_weights
 from fpn_lightning.stages.rpn import RPNStage
 from fpn_lightning.structures import Batch
 from fpn_lightning.weights.combine import main
+from fpn_lightning.weights.init_from import load_weights
 from tests.models.builders import image_batch
 
 HEADS = partial(RoIHeads, score_thresh=0.0)

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.stages.initial_weights import load_weights
 from fpn_lightning.weights import detectron2 as d2
+from fpn_lightning.weights.init_from import load_weights
 from fpn_lightning.weights.pickles import read_arrays
 from tests.weights.builders import zoo_stage
 

@@ -14,8 +14,8 @@ import torch
 from torchvision.models.detection import FasterRCNN
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.stages.initial_weights import load_weights
 from fpn_lightning.weights import torchvision as tv
+from fpn_lightning.weights.init_from import load_weights
 from tests.weights.builders import COCO_GAPS, ZOO, calibrate, noise, small_backbone, torchvision_model, zoo_stage
 
 SIZES = [(128, 160), (128, 200)]
@@ -237,7 +237,7 @@ def zoo_arguments(path, tmp_path, monkeypatch) -> list[str]:
     def no_download(*_: object) -> None:
         raise AssertionError("weights of a trunk were fetched")
 
-    monkeypatch.setattr("fpn_lightning.models.backbones.fetch_torchvision_state", no_download)
+    monkeypatch.setattr("fpn_lightning.models.backbones.resnet.fetch_torchvision_state", no_download)
     return [
         *("--config", str(ZOO / "torchvision_r50_fpn.yaml"), "--model.init_from", f"torchvision:{path}"),
         *("--model.backbone.name", "resnet18", "--model.fc_width", "32"),

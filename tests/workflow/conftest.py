@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.runs import REPOSITORY
+from tests.command_line import REPOSITORY
 
 
 @pytest.fixture

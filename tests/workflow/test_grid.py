@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fpn_lightning.data.proposals import ProposalStore
-from tests.runs import REPOSITORY
+from fpn_lightning.data.proposals.store import ProposalStore
+from tests.command_line import REPOSITORY
 from tests.workflow.calls import touch
 
 STEPS = 60

@@ -10,7 +10,7 @@ import yaml
 
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.errors import InputError
-from tests.runs import REPOSITORY
+from tests.command_line import REPOSITORY
 from tests.workflow.calls import touch
 
 MINI_DATA = "data/synthetic-mini/synthetic.json"

@@ -1,0 +1,1 @@
+"""COCO annotation files: reading, checking and a memory-mapped index."""

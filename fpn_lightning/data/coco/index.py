@@ -1,0 +1,195 @@
+"""COCO annotations as arrays, memory-mapped and shared by workers and ranks; and one image with its objects."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fpn_lightning.data.coco.annotations import Categories
+from fpn_lightning.data.coco.index_file import open_index
+from fpn_lightning.data.coco.segmentations import segmentation_fault
+from fpn_lightning.errors import InputError
+
+
+# Numbers of at most 7 characters from "0" on, 5 bits each; all but a number's last character have the sixth bit.
+class Objects(NamedTuple):
+    """Objects of one image, in the file's order, as the file gives them; G of them.
+
+    Attributes:
+        annotation_ids: int64 ``(G,)``.
+        boxes_xywh: float64 ``(G, 4)`` pixels of the image file.
+        areas: float64 ``(G,)`` px² of the image file.
+        is_crowd: bool ``(G,)``.
+        labels: int64 ``(G,)`` in [0, K).
+    """
+
+    annotation_ids: NDArray[np.int64]
+    boxes_xywh: NDArray[np.float64]
+    areas: NDArray[np.float64]
+    is_crowd: NDArray[np.bool_]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class COCOIndex:
+    """The annotations of one split; images in ascending order of id, addressed by their row in that order.
+
+    Opening reads next to nothing: the arrays are views of a mapped file (read-only) and a copy sent to another
+    process maps the same file again. Build it with :meth:`open`.
+
+    Attributes:
+        annotation_file: the JSON file.
+        fingerprint: sha256 of that file.
+        description: its ``info.description``, or an empty string.
+        has_annotations: False for files that list images only (COCO's ``image_info_test-dev2017.json``).
+        categories: labels, category ids and names.
+        image_ids: int64 ``(N,)`` ascending.
+        sizes: int64 ``(N, 2)`` height and width of each image file.
+        object_offsets: int64 ``(N + 1,)``; objects of image row i are rows ``offsets[i]:offsets[i + 1]``.
+        objects: the arrays of all M objects.
+    """
+
+    annotation_file: Path
+    fingerprint: str
+    description: str
+    has_annotations: bool
+    categories: Categories
+    image_ids: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    object_offsets: NDArray[np.int64]
+    objects: Objects
+    _file_names: tuple[NDArray[np.uint8], NDArray[np.int64]]
+    _segmentations: tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+    @classmethod
+    def open(cls, annotation_file: str | Path) -> Self:
+        """Map the index of ``annotation_file``; the first time it is built, beside the file or in the cache folder.
+
+        The cache folder is ``$FPN_LIGHTNING_CACHE``, else ``~/.cache/fpn_lightning``; it is used where the annotation
+        file's folder is read-only.
+
+        Raises:
+            InputError: the file is missing, no COCO JSON, or holds ids that no evaluator reads rightly.
+        """
+        path = Path(annotation_file)
+        facts, arrays = open_index(path)
+        ids, names = facts["categories"]
+        return cls(
+            annotation_file=path,
+            fingerprint=facts["sha256"],
+            description=facts["description"],
+            has_annotations=facts["has_annotations"],
+            categories=Categories(tuple(ids), tuple(names)),
+            image_ids=arrays["image_ids"],
+            sizes=arrays["sizes"],
+            object_offsets=arrays["object_offsets"],
+            objects=Objects(*(arrays[name] for name in Objects._fields)),
+            _file_names=(arrays["file_names"], arrays["file_name_offsets"]),
+            _segmentations=(arrays["segmentations"], arrays["segmentation_offsets"]),
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).open, (self.annotation_file,)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def row(self, image_id: int) -> int:
+        """Row of an image id; KeyError where the split has no such image."""
+        row = int(np.searchsorted(self.image_ids, image_id))
+        if row == len(self) or self.image_ids[row] != image_id:
+            raise KeyError(f"{self.annotation_file} has no image {image_id}")
+        return row
+
+    def file_name(self, row: int) -> str:
+        """Name of an image's file, relative to the split's image folder."""
+        blob, offsets = self._file_names
+        return blob[offsets[row] : offsets[row + 1]].tobytes().decode()
+
+    def objects_of(self, row: int) -> Objects:
+        """Objects of one image: views, not copies."""
+        rows = slice(int(self.object_offsets[row]), int(self.object_offsets[row + 1]))
+        ids, boxes, areas, is_crowd, labels = self.objects
+        return Objects(ids[rows], boxes[rows], areas[rows], is_crowd[rows], labels[rows])
+
+    def segmentations_of(self, row: int) -> list[Any]:
+        """COCO polygons (list of flat x, y lists) or RLE (dict) of each object of one image, decoded now.
+
+        Raises:
+            InputError: an object has none, or none that gives a mask of the image.
+        """
+        blob, offsets = self._segmentations
+        first, last = int(self.object_offsets[row]), int(self.object_offsets[row + 1])
+        segmentations = []
+        for i in range(first, last):
+            text = blob[offsets[i] : offsets[i + 1]].tobytes()
+            try:
+                segmentations.append(json.loads(text or "null"))
+                fault = segmentation_fault(segmentations[-1], *self.sizes[row].tolist())
+            except RecursionError:
+                fault = "it is nested too deeply"
+            if fault:
+                name = (
+                    f"{self.annotation_file}: annotation {self.objects.annotation_ids[i]} (image {self.image_ids[row]})"
+                )
+                problem = f"no usable segmentation: {fault}" if text else "no segmentation"
+                raise InputError(f"{name} has {problem}; masks were asked for (data.load_masks)")
+        return segmentations
+
+    def check_categories(self, num_classes: int, others: Categories) -> None:
+        """Refuse another number of categories than configured, or others than those of another split.
+
+        Raises:
+            InputError: labels would be wrong or out of range.
+        """
+        if len(self.categories) != num_classes:
+            raise InputError(
+                f"data.num_classes is {num_classes}, but {self.annotation_file} has {len(self.categories)} categories; "
+                f"set data.num_classes to {len(self.categories)}"
+            )
+        if self.categories != others:
+            raise InputError(
+                f"{self.annotation_file}: its categories are not those of the split opened before; labels would mean "
+                "different things, give both files the same 'categories'"
+            )
+
+    @cached_property
+    def object_rows(self) -> NDArray[np.int64]:
+        """Int64 ``(M,)``: the image row of every object."""
+        return np.repeat(np.arange(len(self)), np.diff(self.object_offsets))
+
+
+def split_paths(root: str | Path, split: str) -> tuple[Path, Path]:
+    """The annotation file and the image folder of a split in COCO's layout.
+
+    ``root/annotations/instances_<split>.json``, or ``image_info_<split>.json`` for splits without annotations, and
+    ``root/<split>/``. COCO's ``test-dev2017`` names images of the folder ``test2017``.
+
+    Raises:
+        InputError: one of them is missing; the message gives the command that fetches or makes the data.
+    """
+    root = Path(root)
+    command = f"python -m fpn_lightning.data.{'synthetic' if 'synthetic' in root.name else 'download'} --root {root}"
+    if root.name == "synthetic-mini":  # what the preset mini reads
+        command += " --train 5000 --val 500 --split tune=500"
+    annotations = root / "annotations" / f"instances_{split}.json"
+    if not annotations.is_file() and (listed := annotations.with_name(f"image_info_{split}.json")).is_file():
+        annotations = listed
+    images = root / split
+    if not images.is_dir() and split.startswith("test-dev"):
+        images = root / split.replace("-dev", "", 1)
+    for path, there in (
+        (root, root.is_dir()),
+        (annotations.parent, annotations.parent.is_dir()),
+        (annotations, annotations.is_file()),
+        (images, images.is_dir()),
+    ):
+        if not there:
+            raise InputError(f"{path} is missing (data.root={root}, split {split}); get the data with `{command}`")
+    return annotations, images

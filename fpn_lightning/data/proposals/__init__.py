@@ -1,0 +1,1 @@
+"""Fixed proposals on disk: header, writer and reader."""

@@ -1,0 +1,24 @@
+"""Classification networks that give c2..c5 (the bottom-up pathway of FPN §3).
+
+What a backbone promises is in :mod:`fpn_lightning.models.backbones.base`.
+"""
+
+from fpn_lightning.models.backbones.narrow import NarrowResNet
+from fpn_lightning.models.backbones.resnet import ResNetBackbone
+from fpn_lightning.models.backbones.timm import TimmBackbone
+from fpn_lightning.models.backbones.torchvision import (
+    ConvNeXtBackbone,
+    EfficientNetBackbone,
+    MobileNetV2Backbone,
+    VGGBackbone,
+)
+
+__all__ = [
+    "ConvNeXtBackbone",
+    "EfficientNetBackbone",
+    "MobileNetV2Backbone",
+    "NarrowResNet",
+    "ResNetBackbone",
+    "TimmBackbone",
+    "VGGBackbone",
+]

@@ -1,0 +1,196 @@
+"""Bottom-up pathway (FPN §3): ResNets, and how any classifier of torchvision becomes a trunk.
+
+What a backbone promises is in :mod:`fpn_lightning.models.backbones.base`; other families are in ``torchvision``,
+``timm`` and ``narrow``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+from torch import nn
+from torchvision.models import get_model_weights, resnet
+
+from fpn_lightning.errors import InputError
+from fpn_lightning.models.backbones.base import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Convention,
+    Norm,
+    StagedBackbone,
+    norm_layer,
+)
+from fpn_lightning.weights.backbone import (
+    fetch_torchvision_state,
+    load_torchvision,
+    read_state_dict,
+    torchvision_weights,
+)
+
+ResNetName = Literal[
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"
+]
+
+
+class TorchvisionBackbone(StagedBackbone):
+    """A classifier of torchvision cut into a stem and four stages, with its optional weights.
+
+    Subclasses build their parts and hand them to :meth:`_assemble`.
+
+    Args:
+        name: torchvision's name of the model.
+        weights: a member of torchvision's weights enum (``IMAGENET1K_V1``), the path of a state dict with
+            torchvision's names, or ``None``. Loaded by :meth:`load_weights`, never by the constructor.
+        norm: ``frozen`` for pre-trained trunks; ``batch`` or ``group`` from scratch; ``None`` where the model has no
+            BatchNorm.
+        frozen_stages: how many stages stay as they were loaded, the stem counting as one.
+        convention: whose preprocessing the trunk applies.
+
+    Raises:
+        InputError: if the arguments do not fit together.
+    """
+
+    def __init__(
+        self, name: str, weights: str | None, norm: Norm | None, frozen_stages: int, convention: Convention
+    ) -> None:
+        super().__init__(convention, weights)
+        weights = self.weights
+        if norm == "frozen" and weights is None:
+            raise InputError(
+                "backbone: norm 'frozen' without weights would freeze untrained statistics. "
+                "Set norm to 'batch' or 'group', or name weights."
+            )
+        if weights is not None and norm == "group":
+            raise InputError("backbone: norm 'group' has no place for the BatchNorm statistics of pre-trained weights.")
+        if weights is None and frozen_stages > 0:
+            raise InputError("backbone: frozen_stages > 0 without weights would freeze random filters. Set it to 0.")
+        if not 0 <= frozen_stages <= 5:
+            raise InputError(f"backbone: frozen_stages must lie in 0..5 (stem, c2..c5), not {frozen_stages}.")
+        member = torchvision_weights(name, weights)
+        if member is not None and convention != "torchvision":
+            raise InputError(f"backbone: weights {weights} are torchvision's; convention must be 'torchvision'.")
+        # vgg16 also has Caffe's filters, which torchvision feeds with another mean and standard deviation.
+        if member is not None:
+            preset = member.transforms()
+            if (tuple(preset.mean), tuple(preset.std)) != (IMAGENET_MEAN, IMAGENET_STD):
+                raise InputError(f"backbone: weights {weights} of {name} need another mean. Use IMAGENET1K_V1.")
+        self.name = name
+        self.frozen_stages = frozen_stages
+
+    def _assemble(
+        self,
+        stem: nn.Sequential,
+        stages: Iterable[nn.Module],
+        channels: Sequence[int],
+        prefixes: dict[str, str | None],
+        first_stride: int = 4,
+    ) -> None:
+        """Take the parts and freeze the first ``frozen_stages`` of them.
+
+        Args:
+            stem: everything before the stage of c2.
+            stages: those of c2..c5.
+            channels: of c2..c5.
+            prefixes: torchvision's module name to ours, ``None`` for what a trunk leaves out.
+            first_stride: stride of c2; each further stage doubles it.
+        """
+        self.stem = stem
+        self.stages = nn.ModuleList(stages)
+        self.channels = {f"c{k}": count for k, count in enumerate(channels, start=2)}
+        self.strides = {f"c{k}": first_stride * 2 ** (k - 2) for k in range(2, 6)}
+        self._prefixes = prefixes
+        for part in self._frozen_parts():
+            part.requires_grad_(False)
+
+    def _frozen_parts(self) -> list[nn.Module]:
+        return [self.stem, *self.stages][: self.frozen_stages]
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch the mode; frozen stages stay in evaluation mode, or live BatchNorm would still drift there."""
+        super().train(mode)
+        for part in self._frozen_parts():
+            part.eval()
+        return self
+
+    def keep(self, used: Sequence[str]) -> None:
+        """See :meth:`StagedBackbone.keep`; the weights of dropped stages are then not wanted."""
+        super().keep(used)
+        count = len(self.stages) + len(self._taken)
+
+        def is_dropped(ours: str | None) -> bool:
+            return ours is not None and ours.startswith("stages.") and int(ours.split(".")[1]) >= count
+
+        self._prefixes = {theirs: None if is_dropped(ours) else ours for theirs, ours in self._prefixes.items()}
+
+    def download_weights(self) -> None:
+        """Fetch enum weights into torch's cache; local files need nothing."""
+        member = torchvision_weights(self.name, self.weights)
+        if member is not None:
+            fetch_torchvision_state(member)
+
+    def load_weights(self) -> None:
+        """Load the named weights; every missing or unexpected tensor outside the classifier is an error.
+
+        Raises:
+            InputError: if the file is missing or does not fit, naming the file and the tensors.
+        """
+        if self.weights is None:
+            return
+        member = torchvision_weights(self.name, self.weights)
+        if member is None and not Path(self.weights).is_file():
+            known = sorted(get_model_weights(self.name).__members__)
+            raise InputError(
+                f"backbone: weights {self.weights!r} is neither a file nor one of torchvision's {known} "
+                f"for {self.name}; those of a whole detector are given by model.init_from."
+            )
+        state = fetch_torchvision_state(member) if member is not None else read_state_dict(self.weights)
+        load_torchvision(self.loadable(), state, self._prefixes, self.weights, self.name)
+
+
+class ResNetBackbone(TorchvisionBackbone):
+    """ResNet-18/34/50/101 (the paper's trunks are 50 and 101) and ResNeXt-50/101, from torchvision.
+
+    Args:
+        name: which ResNet.
+        weights: a member of torchvision's weights enum (``IMAGENET1K_V1``), the path of a state dict with
+            torchvision's names, or ``None``. Loaded by :meth:`load_weights`, never by the constructor.
+        norm: ``frozen`` for pre-trained trunks; ``batch`` or ``group`` from scratch.
+        frozen_stages: how many stages stay as they were loaded, the stem counting as one: 2 freezes conv1 and
+            conv2_x, as Detectron's ``FREEZE_AT = 2`` (the paper does not say; DEVIATIONS.md "Frozen stages").
+        convention: ``torchvision`` (RGB, stride in the 3x3), ``caffe`` or ``detectron2`` (BGR, stride in the first
+            1x1; they differ in the mean that is subtracted).
+        norm_eps: added to the variances by the normalisation layers.
+
+    Raises:
+        InputError: if the arguments do not fit together.
+    """
+
+    def __init__(
+        self,
+        name: ResNetName = "resnet50",
+        weights: str | None = "IMAGENET1K_V1",
+        norm: Norm = "frozen",
+        frozen_stages: int = 2,
+        convention: Convention = "torchvision",
+        norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__(name, weights, norm, frozen_stages, convention)
+        trunk = getattr(resnet, name)(weights=None, norm_layer=norm_layer(norm, norm_eps))
+        stages = nn.ModuleList([trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4])
+        if convention != "torchvision":
+            _move_stride_to_first_conv(stages)
+        self._assemble(
+            stem=nn.Sequential(trunk.conv1, trunk.bn1, trunk.relu, trunk.maxpool),
+            stages=stages,
+            channels=[64, 128, 256, 512] if name in ("resnet18", "resnet34") else [256, 512, 1024, 2048],
+            prefixes={"conv1": "stem.0", "bn1": "stem.1", "fc": None}
+            | {f"layer{i + 1}": f"stages.{i}" for i in range(4)},
+        )
+
+
+def _move_stride_to_first_conv(stages: nn.ModuleList) -> None:
+    """Put the stride of each bottleneck into its first 1x1, where the Caffe weights expect it."""
+    for block in (module for module in stages.modules() if isinstance(module, resnet.Bottleneck)):
+        block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride

@@ -1,0 +1,209 @@
+"""Trunks of other families from torchvision: VGG-16, MobileNetV2, EfficientNet, ConvNeXt (not in the paper).
+
+FPN §1 calls the construction independent of the backbone; each class here declares four maps at strides 4, 8, 16, 32:
+c_k is the last map of its stride. What only serves classification (the wide 1x1 convolution before the average pool
+of MobileNetV2 and EfficientNet, the last LayerNorm of ConvNeXt, fully connected layers) is left out. Stochastic
+depth is switched off: a training step must depend on nothing but the seed, the step and the images.
+
+MobileNetV2 and EfficientNet can be made small enough to be trained from scratch on a CPU; for small images
+``first_stride: 2`` takes the subsampling out of the stage of c2 and makes the strides 2, 4, 8, 16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import nn
+from torchvision.models import convnext, efficientnet, mobilenetv2, vgg
+from torchvision.ops import FrozenBatchNorm2d
+
+from fpn_lightning.errors import InputError
+from fpn_lightning.models.backbones.base import Norm, norm_layer
+from fpn_lightning.models.backbones.resnet import TorchvisionBackbone
+from fpn_lightning.weights.backbone import torchvision_weights
+
+
+class FeaturesBackbone(TorchvisionBackbone):
+    """A trunk cut out of the ``features`` sequence that most of torchvision's classifiers have."""
+
+    def _cut(self, layers: nn.Sequential, ends: Sequence[int], channels: Sequence[int], first_stride: int = 4) -> None:
+        """Cut the sequence into the stem and the stages of c2..c5.
+
+        Args:
+            layers: torchvision's ``features``.
+            ends: index after the last layer of the stem and of each stage; what follows is left out.
+            channels: of c2..c5.
+            first_stride: stride of c2, 4 or 2; with 2 the stage of c2 keeps the resolution of its input.
+        """
+        parts = ["stem", "stages.0", "stages.1", "stages.2", "stages.3"]
+        bounds = list(zip([0, *ends], ends, strict=False))
+        prefixes: dict[str, str | None] = {f"features.{index}": None for index in range(len(layers))}
+        prefixes["classifier"] = None
+        for part, (start, end) in zip(parts, bounds, strict=True):
+            # A slice of a Sequential keeps the names of its layers.
+            prefixes |= {f"features.{index}": f"{part}.{index}" for index in range(start, end)}
+        stem, *stages = (layers[start:end] for start, end in bounds)
+        if first_stride == 2:
+            # Not in the stem: at full resolution the stem would cost more than all that follows.
+            for conv in (layer for layer in stages[0].modules() if isinstance(layer, nn.Conv2d)):
+                conv.stride = (1, 1)
+        self._assemble(stem, stages, channels, prefixes, first_stride)
+
+
+class VGGBackbone(FeaturesBackbone):
+    """VGG-16, the trunk of Faster R-CNN: c2..c5 are conv3_3, conv4_3, conv5_3 (after ReLU) and pool5.
+
+    Args:
+        name: ``vgg16`` or, with BatchNorm, ``vgg16_bn``.
+        weights: as for :class:`~fpn_lightning.models.backbones.resnet.ResNetBackbone`.
+        norm: ``frozen`` or ``batch`` for ``vgg16_bn``; ``None`` for ``vgg16``, which has no such layers.
+        frozen_stages: how many of stem (conv1, conv2), conv3, conv4, conv5, pool5 stay as loaded; 1 as in Fast R-CNN.
+
+    Raises:
+        InputError: if the arguments do not fit together.
+    """
+
+    def __init__(
+        self,
+        name: Literal["vgg16", "vgg16_bn"] = "vgg16",
+        weights: str | None = "IMAGENET1K_V1",
+        norm: Literal["frozen", "batch"] | None = None,
+        frozen_stages: int = 1,
+    ) -> None:
+        super().__init__(name, weights, norm, frozen_stages, "torchvision")
+        if name == "vgg16" and norm is not None:
+            raise InputError(f"backbone: vgg16 has no normalisation layers, norm {norm!r} has no place. Use vgg16_bn.")
+        if name == "vgg16_bn" and norm is None:
+            raise InputError("backbone: vgg16_bn needs norm 'frozen' (pre-trained) or 'batch'.")
+        # The whole classifier would allocate 0.5 GB of fully connected layers first.
+        layers = vgg.make_layers(vgg.cfgs["D"], batch_norm=name == "vgg16_bn")
+        for index, layer in enumerate(layers):
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(layer.get_parameter("bias"))
+            elif isinstance(layer, nn.BatchNorm2d) and norm == "frozen":
+                layers[index] = FrozenBatchNorm2d(layer.num_features)
+        pools = [index for index, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
+        # A map at stride 2^k ends before the pool that halves it: pools[1] opens the stage of c2.
+        self._cut(layers, [*pools[1:], pools[4] + 1], [256, 512, 512, 512])
+
+
+class MobileNetV2Backbone(FeaturesBackbone):
+    """MobileNetV2 (Sandler et al., CVPR 2018), whose maps have 24, 32, 96 and 320 channels.
+
+    Args:
+        weights: as for :class:`~fpn_lightning.models.backbones.resnet.ResNetBackbone`.
+        norm: ``frozen`` for pre-trained trunks; ``batch`` or ``group`` from scratch.
+        frozen_stages: how many of stem (stride 2), c2, c3, c4, c5 stay as loaded.
+        width_mult: multiplies the channels of every layer, rounded to a multiple of 8.
+        first_stride: stride of c2, 4 or 2; each further stage doubles it.
+
+    Raises:
+        InputError: if the arguments do not fit together.
+    """
+
+    def __init__(
+        self,
+        weights: str | None = "IMAGENET1K_V1",
+        norm: Norm = "frozen",
+        frozen_stages: int = 2,
+        width_mult: float = 1.0,
+        first_stride: Literal[2, 4] = 4,
+    ) -> None:
+        super().__init__("mobilenet_v2", weights, norm, frozen_stages, "torchvision")
+        _check_multipliers(self, width_mult=width_mult)
+        layers = mobilenetv2.MobileNetV2(width_mult=width_mult, norm_layer=norm_layer(norm)).features
+        ends = [2, 4, 7, 14, 18]
+        self._cut(layers, ends, [layers[end - 1].out_channels for end in ends[1:]], first_stride)
+
+
+# Table 1 of the EfficientNet paper: expansion, kernel, stride, channels in and out, layers.
+_EFFICIENTNET_B0 = [
+    (1, 3, 1, 32, 16, 1),
+    (6, 3, 2, 16, 24, 2),
+    (6, 5, 2, 24, 40, 2),
+    (6, 3, 2, 40, 80, 3),
+    (6, 5, 1, 80, 112, 3),
+    (6, 5, 2, 112, 192, 4),
+    (6, 3, 1, 192, 320, 1),
+]
+_EFFICIENTNET_WIDTH_DEPTH = {
+    "efficientnet_b0": (1.0, 1.0),
+    "efficientnet_b1": (1.0, 1.1),
+    "efficientnet_b2": (1.1, 1.2),
+    "efficientnet_b3": (1.2, 1.4),
+    "efficientnet_b4": (1.4, 1.8),
+}
+
+
+class EfficientNetBackbone(FeaturesBackbone):
+    """EfficientNet-B0 to B4 (Tan and Le, ICML 2019); the maps of B0 have 24, 40, 112 and 320 channels.
+
+    Its squeeze-and-excitation averages over the padding too, so what shares a batch moves results more than in other
+    trunks; evaluation has batches of one image by default.
+
+    Args:
+        name: which EfficientNet.
+        weights: as for :class:`~fpn_lightning.models.backbones.resnet.ResNetBackbone`.
+        norm: ``frozen`` for pre-trained trunks; ``batch`` or ``group`` from scratch.
+        frozen_stages: how many of stem (stride 2), c2, c3, c4, c5 stay as loaded.
+        width_mult: multiplies the channels of the named variant, rounded to a multiple of 8.
+        depth_mult: multiplies the layers of the named variant, rounded up.
+        first_stride: stride of c2, 4 or 2; each further stage doubles it.
+
+    Raises:
+        InputError: if the arguments do not fit together.
+    """
+
+    def __init__(
+        self,
+        name: Literal[
+            "efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_b4"
+        ] = "efficientnet_b0",
+        weights: str | None = "IMAGENET1K_V1",
+        norm: Norm = "frozen",
+        frozen_stages: int = 2,
+        width_mult: float = 1.0,
+        depth_mult: float = 1.0,
+        first_stride: Literal[2, 4] = 4,
+    ) -> None:
+        super().__init__(name, weights, norm, frozen_stages, "torchvision")
+        _check_multipliers(self, width_mult=width_mult, depth_mult=depth_mult)
+        width, depth = _EFFICIENTNET_WIDTH_DEPTH[name]
+        blocks = [
+            efficientnet.MBConvConfig(*row, width_mult=width * width_mult, depth_mult=depth * depth_mult)
+            for row in _EFFICIENTNET_B0
+        ]
+        layers = efficientnet.EfficientNet(
+            blocks, dropout=0.0, stochastic_depth_prob=0.0, norm_layer=norm_layer(norm)
+        ).features
+        ends = [2, 3, 4, 6, 8]
+        self._cut(layers, ends, [layers[end - 1][-1].out_channels for end in ends[1:]], first_stride)
+
+
+class ConvNeXtBackbone(FeaturesBackbone):
+    """ConvNeXt-Tiny (Liu et al., CVPR 2022). Its LayerNorms keep no statistics, hence no argument ``norm``.
+
+    Args:
+        weights: as for :class:`~fpn_lightning.models.backbones.resnet.ResNetBackbone`.
+        frozen_stages: how many of stem (the 4 x 4 patches), c2, c3, c4, c5 stay as loaded.
+
+    Raises:
+        InputError: if the arguments do not fit together.
+    """
+
+    def __init__(self, weights: str | None = "IMAGENET1K_V1", frozen_stages: int = 2) -> None:
+        super().__init__("convnext_tiny", weights, None, frozen_stages, "torchvision")
+        layers = convnext.convnext_tiny(weights=None, stochastic_depth_prob=0.0).features
+        self._cut(layers, [1, 2, 4, 6, 8], [96, 192, 384, 768])
+
+
+def _check_multipliers(trunk: FeaturesBackbone, **multipliers: float) -> None:
+    for name, value in multipliers.items():
+        if value <= 0:
+            raise InputError(f"backbone: {name} must be positive, not {value}.")
+        if value != 1 and torchvision_weights(trunk.name, trunk.weights) is not None:
+            raise InputError(
+                f"backbone: weights {trunk.weights} of {trunk.name} are for {name} 1, not {value}. Set weights to null."
+            )

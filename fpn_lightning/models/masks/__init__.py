@@ -1,0 +1,1 @@
+"""Segment proposals (FPN §6)."""

@@ -1,0 +1,94 @@
+"""From masks over windows of the network input to run lengths over the image file (FPN §6: no post-processing).
+
+One mask at a time, and of it only the part of the image that its window covers: memory does not grow with the number
+of proposals, and no bitmap of the whole image is made unless a window covers it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as mask_api
+
+from fpn_lightning.mask_structures import RLE, MaskProposals
+from fpn_lightning.models.masks.targets import windows_to_original
+
+Interpolation = Literal["bilinear", "nearest"]
+
+
+def paste_masks(
+    proposals: MaskProposals,
+    size: tuple[int, int],
+    size_orig: tuple[int, int],
+    flipped: bool,
+    threshold: float = 0.2,
+    interpolation: Interpolation = "bilinear",
+) -> list[RLE]:
+    """Masks of one image in pixels of its file; a pixel belongs to a mask if its centre is likelier than a threshold.
+
+    Args:
+        proposals: of one image.
+        size: height and width of the network input, without padding.
+        size_orig: height and width of the image file.
+        flipped: whether the network input was mirrored left to right.
+        threshold: probability in (0, 1) above which a pixel is foreground (DEVIATIONS.md "Mask threshold").
+        interpolation: of the logits between the centres of a mask's cells.
+
+    Returns:
+        P masks; one whose window lies outside the image, or whose pixels are all below the threshold, is empty.
+    """
+    logits = proposals.mask_logits.float().cpu().numpy()
+    logits = logits[:, :, ::-1] if flipped else logits
+    windows = windows_to_original(proposals.windows.double().cpu().numpy(), size, size_orig, flipped)
+    least = math.log(threshold / (1 - threshold))
+    height, width = size_orig
+    masks = []
+    for mask, (x1, y1, x2, y2) in zip(logits, windows.tolist(), strict=True):
+        by_column, left = _weights(x1, x2, width, mask.shape[1], interpolation)
+        by_row, top = _weights(y1, y2, height, mask.shape[0], interpolation)
+        columns = by_column @ mask.T @ by_row.T > least  # (w, m) (m, m) (m, h): COCO's masks are column-major
+        masks.append(encode_columns(columns, top, left, height, width))
+    return masks
+
+
+def encode_columns(columns: NDArray[np.bool_], top: int, left: int, height: int, width: int) -> RLE:
+    """The RLE of an image that is 0 but for one part, as ``pycocotools.mask.encode`` would make it of the whole.
+
+    Args:
+        columns: bool ``(w, h)``, the columns of that part.
+        top: its first row in the image.
+        left: its first column in the image.
+        height: of the image.
+        width: of the image.
+    """
+    framed = np.zeros((columns.shape[0], columns.shape[1] + 2), dtype=np.int8)
+    framed[:, 1:-1] = columns
+    # Starts and ends of runs take turns in each column, so they do in the image.
+    column, row = np.nonzero(framed[:, 1:] != framed[:, :-1])
+    changes = (left + column) * height + top + row
+    # A run that ends with a column and goes on at the top of the next is one run.
+    ends, starts = changes[1:-1:2], changes[2::2]
+    apart = np.ones(len(changes), dtype=bool)
+    apart[1:-1] = np.repeat(ends != starts, 2)
+    counts = np.diff(np.concatenate(([0], changes[apart], [height * width]))).tolist()
+    if counts[-1] == 0:
+        counts.pop()
+    coded = mask_api.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    return {"size": [height, width], "counts": coded["counts"].decode()}
+
+
+def _weights(
+    start: float, end: float, length: int, count: int, interpolation: Interpolation
+) -> tuple[NDArray[np.float32], int]:
+    """Weights ``(pixels, count)`` of ``count`` equal cells of [start, end] for each pixel centre in it; first pixel."""
+    first, last = (int(np.clip(np.ceil(bound - 0.5), 0, length)) for bound in (start, end))
+    centres = np.arange(first, last) + 0.5
+    # In cells, 0 at the centre of the first; beyond the outermost centres the outermost value holds.
+    places = np.clip((centres - start) / (end - start) * count - 0.5, 0, count - 1)
+    if interpolation == "nearest":
+        return np.eye(count, dtype=np.float32)[np.floor(places + 0.5).astype(np.int64)], first
+    hats = np.maximum(1 - np.abs(places[:, None] - np.arange(count)), 0)
+    return hats.astype(np.float32), first

@@ -1,0 +1,239 @@
+"""Segmentation proposals from a feature pyramid (FPN §6, App. A): MLPs that slide over every level.
+
+Shape shorthand: N images, L levels, M MLPs, d channels, H_l x W_l size of level l, B cells of one image (all positions
+of all MLPs on all levels), P chosen cells, m side of a mask in cells, k side of an MLP's window in cells of the map.
+
+An MLP is a k x k convolution with 512 outputs, a ReLU and two sibling 1 x 1 convolutions. In training only the sampled
+cells are evaluated, from patches of the maps: the same numbers as the whole maps would give at these cells, at a small
+part of the cost. In prediction every cell is scored, and masks are computed for the best scores only.
+
+Where the paper is silent see DEVIATIONS.md, rows that begin with "Mask".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fpn_lightning.errors import InputError
+from fpn_lightning.mask_structures import MaskProposals
+from fpn_lightning.models.masks.cells import CellGrid, TieBreak
+from fpn_lightning.models.masks.loss import MaskLoss, mask_loss, target_masks
+from fpn_lightning.models.masks.mlp import MaskMLP
+from fpn_lightning.models.sampler import Sampler
+from fpn_lightning.structures import ImageBatch, Targets
+
+Normalizer = Literal["samples", "positives"]
+
+
+class MaskProposer(nn.Module):
+    """Scores cells, learns masks of objects centred on them and proposes the best.
+
+    Args:
+        in_channels: d.
+        strides: stride of every map, finest first, ``{"p2": 4, ...}``.
+        base_size: object size that the finest level stands for, px of the network input; it doubles from level to
+            level (FPN §6: 32 on P2 to 512 on P6).
+        windows: side k of each MLP's window in cells.
+        octaves: for each MLP the octaves by which its objects are larger than the level's: 0, or 0.5 for the half
+            octaves of the 7x7 MLP (128√2 px on P4).
+        mask_size: m; 14, or 28 for "2x mask resolution".
+        hidden_channels: outputs of the k x k convolution.
+        padding: a mask covers ``1 + padding`` times the object size.
+        centre_tolerance: a cell predicts an object whose centre is at most so many strides away along each axis.
+        tie_break: which of several objects a cell predicts, see :meth:`CellGrid.label`.
+        batch_size_per_image: cells in the loss of one image (2048 in 16 images).
+        positive_fraction: at most this part of them is positive (1 : 3).
+        mask_weight: factor on the mask loss.
+        loss: of one mask: ``logistic``, the mean over its cells, or ``dice``.
+        normalizer: the mask loss of an image is divided by all cells in its loss (``samples``, as the score loss is) or
+            by the most that can be positive (``positives``).
+        soft_targets: learn the part of each mask cell that the object covers; otherwise whether that is half of it.
+        topk: proposals of one image.
+
+    Raises:
+        InputError: a value that cannot be, by its configuration key.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        strides: dict[str, int],
+        base_size: float = 32,
+        windows: Sequence[int] = (5, 7),
+        octaves: Sequence[float] = (0.0, 0.5),
+        mask_size: int = 14,
+        hidden_channels: int = 512,
+        padding: float = 0.25,
+        centre_tolerance: float = 1.0,
+        tie_break: TieBreak = "nearest",
+        batch_size_per_image: int = 128,
+        positive_fraction: float = 0.25,
+        mask_weight: float = 10.0,
+        loss: MaskLoss = "logistic",
+        normalizer: Normalizer = "samples",
+        soft_targets: bool = False,
+        topk: int = 1000,
+    ) -> None:
+        super().__init__()
+        if not windows or len(windows) != len(octaves) or any(side < 1 or side % 2 == 0 for side in windows):
+            raise InputError(
+                f"masks.windows is {list(windows)} and masks.octaves {list(octaves)}: give one or more odd windows and "
+                "as many octaves"
+            )
+        for key, value, fits, wanted in (
+            ("mask_size", mask_size, mask_size >= 1, "at least 1"),
+            ("hidden_channels", hidden_channels, hidden_channels >= 1, "at least 1"),
+            ("padding", padding, padding >= 0, "at least 0"),
+            ("centre_tolerance", centre_tolerance, centre_tolerance >= 0.5, "at least 0.5 strides"),
+            ("batch_size_per_image", batch_size_per_image, batch_size_per_image >= 1, "at least 1"),
+            ("positive_fraction", positive_fraction, 0 < positive_fraction <= 1, "above 0 and at most 1"),
+            ("mask_weight", mask_weight, mask_weight >= 0, "at least 0"),
+            ("topk", topk, topk >= 1, "at least 1"),
+        ):
+            if not fits:
+                raise InputError(f"masks.{key} is {value}; it has to be {wanted}")
+        self.strides = dict(strides)
+        self.levels = [int(name[1:]) for name in strides]
+        self.sizes = [[base_size * 2 ** (i + octave) for octave in octaves] for i in range(len(strides))]
+        self.mlps = nn.ModuleList(MaskMLP(in_channels, side, mask_size, hidden_channels) for side in windows)
+        self.sampler = Sampler(batch_size_per_image, positive_fraction)
+        self.mask_size = mask_size
+        self.padding = padding
+        self.centre_tolerance = centre_tolerance
+        self.tie_break: TieBreak = tie_break
+        self.mask_weight = mask_weight
+        self.loss: MaskLoss = loss
+        self.normalizer = normalizer
+        self.soft_targets = soft_targets
+        self.topk = topk
+
+    def grid(self, features: dict[str, Tensor]) -> CellGrid:
+        """The cells over the maps ``{"p2": (N, d, H_2, W_2), ...}``."""
+        maps = [features[name] for name in self.strides]
+        sizes = [(feature.shape[-2], feature.shape[-1]) for feature in maps]
+        return CellGrid(sizes, list(self.strides.values()), self.sizes, maps[0].device)
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """Score every cell: logits ``(N, B)``."""
+        maps = [features[name] for name in self.strides]
+        return torch.cat([mlp.score_map(feature) for feature in maps for mlp in self._mlps()], dim=1)
+
+    def _mlps(self) -> Iterable[MaskMLP]:
+        return cast("Iterable[MaskMLP]", self.mlps)  # nn.ModuleList does not say what it holds
+
+    # ---- training --------------------------------------------------------------------------------------------------
+
+    def label_cells(self, grid: CellGrid, images: ImageBatch, targets: Sequence[Targets]) -> tuple[Tensor, Tensor]:
+        """Labels in {1, 0, -1} and objects of the cells of every image, ``(N, B)`` each; see :meth:`CellGrid.label`."""
+        labelled = [
+            grid.label(target.boxes, (height, width), self.centre_tolerance, self.tie_break)
+            for target, (height, width) in zip(targets, images.sizes.tolist(), strict=True)
+        ]
+        match_labels, matched_idxs = zip(*labelled, strict=True)
+        return torch.stack(match_labels), torch.stack(matched_idxs)
+
+    def losses(
+        self, features: dict[str, Tensor], images: ImageBatch, targets: Sequence[Targets], seeds: Tensor
+    ) -> dict[str, Tensor]:
+        """Score and mask loss (FPN App. A).
+
+        Both are sums divided by a number that is fixed per image, so that splitting a batch leaves its gradient
+        unchanged. Negatives take part in the score loss only.
+
+        Args:
+            features: ``{"p2": (N, d, H_2, W_2), ...}``.
+            images: the batch the features are of.
+            targets: N targets with segmentations.
+            seeds: int64 ``(N,)``, which cells are drawn; see :func:`fpn_lightning.models.sampler.image_seeds`.
+
+        Returns:
+            Scalars ``loss_mask`` and ``loss_mask_score``.
+        """
+        grid = self.grid(features)
+        match_labels, matched_idxs = self.label_cells(grid, images, targets)
+        positive, negative = self.sampler(match_labels, seeds)
+        image, cell = (positive | negative).nonzero(as_tuple=True)
+        is_positive = positive[image, cell]
+        wanted = target_masks(
+            images,
+            targets,
+            image[is_positive],
+            matched_idxs[positive],
+            grid.windows(cell[is_positive], self.padding),
+            self.mask_size,
+            self.soft_targets,
+        )
+        row = is_positive.cumsum(dim=0) - 1  # where a positive's mask stands among those wanted
+        score_losses, mask_losses = [], []
+        for mlp, picked, hidden in self._hidden(features, grid, image, cell):
+            positives = is_positive[picked]
+            score = mlp.score_logits_of(hidden).float()
+            score_losses.append(F.binary_cross_entropy_with_logits(score, positives.to(score), reduction="sum"))
+            logits = mlp.mask_logits_of(hidden[positives]).float()
+            mask_losses.append(mask_loss(logits, wanted[row[picked[positives]]], self.loss))
+        count = len(targets) * self.sampler.batch_size_per_image
+        mask_count = count * (self.sampler.positive_fraction if self.normalizer == "positives" else 1)
+        return {
+            "loss_mask": self.mask_weight * torch.stack(mask_losses).sum() / mask_count,
+            "loss_mask_score": torch.stack(score_losses).sum() / count,
+        }
+
+    def _hidden(
+        self, features: dict[str, Tensor], grid: CellGrid, image: Tensor, cell: Tensor
+    ) -> Iterator[tuple[MaskMLP, Tensor, Tensor]]:
+        """Evaluate chosen cells, MLP by MLP: the MLP, rows of ``cell`` int64 ``(P',)``, hidden units ``(P', 512)``.
+
+        Every MLP and every map takes part, without cells too: DDP waits for the gradient of each parameter.
+        """
+        groups, rows, columns = grid.locate(cell)
+        for number, mlp in enumerate(self._mlps()):
+            places, parts = [], []
+            for index, name in enumerate(self.strides):
+                picked = (groups == index * len(self.mlps) + number).nonzero()[:, 0]
+                places.append(picked)
+                parts.append(mlp.hidden_at(features[name], image[picked], rows[picked], columns[picked]))
+            yield mlp, torch.cat(places), torch.cat(parts)
+
+    # ---- prediction ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def predict(self, features: dict[str, Tensor], sizes: Tensor) -> list[MaskProposals]:
+        """Masks at the best scores; no NMS and no other post-processing (FPN §6).
+
+        Args:
+            features: ``{"p2": (N, d, H_2, W_2), ...}``.
+            sizes: int64 ``(N, 2)`` height and width of every image, network-input pixels.
+
+        Returns:
+            N proposals, at most ``topk`` each, best first.
+
+        Raises:
+            FloatingPointError: if a score is not finite.
+        """
+        grid, scores = self.grid(features), self(features).float()
+        if not scores.isfinite().all():
+            raise FloatingPointError("the mask MLPs' scores are not finite; the model has diverged")
+        return [
+            self._best(
+                {name: value[n : n + 1] for name, value in features.items()}, grid, scores[n], (size[0], size[1])
+            )
+            for n, size in enumerate(sizes.tolist())
+        ]
+
+    def _best(
+        self, features: dict[str, Tensor], grid: CellGrid, scores: Tensor, size: tuple[int, int]
+    ) -> MaskProposals:
+        inside = grid.inside(size)
+        best, cell = scores.masked_fill(~inside, -math.inf).topk(min(self.topk, int(inside.sum())))
+        logits = scores.new_empty(len(cell), self.mask_size, self.mask_size)
+        for mlp, picked, hidden in self._hidden(features, grid, torch.zeros_like(cell), cell):
+            logits[picked] = mlp.mask_logits_of(hidden).to(logits)
+        groups, _, _ = grid.locate(cell)
+        levels = torch.tensor(self.levels, device=cell.device)[grid.group_levels[groups]]
+        return MaskProposals(logits, grid.windows(cell, self.padding), best, levels)

@@ -1,0 +1,92 @@
+"""What a mask MLP is to predict: an object's mask inside a window of the network input (FPN §6, App. A).
+
+The mask stays polygons or RLE until here. It is decoded once an object, in pixels of the image file, and every cell
+of the target is the part of its area that the mask covers: exact, whatever the scale, without resizing the bitmap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fpn_lightning.data.coco.segmentations import decode_mask
+
+Bitmap = NDArray[np.uint8]
+
+
+def windows_to_original(
+    windows: NDArray[np.float64], size: tuple[int, int], size_orig: tuple[int, int], flipped: bool
+) -> NDArray[np.float64]:
+    """Windows ``(P, 4)`` xyxy from network-input pixels to pixels of the image file, not clipped.
+
+    Args:
+        windows: in the network input.
+        size: its height and width, without padding.
+        size_orig: height and width of the image file.
+        flipped: whether the network input is mirrored left to right; the windows returned are not.
+    """
+    if flipped:
+        windows = np.stack((size[1] - windows[:, 2], windows[:, 1], size[1] - windows[:, 0], windows[:, 3]), axis=1)
+    return windows * ([size_orig[1] / size[1], size_orig[0] / size[0]] * 2)
+
+
+def mask_targets(
+    segmentations: Sequence[Any],
+    objects: NDArray[np.int64],
+    windows: NDArray[np.float64],
+    size: tuple[int, int],
+    size_orig: tuple[int, int],
+    flipped: bool,
+    mask_size: int,
+) -> NDArray[np.float32]:
+    """Coverage of the cells of windows by objects of one image.
+
+    Args:
+        segmentations: polygons or RLE of all objects of the image.
+        objects: int64 ``(P,)`` which of them each window is for.
+        windows: float64 ``(P, 4)`` xyxy, network-input pixels; may reach outside the image, where no object is.
+        size: height and width of the network input, without padding.
+        size_orig: height and width of the image file.
+        flipped: whether the network input is mirrored left to right.
+        mask_size: m.
+
+    Returns:
+        float32 ``(P, m, m)`` in [0, 1], rows from top to bottom as the network sees them.
+    """
+    targets = np.zeros((len(objects), mask_size, mask_size), dtype=np.float32)
+    windows = windows_to_original(windows, size, size_orig, flipped)
+    for chosen in np.unique(objects):
+        bitmap = decode_mask(segmentations[chosen], *size_orig)
+        for row in np.flatnonzero(objects == chosen):
+            targets[row] = covered(bitmap, windows[row], mask_size)
+    return targets[:, :, ::-1] if flipped else targets
+
+
+def covered(bitmap: Bitmap, window: NDArray[np.float64], mask_size: int) -> NDArray[np.float64]:
+    """The part of each of m x m equal cells of a window that a bitmap covers.
+
+    Args:
+        bitmap: uint8 ``(H, W)`` in {0, 1}; pixel (y, x) is the square from (x, y) to (x + 1, y + 1).
+        window: float64 ``(4,)`` xyxy in the bitmap's pixels.
+        mask_size: m.
+
+    Returns:
+        float64 ``(m, m)`` in [0, 1].
+    """
+    columns, left = _overlaps(window[0], window[2], bitmap.shape[1], mask_size)
+    rows, top = _overlaps(window[1], window[3], bitmap.shape[0], mask_size)
+    part = bitmap[top : top + rows.shape[1], left : left + columns.shape[1]]
+    area = (window[2] - window[0]) * (window[3] - window[1]) / mask_size**2
+    return rows @ part @ columns.T / area  # (m, h) (h, w) (w, m)
+
+
+def _overlaps(start: float, end: float, length: int, count: int) -> tuple[NDArray[np.float64], int]:
+    """How long each of ``count`` equal parts of [start, end] lies on each pixel, ``(count, pixels)``; first pixel."""
+    first, last = (int(np.clip(bound, 0, length)) for bound in (np.floor(start), np.ceil(end)))
+    edges = np.linspace(start, end, count + 1)[:, None]
+    pixels = np.arange(first, last)
+    overlaps = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
+    return np.maximum(overlaps, 0), first

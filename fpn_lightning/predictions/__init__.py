@@ -1,0 +1,1 @@
+"""What ``predict`` and ``test`` write: detections, proposals, the evaluation server's file."""

@@ -1,0 +1,159 @@
+"""What ``predict`` leaves behind: writers that take results as they come, process by process, without gathering."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+
+from fpn_lightning.data.coco.annotations import Categories
+from fpn_lightning.data.datamodule import COCODataModule
+from fpn_lightning.errors import InputError
+from fpn_lightning.files import write_whole
+from fpn_lightning.mask_structures import MaskProposalsOrig
+from fpn_lightning.predictions.result_file import Line, ResultFile, detection_lines
+from fpn_lightning.stages.base import BaseStage
+from fpn_lightning.stages.rpn import RPNStage
+from fpn_lightning.structures import Batch, DetectionsOrig, ProposalsOrig, xyxy_to_xywh
+
+BOXES = 100  # of an image that are written, where nothing else is asked for
+
+
+def check_source(subcommand: str, split: str | None, path: str | None) -> None:
+    """Make sure that ``predict`` is told what to read, and that nothing else is.
+
+    Raises:
+        InputError: both or none of ``data.predict_split`` and ``data.predict_path`` for ``predict``, or one of them
+            for another subcommand.
+    """
+    given = (split is not None) + (path is not None)
+    if subcommand == "predict" and given != 1:
+        raise InputError(
+            f"predict takes exactly one of --data.predict_split NAME and --data.predict_path FOLDER; {given} are given"
+        )
+    if subcommand != "predict" and given:
+        raise InputError(
+            f"data.predict_split and data.predict_path are for predict only; leave them out of {subcommand}"
+        )
+
+
+class PredictionWriter(Callback):
+    """A callback that takes results batch by batch and completes its files in :meth:`finish`.
+
+    Each process writes files of its own. ``setup`` is the place to open them: a process without images runs no hook
+    of the prediction itself.
+    """
+
+    def finish(self, trainer: Trainer, data: COCODataModule) -> None:
+        """Complete the files; called on every process once all of them have written their last result."""
+        raise TypeError(f"{type(self).__name__} does not define finish()")
+
+
+class DetectionsWriter(PredictionWriter):
+    """Writes ``detections.json``: a list of ``{image_id, file_name, bbox, score, category_id}``, image by image.
+
+    ``bbox`` is x, y, width, height in pixels of the image file (as a viewer shows it, for a folder of images); the
+    scores of an image descend. Proposals belong to no category: theirs is 1, their score the objectness as a
+    probability; of a split they go into a store instead. Segment proposals have, in place of ``bbox``, a
+    ``segmentation`` (RLE of the image file's size) and a ``level``. For a folder, images that could not be read go into
+    ``skipped.json`` and are listed at the end.
+
+    Args:
+        top_k: results of an image that are written, best first; without a number the best 100 boxes, which COCO counts,
+            and all segment proposals, of which Table 6 counts 1000.
+        of_splits: write the file for the proposals of ``data.predict_split`` too, beside their store.
+
+    Raises:
+        InputError: ``top_k`` is below 1.
+    """
+
+    def __init__(self, top_k: int | None = None, of_splits: bool = False) -> None:
+        if top_k is not None and top_k < 1:
+            raise InputError(f"detections.top_k is {top_k}; it has to be at least 1")
+        self.top_k = top_k
+        self.of_splits = of_splits
+        self._file: ResultFile | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Open this process's own file, which keeps a line per image until all have written theirs."""
+        data = _data(trainer)
+        stored = data.predict_split is not None and isinstance(pl_module, RPNStage) and not self.of_splits
+        if stage == "predict" and not stored:
+            self._file = ResultFile(Path(trainer.default_root_dir) / "detections.json", trainer.global_rank)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: list[ProposalsOrig] | list[DetectionsOrig] | list[MaskProposalsOrig],
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the results of a batch."""
+        if self._file is not None:
+            images, categories = _data(trainer).prediction_images, _stage(trainer).categories
+            for result in outputs:
+                lines = _lines(result, images.file_name(result.image_id), self.top_k, categories)
+                self._file.write(result.image_id, lines)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no half file."""
+        if self._file is not None:
+            self._file.discard()
+
+    def finish(self, trainer: Trainer, data: COCODataModule) -> None:
+        """Write what this process skipped; the first process then merges the files of all."""
+        if self._file is None:
+            return
+        loader = trainer.predict_dataloaders
+        skipped = self._file.complete(trainer, [vars(image) for image in getattr(loader, "skipped", [])])
+        if trainer.is_global_zero:
+            _report(self._file.path.parent, skipped, len(data.prediction_images))
+        self._file = None
+
+
+def _data(trainer: Trainer) -> COCODataModule:
+    return trainer.datamodule  # type: ignore[attr-defined]
+
+
+def _stage(trainer: Trainer) -> BaseStage:
+    return trainer.lightning_module  # type: ignore[return-value]
+
+
+def _lines(
+    result: ProposalsOrig | DetectionsOrig | MaskProposalsOrig,
+    file_name: str,
+    top_k: int | None,
+    categories: Categories,
+) -> list[Line]:
+    image = {"image_id": result.image_id, "file_name": file_name}
+    if isinstance(result, MaskProposalsOrig):
+        scores, levels = torch.sigmoid(result.scores[:top_k].double()).tolist(), result.levels[:top_k].tolist()
+        return [
+            {**image, "segmentation": mask, "score": score, "category_id": 1, "level": level}
+            for mask, score, level in zip(result.masks[:top_k], scores, levels, strict=True)
+        ]
+    top_k = BOXES if top_k is None else top_k
+    if isinstance(result, DetectionsOrig):
+        return [image | line for line in detection_lines(result, top_k, categories)]
+    boxes = xyxy_to_xywh(result.boxes_orig[:top_k]).tolist()
+    scores = torch.sigmoid(result.objectness[:top_k].double()).tolist()  # in float32 high ones would tie
+    return [{**image, "bbox": box, "score": score, "category_id": 1} for box, score in zip(boxes, scores, strict=True)]
+
+
+def _report(folder: Path, skipped: list[dict[str, Any]], num_images: int) -> None:
+    console = Console()
+    names = folder / "skipped.json"
+    names.unlink(missing_ok=True)
+    if skipped:
+        write_whole(names, json.dumps(skipped, indent=2) + "\n")
+        console.print(f"{len(skipped)} of {num_images} images could not be read and were skipped:", soft_wrap=True)
+        for image in skipped:
+            reason = image["reason"].encode(errors="backslashreplace").decode()  # a file's name may be no UTF-8
+            console.print(f"  {reason}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"written to {folder / 'detections.json'}", soft_wrap=True)

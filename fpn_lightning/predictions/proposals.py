@@ -1,0 +1,94 @@
+"""``predict --data.predict_split NAME`` of a stage that proposes: the store ``<run>/proposals/NAME``."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from pathlib import Path
+
+from lightning.pytorch import LightningModule, Trainer
+
+from fpn_lightning.data.datamodule import COCODataModule
+from fpn_lightning.data.dataset import COCODataset
+from fpn_lightning.data.proposals.header import ProposalHeader
+from fpn_lightning.data.proposals.writer import ShardWriter, complete_store
+from fpn_lightning.predictions.detections import PredictionWriter
+from fpn_lightning.stages.base import BaseStage
+from fpn_lightning.stages.rpn import RPNStage
+from fpn_lightning.structures import Batch, ProposalsOrig
+
+
+class ProposalStoreWriter(PredictionWriter):
+    """Writes the proposals of a split as they come, shard by shard, every process its own.
+
+    Args:
+        root: ``<run>/proposals``.
+        config_sha256: digest of the configuration that predicts.
+        images_per_shard: images held in memory before they are written.
+    """
+
+    def __init__(self, root: Path, config_sha256: str, images_per_shard: int = 512) -> None:
+        self.root = root
+        self.config_sha256 = config_sha256
+        self.images_per_shard = images_per_shard
+        self._writer: ShardWriter | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Agree on the name of this writing; a folder of images or a detector gets no store."""
+        split = trainer.datamodule.predict_split  # type: ignore[attr-defined]
+        if stage == "predict" and split is not None and isinstance(pl_module, RPNStage):
+            token = trainer.strategy.broadcast(secrets.token_hex(6))
+            self._writer = ShardWriter(self.root / split, token, trainer.global_rank, self.images_per_shard)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: list[ProposalsOrig],
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take the proposals of a batch."""
+        if self._writer is not None:
+            for found in outputs:
+                self._writer.add(
+                    found.image_id, found.boxes_orig.numpy(), found.objectness.numpy(), found.levels.numpy()
+                )
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no shard of a writing that will not be completed."""
+        if self._writer is not None:
+            self._writer.discard()
+
+    def finish(self, trainer: Trainer, data: COCODataModule) -> None:
+        """Write the last shard; the first process then writes the header."""
+        if self._writer is None:
+            return
+        self._writer.flush()
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            images, stage = data.prediction_images, trainer.lightning_module
+            assert isinstance(images, COCODataset)
+            assert isinstance(stage, RPNStage)
+            described = data.describe("predict")
+            header = ProposalHeader(
+                data_name=described["name"],
+                split=described["split"],
+                fingerprint=described["fingerprint"],
+                checkpoint_sha256=_weights_sha256(trainer, stage),
+                config_sha256=self.config_sha256,
+                post_nms_topk=stage.rpn.post_nms_topk,
+                nms_thresh=stage.rpn.nms_thresh,
+                num_images=0,
+                num_proposals=0,
+                shards=(),
+            )
+            complete_store(self._writer.folder, self._writer.token, header, images.index.image_ids)
+
+
+def _weights_sha256(trainer: Trainer, stage: BaseStage) -> str:
+    """Digest of the file the weights came from."""
+    path = trainer.ckpt_path or stage.init_from  # one of them is given, see cli.py
+    with Path(str(path)).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,125 @@
+"""Results as one JSON list: written image by image, by every process for itself, and merged by image id at the end."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TextIO
+
+from lightning.pytorch import Trainer
+
+from fpn_lightning.data.coco.annotations import Categories
+from fpn_lightning.errors import InputError
+from fpn_lightning.files import whole_file
+from fpn_lightning.structures import DetectionsOrig, xyxy_to_xywh
+
+Line = dict[str, Any]
+
+
+class ResultFile:
+    """What one process adds to a result file; nothing is gathered, one image is in memory at a time.
+
+    Args:
+        path: of the whole file.
+        rank: of this process.
+    """
+
+    def __init__(self, path: Path, rank: int) -> None:
+        self.path = path
+        self.rank = rank
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._part(rank).open("w", encoding="utf-8")
+
+    def write(self, image_id: int, lines: Sequence[Line]) -> None:
+        """Add the results of an image."""
+        self._file.write(json.dumps([image_id, lines]) + "\n")
+
+    def discard(self) -> None:
+        """Leave no half file."""
+        self._file.close()
+        self._part(self.rank).unlink(missing_ok=True)
+
+    def complete(self, trainer: Trainer, skipped: Sequence[Line] = (), num_images: int | None = None) -> list[Line]:
+        """Merge the files of all processes on the first of them, once all have written theirs.
+
+        Args:
+            trainer: whose processes they are.
+            skipped: what this process has to say of images without results.
+            num_images: of how many images the file has to tell; ``None`` for any number.
+
+        Returns:
+            What all processes skipped, by image id; empty on all but the first process.
+
+        Raises:
+            InputError: on the first process, if results of another number of images were written; an earlier file
+                stays as it was.
+        """
+        self._file.write(json.dumps([None, skipped]) + "\n")
+        self._file.close()
+        trainer.strategy.barrier()
+        if not trainer.is_global_zero:
+            return []
+        parts = [self._part(rank) for rank in range(trainer.world_size)]
+        try:
+            return _merge(parts, self.path, num_images)
+        finally:
+            for part in parts:
+                part.unlink()
+
+    def _part(self, rank: int) -> Path:
+        return self.path.with_name(f".{self.path.stem}.rank{rank}.part")
+
+
+def detection_lines(found: DetectionsOrig, top_k: int, categories: Categories) -> list[Line]:
+    """The best detections of an image in COCO's result format.
+
+    Args:
+        found: detections of an image, best first.
+        top_k: how many of them.
+        categories: of their labels.
+
+    Returns:
+        ``{image_id, category_id, bbox, score}`` each; ``bbox`` is x, y, width, height in pixels of the image file.
+    """
+    boxes = xyxy_to_xywh(found.boxes_orig[:top_k]).tolist()
+    scores = found.scores[:top_k].double().tolist()
+    category_ids = categories.to_category_ids(found.labels[:top_k].numpy()).tolist()
+    return [
+        {"image_id": found.image_id, "category_id": category, "bbox": box, "score": score}
+        for category, box, score in zip(category_ids, boxes, scores, strict=True)
+    ]
+
+
+def _merge(parts: list[Path], path: Path, num_images: int | None) -> list[Line]:
+    """Merge the lines of all processes by image id; returns what was skipped."""
+    all_skipped: list[Line] = []
+    written = 0
+
+    def images(file: TextIO) -> Iterator[tuple[int, list[Line]]]:
+        for line in file:
+            image_id, lines = json.loads(line)
+            if image_id is None:
+                all_skipped.extend(lines)
+            else:
+                yield image_id, lines
+
+    with ExitStack() as stack:
+        files = [stack.enter_context(part.open(encoding="utf-8")) for part in parts]
+        out = stack.enter_context(whole_file(path)).open("w", encoding="utf-8")
+        stack.enter_context(out)
+        separator = "[\n"
+        for _, lines in heapq.merge(*map(images, files), key=lambda image: image[0]):
+            written += 1
+            for line in lines:
+                out.write(separator + json.dumps(line))
+                separator = ",\n"
+        out.write("[]\n" if separator == "[\n" else "\n]\n")
+        if num_images not in (None, written):
+            raise InputError(
+                f"{path}: results of {written} of {num_images} images; the file was not written. Run every image once "
+                "(leave out trainer.limit_test_batches)"
+            )
+    return sorted(all_skipped, key=lambda image: image["image_id"])

@@ -1,0 +1,1 @@
+"""A run: its directory, record, logs and console output."""

@@ -1,0 +1,140 @@
+"""Fills the run record from what a finished run knows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+
+from fpn_lightning.data.datamodule import COCODataModule
+from fpn_lightning.runs.checkout import git_commit
+from fpn_lightning.runs.record import FINISHED, Data, Eval, Experiment, Record, Train
+from fpn_lightning.runs.speed import SpeedMonitor, peak_memory_mib
+from fpn_lightning.stages.base import BaseStage
+from fpn_lightning.weights.init_from import split_source
+
+_PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "pycocotools", "faster-coco-eval", "albumentations")
+_IRRELEVANT = {
+    *("wandb", "checkpoint", "root", "default_root_dir", "accelerator", "devices", "strategy", "num_nodes"),
+    *("num_workers", "log_every_n_steps", "enable_progress_bar", "logger", "callbacks", "profiler"),
+    *("detections", "pictures", "predict_split", "predict_path"),
+}
+
+
+def hardware(device: torch.device, num_devices: int) -> str:
+    """What the run ran on, in words: ``2 × NVIDIA H100`` or ``CPU, 2 threads, x86_64``."""
+    if device.type == "cuda":
+        return f"{num_devices} × {torch.cuda.get_device_name(device)}"
+    return f"CPU, {num_devices} × {torch.get_num_threads()} threads, {platform.processor() or platform.machine()}"
+
+
+def config_sha256(resolved: dict[str, Any]) -> str:
+    """Digest of a resolved configuration without paths, machine and logging, which do not change the numbers."""
+
+    def relevant(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            return {k: relevant(v, k) for k, v in value.items() if k not in _IRRELEVANT}
+        if isinstance(value, list):
+            return [relevant(item, key) for item in value]
+        return None if isinstance(value, str) and ("/" in value or Path(value).suffix) else value
+
+    return hashlib.sha256(json.dumps(relevant(resolved), sort_keys=True).encode()).hexdigest()
+
+
+def parents(stage: BaseStage, data: COCODataModule) -> list[str]:
+    """What the run was built from: the checkpoint it started from, and the checkpoint that made its proposals."""
+    found = []
+    if stage.init_from is not None:
+        with Path(split_source(stage.init_from)[1]).open("rb") as file:
+            found.append(f"{stage.init_from} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
+    if (store := data.proposal_store("train")) is not None:
+        found.append(f"{store.folder} checkpoint sha256:{store.header.checkpoint_sha256}")
+    return found
+
+
+def build_record(
+    stage: BaseStage,
+    data: COCODataModule,
+    trainer: Trainer,
+    speed: SpeedMonitor,
+    resolved: dict[str, Any],
+    steps: int,
+    curves: dict[str, list[tuple[int, float]]],
+    untrained: dict[str, float | None] | None,
+) -> Record:
+    """Collect what a run measured, after its final validation.
+
+    Args:
+        stage: the trained model, with the metrics of that validation.
+        data: what it was trained and evaluated on.
+        trainer: the trainer of the run.
+        speed: its clock.
+        resolved: the resolved configuration.
+        steps: optimiser steps taken.
+        curves: logged values by name, points (step, value).
+        untrained: metrics before the first step, where they were measured.
+
+    Returns:
+        A record; its status is ``partial`` where not the whole split was evaluated.
+    """
+    described = data.describe("val")
+    experiment = resolved["experiment"]
+    whole = stage.evaluated_images == described["num_images"]
+    return Record(
+        experiment=Experiment(
+            table=experiment["table"],
+            row=experiment["row"],
+            preset=experiment["preset"],
+            seed=resolved["seed_everything"],
+        ),
+        status=FINISHED if whole else "partial",
+        metrics=stage.evaluation,
+        area_thresholds=stage.area_thresholds,
+        data=Data(
+            name=described["name"],
+            split=described["split"],
+            fingerprint=described["fingerprint"],
+            num_images=described["num_images"],
+        ),
+        train=Train(
+            steps=steps,
+            total_batch=data.total_batch_size,
+            num_images=data.describe("train")["num_images"],
+            seconds_per_step=speed.seconds_per_step or _last(curves.get("train/seconds_per_step")),
+            lr=stage.optimization.lr,
+        ),
+        eval=Eval(seconds_per_image=speed.eval_seconds / max(stage.evaluated_images, 1)),
+        peak_memory_mib=peak_memory_mib(stage.device),
+        parameters=sum(parameter.numel() for parameter in stage.parameters()),
+        hardware=hardware(stage.device, trainer.world_size),
+        versions={"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        commit=git_commit(),
+        config_sha256=config_sha256(resolved),
+        trunk=getattr(stage.backbone, "name", type(stage.backbone).__name__),
+        parents=parents(stage, data),
+        curves={name: points for name, points in curves.items() if name.startswith(("train/", "val/"))},
+        untrained=untrained,
+    )
+
+
+def _last(points: list[tuple[int, float]] | None) -> float | None:
+    return points[-1][1] if points else None
+
+
+def evaluation_summary(stage: BaseStage, data: COCODataModule, split: str, checkpoint: str | None) -> str:
+    """JSON of what ``validate`` or ``test`` measured: metrics as fractions, data and checkpoint."""
+    described = data.describe(split)
+    whole = stage.evaluated_images == described["num_images"]
+    summary = {
+        "status": FINISHED if whole else "partial",
+        "metrics": stage.evaluation,
+        "data": described,
+        "checkpoint": checkpoint,
+    }
+    return json.dumps(summary, indent=2) + "\n"

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fpn_lightning.data.coco.index import COCOIndex
+from fpn_lightning.errors import InputError
+from tests.data.builders import annotation, document, one_object, write_json
+
+REFUSED = {
+    "id 0": (one_object(id=0), r"annotation id 0.*number annotations from 1"),
+    "negative id": (one_object(id=-4), r"annotation id -4"),
+    "duplicate annotation": (
+        document(annotations=[annotation(5, 7, 1, [0, 0, 5, 5]), annotation(5, 9, 1, [0, 0, 5, 5])]),
+        r"duplicate annotation id 5",
+    ),
+    "duplicate image": (document(images=document()["images"][:1] * 2, annotations=[]), r"duplicate image id 9"),
+    "duplicate category": (document(categories=[{"id": 1, "name": "x"}] * 2), r"duplicate category id 1"),
+    "unknown category": (one_object(category_id=2), r"annotation 5: unknown category_id 2"),
+    "unknown image": (one_object(image_id=8), r"annotation 5: unknown image_id 8"),
+    "three numbers": (one_object(bbox=[1, 2, 3]), r"annotation 5: 'bbox' is \[1, 2, 3\]"),
+    "box of strings": (one_object(bbox=["1", 2, 3, 4]), r"annotation 5: 'bbox'"),
+    "NaN": (one_object(bbox=[1, 2, 3, float("nan")]), r"annotation 5: 'bbox'"),
+    "infinite": (one_object(bbox=[1, 2, 3, float("inf")]), r"annotation 5: 'bbox'"),
+    "huge integer": (one_object(bbox=[1, 2, 3, 10**400]), r"annotation 5: 'bbox'"),
+    "area missing": (
+        document(annotations=[{"id": 5, "image_id": 7, "category_id": 1, "bbox": [0, 0, 5, 5]}]),
+        r"annotation 5: 'area' is missing.*width \* height",
+    ),
+    "area NaN": (one_object(area=float("nan")), r"annotation 5: 'area'"),
+    "iscrowd 2": (one_object(iscrowd=2), r"annotation 5: 'iscrowd' is 2"),
+    "segmentation": (one_object(segmentation="x"), r"annotation 5: 'segmentation'"),
+    "image_id missing": (
+        document(annotations=[{"id": 5, "category_id": 1, "bbox": [0, 0, 5, 5], "area": 1}]),
+        r"annotation 5: 'image_id' is missing",
+    ),
+    "id missing": (document(annotations=[{"image_id": 7}]), r"annotation number 0 \(from 0\): 'id' is missing"),
+    "id is a string": (one_object(id="5"), r"'id' is '5'"),
+    "id is true": (one_object(id=True), r"'id' is True"),
+    "annotation is a list": (document(annotations=[[1]]), r"annotation number 0 is not a JSON object"),
+    "annotations are an object": (document(annotations={"a": 1}), r"'annotations' is a dict"),
+    "no images": (document(images=[], annotations=[]), r"'images' is empty"),
+    "images missing": (document(images=None), r"'images' is missing"),
+    "categories missing": (document(categories=None), r"'categories' is missing"),
+    "negative image id": (document(images=[{"id": -1}], annotations=[]), r"'id' is -1"),
+    "width 0": (
+        document(images=[{"id": 1, "file_name": "a", "height": 5, "width": 0}], annotations=[]),
+        r"image 1: 'width' is 0",
+    ),
+    "no file name": (
+        document(images=[{"id": 1, "height": 5, "width": 5}], annotations=[]),
+        r"image 1: 'file_name' is missing",
+    ),
+    "a list": ([1, 2], r"expected a JSON object"),
+}
+
+
+class TestRefused:
+    @pytest.mark.parametrize("case", REFUSED)
+    def test_by_file_and_id(self, tmp_path: Path, case: str) -> None:
+        content, message = REFUSED[case]
+        path = write_json(tmp_path / "wrong.json", content)
+        with pytest.raises(InputError, match=message) as error:
+            COCOIndex.open(path)
+        assert str(path) in str(error.value)
+        assert sorted(tmp_path.rglob("*")) == [path]
+
+    @pytest.mark.parametrize("content", [b"", b'{"images": [', b"\xff\xfe\x00", b"not json", b"[" * 100_000])
+    def test_not_json(self, tmp_path: Path, content: bytes) -> None:
+        path = tmp_path / "wrong.json"
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"wrong\.json: not valid JSON"):
+            COCOIndex.open(path)
+
+    def test_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"none\.json: cannot read"):
+            COCOIndex.open(tmp_path / "none.json")
+
+    def test_other_categories(self, tmp_path: Path) -> None:
+        index = COCOIndex.open(write_json(tmp_path / "a.json", document()))
+        index.check_categories(2, index.categories)
+        with pytest.raises(InputError, match=r"data\.num_classes is 80.*set data\.num_classes to 2"):
+            index.check_categories(80, index.categories)
+        other = COCOIndex.open(
+            write_json(
+                tmp_path / "b.json",
+                one_object(category_id=1) | {"categories": [{"id": 1, "name": "car"}, {"id": 3, "name": "person"}]},
+            )
+        )
+        with pytest.raises(InputError, match="not those of the split opened before"):
+            other.check_categories(2, index.categories)

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from fpn_lightning.data.coco.index import COCOIndex, split_paths
+from fpn_lightning.errors import InputError
+from tests.data.builders import document, write_json
+
+
+class TestContent:
+    def test_by_hand(self, tmp_path: Path) -> None:
+        index = COCOIndex.open(write_json(tmp_path / "a.json", document()))
+        assert index.image_ids.tolist() == [7, 9]
+        assert index.sizes.tolist() == [[60, 80], [80, 60]]
+        assert [index.file_name(row) for row in (0, 1)] == ["a.png", "b.png"]
+        objects = index.objects_of(0)
+        assert objects.annotation_ids.tolist() == [12, 11, 13]  # the file's order, not the ids'
+        assert objects.boxes_xywh.tolist() == [[10.1, 10.2, 10.5, 10.25], [0, 0, 30, 30], [0, 0, 80, 60]]
+        assert objects.areas.tolist() == [50.5] * 3
+        assert objects.is_crowd.tolist() == [False, False, True]
+        assert objects.labels.tolist() == [1, 0, 0]  # category 1 is label 0, 3 is 1
+        assert [len(array) for array in index.objects_of(1)] == [0] * 5
+        assert index.categories.names == ("person", "car")
+        assert index.description == "two images"
+        assert index.row(9) == 1
+        with pytest.raises(KeyError):
+            index.row(8)
+
+    def test_segmentations(self, tmp_path: Path) -> None:
+        content = document()
+        index = COCOIndex.open(write_json(tmp_path / "a.json", content))
+        assert index.segmentations_of(0) == [record["segmentation"] for record in content["annotations"]]
+        assert index.segmentations_of(1) == []
+        content["annotations"][1].pop("segmentation")
+        index = COCOIndex.open(write_json(tmp_path / "b.json", content))
+        with pytest.raises(InputError, match=r"annotation 11 .*no segmentation"):
+            index.segmentations_of(0)
+
+    @pytest.mark.parametrize("split", ["train2017", "val2017"])
+    def test_equals_pycocotools(self, coco_mini: Path, split: str) -> None:
+        path = coco_mini / "annotations" / f"instances_{split}.json"
+        index, reference = COCOIndex.open(path), COCO(str(path))
+        assert index.image_ids.tolist() == sorted(reference.getImgIds())
+        for row, image_id in enumerate(index.image_ids.tolist()):
+            image, expected = reference.imgs[image_id], reference.imgToAnns[image_id]
+            assert (index.file_name(row), index.sizes[row].tolist()) == (
+                image["file_name"],
+                [image["height"], image["width"]],
+            )
+            objects = index.objects_of(row)
+            assert objects.annotation_ids.tolist() == [record["id"] for record in expected]
+            assert objects.boxes_xywh.tolist() == [record["bbox"] for record in expected]
+            assert objects.areas.tolist() == [record["area"] for record in expected]
+            assert objects.is_crowd.tolist() == [bool(record["iscrowd"]) for record in expected]
+            category_ids = index.categories.to_category_ids(objects.labels)
+            assert category_ids.tolist() == [record["category_id"] for record in expected]
+            assert index.segmentations_of(row) == [record["segmentation"] for record in expected]
+
+    def test_labels_of_all_80_categories(self, coco_mini: Path) -> None:
+        categories = COCOIndex.open(coco_mini / "annotations" / "instances_val2017.json").categories
+        labels = np.arange(80)
+        category_ids = categories.to_category_ids(labels)
+        assert (category_ids[0], category_ids[11], category_ids[79]) == (1, 13, 90)  # 12 is unused
+        assert categories.to_labels(category_ids).tolist() == labels.tolist()
+        assert len(set(category_ids.tolist())) == 80
+        for wrong in (-1, 80):
+            with pytest.raises(IndexError):
+                categories.to_category_ids(np.array([wrong]))
+        with pytest.raises(KeyError, match="12"):
+            categories.to_labels(np.array([1, 12]))
+
+    def test_split_without_annotations(self, tmp_path: Path) -> None:
+        index = COCOIndex.open(write_json(tmp_path / "a.json", document(annotations=None)))
+        assert not index.has_annotations
+        assert len(index.objects_of(0).labels) == 0
+        assert COCOIndex.open(write_json(tmp_path / "b.json", document(annotations=[]))).has_annotations
+
+    def test_copy_in_another_process_maps_the_file(self, tmp_path: Path) -> None:
+        index = COCOIndex.open(write_json(tmp_path / "a.json", document()))
+        sent = pickle.dumps(index)
+        assert len(sent) < 1000
+        assert pickle.loads(sent).objects_of(0).labels.tolist() == [1, 0, 0]
+        with pytest.raises(ValueError, match="read-only"):
+            index.objects.areas[0] = 1
+
+
+class TestSplitPaths:
+    def test_layout(self, tmp_path: Path) -> None:
+        for path in ("annotations/instances_val2017.json", "annotations/image_info_test-dev2017.json"):
+            write_json(tmp_path / path, {})
+        for folder in ("val2017", "test2017"):
+            (tmp_path / folder).mkdir()
+        assert split_paths(tmp_path, "val2017") == (
+            tmp_path / "annotations/instances_val2017.json",
+            tmp_path / "val2017",
+        )
+        assert split_paths(tmp_path, "test-dev2017")[0].name == "image_info_test-dev2017.json"
+        assert split_paths(tmp_path, "test-dev2017")[1] == tmp_path / "test2017"
+
+    @pytest.mark.parametrize("there", ["", "annotations", "annotations/instances_val2017.json/", "val2017"])
+    def test_missing(self, tmp_path: Path, there: str) -> None:
+        root = tmp_path / "coco"
+        with pytest.raises(InputError, match=rf"{root} is missing.*data\.download --root {root}"):
+            split_paths(root, "val2017")
+        (root / there).mkdir(parents=True)
+        with pytest.raises(InputError, match="is missing"):
+            split_paths(root, "val2017")
+        with pytest.raises(InputError, match=r"data\.synthetic --root"):
+            split_paths(tmp_path / "synthetic", "val2017")
+
+
+def test_json_is_not_altered(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "a.json", document())
+    before = path.read_bytes()
+    COCOIndex.open(path)
+    assert path.read_bytes() == before
+    assert json.loads(before) == document()

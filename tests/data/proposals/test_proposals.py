@@ -1,0 +1,316 @@
+"""The proposal store by itself: what is written is read, and whatever is not a whole store of these images is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from fpn_lightning.data import proposals as proposals_module
+from fpn_lightning.data.proposals.store import ProposalStore, StoredProposals
+from fpn_lightning.data.proposals.writer import ShardWriter, complete_store
+from fpn_lightning.errors import InputError
+from tests.data.builders import FINGERPRINT, random_proposals, store_header, write_store
+
+IMAGE_IDS = [7, 3, 900_000_000_001, 12, 5]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Five images in three shards; image 12 has no proposals."""
+    return write_store(tmp_path / "proposals" / "val", IMAGE_IDS, images_per_shard=2)
+
+
+def same(left: StoredProposals, right: StoredProposals) -> bool:
+    return all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(left, right, strict=True))
+
+
+def test_what_is_written_is_read(folder: Path) -> None:
+    store = ProposalStore(folder)
+    assert store.image_ids.tolist() == sorted(IMAGE_IDS)
+    assert [shard.num_images for shard in store.header.shards] == [2, 2, 1]
+    for image_id in IMAGE_IDS:
+        assert same(store.read(image_id), random_proposals(image_id))
+        assert same(store.read(image_id, limit=2), StoredProposals(*(a[:2] for a in random_proposals(image_id))))
+    assert [array.shape for array in store.read(12)] == [(0, 4), (0,), (0,)]
+    assert len(store) == store.header.num_images == 5
+    assert store.header.num_proposals == sum(len(random_proposals(i).levels) for i in IMAGE_IDS)
+    store.read(7).boxes_orig[:] = 0  # a copy that can be written to
+    assert same(store.read(7), random_proposals(7))
+
+
+def test_numbers_by_hand(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path, "aa")
+    writer.add(4, np.array([[1.5, 2, 30, 40], [0, 0, 1 / 3, 7]]), np.array([2.5, -1]), np.array([2, 6]))
+    writer.flush()
+    complete_store(tmp_path, "aa", store_header(), np.array([4]))
+    header = json.loads((tmp_path / "header.json").read_text())
+    assert (header["format"], header["version"], header["num_images"]) == ("fpn_lightning proposals", 1, 1)
+    assert (header["data_name"], header["split"], header["fingerprint"]) == ("tiny", "val", FINGERPRINT)
+    assert (header["post_nms_topk"], header["nms_thresh"]) == (2000, 0.7)
+    (shard,) = header["shards"]
+    assert (shard["num_proposals"], shard["size"]) == (2, (tmp_path / shard["file"]).stat().st_size)
+    boxes_orig, objectness, levels = ProposalStore(tmp_path).read(4)
+    assert boxes_orig.tolist() == [[1.5, 2, 30, 40], [0, 0, np.float32(1 / 3), 7]]
+    assert (objectness.tolist(), levels.tolist()) == ([2.5, -1], [2, 6])
+
+
+def test_order_and_shards_do_not_matter(folder: Path, tmp_path: Path) -> None:
+    other = ProposalStore(write_store(tmp_path / "other", sorted(IMAGE_IDS, reverse=True), images_per_shard=3))
+    assert all(same(other.read(image_id), ProposalStore(folder).read(image_id)) for image_id in IMAGE_IDS)
+
+
+def test_no_image_may_have_a_proposal(tmp_path: Path) -> None:
+    store = ProposalStore(write_store(tmp_path, [6, 12]))
+    assert store.header.num_proposals == 0
+    assert [array.shape for array in store.read(12)] == [(0, 4), (0,), (0,)]
+
+
+def test_processes_write_shards_of_their_own(folder: Path, tmp_path: Path) -> None:
+    token = "bb"
+    for rank in (1, 0, 2):  # the third process had no image
+        writer = ShardWriter(tmp_path / "two", token, rank)
+        for image_id in IMAGE_IDS[rank:4:2] if rank < 2 else []:
+            writer.add(image_id, *random_proposals(image_id))
+        writer.flush()
+    with pytest.raises(InputError, match=r"4 images were written, split val has 5 images.*limit_predict_batches"):
+        complete_store(tmp_path / "two", token, store_header(), np.array(IMAGE_IDS))
+    assert not (tmp_path / "two" / "header.json").exists()
+    complete_store(tmp_path / "two", token, store_header(), np.array(IMAGE_IDS[:4]))
+    two, one = ProposalStore(tmp_path / "two"), ProposalStore(folder)
+    assert all(same(two.read(image_id), one.read(image_id)) for image_id in IMAGE_IDS[:4])
+
+
+def test_an_image_written_twice_is_refused(tmp_path: Path) -> None:
+    for rank in (0, 1):
+        writer = ShardWriter(tmp_path, "cc", rank)
+        writer.add(7, *random_proposals(7))
+        writer.flush()
+    with pytest.raises(InputError, match="2 images were written, split val has 1"):
+        complete_store(tmp_path, "cc", store_header(), np.array([7]))
+
+
+@pytest.mark.parametrize(
+    ("boxes", "objectness"), [([[0, 0, np.nan, 1]], [1.0]), ([[0, 0, 1, 1]] * 2, [1.0, 2.0]), ([[0, 0, 1, 1]], [])]
+)
+def test_what_cannot_be_proposals_is_not_written(tmp_path: Path, boxes: list, objectness: list) -> None:
+    with pytest.raises(ValueError, match="image 3"):
+        ShardWriter(tmp_path, "dd").add(3, np.array(boxes), np.array(objectness), np.full(len(boxes), 2))
+
+
+def test_an_earlier_store_stays_until_the_new_one_is_complete(folder: Path) -> None:
+    before = {path.name for path in folder.iterdir()}
+    writer = ShardWriter(folder, "new", images_per_shard=1)
+    writer.add(7, *random_proposals(8))
+    with pytest.raises(InputError, match="no store was made"):
+        complete_store(folder, "new", store_header(), np.array(IMAGE_IDS))
+    assert same(ProposalStore(folder).read(7), random_proposals(7))
+    old = ProposalStore(folder)
+    complete_store(folder, "new", store_header(), np.array([7]))
+    assert same(ProposalStore(folder).read(7), random_proposals(8))
+    assert before & {path.name for path in folder.iterdir()} == {"header.json"}  # the old shards are gone
+    with pytest.raises(InputError, match=r"can no longer be read.*written again meanwhile"):
+        old.read(7)
+
+
+def test_a_killed_writer_leaves_no_store(tmp_path: Path) -> None:
+    # It kills itself in the middle of its second shard.
+    code = f"""
+import os, signal
+import numpy as np
+import fpn_lightning.data.proposals.writer as module
+from pathlib import Path
+real = module.save_file
+def dying(arrays, path, metadata):
+    real(arrays, path, metadata)
+    if list(Path(path).parent.glob("*.safetensors")):
+        os.kill(os.getpid(), signal.SIGKILL)
+module.save_file = dying
+writer = module.ShardWriter(Path({str(tmp_path)!r}), "ee", images_per_shard=1)
+for image_id in (1, 2, 3):
+    writer.add(image_id, np.zeros((1, 4)), np.zeros(1), np.zeros(1, int))
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2  # a shard and the half of one
+    with pytest.raises(InputError, match=r"no complete proposal store: header\.json is missing.*predict"):
+        ProposalStore(tmp_path)
+    write_store(tmp_path, IMAGE_IDS)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+    assert len(list(tmp_path.iterdir())) == 2  # what the killed one left is gone
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    path = folder / "header.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def first_shard(folder: Path) -> Path:
+    return folder / json.loads((folder / "header.json").read_text())["shards"][0]["file"]
+
+
+def cut(folder: Path) -> None:
+    os.truncate(first_shard(folder), first_shard(folder).stat().st_size - 100)
+
+
+def cut_and_hide_it(folder: Path) -> None:
+    cut(folder)
+    shards = json.loads((folder / "header.json").read_text())["shards"]
+    shards[0]["size"] -= 100
+    rewrite(folder, shards=shards)
+
+
+def foreign_shard(folder: Path) -> None:
+    size = first_shard(folder).stat().st_size
+    first_shard(folder).write_bytes(b"PK" * (size // 2) + b"P" * (size % 2))
+
+
+def foreign_safetensors(folder: Path) -> None:
+    save_file({"weight": np.zeros(3)}, first_shard(folder))
+    shards = json.loads((folder / "header.json").read_text())["shards"]
+    shards[0]["size"] = first_shard(folder).stat().st_size
+    rewrite(folder, shards=shards)
+
+
+def swapped_shards(folder: Path) -> None:
+    other = write_store(folder.parent / "other", [8, 3, *IMAGE_IDS[2:]], images_per_shard=2)
+    contents = first_shard(other).read_bytes()
+    shards = json.loads((folder / "header.json").read_text())["shards"]
+    shards[0]["size"] = len(contents)
+    first_shard(folder).write_bytes(contents)
+    rewrite(folder, shards=shards)
+
+
+def listed_twice(folder: Path) -> None:
+    shards = json.loads((folder / "header.json").read_text())["shards"]
+    rewrite(folder, shards=shards + shards[:1], num_images=7)
+
+
+def escaping(folder: Path) -> None:
+    shards = json.loads((folder / "header.json").read_text())["shards"]
+    shards[0]["file"] = "../" + shards[0]["file"]
+    rewrite(folder, shards=shards)
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated shard": (cut, r"safetensors has \d+ bytes, header\.json says \d+"),
+    "truncated shard, header too": (cut_and_hide_it, r"safetensors is a shard of proposals that is .*not whole"),
+    "missing shard": (lambda folder: first_shard(folder).unlink(), r"missing or not whole"),
+    "foreign shard": (foreign_shard, r"missing or not whole"),
+    "foreign safetensors": (foreign_safetensors, r"no shard of a proposal store"),
+    "shard of another store": (swapped_shards, r"files of two stores are mixed"),
+    "shard twice": (listed_twice, r"the shards hold image \d+ twice"),
+    "shard elsewhere": (escaping, r"header\.json: shards\.0\.file"),
+    "later version": (lambda folder: rewrite(folder, version=2), r"is of version 2, this program reads 1"),
+    "no version": (lambda folder: rewrite(folder, version=None), r"is of version None"),
+    "other JSON": (lambda folder: rewrite(folder, format="COCO"), r"no header of a proposal store"),
+    "no JSON": (lambda folder: (folder / "header.json").write_bytes(b"\xff{"), r"header\.json cannot be read"),
+    "a list": (lambda folder: (folder / "header.json").write_text("[]"), r"no header of a proposal store"),
+    "unknown key": (lambda folder: rewrite(folder, more=1), r"header\.json: more"),
+    "wrong type": (lambda folder: rewrite(folder, num_images="5"), r"header\.json: num_images"),
+    "wrong number": (lambda folder: rewrite(folder, num_images=6), r"shards hold 5 images, 6 are stated"),
+    "no header": (lambda folder: (folder / "header.json").unlink(), r"header\.json is missing"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_whatever_is_no_whole_store_is_named_at_start(folder: Path, fault: str) -> None:
+    break_it, message = BROKEN[fault]
+    break_it(folder)
+    with pytest.raises(InputError, match=message) as caught:
+        ProposalStore(folder)
+    assert "predict" in str(caught.value)
+    assert str(folder) in str(caught.value)
+
+
+def test_the_folder_above_names_its_stores(folder: Path) -> None:
+    with pytest.raises(InputError, match="it holds stores of val"):
+        ProposalStore(folder.parent)
+
+
+def test_stores_of_other_images_are_refused(folder: Path) -> None:
+    store = ProposalStore(folder)
+    store.check("val", FINGERPRINT, np.array([3, 7]))
+    with pytest.raises(InputError, match="holds the proposals of split val, not of train"):
+        store.check("train", FINGERPRINT, np.array([3]))
+    with pytest.raises(InputError, match="made from another annotation file"):
+        store.check("val", "1" * 64, np.array([3]))
+    with pytest.raises(InputError, match=r"lacks the proposals of 2 images of val, the first of them image 4;"):
+        store.check("val", FINGERPRINT, np.array([3, 10**15, 4]))
+    for missing in (4, 10**15):
+        with pytest.raises(InputError, match=f"no proposals of image {missing}"):
+            store.read(missing)
+
+
+def test_damage_inside_a_shard_is_named(folder: Path) -> None:
+    shard = first_shard(folder)
+    content = bytearray(shard.read_bytes())
+    boxes = random_proposals(7).boxes_orig.tobytes()
+    start = content.index(boxes)
+    content[start : start + 4] = np.float32("nan").tobytes()
+    shard.write_bytes(content)
+    with pytest.raises(InputError, match="proposals of image 7 are not finite"):
+        ProposalStore(folder).read(7)
+
+
+def test_few_shards_are_open_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ProposalStore(folder)
+    monkeypatch.setattr(proposals_module, "MAPPED_BYTES", store.header.shards[0].size * 3 // 2)
+    for image_id in [*IMAGE_IDS, *IMAGE_IDS]:
+        assert same(store.read(image_id), random_proposals(image_id))
+        assert len(store._open) <= 2
+    monkeypatch.setattr(proposals_module, "MAPPED_BYTES", 0)
+    store.read(7)
+    assert same(store.read(5), random_proposals(5))
+    assert len(store._open) == 1
+
+
+def test_a_copy_reads_in_another_process(folder: Path) -> None:
+    store = ProposalStore(folder)
+    store.read(7)
+    code = "import pickle, sys; store = pickle.load(sys.stdin.buffer); print(store.read(7, 1).boxes_orig.tolist())"
+    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(store), capture_output=True, timeout=120)
+    assert done.stdout.decode().strip() == str(random_proposals(7).boxes_orig[:1].tolist())
+
+
+MEMORY = """
+import sys
+import numpy as np
+from fpn_lightning.data.proposals.store import ProposalStore
+
+def resident():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+before = resident()
+store = ProposalStore(sys.argv[1])
+in_turn, at_random = store.image_ids[:2000], np.random.default_rng(0).choice(store.image_ids, int(sys.argv[2]))
+for image_id in [*in_turn, *at_random]:
+    assert store.read(int(image_id)).boxes_orig.shape == (2000, 4)
+print(len(store), resident() - before, resident())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel does not report resident memory")
+def test_a_reader_of_all_of_coco_stays_small(tmp_path: Path) -> None:
+    """118,000 images with 2,000 proposals (5 GB, all zeros in sparse files): 2,000 in turn and 20,000 at random."""
+    from tests.data.builders import write_sparse_store
+
+    write_sparse_store(tmp_path, 118_000, 2000)
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tmp_path), "20000"], capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    images, grown, peak = map(float, done.stdout.split())
+    print(f"grown by {grown:.0f} MiB to {peak:.0f} MiB")
+    assert images == 118_000
+    assert peak < 200 * 1e6 / 2**20, (grown, peak)

@@ -1,0 +1,51 @@
+"""What the tests of all trunks share: weights that are not the initial ones, and a step of the RPN on a trunk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fpn_lightning.models.backbones.base import Backbone
+from fpn_lightning.models.sampler import image_seeds
+from fpn_lightning.stages.rpn import RPNStage
+from tests.models.builders import image_batch, targets
+
+
+def trained_batchnorm(model: nn.Module) -> nn.Module:
+    """The model in evaluation mode, its BatchNorm statistics and affines no longer 0 and 1."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.running_mean, module.running_var, module.weight.data, module.bias.data):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    return model.eval()
+
+
+def saved(model: nn.Module, folder: Path) -> str:
+    """Path of the model's state dict in a new file."""
+    path = folder / "weights.pth"
+    torch.save(model.state_dict(), path)
+    return str(path)
+
+
+def one_step(trunk: Backbone) -> RPNStage:
+    """A stage around the trunk after the backward pass of one batch, one image of which has no objects."""
+    torch.manual_seed(0)
+    stage = RPNStage(trunk, pyramid_channels=16, base_anchor_size=8).train()
+    images = image_batch([(64, 64), (64, 57)])
+    objects = [targets([[4, 4, 30, 24], [36, 30, 60, 60]]), targets([])]
+    seeds = image_seeds(0, 0, images.image_ids)
+    losses = stage.rpn.losses(stage(images), objects, seeds)
+    assert list(losses) == ["loss_rpn_cls", "loss_rpn_loc"]
+    sum(losses.values()).backward()
+    return stage
+
+
+def check_gradients(stage: RPNStage) -> None:
+    """Every trained parameter has a gradient, and it is finite."""
+    for name, parameter in stage.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
