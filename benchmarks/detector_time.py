@@ -26,44 +26,44 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fpn_lightning.models.backbones.base import Backbone
 from fpn_lightning.models.backbones.resnet import ResNetBackbone
+from fpn_lightning.models.detector import Anchors, Detector
 from fpn_lightning.models.pyramids import FPN, SingleMap
 from fpn_lightning.models.rpn import RPN
-from fpn_lightning.stages.faster_rcnn import FasterRCNNStage
 from fpn_lightning.structures import ImageBatch
 
 FPN_ROW, C4_ROW = "FPN, 2fc", "C4, conv5"
 
 
-def detectors(make_trunk: Callable[[], Backbone], proposals: int) -> dict[str, FasterRCNNStage]:
+def detectors(make_trunk: Callable[[], Backbone], proposals: int) -> dict[str, Detector]:
     """Both detectors over trunks of one kind, in evaluation mode; ``proposals`` of an image go to the heads."""
     torch.manual_seed(0)
-    fpn = FasterRCNNStage(make_trunk(), FPN, eval_proposals=proposals)
-    c4 = FasterRCNNStage(
+    fpn = Detector(make_trunk(), FPN, eval_proposals=proposals)
+    c4 = Detector(
         make_trunk(),
         partial(SingleMap, level=4),
         partial(RPN, pre_nms_topk=12000),
-        "conv5",
-        anchor_octaves=[[0, 1, 2, 3, 4]],
+        box_head="conv5",
+        anchors=Anchors([[0, 1, 2, 3, 4]]),
         eval_proposals=proposals,
     )
     return {FPN_ROW: fpn.eval(), C4_ROW: c4.eval()}
 
 
 @torch.no_grad()
-def detect(stage: FasterRCNNStage, images: ImageBatch) -> int:
+def detect(detector: Detector, images: ImageBatch) -> int:
     """Detect; returns how many proposals the heads saw."""
-    proposals, _ = stage.find(images)
-    return min(len(proposals[0]), stage.eval_proposals)
+    proposals, _ = detector.propose_and_detect(images)
+    return min(len(proposals[0]), detector.eval_proposals)
 
 
-def count_flops(stage: FasterRCNNStage, images: ImageBatch) -> tuple[int, int]:
+def count_flops(detector: Detector, images: ImageBatch) -> tuple[int, int]:
     """FLOPs of detecting, and how many proposals the heads saw."""
     with FlopCounterMode(display=False) as counter:
-        seen = detect(stage, images)
+        seen = detect(detector, images)
     return counter.get_total_flops(), seen
 
 
-def compare(stages: dict[str, FasterRCNNStage], size: tuple[int, int], rounds: int, output: Path) -> None:
+def compare(stages: dict[str, Detector], size: tuple[int, int], rounds: int, output: Path) -> None:
     """Measure both, print what was found, and append the line of their ratio."""
     images, small = noise(1, size, 32), noise(1, (64, 96), 32)
     memory, flops = {}, {}

@@ -126,22 +126,24 @@ def propose(stage: RPNStage, images: ImageBatch) -> None:
     """What is done for an image at test time."""
     stage.eval()
     with torch.no_grad():
-        stage.propose(images)
+        stage.detector.propose(images)
 
 
 def run_network(stage: RPNStage, images: ImageBatch) -> None:
     """The part of :func:`propose` that is the design's: maps and raw outputs of every image scale."""
     stage.eval()
     with torch.no_grad():
-        for scale in stage.image_scales:
-            stage(images if scale == 1 else scale_images(images, scale))
+        rpn = stage.detector.rpn
+        assert rpn is not None
+        for scale in stage.detector.image_scales:
+            rpn(stage(images if scale == 1 else scale_images(images, scale)))
 
 
 def train_step(stage: RPNStage, images: ImageBatch) -> None:
     """Forward and backward pass of a batch on all image scales of the design together."""
     stage.train()
     total = torch.zeros((), device=images.pixels.device)
-    for scale in stage.image_scales:
+    for scale in stage.detector.image_scales:
         scaled = images if scale == 1 else scale_images(images, scale)
         targets = [objects((height, width)).to(total.device) for height, width in scaled.sizes.tolist()]
         total = total + torch.stack(list(stage.losses(Batch(scaled, targets)).values())).sum()
@@ -281,7 +283,7 @@ def measure(
                 "network_seconds_per_image": network[row],
                 "test_memory_mib": memory[row]["test"],
                 "train_step_memory_mib": memory[row]["train"],
-                "train_step_memory_note": ALL_SCALES if len(stage.image_scales) > 1 else None,
+                "train_step_memory_note": ALL_SCALES if len(stage.detector.image_scales) > 1 else None,
                 "parameters": sum(parameter.numel() for parameter in stage.parameters()),
             }
             for row, stage in stages.items()

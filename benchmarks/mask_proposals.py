@@ -33,10 +33,11 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from fpn_lightning.mask_structures import RLE, MaskProposals
 from fpn_lightning.models.backbones.resnet import ResNetBackbone
+from fpn_lightning.models.detector import Detector
 from fpn_lightning.models.masks.paste import paste_masks
 from fpn_lightning.models.masks.proposer import MaskProposer
 from fpn_lightning.stages.mask_proposals import MaskProposalStage
-from fpn_lightning.structures import ImageBatch, Targets
+from fpn_lightning.structures import Batch, ImageBatch, Targets
 
 ROWS = ("mlp5", "mlp7", "dual", "dual_28")
 SAME = {"dual_28": "dual_28 and dual_28_2x, one network trained longer,"}
@@ -47,13 +48,15 @@ def build(row: str) -> MaskProposalStage:
     """A row of Table 6 as its config says, without trained weights."""
     config = yaml.safe_load((REPOSITORY / "configs" / "table6" / f"{row}.yaml").read_text())["model"]["init_args"]
     torch.manual_seed(0)
-    masks = partial(MaskProposer, **config["masks"]["init_args"])
-    return MaskProposalStage(ResNetBackbone(**config["backbone"]["init_args"]), masks=masks).eval()
+    masks = partial(MaskProposer, **config["detector"]["masks"]["init_args"])
+    channels = config["detector"]["channels"]
+    detector = Detector(ResNetBackbone(), rpn=None, roi_heads=None, masks=masks, channels=channels)
+    return MaskProposalStage(detector).eval()
 
 
 def propose(stage: MaskProposalStage, images: ImageBatch) -> None:
     with torch.no_grad():
-        stage.propose_orig(images)
+        stage.predict_step(Batch(images, []), 0)
 
 
 def time_rows(short_side: int, rounds: int, output: Path) -> None:

@@ -66,7 +66,7 @@ class CLI(LightningCLI):
         parser.link_arguments(run, "checkpoint.dirpath", compute_fn=linked_checkpoint_directory)
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("seed_everything", "model.init_args.seed")
-        parser.link_arguments("data.num_classes", "model.init_args.num_classes")
+        parser.link_arguments("data.num_classes", "model.init_args.detector.num_classes")
 
     # ---- before anything is built ----------------------------------------------------------------------------------
 

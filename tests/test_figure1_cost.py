@@ -34,9 +34,9 @@ def test_rows_are_the_designs_of_figure_1_at_the_presets_scale(script: ModuleTyp
         design = script.build(row, "mini")
         assert design.image_size == (160, 160)
         assert design.batch == 8
-        assert design.stage.image_scales == ((0.5, 1.0, 2.0) if row == "a_image_pyramid" else (1.0,))
-    assert design.stage.pyramid.out_channels == 32
-    assert design.stage.rpn.loc_weight == 2.0
+        assert design.stage.detector.image_scales == ((0.5, 1.0, 2.0) if row == "a_image_pyramid" else (1.0,))
+    assert design.stage.detector.pyramid.out_channels == 32
+    assert design.stage.detector.rpn.loc_weight == 2.0
 
 
 def test_the_papers_scale_needs_no_weights(script: ModuleType, monkeypatch):
@@ -44,8 +44,8 @@ def test_the_papers_scale_needs_no_weights(script: ModuleType, monkeypatch):
     design = script.build("d_fpn", "paper")
     # 800 px on the shorter side, 4:3
     assert (design.image_size, design.batch, design.size_divisor) == ((800, 1067), 2, 32)
-    assert design.stage.backbone.strides["c5"] == 32
-    assert design.stage.pyramid.out_channels == 256
+    assert design.stage.detector.backbone.strides["c5"] == 32
+    assert design.stage.detector.pyramid.out_channels == 256
 
 
 def test_noise_is_padded_and_the_same_at_every_call(script: ModuleType):
@@ -73,12 +73,12 @@ def test_a_step_on_all_scales_sums_the_gradients_of_each(script: ModuleType):
     together = {name: parameter.grad.clone() for name, parameter in stage.named_parameters()}
     stage.zero_grad()
     for scale in (0.5, 1.0, 2.0):
-        stage.image_scales = (scale,)
+        stage.detector.image_scales = (scale,)
         script.train_step(stage, images)  # gradients add up
     for name, parameter in stage.named_parameters():
         assert torch.allclose(parameter.grad, together[name], rtol=1e-3, atol=1e-6), name
     stage.zero_grad()
-    stage.image_scales = (1.0,)
+    stage.detector.image_scales = (1.0,)
     script.train_step(stage, images)
     assert any(not torch.allclose(p.grad, together[name], rtol=0.1) for name, p in stage.named_parameters())
 

@@ -54,7 +54,7 @@ def draw_table(
     # All are opened before the first is drawn: what is missing is said at once.
     for run in [FinishedRun(folder, data_root) for folder in find_finished(runs, preset, table, seed, row)]:
         stage, dataset, collate = run.load()
-        chosen = chosen or varied_images(dataset, stage.area_thresholds, count)
+        chosen = chosen or varied_images(dataset, stage.detector.scale.area_thresholds, count)
         for number, image_id in enumerate(chosen):
             title, name = f"{table}/{run.row}, step {run.step}", f"{table}_{run.row}"
             place = run.place(dataset, image_id)

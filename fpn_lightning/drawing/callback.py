@@ -13,12 +13,13 @@ from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.data.dataset import COCODataset
 from fpn_lightning.data.image_folder import ImageFolder
 from fpn_lightning.drawing.marks import Result
-from fpn_lightning.drawing.model import Drawable, draw_example, draw_result, evaluating
+from fpn_lightning.drawing.model import draw_example, draw_result, evaluating
 from fpn_lightning.drawing.names import picture_names
 from fpn_lightning.drawing.sheet import png
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
 from fpn_lightning.predictions.detections import PredictionWriter
+from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.structures import Batch
 
 FOLDER = "pictures"
@@ -34,8 +35,6 @@ class PictureCallback(PredictionWriter):
 
     ``predict``: every image of a folder goes into ``<run>/predict/pictures/<its name>.png``, one of a split into
     ``<image id>.png``. What was predicted is drawn; only the maps take a forward pass of their own.
-
-    A stage that is not ``Drawable`` has no pictures.
 
     Args:
         num_images: most pictures of one evaluation or of one ``predict``; 0 draws none. By default 4 of an
@@ -78,7 +77,7 @@ class PictureCallback(PredictionWriter):
         wanted = VALIDATION_IMAGES if self.num_images is None else self.num_images
         if wanted == 0 or not trainer.is_global_zero or trainer.sanity_checking:
             return
-        if not (isinstance(dataset, COCODataset) and isinstance(stage, Drawable)):
+        if not (isinstance(dataset, COCODataset) and isinstance(stage, BaseStage)):
             return
         step = max(trainer.global_step, self._checkpoint_step)
         folder = _cleared(Path(trainer.default_root_dir) / FOLDER / f"step{step}")
@@ -122,7 +121,7 @@ class PictureCallback(PredictionWriter):
         dataloader_idx: int = 0,
     ) -> None:
         """Draw the results of a batch, up to this process's share."""
-        if self._left == 0 or not isinstance(pl_module, Drawable):
+        if self._left == 0 or not isinstance(pl_module, BaseStage):
             return
         images = trainer.datamodule.prediction_images  # type: ignore[attr-defined]
         with evaluating(pl_module), trainer.precision_plugin.forward_context():
@@ -130,7 +129,9 @@ class PictureCallback(PredictionWriter):
                 name = self._names[result.image_id] if self._names is not None else f"{result.image_id}.png"
                 pixels = images.pixels_orig(result.image_id)
                 title = images.file_name(result.image_id)
-                picture = draw_result(pl_module, batch, index, result, pixels, title, self.top_k)
+                picture = draw_result(
+                    pl_module.detector, pl_module.categories, batch, index, result, pixels, title, self.top_k
+                )
                 write_whole(Path(trainer.default_root_dir) / FOLDER / name, png(picture))
         self._left -= len(outputs[: self._left])
 

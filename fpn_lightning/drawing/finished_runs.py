@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.data.dataset import COCODataset, Collate
-from fpn_lightning.drawing.model import Drawable
 from fpn_lightning.errors import InputError
 from fpn_lightning.stages.base import BaseStage
+from fpn_lightning.weights.checkpoint import detector_state, read_checkpoint
+from fpn_lightning.weights.init_from import check_fits
 
 
 def find_finished(runs: Path, preset: str, table: str, seed: int, row: str | None = None) -> list[Path]:
@@ -55,11 +54,11 @@ class FinishedRun:
         self.data_root = data_root
         self.step = 0
 
-    def load(self) -> tuple[Any, COCODataset, Collate]:
-        """The trained stage (``BaseStage`` and ``Drawable``) and its validation split; no code of the file is run.
+    def load(self) -> tuple[BaseStage, COCODataset, Collate]:
+        """The trained stage and its validation split; no code of the file is run.
 
         Raises:
-            InputError: a file is broken, or the stage is none that can be drawn.
+            InputError: a file is broken, or the two do not fit each other.
         """
         config = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
         if self.data_root is not None:
@@ -68,17 +67,12 @@ class FinishedRun:
         parser.add_lightning_class_args(BaseStage, "model", subclass_mode=True)
         parser.add_lightning_class_args(COCODataModule, "data")
         built = parser.instantiate_classes(parser.parse_object({key: config[key] for key in ("model", "data")}))
-        try:
-            checkpoint = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
-            built.model.load_state_dict(checkpoint["state_dict"])
-            self.step = int(checkpoint["global_step"])
-        except Exception as error:  # torch.load raises whatever the broken file makes it raise
-            raise InputError(
-                f"{self.checkpoint_path} is no whole checkpoint of {self.config_path} ({error})"
-            ) from error
+        checkpoint = read_checkpoint(str(self.checkpoint_path), f"the run of {self.config_path}")
+        state = detector_state(checkpoint)
+        check_fits(built.model.detector, state, str(self.checkpoint_path))
+        built.model.detector.load_state_dict(state)
+        self.step = int(checkpoint["global_step"])
         built.model.take_categories(checkpoint)
-        if not isinstance(built.model, Drawable):
-            raise InputError(f"{self.config_path}: a {type(built.model).__name__} has no feature maps to draw")
         built.data.setup("validate")
         loader = built.data.val_dataloader()
         return built.model, loader.dataset, loader.collate_fn

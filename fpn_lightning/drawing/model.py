@@ -1,16 +1,15 @@
-"""From a model and images to pictures: what a stage has to offer, and the forward passes that pictures take."""
+"""From a detector and images to pictures, with the forward passes that pictures take."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from fpn_lightning.data.coco.annotations import Categories
 from fpn_lightning.data.dataset import COCODataset, Collate
@@ -18,27 +17,9 @@ from fpn_lightning.drawing.boxes import LONGEST
 from fpn_lightning.drawing.feature_maps import feature_maps_of
 from fpn_lightning.drawing.marks import Result, marks_of
 from fpn_lightning.drawing.sheet import draw_sheet
-from fpn_lightning.models.pyramids import Pyramid
+from fpn_lightning.models.detector import Detector
+from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.structures import Batch, ImageBatch, Targets
-
-
-@runtime_checkable
-class Drawable(Protocol):
-    """A stage that pictures can be made of.
-
-    Attributes:
-        pyramid: its ``strides`` say how large a cell of a map is.
-        categories: name the labels of detections.
-    """
-
-    pyramid: Pyramid
-    categories: Categories
-
-    def feature_maps(self, images: ImageBatch) -> dict[str, Tensor]:
-        """The maps the heads read: ``{"p2": (N, d, H_2, W_2), ...}``."""
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Sequence[Result]:
-        """What was found in each image of a batch, in pixels of its file, best first."""
 
 
 @contextmanager
@@ -55,7 +36,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def draw_result(
-    stage: Drawable,
+    detector: Detector,
+    categories: Categories,
     batch: Batch,
     index: int,
     result: Result,
@@ -67,8 +49,9 @@ def draw_result(
     """The picture of one image of a batch: what was found in it, and the maps, by a forward pass of their own.
 
     Args:
-        stage: the model, in evaluation mode.
-        batch: on the model's device.
+        detector: in evaluation mode.
+        categories: name the labels of detections.
+        batch: on the detector's device.
         index: which image.
         result: what the model predicted for it.
         pixels: uint8 ``(H, W, 3)`` RGB, the image file.
@@ -77,21 +60,21 @@ def draw_result(
         longest: most px of the image's longer side in the picture.
     """
     images = _only(batch.images, index)
-    maps = {name: features[0] for name, features in stage.feature_maps(images).items()}
+    maps = {name: features[0] for name, features in detector(images).items()}
     height, width = images.sizes[0].tolist()
     levels = [int(name[1:]) for name in maps]
     return draw_sheet(
         f"{title}, {pixels.shape[1]} x {pixels.shape[0]} px",
         pixels,
-        marks_of(result, top_k, levels, stage.categories.names),
-        feature_maps_of(maps, stage.pyramid.strides, (height, width)),
+        marks_of(result, top_k, levels, categories.names),
+        feature_maps_of(maps, detector.pyramid.strides, (height, width)),
         _ground_truth(batch.targets[index]) if batch.targets else None,
         longest,
     )
 
 
 def draw_example(
-    stage: Drawable,
+    stage: BaseStage,
     dataset: COCODataset,
     collate: Collate,
     place: int,
@@ -116,7 +99,9 @@ def draw_example(
     batch = collate([sample]).to(device)
     (result,) = stage.predict_step(batch, 0)
     pixels = dataset.pixels_orig(sample.image_id)
-    return draw_result(stage, batch, 0, result, pixels, f"{title}, image {sample.image_id}", top_k, longest)
+    return draw_result(
+        stage.detector, stage.categories, batch, 0, result, pixels, f"{title}, image {sample.image_id}", top_k, longest
+    )
 
 
 def _ground_truth(target: Targets) -> NDArray[np.float64]:

@@ -66,7 +66,7 @@ class AnchorGenerator(nn.Module):
         if len(sizes) != len(strides):
             raise InputError(
                 f"anchors: {len(sizes)} groups of sizes for {len(strides)} maps ({', '.join(strides)}); "
-                "model.anchor_octaves needs one list per map."
+                "model.detector.anchors.octaves needs one list per map."
             )
         self.strides = dict(strides)
         self.convention = convention

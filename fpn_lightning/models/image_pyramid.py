@@ -30,7 +30,7 @@ def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
     """
     if not scales or not all(math.isfinite(scale) and scale > 0 for scale in scales) or len(set(scales)) < len(scales):
         raise InputError(
-            f"model.image_scales is {list(scales)}; it has to be a list of different positive numbers, such as [0.5, 1]"
+            f"model.detector.image_scales is {list(scales)}; give different positive numbers, such as [0.5, 1]"
         )
     return tuple(scales)
 

@@ -71,6 +71,7 @@ class ProposalStoreWriter(PredictionWriter):
             images, stage = data.prediction_images, trainer.lightning_module
             assert isinstance(images, COCODataset)
             assert isinstance(stage, RPNStage)
+            assert stage.detector.rpn is not None
             described = data.describe("predict")
             header = ProposalHeader(
                 data_name=described["name"],
@@ -78,8 +79,8 @@ class ProposalStoreWriter(PredictionWriter):
                 fingerprint=described["fingerprint"],
                 checkpoint_sha256=_weights_sha256(trainer, stage),
                 config_sha256=self.config_sha256,
-                post_nms_topk=stage.rpn.post_nms_topk,
-                nms_thresh=stage.rpn.nms_thresh,
+                post_nms_topk=stage.detector.rpn.post_nms_topk,
+                nms_thresh=stage.detector.rpn.nms_thresh,
                 num_images=0,
                 num_proposals=0,
                 shards=(),

@@ -95,7 +95,7 @@ def build_record(
         ),
         status=FINISHED if whole else "partial",
         metrics=stage.evaluation,
-        area_thresholds=stage.area_thresholds,
+        area_thresholds=stage.detector.scale.area_thresholds,
         data=Data(
             name=described["name"],
             split=described["split"],
@@ -116,7 +116,7 @@ def build_record(
         versions={"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         commit=git_commit(),
         config_sha256=config_sha256(resolved),
-        trunk=getattr(stage.backbone, "name", type(stage.backbone).__name__),
+        trunk=getattr(stage.detector.backbone, "name", type(stage.detector.backbone).__name__),
         parents=parents(stage, data),
         curves={name: points for name, points in curves.items() if name.startswith(("train/", "val/"))},
         untrained=untrained,

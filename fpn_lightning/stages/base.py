@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -13,11 +14,14 @@ from torch import Tensor
 from fpn_lightning.data.coco.annotations import Categories
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.errors import InputError
-from fpn_lightning.models.backbones.base import Backbone
-from fpn_lightning.models.pyramids import Pyramid
+from fpn_lightning.evaluation.average_precision import AveragePrecision
+from fpn_lightning.evaluation.proposal_recall import Recall
+from fpn_lightning.models.detector import Detector
+from fpn_lightning.models.sampler import image_seeds
 from fpn_lightning.stages.optimization import Optimization
 from fpn_lightning.stages.total_batch import keep_total_batch
-from fpn_lightning.structures import Batch, DetectionsOrig
+from fpn_lightning.structures import Batch, DetectionsOrig, ImageBatch
+from fpn_lightning.weights.checkpoint import detector_state, stage_state
 from fpn_lightning.weights.init_from import check_fits, load_weights
 
 Values = dict[str, float | None]
@@ -25,43 +29,46 @@ NOTHING_TO_SCORE = "this split has no annotations, so there is nothing to score;
 
 
 class BaseStage(LightningModule):
-    """Training and evaluation around a model; subclasses say what the losses and the metrics are.
+    """Training and evaluation around a detector; subclasses say what is lost, predicted and measured.
+
+    A subclass defines :meth:`losses`, :meth:`evaluate_batch` and :meth:`predict_step`, and registers its metrics.
 
     Args:
-        backbone: the trunk, whose pre-trained weights are loaded when training starts.
+        detector: the model; the pre-trained weights of its backbone are loaded when training starts.
+        heads: the heads of the detector that the subclass uses.
         optimization: optimiser and schedule.
-        init_from: path of a checkpoint whose *weights* the model starts from (training starts at step 0); resuming a
-            run is ``--ckpt_path``.
-        seed: the run's seed; sampling is a function of it, the step and the image id.
-        freeze_shared: keep trunk and pyramid as ``init_from`` has them, and train the head alone: steps 3 and 4 of the
-            training that shares features (Faster R-CNN §3.2; FPN §5.2, Table 5).
+        init_from: checkpoint whose *weights* the model starts from (training starts at step 0); resuming a run is
+            ``--ckpt_path``.
+        seed: the run's seed, linked from ``seed_everything``; sampling is a function of it, the step and the image id.
+        freeze_shared: keep backbone and pyramid as ``init_from`` has them, and train the head alone: steps 3 and 4 of
+            the training that shares features (Faster R-CNN §3.2; FPN §5.2, Table 5).
 
     Attributes:
-        pyramid: the feature design, set by subclasses.
-        area_thresholds: px² of the image file that part small from medium and medium from large objects.
         resumes: set by whoever passes ``ckpt_path`` to the trainer, so that no weights are fetched in vain.
         evaluation: metrics of the last complete evaluation pass, fractions, ``None`` where undefined.
         evaluated_images: how many images it saw.
-        categories: of the labels: those of the data, or, where it has none, those the checkpoint was trained on.
-    """
+        categories: ids and names, from the data set or else from the checkpoint.
 
-    area_thresholds: tuple[float, float]
-    pyramid: Pyramid
+    Raises:
+        InputError: a head that is missing or not used, or ``freeze_shared`` without ``init_from``.
+    """
 
     def __init__(
         self,
-        backbone: Backbone,
+        detector: Detector,
+        heads: Sequence[str],
         optimization: Optimization,
         init_from: str | None = None,
         seed: int = 0,
         freeze_shared: bool = False,
     ) -> None:
         super().__init__()
+        detector.require(type(self).__name__, *heads)
         if freeze_shared and init_from is None:
             raise InputError(
                 "model.freeze_shared keeps what model.init_from loads: name the checkpoint of the step before"
             )
-        self.backbone = backbone
+        self.detector = detector
         self.optimization = optimization
         self.init_from = init_from
         self.seed = seed
@@ -78,30 +85,42 @@ class BaseStage(LightningModule):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The training losses of a batch: scalars that are summed and logged under their names."""
-        raise TypeError(f"{type(self).__name__} does not define losses()")
+        raise NotImplementedError
 
     def evaluate_batch(self, batch: Batch) -> None:
-        """Add what the model finds in a batch to its metrics."""
-        raise TypeError(f"{type(self).__name__} does not define evaluate_batch()")
+        """Predict a batch and add it to the metrics."""
+        raise NotImplementedError
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Any:
+        """One prediction for each image of a batch, in pixels of the image file, best first."""
+        raise NotImplementedError
+
+    @property
+    def metrics(self) -> list[Recall | AveragePrecision]:
+        """The metrics that the subclass has registered, in order."""
+        return [part for part in self.children() if isinstance(part, Recall | AveragePrecision)]
 
     def evaluation_result(self) -> tuple[Values, Tensor]:
         """The metrics over all images added, of all processes together, and how many this process added."""
-        raise TypeError(f"{type(self).__name__} does not define evaluation_result()")
+        values: Values = {}
+        for metric in self.metrics:
+            values |= metric.compute()
+        return values, self.metrics[0].num_images
 
-    def reset_evaluation(self) -> None:
-        """Forget the images added."""
-        raise TypeError(f"{type(self).__name__} does not define reset_evaluation()")
+    def forward(self, images: ImageBatch) -> dict[str, Tensor]:
+        """The detector's maps: ``{"p2": (N, d, H_2, W_2), ...}``."""
+        return self.detector(images)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Any:
-        """What the model finds in every image of a batch, pixels of the image file."""
-        raise TypeError(f"{type(self).__name__} does not define predict_step()")
+    def sampling_seeds(self, batch: Batch) -> Tensor:
+        """One seed for each image, int64 ``(N,)``, for the sampling of anchors, RoIs and cells in this step."""
+        return image_seeds(self.seed, self.global_step, batch.images.image_ids)
 
     # ---- start of training -----------------------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
         """Fetch trunk weights once for all processes."""
         if self.trainer.state.fn == "fit" and not self.resumes and self.init_from is None:
-            self.backbone.download_weights()
+            self.detector.backbone.download_weights()
 
     def setup(self, stage: str) -> None:
         """Load the initial weights, name the labels, make devices × per-device × accumulation equal the total batch.
@@ -114,19 +133,19 @@ class BaseStage(LightningModule):
         # Once only: the validation that ends `fit` comes here again, with a model that has been trained.
         if self.init_from is not None and not self.resumes and not self._initialized:
             whole = ("backbone.", "pyramid.") if self.freeze_shared else ("backbone.",)
-            checkpoint = load_weights(self, self.init_from, whole)
+            checkpoint = load_weights(self.detector, self.init_from, whole)
             self.check_origin(checkpoint)
             self.take_categories(checkpoint)
             self._initialized = True
         if stage != "fit":
             return
         if self.freeze_shared:
-            for part in (self.backbone, self.pyramid):
+            for part in (self.detector.backbone, self.detector.pyramid):
                 part.requires_grad_(False)
             self.train(self.training)
-        self.backbone.check_declared(64, 96)
+        self.detector.backbone.check_declared(64, 96)
         if self.init_from is None and not self.resumes:
-            self.backbone.load_weights()
+            self.detector.backbone.load_weights()
         if self.data is not None:
             self.optimization = keep_total_batch(self.trainer, self.data, self.optimization)
 
@@ -134,8 +153,8 @@ class BaseStage(LightningModule):
         """Switch the mode; frozen parts stay in evaluation mode, or live BatchNorm would still drift there."""
         super().train(mode)
         if self.freeze_shared:
-            self.backbone.eval()
-            self.pyramid.eval()
+            self.detector.backbone.eval()
+            self.detector.pyramid.eval()
         return self
 
     @property
@@ -202,7 +221,8 @@ class BaseStage(LightningModule):
     def _finish_evaluation(self, prefix: str) -> None:
         values, num_images = self.evaluation_result()
         self.report_evaluation(prefix, values, num_images)
-        self.reset_evaluation()
+        for metric in self.metrics:
+            metric.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the metrics.
@@ -275,15 +295,16 @@ class BaseStage(LightningModule):
         Raises:
             InputError: if the checkpoint is of another model.
         """
-        check_fits(self, checkpoint["state_dict"])
+        checkpoint["state_dict"] = stage_state(checkpoint["state_dict"])
+        check_fits(self.detector, detector_state(checkpoint))
         self.check_origin(checkpoint)
         self.take_categories(checkpoint)
 
     def check_origin(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights for what their checkpoint says of their training; a stage may have a reason to."""
+        """Hook: raise InputError if the checkpoint was trained on data that this stage evaluates on."""
 
     def take_categories(self, checkpoint: dict[str, Any]) -> None:
-        """Name the labels as a checkpoint does, where nothing else names them; say so where the data names others."""
+        """Use the checkpoint's category names if the data set has none; warn if the two differ."""
         if not (stored := checkpoint.get("categories")):
             return
         learnt = Categories(*map(tuple, stored.values()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -10,71 +10,49 @@ from torch import Tensor
 from fpn_lightning.data.coco.segmentations import compressed_rle
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.segment_recall import SegmentRecall
-from fpn_lightning.mask_structures import MaskProposals, MaskProposalsOrig
-from fpn_lightning.models.backbones.base import Backbone
+from fpn_lightning.mask_structures import MaskProposalsOrig
+from fpn_lightning.models.detector import Detector
 from fpn_lightning.models.masks.loss import check_segmentations
 from fpn_lightning.models.masks.paste import Interpolation, paste_masks
-from fpn_lightning.models.masks.proposer import MaskProposer
-from fpn_lightning.models.pyramids import FPN, Pyramid
-from fpn_lightning.models.sampler import image_seeds
-from fpn_lightning.stages.base import BaseStage, Values
+from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.optimization import Optimization
-from fpn_lightning.structures import Batch, ImageBatch, Targets
+from fpn_lightning.structures import Batch, Targets
 
-PAPER = Optimization(lr=0.03, milestones=[60_000])
+PAPER = Optimization(lr=0.03, milestones=(60_000,))
 
 
 class MaskProposalStage(BaseStage):
-    """Trains MLPs that slide over a feature design and propose segments, and measures their recall.
+    """Trains MLPs that slide over a pyramid and propose segments, and measures their recall.
 
     Args:
-        backbone: the trunk.
-        pyramid: the feature design, called with what the trunk declares:
-            ``pyramid(channels, strides, pyramid_channels)``.
-        masks: the MLPs, called with ``masks(pyramid_channels, strides, base_anchor_size)``.
-        pyramid_channels: channels d of every map (FPN App. A: 128).
-        base_anchor_size: object size that the finest level stands for, px of the network input; doubled from level to
-            level (32 to 512 in the paper).
-        canonical_size: of no account here, where no region is pooled; every stage takes the lengths that a preset
-            scales, so that one preset fits every row.
+        detector: backbone, pyramid and ``masks``; ``rpn`` and ``roi_heads`` are null.
         mask_threshold: probability above which a pixel belongs to a mask.
         mask_interpolation: of the mask logits between the centres of a mask's cells.
         recall_limits: numbers of proposals at which recall is measured.
-        area_thresholds: px² of the image file that part small from medium and medium from large (COCO's 32², 96²).
-        optimization: optimiser and schedule; the default is the paper's, with ``trainer.max_steps: 80000``.
-        init_from: checkpoint whose weights the model starts from.
-        seed: the run's seed, linked from ``seed_everything``.
+        optimization: the default is the paper's, with ``trainer.max_steps: 80000``.
+        init_from: see :class:`BaseStage`.
+        seed: see :class:`BaseStage`.
 
     Raises:
-        InputError: a value that cannot be, by its configuration key.
+        InputError: a value out of range, by its configuration key.
     """
 
     def __init__(
         self,
-        backbone: Backbone,
-        pyramid: Callable[[dict[str, int], dict[str, int], int], Pyramid] = FPN,
-        masks: Callable[[int, dict[str, int], float], MaskProposer] = MaskProposer,
-        pyramid_channels: int = 128,
-        base_anchor_size: float = 32,
-        canonical_size: float = 224,
+        detector: Detector,
         mask_threshold: float = 0.2,
         mask_interpolation: Interpolation = "bilinear",
         recall_limits: Sequence[int] = (10, 100, 1000),
-        area_thresholds: tuple[float, float] = (32**2, 96**2),
         optimization: Optimization = PAPER,
         init_from: str | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(backbone, optimization, init_from, seed)
+        super().__init__(detector, ["masks"], optimization, init_from, seed)
         if not 0 < mask_threshold < 1:
             raise InputError(f"model.mask_threshold is {mask_threshold}; it has to be between 0 and 1")
-        self.pyramid = pyramid(backbone.channels, backbone.strides, pyramid_channels)
-        backbone.keep(self.pyramid.used)
-        self.masks = masks(self.pyramid.out_channels, self.pyramid.strides, base_anchor_size)
         self.mask_threshold = mask_threshold
         self.mask_interpolation: Interpolation = mask_interpolation
-        self.area_thresholds = area_thresholds
-        self.recall = SegmentRecall(recall_limits, area_thresholds)
+        self.recall = SegmentRecall(recall_limits, detector.scale.area_thresholds)
 
     def setup(self, stage: str) -> None:
         """As :meth:`BaseStage.setup`, and refuse to train on images that Table 6 evaluates.
@@ -105,25 +83,20 @@ class MaskProposalStage(BaseStage):
         if self._trainer is not None and self.data is not None:
             refuse_leak(train_split, self.data.val_split, self.data.test_split, self.data.predict_split)
 
-    def forward(self, images: ImageBatch) -> dict[str, Tensor]:
-        """The maps of a batch, ``{"p2": (N, d, H_2, W_2), ...}``; :attr:`masks` makes losses or proposals of them."""
-        return self.pyramid(self.backbone(images))
-
-    def feature_maps(self, images: ImageBatch) -> dict[str, Tensor]:
-        """The same under the name that all stages have."""
-        return self(images)
-
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """``loss_mask`` and ``loss_mask_score``."""
-        seeds = image_seeds(self.seed, self.global_step, batch.images.image_ids)
-        return self.masks.losses(self(batch.images), batch.images, batch.targets, seeds)
+        masks = self.detector.masks
+        assert masks is not None
+        return masks.losses(self.detector(batch.images), batch.images, batch.targets, self.sampling_seeds(batch))
 
-    def propose(self, images: ImageBatch) -> list[MaskProposals]:
-        """Proposals of every image, network-input pixels, best first."""
-        return self.masks.predict(self(images), images.sizes)
+    def evaluate_batch(self, batch: Batch) -> None:
+        """Add the proposals of a batch to the recall."""
+        for n, (found, target) in enumerate(zip(self.predict_step(batch, 0), batch.targets, strict=True)):
+            add_to_segment_recall(self.recall, found, target, _pair(batch.images.sizes_orig[n]))
 
-    def propose_orig(self, images: ImageBatch) -> list[MaskProposalsOrig]:
-        """Proposals of every image in pixels of its file, best first."""
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[MaskProposalsOrig]:
+        """Mask proposals of every image, pixels of the image file, best first."""
+        images = batch.images
         return [
             MaskProposalsOrig(
                 image_id=int(images.image_ids[n]),
@@ -138,25 +111,8 @@ class MaskProposalStage(BaseStage):
                 scores=found.scores.cpu(),
                 levels=found.levels.cpu(),
             )
-            for n, found in enumerate(self.propose(images))
+            for n, found in enumerate(self.detector.propose_masks(images))
         ]
-
-    def evaluate_batch(self, batch: Batch) -> None:
-        """Add the proposals of a batch to the recall."""
-        for n, (found, target) in enumerate(zip(self.propose_orig(batch.images), batch.targets, strict=True)):
-            add_to_segment_recall(self.recall, found, target, _pair(batch.images.sizes_orig[n]))
-
-    def evaluation_result(self) -> tuple[Values, Tensor]:
-        """``segm_AR100``, ``segm_AR1k`` and the rest."""
-        return self.recall.compute(), self.recall.num_images
-
-    def reset_evaluation(self) -> None:
-        """Forget the images added."""
-        self.recall.reset()
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[MaskProposalsOrig]:
-        """Proposals of every image of a batch, pixels of the image file."""
-        return self.propose_orig(batch.images)
 
 
 def add_to_segment_recall(

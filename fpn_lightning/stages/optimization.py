@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import nn
@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from fpn_lightning.errors import InputError
 
 
-@dataclass
+@dataclass(frozen=True)
 class Optimization:
     """Everything about the optimiser; the defaults are the paper's RPN (FPN §5.1).
 
@@ -33,7 +33,7 @@ class Optimization:
     """Weight decay on every trained parameter."""
     schedule: Literal["multistep", "cosine"] = "multistep"
     """``multistep`` multiplies by ``decay`` at every milestone; ``cosine`` falls to 0 at ``max_steps``."""
-    milestones: list[int] = field(default_factory=lambda: [30_000])
+    milestones: Sequence[int] = (30_000,)
     """Optimiser steps at which ``multistep`` decays."""
     decay: float = 0.1
     """Factor at each milestone."""
@@ -50,17 +50,13 @@ class Optimization:
     def rescaled(self, total_batch_size: int) -> Optimization:
         """Return the same schedule, in images, for another number of images per step, ``schedule_factor`` applied."""
         factor = total_batch_size / self.reference_batch_size
-        return Optimization(
-            optimizer=self.optimizer,
+        return replace(
+            self,
             lr=self.lr * factor,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            schedule=self.schedule,
-            milestones=[round(step * self.schedule_factor / factor) for step in self.milestones],
-            decay=self.decay,
+            milestones=tuple(round(step * self.schedule_factor / factor) for step in self.milestones),
             warmup_steps=round(self.warmup_steps / factor),
-            warmup_factor=self.warmup_factor,
             reference_batch_size=total_batch_size,
+            schedule_factor=1,
         )
 
     def lr_factor(self, step: int, max_steps: int) -> float:

@@ -47,6 +47,7 @@ def keep_total_batch(trainer: Trainer, data: COCODataModule, optimization: Optim
         trainer.fit_loop.epoch_loop.max_steps = max_steps
     rank_zero_info(
         f"total batch {data.total_batch_size} instead of {reference}, schedule x {longer:g}: "
-        f"lr {rescaled.lr:g}, warm-up {rescaled.warmup_steps}, milestones {rescaled.milestones}, max_steps {max_steps}"
+        f"lr {rescaled.lr:g}, warm-up {rescaled.warmup_steps}, milestones {list(rescaled.milestones)}, "
+        f"max_steps {max_steps}"
     )
     return rescaled

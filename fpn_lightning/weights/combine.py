@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fpn_lightning.errors import InputError, complain
 from fpn_lightning.files import whole_file
-from fpn_lightning.weights.init_from import read_checkpoint
+from fpn_lightning.weights.checkpoint import detector_state, read_checkpoint, stage_state
 
 SHARED = ("backbone.", "pyramid.")
 PARTS = {"RPN_CHECKPOINT": "rpn.", "DETECTOR_CHECKPOINT": "roi_heads."}
@@ -39,12 +39,12 @@ def combine(rpn: dict[str, Any], detector: dict[str, Any]) -> dict[str, Any]:
     """
     heads: dict[str, Tensor] = {}
     for (name, prefix), checkpoint in zip(PARTS.items(), (rpn, detector), strict=True):
-        head = {key: value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)}
+        head = {key: value for key, value in detector_state(checkpoint).items() if key.startswith(prefix)}
         if not head:
             raise InputError(f"{name} has no {prefix}*; the RPN's checkpoint is named first, then the detector's")
         heads |= head
     shared, other = (
-        {name: value for name, value in checkpoint["state_dict"].items() if name.startswith(SHARED)}
+        {name: value for name, value in detector_state(checkpoint).items() if name.startswith(SHARED)}
         for checkpoint in (detector, rpn)
     )
     differing = sorted(shared.keys() ^ other.keys())
@@ -56,7 +56,7 @@ def combine(rpn: dict[str, Any], detector: dict[str, Any]) -> dict[str, Any]:
             "with model.freeze_shared true."
         )
     kept = ("epoch", "global_step", "pytorch-lightning_version", "categories")
-    return {key: detector[key] for key in kept if key in detector} | {"state_dict": shared | heads}
+    return {key: detector[key] for key in kept if key in detector} | {"state_dict": stage_state(shared | heads)}
 
 
 def _same(left: Tensor, right: Tensor) -> bool:

@@ -16,20 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
 from fpn_lightning.models.backbones.base import PIXEL_MEAN, PIXEL_STD
-from fpn_lightning.stages.faster_rcnn import FasterRCNNStage
-from fpn_lightning.weights.checkpoints import (
-    State,
+from fpn_lightning.models.detector import Detector
+from fpn_lightning.models.rpn import RPN
+from fpn_lightning.state_dicts import State, checked, read_state_dict
+from fpn_lightning.weights.others import (
     check_config,
-    checked,
     export_names,
     load_fitting,
     read_own,
-    read_tensors,
     renamed,
     run_export,
 )
@@ -66,11 +65,11 @@ def name_of(ours: str) -> str | None:
     return theirs
 
 
-def load(model: nn.Module, path: str) -> dict[str, Any]:
+def load(detector: Detector, path: str) -> dict[str, Any]:
     """Load a checkpoint of detectron2's Faster R-CNN for COCO, running no code from it.
 
     Args:
-        model: a Faster R-CNN as ``configs/zoo/detectron2_r50_fpn.yaml`` builds it.
+        detector: a Faster R-CNN as ``configs/zoo/detectron2_r50_fpn.yaml`` builds it.
         path: ``.pkl`` of its model zoo, or what its trainer saved (``.pth``).
 
     Returns:
@@ -79,23 +78,25 @@ def load(model: nn.Module, path: str) -> dict[str, Any]:
     Raises:
         InputError: if file or configuration do not fit.
     """
-    model = check_config(model, path, ZOO, "detectron2", "exact", sampling_ratio=0, aligned=True)
+    rpn, _ = check_config(detector, path, ZOO, "detectron2", "exact", sampling_ratio=0, aligned=True)
     if path.endswith(".pkl"):
-        state = checked({name: torch.as_tensor(array) for name, array in read_arrays(path).items()}, path)
+        state = checked(
+            {name: torch.as_tensor(array) for name, array in read_arrays(path).items()}, path, "model.init_from"
+        )
     else:
-        state = read_tensors(path)
-    _check_constants(state, model, path)
-    load_fitting(model, state, name_of, lambda _, tensor: tensor, path, ZOO)
+        state = read_state_dict(path, "model.init_from")
+    _check_constants(state, rpn, path)
+    load_fitting(detector, state, name_of, lambda _, tensor: tensor, path, ZOO)
     return {"categories": {"ids": CATEGORY_IDS, "names": [CATEGORY_NAMES[i] for i in CATEGORY_IDS]}}
 
 
-def _check_constants(state: State, model: FasterRCNNStage, path: str) -> None:
+def _check_constants(state: State, rpn: RPN, path: str) -> None:
     """Take out what older files hold besides weights, and compare it with what the model uses.
 
     Raises:
         InputError: naming the first that differs.
     """
-    cells = list(model.rpn.anchor_generator.buffers())
+    cells = list(rpn.anchor_generator.buffers())
     constants = {
         "pixel_mean": torch.tensor(PIXEL_MEAN["detectron2"]),
         "pixel_std": torch.tensor(PIXEL_STD["detectron2"]),

@@ -24,18 +24,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import whole_file
-from fpn_lightning.weights.checkpoints import (
-    State,
+from fpn_lightning.models.detector import Detector
+from fpn_lightning.state_dicts import State, read_state_dict
+from fpn_lightning.weights.others import (
     check_config,
     export_names,
     load_fitting,
     read_own,
-    read_tensors,
     renamed,
     run_export,
 )
@@ -75,11 +75,11 @@ def class_order(category_ids: Sequence[int]) -> list[int]:
     return [*category_ids, 0, *gaps]
 
 
-def load(model: nn.Module, path: str) -> dict[str, Any]:
+def load(detector: Detector, path: str) -> dict[str, Any]:
     """Load a checkpoint of torchvision's Faster R-CNN for COCO, running no code from it.
 
     Args:
-        model: a Faster R-CNN as ``configs/zoo/torchvision_r50_fpn.yaml`` builds it.
+        detector: a Faster R-CNN as ``configs/zoo/torchvision_r50_fpn.yaml`` builds it.
         path: state dict, as ``torch.save`` wrote it.
 
     Returns:
@@ -88,8 +88,8 @@ def load(model: nn.Module, path: str) -> dict[str, Any]:
     Raises:
         InputError: if file or configuration do not fit.
     """
-    model = check_config(model, path, ZOO, "torchvision", "torchvision", sampling_ratio=2, aligned=False)
-    state = {NEWER_NAMES.sub(r"\1.", name): tensor for name, tensor in read_tensors(path).items()}
+    check_config(detector, path, ZOO, "torchvision", "torchvision", sampling_ratio=2, aligned=False)
+    state = {NEWER_NAMES.sub(r"\1.", name): tensor for name, tensor in read_state_dict(path, "model.init_from").items()}
     for part, rows in (("cls_score", len(CATEGORY_NAMES)), ("bbox_pred", 4 * len(CATEGORY_NAMES))):
         for name in (f"roi_heads.box_predictor.{part}.{kind}" for kind in ("weight", "bias")):
             if name in state and state[name].shape[:1] != (rows,):
@@ -105,7 +105,7 @@ def load(model: nn.Module, path: str) -> dict[str, Any]:
             return tensor.unflatten(0, (-1, 4))[CATEGORY_IDS].flatten(0, 1)
         return tensor
 
-    load_fitting(model, state, name_of, convert, path, ZOO)
+    load_fitting(detector, state, name_of, convert, path, ZOO)
     return {"categories": {"ids": CATEGORY_IDS, "names": [CATEGORY_NAMES[i] for i in CATEGORY_IDS]}}
 
 

@@ -34,9 +34,9 @@ def test_one_step(cli, tiny_data, tmp_path, trunk):
     if trunk == "timm":
         pytest.importorskip("timm", reason="the extra `timm` is not installed")
     class_path, options = TRUNKS[trunk]
-    override = ["--model.backbone", f"{MODELS}.{class_path}"]
+    override = ["--model.detector.backbone", f"{MODELS}.{class_path}"]
     for name, value in options:
-        override += [f"--model.backbone.{name}", value]
+        override += [f"--model.detector.backbone.{name}", value]
     result = cli(
         *("fit", "--config", str(ROW), *override),
         *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.max_steps", "1"),

@@ -45,23 +45,23 @@ def test_every_overlay_parses_over_a_row(cli, capsys, overlay: Path):
     )
     assert both != row
     # An overlay never changes which maps feed which head.
-    for key in ("pyramid", "anchor_octaves"):
-        assert both["model"]["init_args"][key] == row["model"]["init_args"][key]
+    for key in ("pyramid", "anchors"):
+        assert both["model"]["init_args"]["detector"][key] == row["model"]["init_args"]["detector"][key]
     assert both["checkpoint"]["save_last"] is True
     assert both["trainer"]["use_distributed_sampler"] is False
 
 
 def test_the_row_itself_holds_the_papers_numbers(cli, capsys):
     config = printed(cli, capsys, "fit", "--config", str(ROW))
-    model, optimization = config["model"]["init_args"], config["model"]["init_args"]["optimization"]
+    model, optimization = config["model"]["init_args"]["detector"], config["model"]["init_args"]["optimization"]
     assert config["trainer"]["max_steps"] == 40_000
     assert config["data"]["total_batch_size"] == 16
     assert config["data"]["short_side"] == 800
     assert (optimization["lr"], optimization["momentum"], optimization["weight_decay"]) == (0.02, 0.9, 1e-4)
     assert optimization["milestones"] == [30_000]
     assert model["backbone"]["init_args"]["name"] == "resnet50"
-    assert model["pyramid_channels"] == 256
-    assert model["base_anchor_size"] == 32
+    assert model["channels"] == 256
+    assert model["scale"]["base_anchor_size"] == 32
     assert model["rpn"]["init_args"]["batch_size_per_image"] == 256
 
 
@@ -69,8 +69,8 @@ def test_the_row_itself_holds_the_papers_numbers(cli, capsys):
     ("wrong", "named"),
     [
         (("--data.rooot", "x"), "rooot"),
-        (("--model.pyramid_chanels", "8"), "pyramid_chanels"),
-        (("--model.rpn.nms_tresh", "0.5"), "nms_tresh"),
+        (("--model.detector.chanels", "8"), "pyramid_chanels"),
+        (("--model.detector.rpn.nms_tresh", "0.5"), "nms_tresh"),
         (("--trainer.max_stepz", "1"), "max_stepz"),
         (("--model.optimization.optimizer", "adam"), "adam"),
         (("--data.short_side", "wide"), "short_side"),
@@ -96,7 +96,7 @@ def test_a_run_needs_a_name(cli, capsys):
             "fit",
             "--model",
             "fpn_lightning.RPNStage",
-            "--model.backbone",
+            "--model.detector.backbone",
             "fpn_lightning.models.backbones.NarrowResNet",
         )
     assert stop.value.code == 2
@@ -116,8 +116,8 @@ def test_a_run_needs_a_name(cli, capsys):
         (("--trainer.accelerator", "gpu"), "gpu"),
         (("--data.num_classes", "80"), "data.num_classes"),
         (("--data.batch_size_per_device", "3"), "data.batch_size_per_device"),
-        (("--model.anchor_octaves", "[[0], [1]]"), "anchor_octaves"),
-        (("--model.backbone.norm", "group", "--model.backbone.blocks", "[0, 0, 1, 1]"), "blocks"),
+        (("--model.detector.anchors.octaves", "[[0], [1]]"), "anchors.octaves"),
+        (("--model.detector.backbone.norm", "group", "--model.detector.backbone.blocks", "[0, 0, 1, 1]"), "blocks"),
         (("--model.init_from", "nowhere.ckpt"), "nowhere.ckpt"),
     ],
 )

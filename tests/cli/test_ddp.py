@@ -10,7 +10,7 @@ from tests.command_line import read_log, read_metrics, run_python, weights
 def test_two_processes_equal_one(arguments, run, tmp_path):
     # GroupNorm, because live BatchNorm averages over the images of a process. With 2 x 2 images on two processes and
     # two accumulation steps of 2 on one, the same micro-batches are summed: weights agree to the bit.
-    common = [*arguments, "--data.batch_size_per_device", "2", "--model.backbone.norm", "group"]
+    common = [*arguments, "--data.batch_size_per_device", "2", "--model.detector.backbone.norm", "group"]
     two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--experiment.root", str(tmp_path / "two")]
     for options in (common, [*common, *two]):
         done = run_python("fit", *options)

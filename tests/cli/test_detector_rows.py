@@ -47,7 +47,8 @@ def test_every_row_parses_at_the_scale_of_a_cpu(cli, capsys, row):
     own = folder / f"{name(row)}.yaml"
     config = resolved(cli, capsys, name(row), PRESET, folder / f"{stage}.yaml", *filter(Path.is_file, [own]))
     # ResNet-50 and ResNet-101 are the preset's trunk and a deeper one.
-    assert config["model.init_args.backbone.init_args.blocks"] == ([0, 1, 3, 1] if "r101" in row.stem else [0, 1, 1, 1])
+    blocks = config["model.init_args.detector.backbone.init_args.blocks"]
+    assert blocks == ([0, 1, 3, 1] if "r101" in row.stem else [0, 1, 1, 1])
     assert config["trainer.max_steps"] == 1000
     assert config["model.init_args.optimization.schedule_factor"] == (2 if row.parent.name == "table4" else 1)
 
@@ -68,7 +69,7 @@ def test_baselines_of_table_3_differ_from_those_of_table_2_in_their_proposals_on
 
 
 def test_what_tells_the_rows_of_tables_4_and_5_apart(cli, capsys):
-    trunk, frozen = "model.init_args.backbone.init_args.name", "model.init_args.freeze_shared"
+    trunk, frozen = "model.init_args.detector.backbone.init_args.name", "model.init_args.freeze_shared"
     unshared = resolved(cli, capsys, "table2/c_fpn")
     r101 = resolved(cli, capsys, "table5/r101_unshared")
     assert difference(unshared, r101) == {trunk: ("resnet50", "resnet101")}

@@ -88,7 +88,7 @@ def test_fast_rcnn_from_the_store_to_scored_detections(cli, stores, fast_rcnn, t
     cli("validate", *saved)
     assert read_metrics(run / "validate" / "metrics.json") == record["metrics"]
     # With every score kept, an untrained detector finds something; its file scores as the metric says.
-    keep = ["--model.roi_heads.score_thresh", "0.0"]
+    keep = ["--model.detector.roi_heads.score_thresh", "0.0"]
     cli("validate", *saved, *keep)
     cli("predict", *saved, *keep, "--data.predict_split", "val")
     results = run / "predict" / "detections.json"
@@ -131,7 +131,7 @@ def test_two_processes_write_the_same_store_and_train_the_same_detector(cli, rpn
 
     # GroupNorm, since live BatchNorm averages over the images of a process.
     common = [*fast_rcnn, "--data.proposals", str(stores), "--trainer.max_steps", "2"]
-    common += ["--data.batch_size_per_device", "2", "--model.backbone.norm", "group"]
+    common += ["--data.batch_size_per_device", "2", "--model.detector.backbone.norm", "group"]
     for options in (common, [*common, *two]):
         done = run_python("fit", *options)
         assert done.returncode == 0, done.stderr[-3000:]

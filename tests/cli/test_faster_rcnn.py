@@ -34,7 +34,8 @@ def test_a_run_logs_every_loss_and_its_checkpoint_finds_things_anywhere(cli, fas
     for step in steps:
         assert sum(float(step[name]) for name in losses) == pytest.approx(float(step["train/loss"]), rel=1e-5)
 
-    saved = ["--config", str(run / "config.yaml"), "--ckpt_path", "last", "--model.roi_heads.score_thresh", "0.0"]
+    saved = ["--config", str(run / "config.yaml"), "--ckpt_path", "last"]
+    saved += ["--model.detector.roi_heads.score_thresh", "0.0"]
     cli("validate", *saved)
     cli("predict", *saved, "--data.predict_split", "val")
     results = run / "predict" / "detections.json"
@@ -67,13 +68,14 @@ def resolved(cli, capsys, *configs: Path) -> dict:
 
 def test_the_row_is_the_papers_model_and_schedule(cli, capsys):
     config = resolved(cli, capsys, ROW)
-    model = config["model"]["init_args"]
+    model = config["model"]["init_args"]["detector"]
     assert (config["experiment"]["table"], config["experiment"]["row"]) == ("table3", "joint_fpn")
     assert f"# python train.py fit --config {ROW.relative_to(REPOSITORY)}" in ROW.read_text()
-    assert (config["trainer"]["max_steps"], model["optimization"]["milestones"]) == (80_000, [60_000])
+    milestones = config["model"]["init_args"]["optimization"]["milestones"]
+    assert (config["trainer"]["max_steps"], milestones) == (80_000, [60_000])
     assert (model["rpn"]["init_args"]["post_nms_topk"], model["eval_proposals"]) == (2000, 1000)
-    assert (model["pyramid_channels"], model["fc_width"], model["roi_pooler"]["init_args"]["op"]) == (256, 1024, "pool")
-    assert (model["roi_heads"]["init_args"]["batch_size_per_image"], model["anchor_convention"]) == (512, "exact")
+    assert (model["channels"], model["fc_width"], model["roi_pooler"]["init_args"]["op"]) == (256, 1024, "pool")
+    assert (model["roi_heads"]["init_args"]["batch_size_per_image"], model["anchors"]["convention"]) == (512, "exact")
 
 
 def test_the_modern_preset_aligns_regions_as_for_fast_rcnn(cli, capsys):
@@ -86,8 +88,9 @@ def test_the_modern_preset_aligns_regions_as_for_fast_rcnn(cli, capsys):
         presets / "modern.yaml",
         presets / "modern" / "fast_rcnn.yaml",
     )
-    assert joint["model"]["init_args"]["roi_pooler"] == stagewise["model"]["init_args"]["roi_pooler"]
-    assert joint["model"]["init_args"]["roi_pooler"]["init_args"]["op"] == "align"
+    poolers = [config["model"]["init_args"]["detector"]["roi_pooler"] for config in (joint, stagewise)]
+    assert poolers[0] == poolers[1]
+    assert poolers[0]["init_args"]["op"] == "align"
     assert joint["trainer"]["max_steps"] == 90_000
 
 
@@ -97,7 +100,7 @@ def test_configurations_of_the_zoo_parse_and_name_their_command(cli, capsys, nam
     config = resolved(cli, capsys, file)
     assert f"# python train.py predict --config configs/zoo/{name}.yaml" in file.read_text()
     assert (config["experiment"]["table"], config["experiment"]["row"]) == ("zoo", name)
-    model, data = config["model"]["init_args"], config["data"]
+    model, data = config["model"]["init_args"]["detector"], config["data"]
     # Both test at 800 px with the best 1000 proposals, COCO's 80 categories, scores above 0.05.
     assert (data["short_side"], data["max_side"], data["num_classes"]) == (800, 1333, 80)
     assert data["size_rounding"] == ("floor" if name.startswith("torchvision") else "nearest")

@@ -82,7 +82,8 @@ def test_each_is_handled_or_named_and_skipped_while_the_run_goes_on(cli, argumen
     presets = ["--config", str(ROW), "--config", str(PRESET), "--config", str(OVERLAYS["mini"])]
     cli("fit", *presets, *arguments[4:], "--trainer.max_steps", "1")
     run = tmp_path / "runs" / "mini" / "table3" / "joint_fpn" / "seed0"
-    saved = ["--config", str(run / "config.yaml"), "--ckpt_path", "last", "--model.roi_heads.score_thresh", "0.0"]
+    saved = ["--config", str(run / "config.yaml"), "--ckpt_path", "last"]
+    saved += ["--model.detector.roi_heads.score_thresh", "0.0"]
     capsys.readouterr()
     cli("predict", *saved, "--data.predict_path", str(folder), "--data.root", str(tmp_path / "nowhere"))
 

@@ -19,8 +19,9 @@ def resolved(cli, capsys, preset: str) -> dict:
 
 def test_8gpu_is_the_paper(cli, capsys):
     config = resolved(cli, capsys, "8gpu")
-    model, data = config["model"]["init_args"], config["data"]
-    optimization, rpn = model["optimization"], model["rpn"]["init_args"]
+    arguments, data = config["model"]["init_args"], config["data"]
+    optimization, model = arguments["optimization"], arguments["detector"]
+    rpn, anchors = model["rpn"]["init_args"], model["anchors"]
     # FPN §5.1: 8 GPUs × 2 images, SGD, 0.02 for 30k and 0.002 for 10k, weight decay 1e-4, momentum 0.9, 800 px
     assert config["trainer"]["devices"] * data["batch_size_per_device"] == data["total_batch_size"] == 16
     assert accumulation_steps(16, data["batch_size_per_device"], config["trainer"]["devices"]) == 1
@@ -30,23 +31,18 @@ def test_8gpu_is_the_paper(cli, capsys):
     assert optimization["reference_batch_size"] == 16
     assert (data["short_side"], data["train_split"], data["val_split"]) == (800, "train2017", "val2017")
     # FPN §3, §4.1: d = 256, areas 32² to 512² on P2 to P6, three ratios, one head, IoU 0.7 and 0.3, 256 anchors
-    assert model["pyramid_channels"] == 256
-    assert [[model["base_anchor_size"] * 2**i for i in octaves] for octaves in model["anchor_octaves"]] == [
-        [32],
-        [64],
-        [128],
-        [256],
-        [512],
-    ]
-    assert model["anchor_ratios"] == [0.5, 1.0, 2.0]
+    assert model["channels"] == 256
+    sizes = [[model["scale"]["base_anchor_size"] * 2**i for i in octaves] for octaves in anchors["octaves"]]
+    assert sizes == [[32], [64], [128], [256], [512]]
+    assert anchors["ratios"] == [0.5, 1.0, 2.0]
     assert (rpn["shared_head"], rpn["positive_iou"], rpn["negative_iou"]) == (True, 0.7, 0.3)
     assert (rpn["batch_size_per_image"], rpn["nms_thresh"]) == (256, 0.7)
     assert model["pyramid"]["class_path"].endswith("FPN")
     assert model["backbone"]["init_args"]["name"] == "resnet50"
     assert model["backbone"]["init_args"]["norm"] == "frozen"
     # the paper evaluates at 100 and 1000 proposals, COCO's areas
-    assert {100, 1000} <= set(model["recall_limits"])
-    assert model["area_thresholds"] == [32**2, 96**2]
+    assert {100, 1000} <= set(arguments["recall_limits"])
+    assert model["scale"]["area_thresholds"] == [32**2, 96**2]
     # from the references, where the paper is silent
     assert (data["max_side"], data["flip_probability"]) == (1333, 0.5)
     assert (optimization["warmup_steps"], optimization["warmup_factor"]) == (500, pytest.approx(1 / 3))

@@ -51,7 +51,7 @@ def test_saved_config_is_complete_and_rebuilds_the_model(cli, arguments, run):
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["trainer"]["default_root_dir"] == str(run)
     assert config["data"]["seed"] == config["model"]["init_args"]["seed"] == 0
-    assert config["model"]["init_args"]["rpn"]["init_args"]["nms_thresh"] == 0.7
+    assert config["model"]["init_args"]["detector"]["rpn"]["init_args"]["nms_thresh"] == 0.7
     assert config["checkpoint"]["every_n_train_steps"] == 250
 
 
@@ -114,7 +114,7 @@ def test_nothing_to_continue_is_an_error(cli, arguments, run, capsys):
 
 def test_accumulation_changes_nothing(cli, arguments, run, tmp_path):
     # GroupNorm, because live BatchNorm averages over the images of a micro-batch.
-    arguments += ["--model.backbone.norm", "group"]
+    arguments += ["--model.detector.backbone.norm", "group"]
     cli("fit", *arguments)
     cli("fit", *arguments, "--data.batch_size_per_device", "1", "--experiment.root", str(tmp_path / "four"))
     four = tmp_path / "four" / run.relative_to(tmp_path / "runs")
@@ -171,7 +171,7 @@ def test_a_checkpoint_of_another_model_or_other_categories_is_called_out(
     cli("fit", *arguments, "--trainer.max_steps", "1")
     saved = ["--config", str(run / "config.yaml"), "--ckpt_path", "last"]
     with pytest.raises(SystemExit):
-        cli("validate", *saved, "--model.pyramid_channels", "16")
+        cli("validate", *saved, "--model.detector.channels", "16")
     error = capsys.readouterr().err
     assert "ckpt_path: the checkpoint is of another model than this configuration: " in error
     assert "pyramid.lateral_convs.p2.weight has shape (32, 16, 1, 1) for (16, 16, 1, 1)" in error
@@ -203,7 +203,7 @@ def test_weights_only_start(cli, arguments, run, tmp_path, capsys):
         cli("validate", *arguments)
     assert "validate needs weights" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        cli("fit", *arguments, *again, "--model.pyramid_channels", "16", "--experiment.overwrite", "true")
+        cli("fit", *arguments, *again, "--model.detector.channels", "16", "--experiment.overwrite", "true")
     assert "does not fit this configuration" in capsys.readouterr().err
 
 

@@ -15,9 +15,9 @@ from tests.command_line import PRESET, REPOSITORY, read_metrics, run_python
 NAME = "detections_test-dev2017_c-fpn_results.json"
 TEST_DEV = ["--data.test_split", "test-dev2017"]
 # With every score kept, an untrained detector finds something.
-KEEP = ["--model.roi_heads.score_thresh", "0.0"]
+KEEP = ["--model.detector.roi_heads.score_thresh", "0.0"]
 # More than the server takes.
-MANY = ["--model.roi_heads.detections_per_image", "300"]
+MANY = ["--model.detector.roi_heads.detections_per_image", "300"]
 
 
 @pytest.fixture

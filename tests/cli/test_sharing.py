@@ -56,7 +56,7 @@ def test_four_steps_share_trunk_and_pyramid_to_the_bit(cli, arguments, tiny_data
     assert combine([*(str(run / "checkpoints" / "last.ckpt") for run in (third, fourth)), str(both)]) == 0
     cli(
         *("predict", *files("faster_rcnn", "faster_rcnn"), *arguments[4:]),
-        *("--model.roi_heads.score_thresh", "0.0", "--data.predict_split", "val", "--ckpt_path", str(both)),
+        *("--model.detector.roi_heads.score_thresh", "0.0", "--data.predict_split", "val", "--ckpt_path", str(both)),
     )
     found = tmp_path / "runs" / "mini" / "table3" / "joint_fpn" / "seed0" / "predict" / "detections.json"
     images = json.loads((tiny_data / "annotations" / "instances_val.json").read_text())["images"]

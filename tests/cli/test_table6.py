@@ -33,14 +33,14 @@ def differences(one, other, key: str = "") -> dict[str, list]:
 
 def test_the_first_row_holds_the_papers_numbers(cli, capsys):
     config = resolved(cli, capsys, "mlp5")
-    model, data = config["model"]["init_args"], config["data"]
-    optimization, masks = model["optimization"], model["masks"]["init_args"]
+    model, data = config["model"]["init_args"]["detector"], config["data"]
+    optimization, masks = config["model"]["init_args"]["optimization"], model["masks"]["init_args"]
     # FPN App. A: 16 images a step, lr 0.03, divided by 10 after 60k of 80k steps
     assert (config["trainer"]["max_steps"], data["total_batch_size"]) == (80_000, 16)
     assert (optimization["lr"], optimization["milestones"], optimization["decay"]) == (0.03, [60_000], 0.1)
     assert (optimization["optimizer"], optimization["momentum"], optimization["weight_decay"]) == ("sgd", 0.9, 1e-4)
     # d = 128, sizes from 32 px on, 25 % padding, 14 x 14, 128 cells at 1 : 3, mask loss x 10, 1000 proposals
-    assert (model["pyramid_channels"], model["base_anchor_size"], masks["padding"]) == (128, 32, 0.25)
+    assert (model["channels"], model["scale"]["base_anchor_size"], masks["padding"]) == (128, 32, 0.25)
     assert (masks["windows"], masks["octaves"], masks["hidden_channels"], masks["mask_size"]) == ([5], [0], 512, 14)
     assert (masks["batch_size_per_image"], masks["positive_fraction"], masks["mask_weight"]) == (128, 0.25, 10)
     assert masks["topk"] == 1000
@@ -72,8 +72,8 @@ def test_rows_add_up_as_in_the_paper(cli, capsys):
 @pytest.mark.parametrize("row", ROWS)
 def test_the_mini_preset_fits_every_row(cli, capsys, row):
     paper, mini = resolved(cli, capsys, row), resolved(cli, capsys, row, "--config", str(PRESET))
-    assert mini["model"]["init_args"]["masks"] == paper["model"]["init_args"]["masks"]
-    assert mini["model"]["init_args"]["base_anchor_size"] == 8
+    assert mini["model"]["init_args"]["detector"]["masks"] == paper["model"]["init_args"]["detector"]["masks"]
+    assert mini["model"]["init_args"]["detector"]["scale"]["base_anchor_size"] == 8
     assert mini["model"]["init_args"]["optimization"]["lr"] == 0.006
     factor = mini["model"]["init_args"]["optimization"]["schedule_factor"]
     assert factor == paper["model"]["init_args"]["optimization"]["schedule_factor"]

@@ -10,6 +10,7 @@ import torch
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.backbones.narrow import NarrowResNet
+from fpn_lightning.models.detector import Anchors, Detector, Scale
 from fpn_lightning.models.image_pyramid import (
     boxes_between_scales,
     check_scales,
@@ -18,7 +19,6 @@ from fpn_lightning.models.image_pyramid import (
     scale_images,
 )
 from fpn_lightning.models.pyramids import FPN, SingleMap
-from fpn_lightning.stages.rpn import RPNStage
 from fpn_lightning.structures import ImageBatch, Proposals
 from tests.models.builders import image_batch
 
@@ -39,7 +39,14 @@ C4 = partial(SingleMap, level=4)
 def stage(scales=(1.0,), design=C4):
     torch.manual_seed(0)
     octaves = [[i] for i in range(5)] if design is FPN else [[0, 1, 2, 3, 4]]
-    made = RPNStage(NarrowResNet(width=8), design, anchor_octaves=octaves, base_anchor_size=8, image_scales=scales)
+    made = Detector(
+        NarrowResNet(width=8),
+        design,
+        roi_heads=None,
+        anchors=Anchors(octaves),
+        scale=Scale(base_anchor_size=8),
+        image_scales=scales,
+    )
     for head in made.rpn.heads:  # logits and boxes that differ from cell to cell
         torch.nn.init.normal_(head.objectness_logits.weight, std=0.3)
         torch.nn.init.normal_(head.anchor_deltas.weight, std=0.1)
@@ -122,7 +129,7 @@ def test_proposals_of_every_scale_arrive_in_the_pixels_of_the_input():
 @pytest.mark.parametrize("design", [FPN, partial(SingleMap, level=4)], ids=["fpn", "single"])
 def test_scale_one_is_the_rpn_bit_for_bit(design):
     model, images = stage(design=design), image_batch([(64, 96), (50, 70)])
-    plain = model.rpn.predict(model(images), images.sizes)
+    plain = model.rpn.predict(model.rpn(model(images)), images.sizes)
     for ours, theirs in zip(model.propose(images), plain, strict=True):
         assert len(ours) > 50
         assert torch.equal(ours.boxes, theirs.boxes)
@@ -155,5 +162,5 @@ def test_a_batch_of_two_sizes_is_two_batches_of_one():
 
 @pytest.mark.parametrize("scales", [[], [0.0], [-1.0], [float("nan")], [1.0, 1.0]])
 def test_scales_that_make_no_sense_are_named(scales):
-    with pytest.raises(InputError, match=r"model\.image_scales"):
+    with pytest.raises(InputError, match=r"model\.detector\.image_scales"):
         check_scales(scales)

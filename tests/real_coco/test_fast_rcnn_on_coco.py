@@ -28,7 +28,7 @@ def test_rpn_then_its_store_then_fast_rcnn(coco_mini, cli, tmp_path):
         *("--config", str(FAST_RCNN), "--config", str(SMOKE), *folders, *options),
         *("--data.proposals", str(rpn / "proposals"), "--data.eval_proposals", "100"),
         # Two steps teach that most is background: without a threshold there is something to score.
-        *("--model.init_args.roi_heads.init_args.score_thresh", "0"),
+        *("--model.init_args.detector.roi_heads.init_args.score_thresh", "0"),
     )
     run = tmp_path / "smoke" / "table2" / "c_fpn" / "seed0"
     steps = read_log(run, "train/loss_cls", "train/loss_box_reg")

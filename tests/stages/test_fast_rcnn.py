@@ -9,6 +9,7 @@ import torch
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.backbones.narrow import NarrowResNet
+from fpn_lightning.models.detector import Detector, Scale
 from fpn_lightning.models.pyramids import FPN, SingleMap
 from fpn_lightning.models.roi_heads import RoIHeads
 from fpn_lightning.stages.fast_rcnn import FastRCNNStage
@@ -22,9 +23,18 @@ DESIGNS = [(ROWS["a"], "conv5"), *((ROWS[row], "2fc") for row in "bcdef")]
 def make_stage(design=FPN, head="2fc", **options) -> FastRCNNStage:
     torch.manual_seed(0)
     heads = partial(RoIHeads, batch_size_per_image=16, **options)
-    return FastRCNNStage(
-        NarrowResNet(), design, head, roi_heads=heads, pyramid_channels=8, fc_width=16, num_classes=3, canonical_size=56
+    detector = Detector(
+        NarrowResNet(),
+        design,
+        rpn=None,
+        roi_heads=heads,
+        box_head=head,
+        fc_width=16,
+        channels=8,
+        num_classes=3,
+        scale=Scale(canonical_size=56),
     )
+    return FastRCNNStage(detector)
 
 
 def make_batch() -> Batch:
@@ -46,6 +56,7 @@ def test_every_parameter_is_trained(design, head):
 
 def test_the_conv5_head_takes_its_stage_from_the_trunk():
     stage, fc = make_stage(partial(SingleMap, level=4), "conv5"), make_stage(partial(SingleMap, level=4))
+    stage, fc = stage.detector, fc.detector
     assert list(stage.backbone.channels) == list(fc.backbone.channels) == ["c2", "c3", "c4"]
     conv5 = [name for name in stage.state_dict() if name.startswith("roi_heads.box_head.stage.")]
     assert conv5
@@ -63,7 +74,7 @@ def test_detections_are_in_pixels_of_the_file_and_agree_with_the_maps():
     batch.images.sizes_orig = batch.images.sizes * 2
     batch.images.flipped[1] = True
     found = stage.predict_step(batch, 0)
-    direct = stage.roi_heads.predict(stage.feature_maps(batch.images), batch.proposals, batch.images.sizes)
+    direct = stage.detector.roi_heads.predict(stage(batch.images), batch.proposals, batch.images.sizes)
     assert [len(image) for image in found] == [len(image) for image in direct]
     assert min(map(len, found)) > 50
     assert [image.image_id for image in found] == [0, 1]

@@ -9,6 +9,7 @@ import torch
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.backbones.narrow import NarrowResNet
+from fpn_lightning.models.detector import Anchors, Detector, Scale
 from fpn_lightning.models.pyramids import FPN, SingleMap
 from fpn_lightning.models.roi_heads import RoIHeads
 from fpn_lightning.models.rpn import RPN
@@ -21,20 +22,20 @@ LOSSES = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}
 
 def make_stage(design=FPN, head="2fc", eval_proposals=50, octaves=((0,), (1,), (2,), (3,), (4,)), **options):
     torch.manual_seed(0)
-    return FasterRCNNStage(
+    detector = Detector(
         NarrowResNet(),
         design,
         partial(RPN, post_nms_topk=200),
-        head,
-        roi_heads=partial(RoIHeads, batch_size_per_image=16, **options),
-        pyramid_channels=8,
+        partial(RoIHeads, batch_size_per_image=16, **options),
+        box_head=head,
         fc_width=16,
+        channels=8,
         num_classes=3,
-        base_anchor_size=8,
-        anchor_octaves=octaves,
+        anchors=Anchors(octaves),
+        scale=Scale(base_anchor_size=8, canonical_size=56),
         eval_proposals=eval_proposals,
-        canonical_size=56,
     )
+    return FasterRCNNStage(detector)
 
 
 def make_batch() -> Batch:
@@ -81,7 +82,7 @@ def test_an_rpn_that_is_not_finite_gives_losses_that_say_so_and_every_gradient(p
     # Raising here, on one process of several, would leave the others waiting; on_before_optimizer_step stops them all.
     stage = make_stage()
     with torch.no_grad():
-        getattr(stage.rpn.heads[0], part).bias[1] = torch.inf
+        getattr(stage.detector.rpn.heads[0], part).bias[1] = torch.inf
     losses = stage.losses(make_batch())
     assert set(losses) == LOSSES
     assert losses["loss_rpn_cls"].isnan()
@@ -104,8 +105,8 @@ def test_the_detectors_losses_leave_the_rpn_alone():
     stage = make_stage()
     losses = stage.losses(make_batch())
     (losses["loss_cls"] + losses["loss_box_reg"]).backward()
-    assert all(parameter.grad is None for parameter in stage.rpn.parameters())
-    assert stage.pyramid.lateral_convs["p2"].weight.grad.any()
+    assert all(parameter.grad is None for parameter in stage.detector.rpn.parameters())
+    assert stage.detector.pyramid.lateral_convs["p2"].weight.grad.any()
 
 
 def test_the_same_step_samples_the_same_anchors_and_regions():
@@ -117,7 +118,7 @@ def test_the_same_step_samples_the_same_anchors_and_regions():
 @torch.no_grad()
 def test_recall_and_precision_come_from_one_pass(passes):
     stage, batch = make_stage(score_thresh=0.0).eval(), make_batch()
-    proposals, detections = stage.find(batch.images)
+    proposals, detections = stage.detector.propose_and_detect(batch.images)
     assert min(map(len, proposals)) > 50
     # Something to find: the 20th proposal of the first image; files here have the size of the network input.
     batch.targets[0] = labelled(proposals[0].boxes[19:20].tolist(), [1])
@@ -130,15 +131,13 @@ def test_recall_and_precision_come_from_one_pass(passes):
     # The limits count proposals, all there are: at 10 it is not among them.
     assert (values["AR10"], values["AR30"], values["AR1k"]) == (0, 1, 1)
     assert min(map(len, detections)) > 50
-    stage.reset_evaluation()
-    assert stage.precision.num_images == stage.recall.num_images == 0
 
 
 @torch.no_grad()
 def test_the_best_proposals_go_to_the_detector():
     images = make_batch().images
     stages = [make_stage(score_thresh=0.0, eval_proposals=count).eval() for count in (1, 50)]
-    (all_of_one, single), (all_of_fifty, many) = (stage.find(images) for stage in stages)
+    (all_of_one, single), (all_of_fifty, many) = (stage.detector.propose_and_detect(images) for stage in stages)
     assert [len(image) for image in all_of_one] == [len(image) for image in all_of_fifty]
     # One region gives each of the three classes at most one box.
     assert max(map(len, single)) <= 3 < min(map(len, many))
@@ -149,7 +148,7 @@ def test_predictions_are_detections_in_pixels_of_the_file():
     stage, batch = make_stage(score_thresh=0.0).eval(), make_batch()
     batch.images.sizes_orig = batch.images.sizes * 2
     found = stage.predict_step(batch, 0)
-    _, direct = stage.find(batch.images)
+    _, direct = stage.detector.propose_and_detect(batch.images)
     assert [image.image_id for image in found] == [0, 1]
     for image, other in zip(found, direct, strict=True):
         torch.testing.assert_close(image.boxes_orig, 2 * other.boxes.double())
@@ -157,5 +156,5 @@ def test_predictions_are_detections_in_pixels_of_the_file():
 
 
 def test_no_proposals_at_test_time_is_refused():
-    with pytest.raises(InputError, match=r"model\.eval_proposals is 0"):
+    with pytest.raises(InputError, match=r"model\.detector\.eval_proposals is 0"):
         make_stage(eval_proposals=0)

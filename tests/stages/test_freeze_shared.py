@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.backbones.narrow import NarrowResNet
 from fpn_lightning.models.backbones.resnet import ResNetBackbone
-from fpn_lightning.models.pyramids import BottomUpPyramid, TopDownPyramid
+from fpn_lightning.models.detector import Detector, Scale
+from fpn_lightning.models.pyramids import FPN, BottomUpPyramid, TopDownPyramid
 from fpn_lightning.models.roi_heads import RoIHeads
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.fast_rcnn import FastRCNNStage
@@ -21,20 +22,21 @@ from fpn_lightning.stages.optimization import Optimization
 from fpn_lightning.stages.rpn import RPNStage
 from tests.stages.test_fast_rcnn import make_batch
 
-SHARED = ("backbone.", "pyramid.")
+SHARED = ("detector.backbone.", "detector.pyramid.")
 OPTIMIZATION = Optimization(lr=0.01, warmup_steps=0)
 
 
-def make_rpn(trunk, **options) -> RPNStage:
+def make_rpn(trunk, pyramid=FPN, **options) -> RPNStage:
     torch.manual_seed(1)
-    return RPNStage(trunk, pyramid_channels=8, base_anchor_size=8, optimization=OPTIMIZATION, **options)
+    detector = Detector(trunk, pyramid, roi_heads=None, channels=8, scale=Scale(base_anchor_size=8))
+    return RPNStage(detector, optimization=OPTIMIZATION, **options)
 
 
-def make_fast_rcnn(trunk, **options) -> FastRCNNStage:
+def make_fast_rcnn(trunk, pyramid=FPN, **options) -> FastRCNNStage:
     torch.manual_seed(1)
     heads = partial(RoIHeads, batch_size_per_image=16)
-    options = {"roi_heads": heads, "pyramid_channels": 8, "fc_width": 16, "num_classes": 3} | options
-    return FastRCNNStage(trunk, optimization=OPTIMIZATION, **options)
+    detector = Detector(trunk, pyramid, rpn=None, roi_heads=heads, fc_width=16, channels=8, num_classes=3)
+    return FastRCNNStage(detector, optimization=OPTIMIZATION, **options)
 
 
 def narrow(_):
@@ -91,7 +93,7 @@ def test_without_freezing_the_same_steps_change_the_trunk(tmp_path):
 
 def test_frozen_parts_stay_in_evaluation_mode():
     stage = make_fast_rcnn(NarrowResNet(), init_from="any.ckpt", freeze_shared=True).train()
-    modes = {name.split(".")[0]: module.training for name, module in stage.named_modules() if name}
+    modes = {name: module.training for name, module in stage.detector.named_children()}
     assert (modes["backbone"], modes["pyramid"], modes["roi_heads"]) == (False, False, True)
 
 
@@ -102,6 +104,6 @@ def test_nothing_is_frozen_at_random_values(tmp_path):
     state = make_fast_rcnn(NarrowResNet(), pyramid=TopDownPyramid).state_dict()
     torch.save({"state_dict": state}, path)
     other = partial(make_rpn, pyramid=BottomUpPyramid, init_from=str(path))
-    with pytest.raises(InputError, match=r"has no pyramid\.lateral_convs.* another feature design"):
+    with pytest.raises(InputError, match=r"has no pyramid\.lateral_convs.* another pyramid"):
         fit(other(NarrowResNet(), freeze_shared=True))
     fit(other(NarrowResNet()))  # to start from another design is no error

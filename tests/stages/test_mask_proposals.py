@@ -13,6 +13,8 @@ from pycocotools import mask as mask_api
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.__main__ import main as score
 from fpn_lightning.models.backbones.narrow import NarrowResNet
+from fpn_lightning.models.detector import Detector, Scale
+from fpn_lightning.models.masks.proposer import MaskProposer
 from fpn_lightning.stages.mask_proposals import MaskProposalStage, refuse_leak
 from fpn_lightning.stages.optimization import Optimization
 from fpn_lightning.structures import Batch
@@ -24,7 +26,9 @@ ROW = REPOSITORY / "configs" / "table6" / "dual_28_2x.yaml"
 
 def stage(**options):
     torch.manual_seed(0)
-    return MaskProposalStage(NarrowResNet(), pyramid_channels=8, base_anchor_size=8, **options)
+    scale = Scale(base_anchor_size=8)
+    detector = Detector(NarrowResNet(), rpn=None, roi_heads=None, masks=MaskProposer, channels=8, scale=scale)
+    return MaskProposalStage(detector, **options)
 
 
 def batch(with_masks=True):
@@ -59,8 +63,6 @@ def test_proposals_cover_the_image_file_and_the_recall_counts_them():
         model.evaluate_batch(data)
     values, num_images = model.evaluation_result()
     assert (values["segm_AR1k"], int(num_images)) == (1, 2)
-    model.reset_evaluation()
-    assert int(model.recall.num_images) == 0
 
 
 def test_masks_that_were_not_loaded_are_asked_for():
@@ -132,9 +134,9 @@ def test_threshold_and_interpolation_decide_what_belongs_to_a_mask():
     for threshold, interpolation in ((0.2, "bilinear"), (0.5, "bilinear"), (0.5, "nearest")):
         model = stage(mask_threshold=threshold, mask_interpolation=interpolation).eval()
         with torch.no_grad():
-            for mlp in model.masks.mlps:  # logits on both sides of either threshold
+            for mlp in model.detector.masks.mlps:  # logits on both sides of either threshold
                 mlp.mask_logits.weight *= 1000
-            found[threshold, interpolation] = model.propose_orig(data.images)[0].masks
+            found[threshold, interpolation] = model.predict_step(data, 0)[0].masks
     areas = {key: np.array([mask_api.area(mask) for mask in masks]) for key, masks in found.items()}
     assert (areas[0.2, "bilinear"] >= areas[0.5, "bilinear"]).all()
     assert areas[0.2, "bilinear"].sum() > areas[0.5, "bilinear"].sum() > 0
@@ -154,10 +156,10 @@ def test_other_cells_are_drawn_at_every_step_and_with_every_seed(monkeypatch):
 def test_a_longer_schedule_keeps_the_rest():
     paper = Optimization(lr=0.03, milestones=[60_000], schedule_factor=2)
     same_batch = paper.rescaled(16)
-    assert (same_batch.milestones, same_batch.lr, same_batch.warmup_steps) == ([120_000], 0.03, 500)
+    assert (same_batch.milestones, same_batch.lr, same_batch.warmup_steps) == ((120_000,), 0.03, 500)
     half_batch = paper.rescaled(8)
-    assert (half_batch.milestones, half_batch.lr, half_batch.warmup_steps) == ([240_000], 0.015, 1000)
-    assert half_batch.rescaled(16).milestones == [120_000]  # applied once
+    assert (half_batch.milestones, half_batch.lr, half_batch.warmup_steps) == ((240_000,), 0.015, 1000)
+    assert half_batch.rescaled(16).milestones == (120_000,)  # applied once
 
 
 @pytest.fixture
@@ -173,7 +175,7 @@ def test_fit_predict_and_scoring_agree(cli, row_arguments, tiny_data, tmp_path):
     assert record["train"]["steps"] == 4  # twice the schedule, whatever the preset says
     metrics = read_metrics(run / "metrics.json")
     assert set(metrics) == {f"segm_AR{n}{s}" for n in (10, 50) for s in ("", "_s", "_m", "_l")}
-    assert called.model.masks.mask_size == 28
+    assert called.model.detector.masks.mask_size == 28
 
     more = ["--data.predict_split", "val", "--detections.top_k", "50"]
     cli("predict", "--config", str(run / "config.yaml"), "--ckpt_path", "last", *more)

@@ -42,7 +42,7 @@ def test_rescaling_keeps_the_schedule_in_images():
     rescaled = Optimization().rescaled(2)
     assert rescaled.lr == pytest.approx(0.0025)
     assert rescaled.warmup_steps == 4000
-    assert rescaled.milestones == [240_000]
+    assert rescaled.milestones == (240_000,)
     assert rescaled.rescaled(16) == Optimization()
 
 

@@ -10,10 +10,11 @@ import torchvision
 
 from fpn_lightning.models.backbones.narrow import NarrowResNet
 from fpn_lightning.models.backbones.resnet import ResNetBackbone
+from fpn_lightning.models.detector import Anchors, Detector, Scale
 from fpn_lightning.models.pyramids import FPN, BottomUpPyramid, FinestLevel, SingleMap, SSDPyramid, TopDownPyramid
 from fpn_lightning.models.rpn import RPN
-from fpn_lightning.models.sampler import image_seeds
 from fpn_lightning.stages.rpn import RPNStage
+from fpn_lightning.structures import Batch
 from tests.models.builders import image_batch, targets
 
 ROWS = {
@@ -34,11 +35,18 @@ def test_every_parameter_is_trained(row):
     rpn = RPN
     if row == "ssd":
         octaves, rpn = [[0, 1], [2], [3], [4]], partial(RPN, shared_head=False)
-    stage = RPNStage(NarrowResNet(), ROWS[row], rpn, pyramid_channels=8, base_anchor_size=8, anchor_octaves=octaves)
-    batch = image_batch([(64, 64), (64, 64)])
+    detector = Detector(
+        NarrowResNet(),
+        ROWS[row],
+        rpn,
+        roi_heads=None,
+        channels=8,
+        anchors=Anchors(octaves),
+        scale=Scale(base_anchor_size=8),
+    )
+    stage = RPNStage(detector)
     truth = [targets([[10, 10, 40, 50]]), targets([])]
-    losses = stage.rpn.losses(stage(batch), truth, image_seeds(0, 0, batch.image_ids))
-    sum(losses.values()).backward()
+    sum(stage.losses(Batch(image_batch([(64, 64), (64, 64)]), truth)).values()).backward()
     assert [name for name, parameter in stage.named_parameters() if parameter.grad is None] == []
 
 
@@ -46,8 +54,8 @@ def test_row_a_leaves_conv5_out_and_still_loads_weights(tmp_path):
     reference = torchvision.models.resnet18(weights=None)
     torch.save(reference.state_dict(), tmp_path / "resnet18.pth")
     trunk = ResNetBackbone("resnet18", weights=str(tmp_path / "resnet18.pth"))
-    stage = RPNStage(trunk, ROWS["a"], anchor_octaves=[[0, 1, 2, 3, 4]])
+    detector = Detector(trunk, ROWS["a"], roi_heads=None, anchors=Anchors([[0, 1, 2, 3, 4]]))
     assert list(trunk.channels) == ["c2", "c3", "c4"]
     trunk.load_weights()
-    assert torch.equal(stage.backbone.stages[2][0].conv1.weight, reference.layer3[0].conv1.weight)
-    assert not [name for name in stage.state_dict() if "stages.3" in name]
+    assert torch.equal(detector.backbone.stages[2][0].conv1.weight, reference.layer3[0].conv1.weight)
+    assert not [name for name in detector.state_dict() if "stages.3" in name]

@@ -16,25 +16,25 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d
 
+from fpn_lightning.models.detector import Detector
 from fpn_lightning.stages.base import BaseStage
-from fpn_lightning.stages.faster_rcnn import FasterRCNNStage
 from tests.command_line import REPOSITORY
 
 ZOO = REPOSITORY / "configs" / "zoo"
 COCO_GAPS = [12, 26, 29, 30, 45, 66, 68, 69, 71, 83]  # ids below 91 that are no category
 
 
-def zoo_stage(name: str, **changes: Any) -> FasterRCNNStage:
-    """The model of ``configs/zoo/<name>.yaml``; ``changes`` are arguments of the stage."""
+def zoo_detector(name: str, **changes: Any) -> Detector:
+    """The detector of ``configs/zoo/<name>.yaml``; ``changes`` are its arguments."""
     parser = LightningArgumentParser()
     parser.add_lightning_class_args(BaseStage, "model", subclass_mode=True)
     model = yaml.safe_load((ZOO / f"{name}.yaml").read_text())["model"]
-    model["init_args"] |= changes
-    return parser.instantiate_classes(parser.parse_object({"model": model})).model
+    model["init_args"]["detector"] |= changes
+    return parser.instantiate_classes(parser.parse_object({"model": model})).model.detector
 
 
 def small_backbone(convention: str = "torchvision") -> dict[str, Any]:
-    """ResNet-18 as an argument of a stage."""
+    """ResNet-18 as an argument of a detector."""
     arguments = {"name": "resnet18", "weights": "model.init_from", "convention": convention, "norm_eps": 0.0}
     return {"class_path": "fpn_lightning.models.backbones.ResNetBackbone", "init_args": arguments}
 

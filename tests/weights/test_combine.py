@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fpn_lightning.models.backbones.narrow import NarrowResNet
+from fpn_lightning.models.detector import Detector, Scale
 from fpn_lightning.models.roi_heads import RoIHeads
 from fpn_lightning.models.rpn import RPN
 from fpn_lightning.stages.fast_rcnn import FastRCNNStage
@@ -20,7 +21,7 @@ from tests.models.builders import image_batch
 
 HEADS = partial(RoIHeads, score_thresh=0.0)
 PROPOSER = partial(RPN, post_nms_topk=60)
-COMMON = {"pyramid_channels": 8, "base_anchor_size": 8, "canonical_size": 56}
+COMMON = {"channels": 8, "scale": Scale(base_anchor_size=8, canonical_size=56)}
 DETECTOR = {**COMMON, "roi_heads": HEADS, "fc_width": 16, "num_classes": 3}
 
 
@@ -28,9 +29,9 @@ DETECTOR = {**COMMON, "roi_heads": HEADS, "fc_width": 16, "num_classes": 3}
 def stages() -> tuple[RPNStage, FastRCNNStage]:
     """An RPN and a detector with the same trunk and pyramid, in evaluation mode."""
     torch.manual_seed(0)
-    detector = FastRCNNStage(NarrowResNet(), **DETECTOR).train()
+    detector = FastRCNNStage(Detector(NarrowResNet(), rpn=None, **DETECTOR)).train()
     detector(image_batch([(64, 96), (80, 64)]))  # live BatchNorm gets statistics that a new model has not
-    rpn = RPNStage(NarrowResNet(), rpn=PROPOSER, **COMMON)
+    rpn = RPNStage(Detector(NarrowResNet(), rpn=PROPOSER, roi_heads=None, **COMMON))
     rpn.load_state_dict(detector.state_dict(), strict=False)
     return rpn.eval(), detector.eval()
 
@@ -49,16 +50,16 @@ def test_one_pass_finds_what_two_models_find(stages, files, capsys):
     assert main(files) == 0
     assert "--config configs/faster_rcnn.yaml" in capsys.readouterr().out
     torch.manual_seed(5)
-    both = FasterRCNNStage(NarrowResNet(), rpn=PROPOSER, eval_proposals=50, **DETECTOR).eval()
-    checkpoint = load_weights(both, files[2])
+    both = FasterRCNNStage(Detector(NarrowResNet(), rpn=PROPOSER, eval_proposals=50, **DETECTOR)).eval()
+    checkpoint = load_weights(both.detector, files[2])
     assert both.state_dict().keys() == checkpoint["state_dict"].keys()
     assert checkpoint.keys() == {"state_dict", "global_step", "categories"}
     assert (checkpoint["global_step"], checkpoint["categories"]["ids"]) == (9, [1, 3, 7])
     rpn, detector = stages
     batch = Batch(image_batch([(64, 96), (80, 64)], seed=1), [])
     with torch.no_grad():
-        proposals, found = both.find(batch.images)
-        alone = rpn.propose(batch.images)
+        proposals, found = both.detector.propose_and_detect(batch.images)
+        alone = rpn.detector.propose(batch.images)
         assert [len(of_image) for of_image in alone] == [60, 60]
         for mine, of_rpn in zip(proposals, alone, strict=True):
             assert all(torch.equal(a, b) for a, b in zip(vars(mine).values(), vars(of_rpn).values(), strict=True))
@@ -75,7 +76,7 @@ def test_one_pass_finds_what_two_models_find(stages, files, capsys):
 @pytest.mark.parametrize("name", ["backbone.stem.1.running_var", "pyramid.output_convs.p3.weight"])
 def test_one_bit_of_difference_is_refused(files, tmp_path, capsys, name):
     checkpoint = torch.load(files[0], weights_only=True)
-    first = checkpoint["state_dict"][name].view(-1)
+    first = checkpoint["state_dict"][f"detector.{name}"].view(-1)
     first[0] = torch.nextafter(first[0], first[0] + 1)
     torch.save(checkpoint, files[0])
     assert main(files) == 2

@@ -15,7 +15,7 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.weights import detectron2 as d2
 from fpn_lightning.weights.init_from import load_weights
 from fpn_lightning.weights.pickles import read_arrays
-from tests.weights.builders import zoo_stage
+from tests.weights.builders import zoo_detector
 
 BLOCKS = {2: 3, 3: 4, 4: 6, 5: 3}  # ResNet-50
 FC = 16
@@ -89,20 +89,20 @@ def write(arrays: dict[str, np.ndarray], file, protocol: int = 2) -> str:
 
 
 def d2_stage(**changes):
-    return zoo_stage("detectron2_r50_fpn", **({"fc_width": FC} | changes))
+    return zoo_detector("detectron2_r50_fpn", **({"fc_width": FC} | changes))
 
 
 def test_every_tensor_lands_where_it_must(arrays, tmp_path):
-    stage = d2_stage()
+    detector = d2_stage()
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nothing is left over
-        checkpoint = load_weights(stage, write(older(arrays), tmp_path / "model.pkl"))
+        checkpoint = load_weights(detector, write(older(arrays), tmp_path / "model.pkl"))
     assert checkpoint["categories"]["ids"][:12] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13]
 
     def at(name: str) -> torch.Tensor:
         return torch.from_numpy(arrays[name])
 
-    trunk = stage.backbone
+    trunk = detector.backbone
     pairs = [(trunk.stem[0], "stem.conv1"), (trunk.stem[1], "stem.conv1.norm")]
     for stage_index, count in BLOCKS.items():
         for block in range(count):
@@ -115,9 +115,9 @@ def test_every_tensor_lands_where_it_must(arrays, tmp_path):
                 pairs.append((ours.downsample[1], f"{prefix}shortcut.norm"))
     pairs = [(module, f"backbone.bottom_up.{name}") for module, name in pairs]
     for k in BLOCKS:
-        pairs.append((stage.pyramid.lateral_convs[f"p{k}"], f"backbone.fpn_lateral{k}"))
-        pairs.append((stage.pyramid.output_convs[f"p{k}"], f"backbone.fpn_output{k}"))
-    head, roi = stage.rpn.heads[0], stage.roi_heads
+        pairs.append((detector.pyramid.lateral_convs[f"p{k}"], f"backbone.fpn_lateral{k}"))
+        pairs.append((detector.pyramid.output_convs[f"p{k}"], f"backbone.fpn_output{k}"))
+    head, roi = detector.rpn.heads[0], detector.roi_heads
     pairs += [(head.conv, f"{RPN}conv"), (head.objectness_logits, f"{RPN}objectness_logits")]
     pairs += [(head.anchor_deltas, f"{RPN}anchor_deltas")]
     pairs += [(roi.box_head.fc1, f"{ROI}box_head.fc1"), (roi.box_head.fc2, f"{ROI}box_head.fc2")]
@@ -133,29 +133,29 @@ def test_every_tensor_lands_where_it_must(arrays, tmp_path):
 
 
 def test_its_conventions_are_the_configurations(arrays, tmp_path):
-    stage = d2_stage()
-    assert stage.backbone.pixel_mean.flatten().tolist() == pytest.approx([103.53, 116.28, 123.675])  # BGR
-    assert stage.backbone.pixel_std.flatten().tolist() == [1, 1, 1]
-    first = stage.backbone.stages[1][0]
+    detector = d2_stage()
+    assert detector.backbone.pixel_mean.flatten().tolist() == pytest.approx([103.53, 116.28, 123.675])  # BGR
+    assert detector.backbone.pixel_std.flatten().tolist() == [1, 1, 1]
+    first = detector.backbone.stages[1][0]
     assert (first.conv1.stride, first.conv2.stride) == ((2, 2), (1, 1))
-    assert stage.rpn.anchor_generator.cell_p2[0].tolist() == pytest.approx([-22.6274, -11.3137, 22.6274, 11.3137])
-    assert (stage.rpn.smooth_l1_beta, stage.roi_heads.smooth_l1_beta) == (0, 0)
+    assert detector.rpn.anchor_generator.cell_p2[0].tolist() == pytest.approx([-22.6274, -11.3137, 22.6274, 11.3137])
+    assert (detector.rpn.smooth_l1_beta, detector.roi_heads.smooth_l1_beta) == (0, 0)
     changed = older(arrays)
     changed["pixel_mean"] = np.array([102.9801, 115.9465, 122.7717], np.float32)
     with pytest.raises(InputError, match=r"pixel_mean is \[102\.98, 115\.947, 122\.772\]; this model's is \[103\.53"):
-        load_weights(stage, write(changed, tmp_path / "mean.pkl"))
+        load_weights(detector, write(changed, tmp_path / "mean.pkl"))
     changed = older(arrays)
     changed["proposal_generator.anchor_generator.cell_anchors.0"] = np.zeros((15, 4), np.float32)
     with pytest.raises(InputError, match=r"cell_anchors\.0 is"):
-        load_weights(stage, write(changed, tmp_path / "anchors.pkl"))
+        load_weights(detector, write(changed, tmp_path / "anchors.pkl"))
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"anchor_convention": "torchvision"}, r"anchor_convention is torchvision and has to be exact"),
+        ({"anchors": {"convention": "torchvision"}}, r"anchors\.convention is torchvision and has to be exact"),
         ({"roi_pooler": "fpn_lightning.models.roi_pooler.RoIPooler"}, r"roi_pooler\.op is pool"),
-        ({"num_classes": 20}, r"cls_score\.bias gives \(81,\) for \(21,\)"),
+        ({"num_classes": 20}, r"cls_score\.bias is \(81,\) in the file, \(21,\) in the model"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_refused(path, change, named):
@@ -177,9 +177,9 @@ def test_weights_of_a_run_that_diverged_are_refused(arrays, tmp_path):
 
 
 def test_there_and_back(arrays, path, tmp_path):
-    stage = d2_stage()
-    ids = load_weights(stage, path)["categories"]["ids"]
-    own = {"state_dict": stage.state_dict(), "categories": {"ids": ids, "names": [str(i) for i in ids]}}
+    detector = d2_stage()
+    ids = load_weights(detector, path)["categories"]["ids"]
+    own = {"state_dict": detector.state_dict(), "categories": {"ids": ids, "names": [str(i) for i in ids]}}
     torch.save(own, tmp_path / "last.ckpt")
     assert d2.run_export(d2.export, "detectron2", [str(tmp_path / "last.ckpt"), str(tmp_path / "out.pkl")]) == 0
     with (tmp_path / "out.pkl").open("rb") as file:
@@ -190,7 +190,7 @@ def test_there_and_back(arrays, path, tmp_path):
     torch.save({"model": {name: torch.from_numpy(value) for name, value in again.items()}}, tmp_path / "model.pth")
     other = d2_stage()
     load_weights(other, f"detectron2:{tmp_path / 'model.pth'}")
-    assert all(torch.equal(value, other.state_dict()[name]) for name, value in stage.state_dict().items())
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in detector.state_dict().items())
 
 
 # ---- pickles -----------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from torchvision.models.detection import FasterRCNN
 from fpn_lightning.errors import InputError
 from fpn_lightning.weights import torchvision as tv
 from fpn_lightning.weights.init_from import load_weights
-from tests.weights.builders import COCO_GAPS, ZOO, calibrate, noise, small_backbone, torchvision_model, zoo_stage
+from tests.weights.builders import COCO_GAPS, ZOO, calibrate, noise, small_backbone, torchvision_model, zoo_detector
 
 SIZES = [(128, 160), (128, 200)]
 SMALL = {"backbone": small_backbone(), "fc_width": 32}
@@ -40,8 +40,8 @@ def path(theirs, tmp_path_factory) -> str:
     return str(file)
 
 
-def small_stage(**changes):
-    return zoo_stage("torchvision_r50_fpn", **(SMALL | changes))
+def small_detector(**changes):
+    return zoo_detector("torchvision_r50_fpn", **(SMALL | changes))
 
 
 def pooler(**changes):
@@ -50,10 +50,10 @@ def pooler(**changes):
 
 
 def test_classes_are_reordered_and_background_comes_last(theirs, path):
-    stage = small_stage()
+    detector = small_detector()
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nothing is left over
-        categories = load_weights(stage, f"torchvision:{path}")["categories"]
+        categories = load_weights(detector, f"torchvision:{path}")["categories"]
     assert (categories["ids"][0], categories["ids"][11], categories["ids"][79]) == (1, 13, 90)
     assert (categories["names"][0], categories["names"][11], categories["names"][79]) == (
         "person",
@@ -63,13 +63,13 @@ def test_classes_are_reordered_and_background_comes_last(theirs, path):
     assert len(categories["ids"]) == 80
     assert not set(categories["ids"]) & set(COCO_GAPS)
     logits = theirs.roi_heads.box_predictor.cls_score.weight
-    ours = stage.roi_heads.predictor
+    ours = detector.roi_heads.predictor
     assert torch.equal(ours.class_logits.weight[11], logits[13])
     assert torch.equal(ours.class_logits.weight[80], logits[0])
     assert torch.equal(ours.class_logits.weight[81:], logits[COCO_GAPS])
     deltas = theirs.roi_heads.box_predictor.bbox_pred.bias
     assert torch.equal(ours.box_deltas.bias[79 * 4 :], deltas[90 * 4 :])
-    assert {module.eps for module in stage.backbone.modules() if hasattr(module, "eps")} == {0.0}
+    assert {module.eps for module in detector.backbone.modules() if hasattr(module, "eps")} == {0.0}
 
 
 def test_names_of_older_releases_and_of_trainers_are_read(theirs, path, tmp_path):
@@ -83,7 +83,7 @@ def test_names_of_older_releases_and_of_trainers_are_read(theirs, path, tmp_path
     torch.save(
         {"model": older, "args": argparse.Namespace(lr=0.02, data_path="coco"), "epoch": 3}, tmp_path / "older.pth"
     )
-    one, other = small_stage(), small_stage()
+    one, other = small_detector(), small_detector()
     load_weights(one, f"torchvision:{path}")
     load_weights(other, f"torchvision:{tmp_path / 'older.pth'}")
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
@@ -92,12 +92,15 @@ def test_names_of_older_releases_and_of_trainers_are_read(theirs, path, tmp_path
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"anchor_convention": "exact"}, r"anchor_convention is exact and has to be torchvision"),
+        ({"anchors": {"convention": "exact"}}, r"anchors\.convention is exact and has to be torchvision"),
         ({"backbone": small_backbone("caffe")}, r"backbone\.convention is caffe"),
         ({"roi_pooler": "fpn_lightning.models.roi_pooler.RoIPooler"}, r"roi_pooler\.op is pool.*sampling_ratio is 0"),
-        ({"base_anchor_size": 16}, r"base_anchor_size"),
+        ({"scale": {"base_anchor_size": 16}}, r"base_anchor_size"),
         (
-            {"pyramid": "fpn_lightning.models.pyramids.FinestLevel", "anchor_octaves": [[0]]},
+            {
+                "pyramid": "fpn_lightning.models.pyramids.FinestLevel",
+                "anchors": {"convention": "torchvision", "octaves": [[0]]},
+            },
             r"pyramid is FinestLevel and has to be FPN",
         ),
         # These have tensors of the same names and shapes, and compute something else.
@@ -106,15 +109,15 @@ def test_names_of_older_releases_and_of_trainers_are_read(theirs, path, tmp_path
         ({"roi_pooler": pooler(max_level=4)}, r"roi_pooler\.max_level is 4 and has to be 5"),
         (
             {"roi_heads": "fpn_lightning.models.roi_heads.RoIHeads"},
-            r"cls_score\.weight gives \(91, 32\) for \(81",
+            r"cls_score\.weight is \(91, 32\) in the file, \(81",
         ),
-        ({"fc_width": 16}, r"box_head\.fc6\.bias gives \(32,\) for \(16,\)"),
-        ({"pyramid_channels": 64}, r"inner_blocks\.0\.weight gives \(256, 64, 1, 1\) for \(64, 64, 1, 1\)"),
+        ({"fc_width": 16}, r"box_head\.fc6\.bias is \(32,\) in the file, \(16,\) in the model"),
+        ({"channels": 64}, r"inner_blocks\.0\.weight is \(256, 64, 1, 1\) in the file, \(64, 64, 1, 1\)"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_refused(path, change, named):
     with pytest.raises(InputError, match=named) as refusal:
-        load_weights(small_stage(**change), f"torchvision:{path}")
+        load_weights(small_detector(**change), f"torchvision:{path}")
     assert "configs/zoo/torchvision_r50_fpn.yaml" in str(refusal.value)
 
 
@@ -123,33 +126,33 @@ def test_missing_and_unused_tensors_are_named(theirs, tmp_path):
     state["roi_heads.mask_head.mask_fcn1.weight"] = torch.zeros(1)
     torch.save(state, tmp_path / "mask.pth")
     with pytest.warns(UserWarning, match=r"is not used: roi_heads\.mask_head\.mask_fcn1\.weight"):
-        load_weights(small_stage(), f"torchvision:{tmp_path / 'mask.pth'}")
+        load_weights(small_detector(), f"torchvision:{tmp_path / 'mask.pth'}")
     for name in ("backbone.body.layer3.0.conv1.weight", "rpn.head.cls_logits.bias"):
         del state[name]
     torch.save(state, tmp_path / "less.pth")
     with pytest.raises(InputError, match=r"backbone\.body\.layer3\.0\.conv1\.weight, rpn\.head\.cls_logits\.bias\."):
-        load_weights(small_stage(), f"torchvision:{tmp_path / 'less.pth'}")
+        load_weights(small_detector(), f"torchvision:{tmp_path / 'less.pth'}")
     state = {CLASSIFIER: torch.zeros(21, 32)}
     torch.save(state, tmp_path / "voc.pth")
     with pytest.raises(InputError, match=r"cls_score\.weight is \(21, 32\); torchvision's models for COCO have 91"):
-        load_weights(small_stage(), f"torchvision:{tmp_path / 'voc.pth'}")
+        load_weights(small_detector(), f"torchvision:{tmp_path / 'voc.pth'}")
 
 
 def test_a_deeper_trunk_is_refused(theirs, tmp_path):
     deeper = theirs.state_dict() | {"backbone.body.layer3.2.conv1.weight": torch.zeros(256, 256, 3, 3)}
     torch.save(deeper, tmp_path / "deeper.pth")
     with pytest.raises(InputError, match=r"of a larger model: backbone\.body\.layer3\.2\.conv1\.weight left over"):
-        load_weights(small_stage(), f"torchvision:{tmp_path / 'deeper.pth'}")
+        load_weights(small_detector(), f"torchvision:{tmp_path / 'deeper.pth'}")
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        (7, torch.zeros(1), r"is no state dict: 7 is no tensor by its name"),
-        ("epoch", 3, r"is no state dict: 'epoch' is no tensor"),
-        (CLASSIFIER, torch.zeros(91, 32).to_sparse(), r"cls_score\.weight is no plain tensor"),
-        (CLASSIFIER, torch.zeros(91, 32, device="meta"), r"cls_score\.weight is no plain tensor"),
-        (CLASSIFIER, torch.zeros(91, 32, dtype=torch.complex64), r"cls_score\.weight is no plain tensor"),
+        (7, torch.zeros(1), r"is not a state dict: 7 is not a tensor under a name"),
+        ("epoch", 3, r"is not a state dict: 'epoch' is not a tensor"),
+        (CLASSIFIER, torch.zeros(91, 32).to_sparse(), r"cls_score\.weight is not a dense tensor"),
+        (CLASSIFIER, torch.zeros(91, 32, device="meta"), r"cls_score\.weight is not a dense tensor"),
+        (CLASSIFIER, torch.zeros(91, 32, dtype=torch.complex64), r"cls_score\.weight is not a dense tensor"),
         (CLASSIFIER, torch.full((91, 32), torch.nan), r"cls_score\.weight is not finite"),
         (CLASSIFIER, torch.tensor(1.0), r"cls_score\.weight is \(\); torchvision's models for COCO have 91 outputs"),
         (CLASSIFIER.replace("weight", "bias"), torch.zeros(81), r"cls_score\.bias is \(81,\)"),
@@ -159,36 +162,36 @@ def test_a_deeper_trunk_is_refused(theirs, tmp_path):
 def test_what_is_no_weight_is_named(theirs, tmp_path, name, value, message):
     torch.save(theirs.state_dict() | {name: value}, tmp_path / "odd.pth")
     with pytest.raises(InputError, match=rf"odd\.pth.*{message}"):
-        load_weights(small_stage(), f"torchvision:{tmp_path / 'odd.pth'}")
+        load_weights(small_detector(), f"torchvision:{tmp_path / 'odd.pth'}")
 
 
 def test_files_that_are_none_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.pth is not a file"):
-        load_weights(small_stage(), f"torchvision:{tmp_path / 'nowhere.pth'}")
+        load_weights(small_detector(), f"torchvision:{tmp_path / 'nowhere.pth'}")
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(InputError, match=r"text\.pth cannot be read"):
-        load_weights(small_stage(), f"torchvision:{tmp_path / 'text.pth'}")
+        load_weights(small_detector(), f"torchvision:{tmp_path / 'text.pth'}")
     torch.save({"model": PurePosixPath("somewhere")}, tmp_path / "other.pth")
     with pytest.raises(
         InputError, match=r"other\.pth cannot be read \(it asks for pathlib\.PurePosixPath, which"
     ) as refusal:
-        load_weights(small_stage(), f"torchvision:{tmp_path / 'other.pth'}")
+        load_weights(small_detector(), f"torchvision:{tmp_path / 'other.pth'}")
     assert "\n" not in str(refusal.value)
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
-    with pytest.raises(InputError, match=r"list\.pth is no state dict"):
-        load_weights(small_stage(), f"torchvision:{tmp_path / 'list.pth'}")
+    with pytest.raises(InputError, match=r"list\.pth is not a state dict"):
+        load_weights(small_detector(), f"torchvision:{tmp_path / 'list.pth'}")
 
 
-def save_own(stage, ids: list[int], file) -> str:
-    torch.save({"state_dict": stage.state_dict(), "categories": {"ids": ids, "names": [str(i) for i in ids]}}, file)
+def save_own(detector, ids: list[int], file) -> str:
+    torch.save({"state_dict": detector.state_dict(), "categories": {"ids": ids, "names": [str(i) for i in ids]}}, file)
     return str(file)
 
 
 @torch.no_grad()
 def test_the_way_back_gives_torchvisions_own_detections(theirs, path, tmp_path, capsys):
-    stage = small_stage()
-    load_weights(stage, f"torchvision:{path}")
-    own = save_own(stage, tv.CATEGORY_IDS, tmp_path / "last.ckpt")
+    detector = small_detector()
+    load_weights(detector, f"torchvision:{path}")
+    own = save_own(detector, tv.CATEGORY_IDS, tmp_path / "last.ckpt")
     assert tv.run_export(tv.export, "torchvision", [own, str(tmp_path / "out.pth")]) == 0
     assert "written to" in capsys.readouterr().out
     again = torchvision_model("resnet18", 32, min_size=128, max_size=256)
@@ -201,17 +204,17 @@ def test_the_way_back_gives_torchvisions_own_detections(theirs, path, tmp_path, 
 
 def test_a_model_without_logits_for_the_gaps_gives_them_no_probability():
     torch.manual_seed(0)
-    stage = small_stage(roi_heads="fpn_lightning.models.roi_heads.RoIHeads", num_classes=3)
-    state = tv.export_state(stage.state_dict(), [2, 3, 5], "last.ckpt")
+    detector = small_detector(roi_heads="fpn_lightning.models.roi_heads.RoIHeads", num_classes=3)
+    state = tv.export_state(detector.state_dict(), [2, 3, 5], "last.ckpt")
     weight, bias = (state[f"roi_heads.box_predictor.cls_score.{kind}"] for kind in ("weight", "bias"))
     features = torch.rand(4, 32)
-    ours = stage.roi_heads.predictor.class_logits(features).softmax(dim=1)
+    ours = detector.roi_heads.predictor.class_logits(features).softmax(dim=1)
     other = (features @ weight.T + bias).softmax(dim=1)
     assert other.shape == (4, 6)
     torch.testing.assert_close(other[:, [2, 3, 5, 0]], ours)
     assert (other[:, [1, 4]] == 0).all()
     deltas = state["roi_heads.box_predictor.bbox_pred.weight"].unflatten(0, (6, 4))
-    assert torch.equal(deltas[[2, 3, 5]].flatten(0, 1), stage.roi_heads.predictor.box_deltas.weight)
+    assert torch.equal(deltas[[2, 3, 5]].flatten(0, 1), detector.roi_heads.predictor.box_deltas.weight)
 
 
 def test_other_models_are_not_exported(tmp_path, capsys):
@@ -240,7 +243,7 @@ def zoo_arguments(path, tmp_path, monkeypatch) -> list[str]:
     monkeypatch.setattr("fpn_lightning.models.backbones.resnet.fetch_torchvision_state", no_download)
     return [
         *("--config", str(ZOO / "torchvision_r50_fpn.yaml"), "--model.init_from", f"torchvision:{path}"),
-        *("--model.backbone.name", "resnet18", "--model.fc_width", "32"),
+        *("--model.detector.backbone.name", "resnet18", "--model.detector.fc_width", "32"),
         *("--data.short_side", "128", "--data.max_side", "256", "--data.num_workers", "0"),
         *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
         *("--experiment.root", str(tmp_path / "runs")),
@@ -288,7 +291,7 @@ def test_fine_tuning_starts_from_the_file_and_says_so(cli, path, zoo_arguments, 
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["categories"]["ids"] == tv.CATEGORY_IDS
     assert checkpoint["categories"]["names"] == [tv.CATEGORY_NAMES[i] for i in tv.CATEGORY_IDS]
-    stage = small_stage()
-    load_weights(stage, f"torchvision:{path}")
-    for name, value in stage.state_dict().items():
-        torch.testing.assert_close(checkpoint["state_dict"][name], value, rtol=0, atol=1e-3)
+    detector = small_detector()
+    load_weights(detector, f"torchvision:{path}")
+    for name, value in detector.state_dict().items():
+        torch.testing.assert_close(checkpoint["state_dict"][f"detector.{name}"], value, rtol=0, atol=1e-3)

@@ -22,12 +22,8 @@ from fpn_lightning.models.backbones.base import (
     StagedBackbone,
     norm_layer,
 )
-from fpn_lightning.weights.backbone import (
-    fetch_torchvision_state,
-    load_torchvision,
-    read_state_dict,
-    torchvision_weights,
-)
+from fpn_lightning.models.backbones.published import fetch_torchvision_state, load_torchvision, torchvision_weights
+from fpn_lightning.state_dicts import read_state_dict
 
 ResNetName = Literal[
     "resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"
@@ -145,7 +141,9 @@ class TorchvisionBackbone(StagedBackbone):
                 f"backbone: weights {self.weights!r} is neither a file nor one of torchvision's {known} "
                 f"for {self.name}; those of a whole detector are given by model.init_from."
             )
-        state = fetch_torchvision_state(member) if member is not None else read_state_dict(self.weights)
+        state = (
+            fetch_torchvision_state(member) if member is not None else read_state_dict(self.weights, "backbone.weights")
+        )
         load_torchvision(self.loadable(), state, self._prefixes, self.weights, self.name)
 
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.backbones.base import Backbone
-from fpn_lightning.weights.backbone import check_fit, read_state_dict
+from fpn_lightning.models.backbones.published import check_fit
+from fpn_lightning.state_dicts import read_state_dict
 
 
 class TimmBackbone(Backbone):
@@ -138,7 +139,7 @@ class TimmBackbone(Backbone):
         model = _import_timm().create_model(self.model_name)
         classifiers = model.pretrained_cfg.get("classifier") or ()
         heads = tuple(f"{head}." for head in ((classifiers,) if isinstance(classifiers, str) else classifiers))
-        state = read_state_dict(path)
+        state = read_state_dict(path, "backbone.weights")
         wanted, found = (
             {key: value for key, value in tensors.items() if not key.startswith(heads)}
             for tensors in (model.state_dict(), state)

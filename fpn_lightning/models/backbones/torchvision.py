@@ -20,8 +20,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.backbones.base import Norm, norm_layer
+from fpn_lightning.models.backbones.published import torchvision_weights
 from fpn_lightning.models.backbones.resnet import TorchvisionBackbone
-from fpn_lightning.weights.backbone import torchvision_weights
 
 
 class FeaturesBackbone(TorchvisionBackbone):

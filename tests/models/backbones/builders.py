@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from fpn_lightning.models.backbones.base import Backbone
-from fpn_lightning.models.sampler import image_seeds
+from fpn_lightning.models.detector import Detector, Scale
 from fpn_lightning.stages.rpn import RPNStage
+from fpn_lightning.structures import Batch
 from tests.models.builders import image_batch, targets
 
 
@@ -33,11 +34,10 @@ def saved(model: nn.Module, folder: Path) -> str:
 def one_step(trunk: Backbone) -> RPNStage:
     """A stage around the trunk after the backward pass of one batch, one image of which has no objects."""
     torch.manual_seed(0)
-    stage = RPNStage(trunk, pyramid_channels=16, base_anchor_size=8).train()
-    images = image_batch([(64, 64), (64, 57)])
+    detector = Detector(trunk, roi_heads=None, channels=16, scale=Scale(base_anchor_size=8))
+    stage = RPNStage(detector).train()
     objects = [targets([[4, 4, 30, 24], [36, 30, 60, 60]]), targets([])]
-    seeds = image_seeds(0, 0, images.image_ids)
-    losses = stage.rpn.losses(stage(images), objects, seeds)
+    losses = stage.losses(Batch(image_batch([(64, 64), (64, 57)]), objects))
     assert list(losses) == ["loss_rpn_cls", "loss_rpn_loc"]
     sum(losses.values()).backward()
     return stage

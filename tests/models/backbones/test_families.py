@@ -18,7 +18,7 @@ from fpn_lightning.models.backbones.torchvision import (
     MobileNetV2Backbone,
     VGGBackbone,
 )
-from fpn_lightning.stages.rpn import RPNStage
+from fpn_lightning.stages.faster_rcnn import FasterRCNNStage
 from tests.models.backbones.builders import check_gradients, one_step, saved, trained_batchnorm
 from tests.models.builders import image_batch
 
@@ -113,22 +113,26 @@ def test_wrong_pairs_are_refused(make, arguments, message):
 def test_one_training_step_reaches_every_parameter(make):
     stage = one_step(make())
     check_gradients(stage)
-    moved = [bool(parameter.grad.any()) for parameter in stage.backbone.parameters()]
+    moved = [bool(parameter.grad.any()) for parameter in stage.detector.backbone.parameters()]
     assert sum(moved) > 0.9 * len(moved)  # dead ReLUs of a random trunk leave a few untouched
 
 
-@pytest.mark.parametrize("key", ["model.backbone.weights", "model.init_args.backbone.init_args.weights"])
+@pytest.mark.parametrize(
+    "key", ["model.detector.backbone.weights", "model.init_args.detector.backbone.init_args.weights"]
+)
 def test_null_weights_on_the_command_line_are_none(key):
     parser = LightningArgumentParser()
-    parser.add_lightning_class_args(RPNStage, "model", subclass_mode=True)
+    parser.add_lightning_class_args(FasterRCNNStage, "model", subclass_mode=True)
+    backbone = "--model.detector.backbone"
     arguments = [
-        "--model=fpn_lightning.RPNStage",
-        f"--model.backbone={MobileNetV2Backbone.__module__}.MobileNetV2Backbone",
+        "--model=fpn_lightning.FasterRCNNStage",
+        f"{backbone}=fpn_lightning.models.backbones.MobileNetV2Backbone",
+        f"--{key}=null",
+        *(f"{backbone}.norm=batch", f"{backbone}.frozen_stages=0"),
     ]
-    arguments += [f"--{key}=null", "--model.backbone.norm=batch", "--model.backbone.frozen_stages=0"]
     stage = parser.instantiate(parser.parse_args(arguments)).model
-    assert isinstance(stage.backbone, MobileNetV2Backbone)
-    assert stage.backbone.weights is None
+    assert isinstance(stage.detector.backbone, MobileNetV2Backbone)
+    assert stage.detector.backbone.weights is None
 
 
 def test_frozen_parts_do_not_move(tmp_path):
