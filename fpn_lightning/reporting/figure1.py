@@ -171,7 +171,7 @@ def _draw(summary: TableSummary, costs: Costs | None, path: Path) -> Path | None
     shown = [row for row in brought if costs and row in costs.rows]
     if costs is None or not shown:
         return None
-    from fpn_lightning.reporting import plots  # takes a second, and only here
+    from fpn_lightning.reporting import plots  # here and not above: matplotlib takes a second to import
 
     clouds = [Cloud(label, {row: (cost(costs.rows[row]), brought[row]) for row in shown}) for label, cost in axes]
     labels = {row.id: row.row.label for row in summary.rows}

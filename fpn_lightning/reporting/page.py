@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fpn_lightning.files import write_whole
-from fpn_lightning.reporting import figures, prose
+from fpn_lightning.reporting import prose
+from fpn_lightning.reporting.figures import Shown
 from fpn_lightning.reporting.grids import cost, differences, gaps, overview, results
 from fpn_lightning.reporting.reading import Reading, read
 from fpn_lightning.reporting.remarks import remarks_of
@@ -21,7 +22,7 @@ PICTURES = "pictures"
 FOOTER = "Made by `python -m fpn_lightning.reporting` from the run records; not edited by hand."
 
 
-def markdown(summary: TableSummary, records: list[Record], shown: Sequence[figures.Shown], folder: Path) -> str:
+def markdown(summary: TableSummary, records: list[Record], shown: Sequence[Shown], folder: Path) -> str:
     """The page of a table as Markdown, columns aligned for reading it raw.
 
     Args:
@@ -69,7 +70,9 @@ def write(summary: TableSummary, records: list[Record], folder: Path) -> list[Pa
     Returns:
         The paths of the files, the page first.
     """
-    shown = figures.draw(summary, folder)
+    from fpn_lightning.reporting import plots  # here and not above: matplotlib takes a second to import
+
+    shown = plots.draw(summary, folder)
     contents = {
         ".md": markdown(summary, records, shown, folder),
         ".csv": csv_text(summary),

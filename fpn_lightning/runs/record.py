@@ -10,9 +10,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
-from fpn_lightning.errors import InputError
+from fpn_lightning.errors import InputError, first_error
 from fpn_lightning.files import write_whole
-from fpn_lightning.reporting.paper import first_error
 
 SCHEMA = 1
 MAX_BYTES = 50_000
