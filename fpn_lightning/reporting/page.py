@@ -6,14 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fpn_lightning.files import write_whole
-from fpn_lightning.reporting import prose
+from fpn_lightning.reporting import prose, variants
 from fpn_lightning.reporting.figures import Shown
 from fpn_lightning.reporting.grids import cost, differences, gaps, overview, results
 from fpn_lightning.reporting.reading import Reading, read
 from fpn_lightning.reporting.remarks import remarks_of
 from fpn_lightning.reporting.summary import TableSummary
-from fpn_lightning.reporting.tables import bullets, csv_text, embedded, latex, markdown_grid, section
-from fpn_lightning.reporting.variants import sections
+from fpn_lightning.reporting.tables import bullets, csv_text, embedded, latex, markdown_grid, section, warned
 from fpn_lightning.runs.record import Record
 
 PICTURES = "pictures"
@@ -35,7 +34,7 @@ def markdown(summary: TableSummary, records: list[Record], shown: Sequence[Shown
         InputError: remarks that do not say which records they are of.
     """
     parts = [f"# {prose.heading(summary)}"]
-    parts += [f"> **Warning.** {warning}" for warning in summary.warnings]
+    parts += warned([*summary.warnings, *variants.warnings(summary, records)])
     parts += [*prose.scale(summary), prose.CELLS]
     for grid in [*overview(summary), *results(summary), *differences(summary)]:
         parts += section(grid)
@@ -48,7 +47,7 @@ def markdown(summary: TableSummary, records: list[Record], shown: Sequence[Shown
         parts += ["## Why, as far as we can say", remarks]
     for grid in gaps(summary):
         parts += section(grid)
-    for other in sections(summary, records):
+    for other in variants.sections(summary, records):
         parts += [f"## {other.grid.title}", other.before, markdown_grid(other.grid)]
         parts += [bullets(other.after)] if other.after else []
     parts += _pictures(summary, folder)
