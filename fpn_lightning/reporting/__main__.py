@@ -113,7 +113,7 @@ def _tell_left_alone(kept: Kept, records_root: Path, console: Console) -> None:
         )
     presets = " ".join(sorted({path.relative_to(records_root).parts[0] for path in kept.left_alone}))
     text = (
-        f"{len(kept.left_alone)} kept records were left alone: they are of other conditions than the finished runs. "
+        f"Kept records left alone: {len(kept.left_alone)}. They may be of other conditions than the finished runs. "
         "The pages show the kept records, not these runs. To replace them: python -m fpn_lightning.reporting with "
         f"--preset {presets} --replace"
     )

@@ -96,7 +96,7 @@ def test_a_kept_record_of_another_configuration_is_left_alone(
     printed = capsys.readouterr().out.replace("\n", "")
     name = tmp_path / "reports/records/mini/table1/c_fpn/seed0.json"
     assert f"left alone: {name}; in the finished run config_sha256 is 111111111111 and was 000000000000" in printed
-    assert "4 kept records were left alone" in printed
+    assert "Kept records left alone: 4." in printed
     assert "--preset mini quickstart --replace" in printed
 
 
