@@ -25,7 +25,7 @@ $(READY): requirements.lock pyproject.toml
 quickstart: $(READY) ## Install, generate data, train, print and write reports/quickstart/ (1 to 3 minutes after installation)
 	$(BIN)/python -m fpn_lightning.data.synthetic --root data/synthetic
 	$(BIN)/python train.py fit --config configs/quickstart.yaml --experiment.overwrite true
-	$(BIN)/python -m fpn_lightning.reporting --preset quickstart
+	$(BIN)/python -m fpn_lightning.reporting --preset quickstart --replace
 
 test: $(READY) lint ## Lint, type-check and run the default tests
 	$(BIN)/python -m pytest

@@ -22,7 +22,7 @@ class BoxHead(nn.Module):
 
     def forward(self, regions: Tensor) -> Tensor:
         """Turn pooled regions ``(R, d, S, S)`` into features ``(R, F)``; R may be 0."""
-        raise TypeError(f"{type(self).__name__} is not a box head: it does not implement forward()")
+        raise NotImplementedError
 
 
 class TwoFCHead(BoxHead):

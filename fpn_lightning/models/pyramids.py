@@ -54,7 +54,7 @@ class Pyramid(nn.Module):
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Turn ``{"c2": (N, C_2, H_2, W_2), ...}`` into ``{"p2": (N, d, H_2, W_2), ...}``, finest first."""
-        raise TypeError(f"{type(self).__name__} is not a pyramid: it does not implement forward()")
+        raise NotImplementedError
 
 
 class SingleMap(Pyramid):
@@ -126,7 +126,7 @@ class MergedPyramid(Pyramid):
 
     def merge(self, features: dict[str, Tensor]) -> dict[int, Tensor]:
         """The maps m_k by level, ``(N, d, H_k, W_k)`` each."""
-        raise TypeError(f"{type(self).__name__} does not say what it merges")
+        raise NotImplementedError
 
     def coarser(self, top: Tensor) -> dict[str, Tensor]:
         """Maps beyond the trunk's top: one, every second row and column of it."""

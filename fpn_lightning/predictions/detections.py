@@ -50,7 +50,7 @@ class PredictionWriter(Callback):
 
     def finish(self, trainer: Trainer, data: COCODataModule) -> None:
         """Complete the files; called on every process once all of them have written their last result."""
-        raise TypeError(f"{type(self).__name__} does not define finish()")
+        raise NotImplementedError
 
 
 class DetectionsWriter(PredictionWriter):

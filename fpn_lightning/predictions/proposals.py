@@ -23,7 +23,7 @@ class ProposalStoreWriter(PredictionWriter):
 
     Args:
         root: ``<run>/proposals``.
-        config_sha256: digest of the configuration that predicts.
+        config_sha256: digest of the configuration that predicts, see :func:`fpn_lightning.runs.recorder.config_sha256`.
         images_per_shard: images held in memory before they are written.
     """
 

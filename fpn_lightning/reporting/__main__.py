@@ -12,7 +12,8 @@ from rich.text import Text
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.reporting import backbones, figure1, tuning
-from fpn_lightning.reporting.collection import collect, collect_wandb, find_unfinished, load_all, presets
+from fpn_lightning.reporting.collection import Kept, collect, collect_wandb, find_unfinished, load_all, presets
+from fpn_lightning.reporting.mixing import set_apart
 from fpn_lightning.reporting.page import write
 from fpn_lightning.reporting.paper import paper_tables
 from fpn_lightning.reporting.tables import summaries
@@ -49,23 +50,74 @@ def _parser() -> argparse.ArgumentParser:
         "--source", choices=("local", "wandb"), default="local", help="where finished runs are (default: %(default)s)"
     )
     parser.add_argument("--wandb-project", metavar="ENTITY/PROJECT", help="for --source wandb")
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="also replace kept records of other data or another configuration (of --preset only, where that is given)",
+    )
     return parser
 
 
-def _gather(arguments: argparse.Namespace, records_root: Path, console: Console) -> None:
-    """Bring the records of finished runs into ``records_root`` and say which runs have none."""
+def _gather(arguments: argparse.Namespace, records_root: Path, console: Console) -> Kept:
+    """Bring the records of finished runs into ``records_root``; say which runs have none and which are left alone."""
+
+    def replace(preset: str) -> bool:
+        return arguments.replace and (not arguments.preset or preset in arguments.preset)
+
     if arguments.source == "wandb":
         if not arguments.wandb_project:
             raise InputError("--source wandb needs --wandb-project ENTITY/PROJECT")
-        written, unfinished = collect_wandb(arguments.wandb_project, records_root)
+        kept, unfinished = collect_wandb(arguments.wandb_project, records_root, replace)
         origin = arguments.wandb_project
     else:
-        written = collect(arguments.runs, records_root)
+        kept = collect(arguments.runs, records_root, replace)
         unfinished = [str(folder) for folder in find_unfinished(arguments.runs)]
         origin = str(arguments.runs)
-    console.print(Text(f"{len(written)} finished runs in {origin}; their records are in {records_root}"))
+    count = len(kept.written) + len(kept.left_alone)
+    where = f"their records are in {records_root}"
+    if kept.left_alone:
+        where = f"the records of {len(kept.written)} are in {records_root}, others were left alone (see below)"
+    console.print(Text(f"{count} finished runs in {origin}; {where}"))
     for name in unfinished:
         console.print(Text(f"unfinished, left out: {name}", style="yellow"))
+    return kept
+
+
+def _render(preset: str, arguments: argparse.Namespace, console: Console) -> None:
+    """Write the pages of a preset and print its tables."""
+    records = load_all(arguments.reports / "records", preset)
+    found = summaries(preset, paper_tables(), records, arguments.tables)
+    shown_with_tables = {warning for summary in found for warning in summary.warnings}
+    for row in set_apart(records)[1]:
+        if row.warning not in shown_with_tables:
+            console.print(Text(f"Warning. {row.warning}", style="bold red"))
+    pages = [write_page(preset, records, arguments.reports / preset) for write_page in PAGES]
+    for page in filter(None, pages):
+        console.print(Text(f"written: {page}"))
+    if not found and not any(pages):
+        console.print(Text(f"preset {preset}: its records belong to none of Tables 1-6", style="yellow"))
+    for summary in found:
+        paths = write(summary, records, arguments.reports / preset)
+        show(summary, console)
+        for path in paths:
+            console.print(Text(f"written: {path}"))
+
+
+def _tell_left_alone(kept: Kept, records_root: Path, console: Console) -> None:
+    """Name the kept records that were not replaced; said last, so that it is not lost above the tables."""
+    if not kept.left_alone:
+        return
+    for path, reasons in kept.left_alone.items():
+        console.print(
+            Text(f"left alone: {path}; in the finished run {'; '.join(reasons)}", style="yellow"), soft_wrap=True
+        )
+    presets = " ".join(sorted({path.relative_to(records_root).parts[0] for path in kept.left_alone}))
+    text = (
+        f"Kept records left alone: {len(kept.left_alone)}. They may be of other conditions than the finished runs. "
+        "The pages show the kept records, not these runs. To replace them: python -m fpn_lightning.reporting with "
+        f"--preset {presets} --replace"
+    )
+    console.print(Text(text, style="bold yellow"), soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,30 +127,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; those of the process when ``None``.
 
     Returns:
-        Exit status: 0, or 1 after a message on standard error.
+        Exit status: 0, also where kept records were left alone, or 1 after a message on standard error.
     """
     arguments = _parser().parse_args(argv)
     console = Console()
     records_root = arguments.reports / "records"
+    kept, status = Kept(), 0
     try:
-        _gather(arguments, records_root, console)
+        kept = _gather(arguments, records_root, console)
         known = presets(records_root)
         for preset in arguments.preset or known:
             if preset not in known:
                 there = ", ".join(known) or "none"
                 raise InputError(f"--preset {preset}: no records in {records_root}; presets that have some: {there}")
-            records = load_all(records_root, preset)
-            found = summaries(preset, paper_tables(), records, arguments.tables)
-            pages = [write_page(preset, records, arguments.reports / preset) for write_page in PAGES]
-            for page in filter(None, pages):
-                console.print(Text(f"written: {page}"))
-            if not found and not any(pages):
-                console.print(Text(f"preset {preset}: its records belong to none of Tables 1-6", style="yellow"))
-            for summary in found:
-                paths = write(summary, records, arguments.reports / preset)
-                show(summary, console)
-                for path in paths:
-                    console.print(Text(f"written: {path}"))
+            _render(preset, arguments, console)
         if not known:
             raise InputError(
                 f"there is no finished run in {arguments.runs} and no record in {records_root}; "
@@ -106,8 +148,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        status = 1
+    _tell_left_alone(kept, records_root, console)
+    return status
 
 
 if __name__ == "__main__":

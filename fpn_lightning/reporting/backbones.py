@@ -7,13 +7,16 @@ the pyramid is independent of the trunk (FPN §3) is held against them.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fpn_lightning.files import write_whole
 from fpn_lightning.reporting.grids import Grid, measured, number
+from fpn_lightning.reporting.mixing import set_apart
+from fpn_lightning.reporting.page import FOOTER
 from fpn_lightning.reporting.summary import statistic
-from fpn_lightning.reporting.tables import markdown_grid
+from fpn_lightning.reporting.tables import section, warned
 from fpn_lightning.runs.record import Record
 
 PREFIX = "backbones/"
@@ -59,8 +62,13 @@ def trunks(records: list[Record]) -> list[Trunk]:
     return [trunk for trunk in both if trunk.seeds]
 
 
-def page(preset: str, found: list[Trunk]) -> str:
-    """The page as Markdown."""
+def page(preset: str, found: list[Trunk], warnings: Sequence[str] = ()) -> str:
+    """The page as Markdown; ``warnings`` are of rows whose runs differ, which are left out."""
+    parts = [f"# FPN on different trunks, preset {preset}", *warned(warnings)]
+    return "\n\n".join([*parts, *(_comparison(preset, found) if found else []), FOOTER]) + "\n"
+
+
+def _comparison(preset: str, found: list[Trunk]) -> list[str]:
     records = [record for trunk in found for design in (trunk.single, trunk.pyramid) for record in design.values()]
     results = Grid(
         "Recall",
@@ -74,19 +82,17 @@ def page(preset: str, found: list[Trunk]) -> str:
         [[trunk.name, *_cost_cells(trunk)] for trunk in found],
         left=1,
     )
-    parts = [f"# FPN on different trunks, preset {preset}", *_scale(preset, records)]
-    for grid in (results, cost):
-        parts += [f"## {grid.title}", markdown_grid(grid)]
-    parts += [_verdict(found), "Made by `python -m fpn_lightning.reporting` from the run records; not edited by hand."]
-    return "\n\n".join(parts) + "\n"
+    return [*_scale(preset, records), *section(results), *section(cost), _verdict(found)]
 
 
 def write(preset: str, records: list[Record], folder: Path) -> Path | None:
     """Write ``<folder>/backbones.md`` if there is anything to compare, and return its path."""
-    found = trunks(records)
-    if not found:
+    kept, mixed = set_apart(records)
+    found = trunks(kept)
+    warnings = [row.warning for row in mixed if row.table.startswith(PREFIX)]
+    if not (found or warnings):
         return None
-    write_whole(folder / "backbones.md", page(preset, found))
+    write_whole(folder / "backbones.md", page(preset, found, warnings))
     return folder / "backbones.md"
 
 

@@ -3,13 +3,50 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.runs.record import FINISHED, Record, keep
+from fpn_lightning.runs.conditions import why_not_replace
+from fpn_lightning.runs.record import FINISHED, Record
 
 RECORD_NAME = "metrics.json"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What became of the records of finished runs.
+
+    Attributes:
+        written: the kept files that hold the record of their run.
+        left_alone: kept files that hold another record, and what speaks against replacing it.
+    """
+
+    written: list[Path] = field(default_factory=list)
+    left_alone: dict[Path, list[str]] = field(default_factory=dict)
+
+
+def _never(preset: str) -> bool:
+    return False
+
+
+def _keep(records: Iterable[Record], records_root: Path, replace: Callable[[str], bool]) -> Kept:
+    """Save records at ``<records_root>/<preset>/<table>/<row>/seed<n>.json``, where nothing speaks against it."""
+    kept = Kept()
+    for record in records:
+        experiment = record.experiment
+        target = records_root / experiment.path.with_name(f"seed{experiment.seed}.json")
+        reasons = []
+        if target.exists() and not replace(experiment.preset):
+            reasons = why_not_replace(Record.load(target), record)
+        if reasons:
+            kept.left_alone[target] = reasons
+        else:
+            record.save(target)
+            kept.written.append(target)
+    return kept
 
 
 def _run_folders(runs_root: Path) -> list[Path]:
@@ -25,27 +62,23 @@ def _load_checked(path: Path, root: Path) -> Record:
     return record
 
 
-def collect(runs_root: Path, records_root: Path) -> list[Path]:
-    """Keep the record of every finished run.
+def collect(runs_root: Path, records_root: Path, replace: Callable[[str], bool] = _never) -> Kept:
+    """Keep the record of every finished run; a kept record of other data or another configuration is left alone.
 
     Args:
         runs_root: holds ``<preset>/<table>/<row>/seed<n>/metrics.json``; may be absent.
         records_root: gets ``<preset>/<table>/<row>/seed<n>.json``. Records of runs that are gone stay there.
+        replace: says of a preset whether its kept records are replaced whatever they are of.
 
     Returns:
-        The files written.
+        The files written and those left alone.
 
     Raises:
         InputError: a malformed record, or one in another experiment's folder.
     """
-    written = []
-    for folder in _run_folders(runs_root):
-        path = folder / RECORD_NAME
-        if path.is_file():
-            record = _load_checked(path, runs_root)
-            if record.status == FINISHED:
-                written.append(keep(record, records_root))
-    return written
+    paths = (folder / RECORD_NAME for folder in _run_folders(runs_root))
+    records = (_load_checked(path, runs_root) for path in paths if path.is_file())
+    return _keep((record for record in records if record.status == FINISHED), records_root, replace)
 
 
 def find_unfinished(runs_root: Path) -> list[Path]:
@@ -79,7 +112,9 @@ def presets(records_root: Path) -> list[str]:
     return sorted(folder.name for folder in records_root.iterdir() if any(folder.glob("*/*/**/seed*.json")))
 
 
-def collect_wandb(project: str, records_root: Path, api: Any = None) -> tuple[list[Path], list[str]]:
+def collect_wandb(
+    project: str, records_root: Path, replace: Callable[[str], bool] = _never, api: Any = None
+) -> tuple[Kept, list[str]]:
     """Keep the records that runs logged to Weights & Biases as the file ``metrics.json``.
 
     Of several runs of one experiment the one created last counts. Runs made offline have to be synchronised first.
@@ -87,10 +122,11 @@ def collect_wandb(project: str, records_root: Path, api: Any = None) -> tuple[li
     Args:
         project: ``ENTITY/PROJECT``.
         records_root: as in :func:`collect`.
+        replace: as in :func:`collect`.
         api: a ``wandb.Api``; made here when not given.
 
     Returns:
-        The files written, and the names of the runs without a finished record.
+        The files written and those left alone, and the names of the runs without a finished record.
 
     Raises:
         InputError: a malformed record; names the run.
@@ -99,15 +135,15 @@ def collect_wandb(project: str, records_root: Path, api: Any = None) -> tuple[li
         import wandb  # costs seconds and is needed by nobody else
 
         api = wandb.Api()
-    written: dict[Path, None] = {}
+    newest: dict[Path, Record] = {}
     unfinished = []
     for run in api.runs(project, order="+created_at"):
         record = _download(run, project)
         if record is None or record.status != FINISHED:
             unfinished.append(str(run.name))
         else:
-            written[keep(record, records_root)] = None
-    return list(written), unfinished
+            newest[record.experiment.path] = record
+    return _keep(newest.values(), records_root, replace), unfinished
 
 
 def _download(run: Any, project: str) -> Record | None:

@@ -19,7 +19,7 @@ from fpn_lightning.reporting.grids import Grid, gap_cell, measured, number, stat
 from fpn_lightning.reporting.paper import Column, Row, Table, paper_tables
 from fpn_lightning.reporting.reading import listed
 from fpn_lightning.reporting.summary import TableSummary, summarise
-from fpn_lightning.reporting.tables import bullets, embedded, section
+from fpn_lightning.reporting.tables import bullets, embedded, section, warned
 from fpn_lightning.runs.record import Record
 
 NAME = "figure1"
@@ -61,7 +61,9 @@ def write(preset: str, records: list[Record], folder: Path) -> Path | None:
     source = folder.parent / "records" / preset / FILE_NAME
     costs = _load(source) if source.exists() else None
     summary = summarise(NAME, preset, {**paper_tables(), NAME: _figure()}, records)
-    if not summary.run or (costs is None and not any(record.experiment.table == NAME for record in records)):
+    if not (summary.run or summary.mixed):
+        return None
+    if costs is None and not any(record.experiment.table == NAME for record in records):
         return None
     drawn = _draw(summary, costs, folder / f"{NAME}_cost.svg")
     write_whole(folder / f"{NAME}.md", page(summary, costs, drawn))
@@ -79,9 +81,11 @@ def _load(source: Path) -> Costs:
 def page(summary: TableSummary, costs: Costs | None, drawn: Path | None) -> str:
     """The page as Markdown; ``drawn`` is the figure beside it."""
     parts = [f"# Figure 1 of the paper in numbers, preset {summary.preset}"]
-    parts += [f"> **Warning.** {warning}" for warning in [*summary.warnings, *_other_models(summary, costs)]]
-    data, training, code, *_ = prose.scale(summary)
-    parts += [data, training, code, _measured_on(costs), prose.CELLS.partition(" s/step")[0]]
+    parts += warned([*summary.warnings, *_other_models(summary, costs)])
+    if summary.run:
+        data, training, code, *_ = prose.scale(summary)
+        parts += [data, training, code]
+    parts += [_measured_on(costs), prose.CELLS.partition(" s/step")[0]]
     parts += section(_overview(summary, costs))
     if drawn:
         parts += [
@@ -171,7 +175,7 @@ def _draw(summary: TableSummary, costs: Costs | None, path: Path) -> Path | None
     shown = [row for row in brought if costs and row in costs.rows]
     if costs is None or not shown:
         return None
-    from fpn_lightning.reporting import plots  # takes a second, and only here
+    from fpn_lightning.reporting import plots  # here and not above: matplotlib takes a second to import
 
     clouds = [Cloud(label, {row: (cost(costs.rows[row]), brought[row]) for row in shown}) for label, cost in axes]
     labels = {row.id: row.row.label for row in summary.rows}

@@ -9,8 +9,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import ConfigDict, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
-from fpn_lightning.errors import InputError
-from fpn_lightning.reporting.paper import first_error
+from fpn_lightning.errors import InputError, first_error
 
 FILE_NAME = "figure1_cost.json"
 # As records are read: JSON's "3" is no number, and a misspelt key cannot pass for a missing one.

@@ -124,39 +124,3 @@ def by_gap(summary: TableSummary) -> list[Gaps]:
             )
         )
     return [gaps for gaps in found if gaps.ours]
-
-
-def draw(summary: TableSummary, folder: Path) -> list[Shown]:
-    """Write the figures of a table as SVG into ``folder``; nothing unless two rows were run, which a figure compares.
-
-    Returns:
-        The figures, in the order of the page.
-    """
-    if len(summary.run) < 2:
-        return []
-    from fpn_lightning.reporting import plots  # takes a second, and only here
-
-    styles = plots.row_styles({row.id: row.row.label for row in summary.rows if not row.row.literature})
-    spread = "Error bars: one sample standard deviation over seeds to either side, where there are two seeds or more."
-    shown = []
-    if panels := by_size(summary):
-        path = folder / f"{summary.name}_sizes.svg"
-        plots.draw_sizes(path, panels, styles)
-        caption = f"By object size, in %. Every panel has its own scale; bars are in the order of the names. {spread}"
-        shown.append(Shown(path, "By object size", caption))
-    if recall := by_proposals(summary):
-        path = folder / f"{summary.name}_proposals.svg"
-        plots.draw_proposals(path, recall, styles)
-        caption = (
-            "Recall against the number of proposals an image. Bands: one sample standard deviation over seeds to "
-            "either side."
-        )
-        shown.append(Shown(path, "Recall against the number of proposals", caption))
-    if summary.reference is not None and (gaps := by_gap(summary)):
-        path = folder / f"{summary.name}_gaps.svg"
-        plots.draw_gaps(path, gaps, styles)
-        caption = (
-            f"Gaps to {summary.reference.row.label}, in points. Open marks: the paper's; filled marks: ours. {spread}"
-        )
-        shown.append(Shown(path, "Gaps to the reference row, the paper's beside ours", caption))
-    return shown

@@ -46,6 +46,8 @@ def status(row: RowSummary) -> str:
     """The number of seeds, or why there is none."""
     if row.row.literature:
         return "literature"
+    if row.mixed:
+        return "mixed"
     return str(len(row.records)) if row.records else "not run"
 
 

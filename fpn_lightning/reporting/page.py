@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fpn_lightning.files import write_whole
-from fpn_lightning.reporting import figures, prose
+from fpn_lightning.reporting import prose, variants
+from fpn_lightning.reporting.figures import Shown
 from fpn_lightning.reporting.grids import cost, differences, gaps, overview, results
 from fpn_lightning.reporting.reading import Reading, read
 from fpn_lightning.reporting.remarks import remarks_of
 from fpn_lightning.reporting.summary import TableSummary
-from fpn_lightning.reporting.tables import bullets, csv_text, embedded, latex, markdown_grid, section
-from fpn_lightning.reporting.variants import sections
+from fpn_lightning.reporting.tables import bullets, csv_text, embedded, latex, markdown_grid, section, warned
 from fpn_lightning.runs.record import Record
 
 PICTURES = "pictures"
@@ -21,7 +21,7 @@ PICTURES = "pictures"
 FOOTER = "Made by `python -m fpn_lightning.reporting` from the run records; not edited by hand."
 
 
-def markdown(summary: TableSummary, records: list[Record], shown: Sequence[figures.Shown], folder: Path) -> str:
+def markdown(summary: TableSummary, records: list[Record], shown: Sequence[Shown], folder: Path) -> str:
     """The page of a table as Markdown, columns aligned for reading it raw.
 
     Args:
@@ -34,7 +34,7 @@ def markdown(summary: TableSummary, records: list[Record], shown: Sequence[figur
         InputError: remarks that do not say which records they are of.
     """
     parts = [f"# {prose.heading(summary)}"]
-    parts += [f"> **Warning.** {warning}" for warning in summary.warnings]
+    parts += warned([*summary.warnings, *variants.warnings(summary, records)])
     parts += [*prose.scale(summary), prose.CELLS]
     for grid in [*overview(summary), *results(summary), *differences(summary)]:
         parts += section(grid)
@@ -47,7 +47,7 @@ def markdown(summary: TableSummary, records: list[Record], shown: Sequence[figur
         parts += ["## Why, as far as we can say", remarks]
     for grid in gaps(summary):
         parts += section(grid)
-    for other in sections(summary, records):
+    for other in variants.sections(summary, records):
         parts += [f"## {other.grid.title}", other.before, markdown_grid(other.grid)]
         parts += [bullets(other.after)] if other.after else []
     parts += _pictures(summary, folder)
@@ -69,7 +69,9 @@ def write(summary: TableSummary, records: list[Record], folder: Path) -> list[Pa
     Returns:
         The paths of the files, the page first.
     """
-    shown = figures.draw(summary, folder)
+    from fpn_lightning.reporting import plots  # here and not above: matplotlib takes a second to import
+
+    shown = plots.draw(summary, folder)
     contents = {
         ".md": markdown(summary, records, shown, folder),
         ".csv": csv_text(summary),

@@ -11,16 +11,9 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from fpn_lightning.errors import InputError
+from fpn_lightning.errors import InputError, first_error
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-def first_error(error: ValidationError) -> str:
-    """Say in one line which key of a mapping is wrong, and how."""
-    detail = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in detail["loc"] if part != "[key]")
-    return f"{key}: {detail['msg']}" if key else detail["msg"]
 
 
 @dataclass(frozen=True, config=_STRICT)

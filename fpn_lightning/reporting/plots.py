@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fpn_lightning.files import whole_file
-from fpn_lightning.reporting.figures import Cloud, Gaps, Panel, Point
+from fpn_lightning.reporting.figures import Cloud, Gaps, Panel, Point, Shown, by_gap, by_proposals, by_size
+from fpn_lightning.reporting.summary import TableSummary
 
 _STYLES = (
     ("#E69F00", "s"),
@@ -79,6 +80,40 @@ def svg_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
         with whole_file(path) as temporary:
             # Neither date nor version: the same numbers give the same bytes.
             figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+
+
+def draw(summary: TableSummary, folder: Path) -> list[Shown]:
+    """Write the figures of a table as SVG into ``folder``; nothing unless two rows were run, which a figure compares.
+
+    Returns:
+        The figures, in the order of the page.
+    """
+    if len(summary.run) < 2:
+        return []
+    styles = row_styles({row.id: row.row.label for row in summary.rows if not row.row.literature})
+    spread = "Error bars: one sample standard deviation over seeds to either side, where there are two seeds or more."
+    shown = []
+    if panels := by_size(summary):
+        path = folder / f"{summary.name}_sizes.svg"
+        draw_sizes(path, panels, styles)
+        caption = f"By object size, in %. Every panel has its own scale; bars are in the order of the names. {spread}"
+        shown.append(Shown(path, "By object size", caption))
+    if recall := by_proposals(summary):
+        path = folder / f"{summary.name}_proposals.svg"
+        draw_proposals(path, recall, styles)
+        caption = (
+            "Recall against the number of proposals an image. Bands: one sample standard deviation over seeds to "
+            "either side."
+        )
+        shown.append(Shown(path, "Recall against the number of proposals", caption))
+    if summary.reference is not None and (gaps := by_gap(summary)):
+        path = folder / f"{summary.name}_gaps.svg"
+        draw_gaps(path, gaps, styles)
+        caption = (
+            f"Gaps to {summary.reference.row.label}, in points. Open marks: the paper's; filled marks: ours. {spread}"
+        )
+        shown.append(Shown(path, "Gaps to the reference row, the paper's beside ours", caption))
+    return shown
 
 
 def draw_sizes(path: Path, panels: list[Panel], styles: dict[str, Style]) -> None:

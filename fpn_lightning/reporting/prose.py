@@ -27,6 +27,8 @@ def scale(summary: TableSummary) -> list[str]:
         f"evaluated on {setting.eval_images:,} images, {setting.trunk}, {setting.steps:,} steps of "
         f"{setting.total_batch} images unless a row differs."
     )
+    if not records and summary.mixed:
+        return [f"No number of this table is shown under preset {summary.preset}; the warnings say why.", of_paper]
     if not records:
         return [f"No row of this table has been run under preset {summary.preset}.", of_paper]
     data = _distinct(

@@ -125,24 +125,26 @@ def _reversed(pair: Pair) -> str:
 def _moved(summary: TableSummary, found: list[Pair]) -> str:
     """The rows behind the reversed pairs: the one in most of them, then the one in most of the rest, and so on.
 
-    Of a single pair nobody can say which of the two rows moved.
+    A row whose rank is the paper's did not move. A single pair does not say which of its two rows moved.
     """
     left = outcomes(found)[1]
-    if len(left) < 2:
-        return ""
+    rows = [(row, ranks(summary, row)) for row in summary.run]
+    rows = [(row, places) for row, places in rows if places is None or places[0] != places[1]]
     parts: list[str] = []
-    while left:
+    while rows:
         counts = Counter(row.id for pair in left for row in (pair.first, pair.second))
-        moved = max(summary.run, key=lambda row: counts[row.id])  # the first of several with as many
-        places = ranks(summary, moved)
+        moved, places = max(rows, key=lambda item: counts[item[0].id])  # the first of several with as many
+        count = counts[moved.id]
+        if count < 2:
+            break
         among = f"the other {len(left)}" if parts else f"the {len(left)} pairs that are the other way round"
-        share = among if counts[moved.id] == len(left) else f"{counts[moved.id]} of {among}"
+        share = among if count == len(left) else f"{count} of {among}"
         parts.append(
             f"{short(moved)} is in {share}"
             + (f" ({summary.main.heading}: {places[0]} in the paper, {places[1]} here)" if places else "")
         )
         left = [pair for pair in left if moved.id not in (pair.first.id, pair.second.id)]
-    return f"Which rows moved: {', '.join(parts)}."
+    return f"Which rows moved: {', '.join(parts)}." if parts else ""
 
 
 def _against_reference(summary: TableSummary, row: RowSummary, found: list[Pair]) -> str:

@@ -33,4 +33,5 @@ def remarks_of(summary: TableSummary, records_root: Path) -> str | None:
     if (match := _FIRST_LINE.fullmatch(first)) is None:
         raise InputError(f"{path}: the first line has to be: Written of the records of commit <commit>.")
     written_of = match["commits"].split(", ")
-    return text.strip() if all(record.commit in written_of for record in summary.records) else None
+    current = not summary.mixed and all(record.commit in written_of for record in summary.records)
+    return text.strip() if current else None

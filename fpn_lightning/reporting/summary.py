@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fpn_lightning.reporting.keys import proposal_count, size_keys
+from fpn_lightning.reporting.mixing import MixedRow, set_apart
 from fpn_lightning.reporting.pairs import Difference, difference
 from fpn_lightning.reporting.paper import Column, Row, Table
 from fpn_lightning.runs.record import Metrics, Record
@@ -41,9 +42,10 @@ class RowSummary:
     Attributes:
         id: ``c_fpn``.
         row: the paper's row.
-        records: empty if the row was not run.
+        records: empty if the row was not run, or if its runs differ and are not averaged.
         shared_from: the row (``table2/c_fpn``) whose records stand in, if they do.
         mismatches: why these records cannot be compared with the paper's numbers; empty if they can.
+        mixed: what differs between the row's runs, if anything does.
     """
 
     id: str
@@ -51,6 +53,7 @@ class RowSummary:
     records: list[Record]
     shared_from: str | None
     mismatches: list[str]
+    mixed: MixedRow | None = None
 
     @property
     def comparable(self) -> bool:
@@ -97,6 +100,11 @@ class TableSummary:
     def run(self) -> list[RowSummary]:
         """The rows that have records."""
         return [row for row in self.rows if row.records]
+
+    @property
+    def mixed(self) -> list[RowSummary]:
+        """The rows whose runs differ, so that no number of theirs is shown."""
+        return [row for row in self.rows if row.mixed]
 
     @property
     def reference(self) -> RowSummary | None:
@@ -211,18 +219,22 @@ def summarise(name: str, preset: str, tables: dict[str, Table], records: list[Re
         preset: its name.
         tables: the paper's tables.
         records: all records of the preset, of any table (a row may stand in for the same model in another table).
+            Those of rows whose runs differ are not used.
     """
     table = tables[name]
+    kept, differing = set_apart(records)
+    mixed = {f"{found.table}/{found.row}": found for found in differing}
     by_row: dict[str, list[Record]] = {}
-    for record in sorted(records, key=lambda r: r.experiment.seed):
+    for record in kept:
         by_row.setdefault(f"{record.experiment.table}/{record.experiment.row}", []).append(record)
     rows = []
     for row_id, row in table.rows.items():
-        own = by_row.get(f"{name}/{row_id}", [])
-        stand_in = by_row.get(row.same_as, []) if row.same_as and not own else []
-        used = own or stand_in
+        own = f"{name}/{row_id}"
+        source = row.same_as if row.same_as and own not in by_row and own not in mixed else own
+        used = by_row.get(source, [])
         reasons = [reason for record in used for reason in _mismatches(record, table, row)]
-        rows.append(RowSummary(row_id, row, used, row.same_as if stand_in else None, list(dict.fromkeys(reasons))))
+        shared_from = source if used and source != own else None
+        rows.append(RowSummary(row_id, row, used, shared_from, list(dict.fromkeys(reasons)), mixed.get(source)))
     shown = [record for row in rows for record in row.records]
     own_keys = {column.key for column in table.columns}
     # A detector's recall is another thing than that of proposals; tables of precision do without.
@@ -232,5 +244,8 @@ def summarise(name: str, preset: str, tables: dict[str, Table], records: list[Re
         for key in EXTRA_METRICS.get(preset, ())
         if of_proposals and key not in own_keys and any(key in record.metrics for record in shown)
     ]
-    unlisted = sorted(key for key in by_row if key.startswith(f"{name}/") and key.split("/", 1)[1] not in table.rows)
-    return TableSummary(name, preset, table, rows, extra, _warnings(table, rows), unlisted)
+    unlisted = sorted(
+        key for key in {**by_row, **mixed} if key.startswith(f"{name}/") and key.split("/", 1)[1] not in table.rows
+    )
+    warnings = [*(row.mixed.warning for row in rows if row.mixed), *_warnings(table, rows)]
+    return TableSummary(name, preset, table, rows, extra, warnings, unlisted)

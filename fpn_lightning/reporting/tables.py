@@ -66,6 +66,11 @@ def bullets(items: Iterable[str]) -> str:
     return "\n".join(f"- {item}" for item in items)
 
 
+def warned(warnings: Iterable[str]) -> list[str]:
+    """A paragraph for each warning."""
+    return [f"> **Warning.** {warning}" for warning in warnings]
+
+
 def embedded(alt: str, address: str) -> str:
     """A picture in Markdown; ``alt`` is read out where it is not seen, ``address`` is relative to the page."""
     return f"![{alt}]({address})"

@@ -19,13 +19,13 @@ def show(summary: TableSummary, console: Console) -> None:
     console.print(Text(f"\n{prose.heading(summary)}", style="bold"))
     if not summary.records:
         console.print(Text(prose.scale(summary)[0]))
+        _warn(summary, console)
         return
     data, training, _, _, *comparability = prose.scale(summary)
     for line in (data, training, *comparability):
         console.print(Text(line))
-    for warning in summary.warnings:
-        console.print(Text(f"Warning. {warning}", style="bold red"))
-    missing = [row.row.label for row in summary.rows if not row.records and not row.row.literature]
+    _warn(summary, console)
+    missing = [row.row.label for row in summary.rows if not (row.records or row.mixed or row.row.literature)]
     for grid in [*results(summary), *differences(summary), *gaps(summary)]:
         console.print(Text(f"\n{grid.title}", style="bold"))
         rows = [row for row in grid.rows if row[0] not in missing]
@@ -39,6 +39,11 @@ def show(summary: TableSummary, console: Console) -> None:
             console.print(table)
     if missing:
         console.print(Text(f"Not run: {'; '.join(missing)}."))
+
+
+def _warn(summary: TableSummary, console: Console) -> None:
+    for warning in summary.warnings:
+        console.print(Text(f"Warning. {warning}", style="bold red"))
 
 
 def split(grid: Grid, width: int) -> list[list[int]]:

@@ -6,7 +6,7 @@ The records are those of ``experiment.table: tuning/<table>/lr<value>``, made wi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,11 +14,12 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
 from fpn_lightning.reporting.grids import Grid, measured, number
 from fpn_lightning.reporting.keys import proposal_count, size_keys
+from fpn_lightning.reporting.mixing import set_apart
 from fpn_lightning.reporting.page import FOOTER
 from fpn_lightning.reporting.paper import paper_tables
 from fpn_lightning.reporting.reading import listed
 from fpn_lightning.reporting.summary import Statistic, statistic
-from fpn_lightning.reporting.tables import bullets, section
+from fpn_lightning.reporting.tables import bullets, section, warned
 from fpn_lightning.runs.record import Record
 
 PREFIX = "tuning/"
@@ -104,18 +105,27 @@ def _tried(name: str, runs: dict[str, dict[float, list[Record]]]) -> Tried:
 
 def write(preset: str, records: list[Record], folder: Path) -> Path | None:
     """Write ``<folder>/tuning.md`` if any learning rate was tried, and return its path."""
-    found = tried(records)
-    if not found:
+    kept, mixed = set_apart(records)
+    found = tried(kept)
+    warnings = [row.warning for row in mixed if row.table.startswith(PREFIX)]
+    if not (found or warnings):
         return None
-    write_whole(folder / "tuning.md", page(preset, found, records))
+    write_whole(folder / "tuning.md", page(preset, found, kept, warnings))
     return folder / "tuning.md"
 
 
-def page(preset: str, found: list[Tried], records: list[Record]) -> str:
-    """The page as Markdown; ``records`` are all of the preset, among them those of the tables."""
+def page(preset: str, found: list[Tried], records: list[Record], warnings: Sequence[str] = ()) -> str:
+    """The page as Markdown.
+
+    Args:
+        preset: its name.
+        found: what was tried.
+        records: all of the preset, among them those of the tables.
+        warnings: of rows whose runs differ, which are left out.
+    """
     parts = [f"# Learning rates tried, preset {preset}"]
-    parts += [f"> **Warning.** {text}" for one in found for text in _warnings(one)]
-    parts += [_separation(found, records)]
+    parts += warned([*warnings, *(text for one in found for text in _warnings(one))])
+    parts += [_separation(found, records)] if found else []
     for one in found:
         parts += [f"## {_title(one)}", _conditions(one)]
         reported = [record for record in records if record.experiment.table == one.table]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from fpn_lightning.reporting.grids import Grid, measured, number
 from fpn_lightning.reporting.keys import size_keys
+from fpn_lightning.reporting.mixing import set_apart
 from fpn_lightning.reporting.pairs import Difference, difference
 from fpn_lightning.reporting.reading import amount, listed, short
 from fpn_lightning.reporting.summary import RowSummary, TableSummary, statistic
@@ -69,8 +70,15 @@ def sections(summary: TableSummary, records: list[Record]) -> list[Section]:
         summary: the table, which holds the first records.
         records: all records of the preset.
     """
-    found = (_section(variant, summary, records) for variant in VARIANTS if variant.of == summary.name)
+    kept, _ = set_apart(records)
+    found = (_section(variant, summary, kept) for variant in VARIANTS if variant.of == summary.name)
     return [section for section in found if section is not None]
+
+
+def warnings(summary: TableSummary, records: list[Record]) -> list[str]:
+    """The rows of a table's variants that are left out since their runs differ; arguments as :func:`sections`."""
+    tables = {variant.table for variant in VARIANTS if variant.of == summary.name}
+    return [found.warning for found in set_apart(records)[1] if found.table in tables]
 
 
 def _section(variant: Variant, summary: TableSummary, records: list[Record]) -> Section | None:

@@ -10,11 +10,10 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
-from fpn_lightning.errors import InputError
+from fpn_lightning.errors import InputError, first_error
 from fpn_lightning.files import write_whole
-from fpn_lightning.reporting.paper import first_error
 
-SCHEMA = 1
+SCHEMA = 2
 MAX_BYTES = 50_000
 FINISHED = "finished"
 _MAX_CURVE_POINTS = 512
@@ -112,7 +111,8 @@ class Record:
         hardware: in words.
         versions: package name to version.
         commit: of this repository.
-        config_sha256: digest of the resolved config, paths left out.
+        config_sha256: digest of the resolved config without paths, machine and logging. In ``schema`` 1 the seed was
+            part of it and class paths were not.
         trunk: torchvision's name of the bottom-up network, or the class name of another one.
         parents: records or checkpoints the run was built from.
         curves: by name, points (step, value); thinned when the file would grow beyond 50 kB.
@@ -138,7 +138,7 @@ class Record:
     parents: list[str] = field(default_factory=list)
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     untrained: Metrics | None = None
-    schema: Literal[1] = 1
+    schema: Literal[1, 2] = 2
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -214,10 +214,3 @@ def _thin(points: list[tuple[int, float]], max_points: int) -> list[tuple[int, f
         return points
     last = len(points) - 1
     return [points[round(index * last / (max_points - 1))] for index in range(max_points)]
-
-
-def keep(record: Record, records_root: Path) -> Path:
-    """Save a record at ``<records_root>/<preset>/<table>/<row>/seed<n>.json`` and return that path."""
-    target = records_root / record.experiment.path.with_name(f"seed{record.experiment.seed}.json")
-    record.save(target)
-    return target

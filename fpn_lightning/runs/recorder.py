@@ -20,10 +20,14 @@ from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.weights.init_from import split_source
 
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "pycocotools", "faster-coco-eval", "albumentations")
-_IRRELEVANT = {
-    *("wandb", "checkpoint", "root", "default_root_dir", "accelerator", "devices", "strategy", "num_nodes"),
-    *("num_workers", "log_every_n_steps", "enable_progress_bar", "logger", "callbacks", "profiler"),
-    *("detections", "pictures", "predict_split", "predict_path"),
+# Keys that do not change the numbers of a record: its seed and names, where files are, the machine, what is logged.
+_LEFT_OUT = {
+    *("seed_everything", "data.seed", "model.init_args.seed"),
+    *("experiment", "wandb", "checkpoint", "detections", "pictures"),
+    *("data.root", "data.proposals", "model.init_args.init_from", "trainer.default_root_dir"),
+    *("data.num_workers", "data.predict_split", "data.predict_path"),
+    *(f"trainer.{key}" for key in ("accelerator", "devices", "strategy", "num_nodes", "profiler", "logger")),
+    *(f"trainer.{key}" for key in ("log_every_n_steps", "enable_progress_bar", "enable_model_summary")),
 }
 
 
@@ -35,16 +39,27 @@ def hardware(device: torch.device, num_devices: int) -> str:
 
 
 def config_sha256(resolved: dict[str, Any]) -> str:
-    """Digest of a resolved configuration without paths, machine and logging, which do not change the numbers."""
+    """Digest of a resolved configuration without seed, names, paths, machine and logging.
 
-    def relevant(value: Any, key: str = "") -> Any:
+    It is the same for all seeds of a row, in whatever folders they run. Of paths it says that there is one, and of
+    proposals and first weights that they were given, whether as a path or as the row that makes them.
+    """
+
+    def relevant(value: Any, name: str) -> Any:
         if isinstance(value, dict):
-            return {k: relevant(v, k) for k, v in value.items() if k not in _IRRELEVANT}
+            inside = {key: f"{name}.{key}".removeprefix(".") for key in value}
+            return {key: relevant(value[key], inside[key]) for key in value if inside[key] not in _LEFT_OUT}
         if isinstance(value, list):
-            return [relevant(item, key) for item in value]
-        return None if isinstance(value, str) and ("/" in value or Path(value).suffix) else value
+            return [relevant(item, name) for item in value]
+        return "a path" if isinstance(value, str) and "/" in value else value
 
-    return hashlib.sha256(json.dumps(relevant(resolved), sort_keys=True).encode()).hexdigest()
+    experiment = resolved.get("experiment", {})
+    given = {
+        "proposals": bool(resolved["data"].get("proposals") or experiment.get("proposals_of")),
+        "weights": bool(resolved["model"]["init_args"].get("init_from") or experiment.get("weights_of")),
+    }
+    content = {"configuration": relevant(resolved, ""), "given": given}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def parents(stage: BaseStage, data: COCODataModule) -> list[str]:

@@ -23,7 +23,7 @@ def test_fit_leaves_a_complete_run_and_validate_reproduces_it(cli, arguments, ru
     assert not [name for name in written if "tmp" in name or "/." in name]
 
     record = yaml.safe_load((run / "metrics.json").read_text())
-    assert record["schema"] == 1
+    assert record["schema"] == 2
     assert record["status"] == "finished"
     assert record["experiment"] == {"table": "table1", "row": "c_fpn", "preset": "mini", "seed": 0}
     assert record["train"]["steps"] == 4

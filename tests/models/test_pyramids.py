@@ -6,7 +6,17 @@ from torch.nn import functional as F
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.anchors import AnchorGenerator
-from fpn_lightning.models.pyramids import FPN, BottomUpPyramid, FinestLevel, SingleMap, SSDPyramid, TopDownPyramid
+from fpn_lightning.models.backbones.base import Backbone
+from fpn_lightning.models.box_head import BoxHead
+from fpn_lightning.models.pyramids import (
+    FPN,
+    BottomUpPyramid,
+    FinestLevel,
+    Pyramid,
+    SingleMap,
+    SSDPyramid,
+    TopDownPyramid,
+)
 
 CHANNELS = {"c2": 4, "c3": 6, "c4": 8, "c5": 10}
 STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
@@ -126,6 +136,15 @@ def test_ssd_leaves_the_fine_maps_out_and_adds_coarse_ones():
     assert torch.allclose(maps["p5"], p5, atol=1e-6)
     assert torch.allclose(maps["p6"], p6, atol=1e-6)
     assert torch.allclose(maps["p7"], p7, atol=1e-6)
+
+
+def test_a_part_that_is_left_out_is_an_error_of_its_author():
+    with pytest.raises(NotImplementedError):
+        Pyramid()({})
+    with pytest.raises(NotImplementedError):
+        BoxHead()(torch.zeros(1, 4, 7, 7))
+    with pytest.raises(NotImplementedError):
+        Backbone().features(torch.zeros(1, 3, 8, 8))
 
 
 def test_anchors_of_the_ssd_like_row():

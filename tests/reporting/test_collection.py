@@ -8,8 +8,8 @@ from typing import IO
 import pytest
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.reporting.collection import collect, collect_wandb, find_unfinished, load_all, presets
-from fpn_lightning.runs.record import Record
+from fpn_lightning.reporting.collection import Kept, collect, collect_wandb, find_unfinished, load_all, presets
+from fpn_lightning.runs.record import Data, Record, Train
 
 MakeRecord = Callable[..., Record]
 
@@ -26,8 +26,9 @@ def test_collects_finished_runs_only(tmp_path: Path, make_record: MakeRecord) ->
     _save_run(make_record("table2/steps/rpn"), runs)
     _save_run(make_record(seed=2, status="running"), runs)
     (runs / "mini/table1/a_conv4/seed0/validate").mkdir(parents=True)
-    written = collect(runs, records)
-    assert written == [records / "mini/table1/c_fpn/seed1.json", records / "mini/table2/steps/rpn/seed0.json"]
+    kept = collect(runs, records)
+    assert kept.left_alone == {}
+    assert kept.written == [records / "mini/table1/c_fpn/seed1.json", records / "mini/table2/steps/rpn/seed0.json"]
     assert find_unfinished(runs) == [runs / "mini/table1/a_conv4/seed0", runs / "mini/table1/c_fpn/seed2"]
     assert load_all(records, "mini") == [make_record(seed=1), make_record("table2/steps/rpn")]
     assert presets(records) == ["mini"]
@@ -38,8 +39,8 @@ def test_records_outlive_their_runs(tmp_path: Path, make_record: MakeRecord) -> 
     path = _save_run(make_record(), tmp_path / "runs")
     collect(tmp_path / "runs", records)
     path.unlink()
-    assert collect(tmp_path / "runs", records) == []
-    assert collect(tmp_path / "absent", records) == []
+    assert collect(tmp_path / "runs", records) == Kept()
+    assert collect(tmp_path / "absent", records) == Kept()
     assert load_all(records, "mini") == [make_record()]
 
 
@@ -67,6 +68,54 @@ def test_a_malformed_run_is_named(tmp_path: Path, make_record: MakeRecord) -> No
     path.write_text("{")
     with pytest.raises(InputError, match=r"c_fpn/seed0/metrics\.json"):
         collect(tmp_path / "runs", tmp_path / "records")
+
+
+DIFFERENT = {
+    "config_sha256": {"config_sha256": "1" * 64},
+    "data.name": {"data": Data(name="coco", split="val", fingerprint="f00d", num_images=500)},
+    "data.split": {"data": Data(name="synthetic", split="tune", fingerprint="f00d", num_images=500)},
+    "data.fingerprint": {"data": Data(name="synthetic", split="val", fingerprint="beef", num_images=500)},
+    "train.steps": {"train": Train(steps=300, total_batch=8, num_images=5000)},
+    "train.total_batch": {"train": Train(steps=1500, total_batch=16, num_images=5000)},
+    "area_thresholds": {"area_thresholds": (1024.0, 9216.0)},
+}
+
+
+@pytest.mark.parametrize("key", DIFFERENT)
+def test_a_kept_record_of_other_conditions_is_left_alone(key: str, tmp_path: Path, make_record: MakeRecord) -> None:
+    runs, records = tmp_path / "runs", tmp_path / "records"
+    _save_run(make_record(metrics={"AR100": 0.1}), runs)
+    collect(runs, records)
+    _save_run(make_record(**DIFFERENT[key]), runs)
+    ((path, (reason,)),) = collect(runs, records).left_alone.items()
+    assert path == records / "mini/table1/c_fpn/seed0.json"
+    assert reason.startswith(f"{key} is ")
+    assert load_all(records, "mini") == [make_record(metrics={"AR100": 0.1})]
+    kept = collect(runs, records, replace=lambda preset: preset == "mini")
+    assert kept == Kept([path])
+    assert load_all(records, "mini") == [make_record(**DIFFERENT[key])]
+
+
+def test_a_run_of_the_same_configuration_replaces_the_kept_record(tmp_path: Path, make_record: MakeRecord) -> None:
+    for record in (make_record(), make_record(metrics={"AR100": 0.7}, hardware="1 GPU", commit="abcdef0")):
+        _save_run(record, tmp_path / "runs")
+        assert not collect(tmp_path / "runs", tmp_path / "records").left_alone
+    assert load_all(tmp_path / "records", "mini") == [record]
+
+
+def test_a_kept_record_with_the_older_digest_is_left_alone(tmp_path: Path, make_record: MakeRecord) -> None:
+    runs, records = tmp_path / "runs", tmp_path / "records"
+    old = make_record(schema=1)
+    _save_run(old, runs)
+    for _ in range(2):  # the run that it is of may be collected again
+        assert collect(runs, records) == Kept([records / "mini/table1/c_fpn/seed0.json"])
+    _save_run(make_record(), runs)
+    ((reason,),) = collect(runs, records).left_alone.values()
+    assert reason.startswith("config_sha256 cannot be compared")
+    _save_run(replace(old, config_sha256="1" * 64), runs)
+    ((reason,),) = collect(runs, records).left_alone.values()
+    assert reason == "config_sha256 is 111111111111 and was 000000000000"
+    assert load_all(records, "mini") == [old]
 
 
 class FakeFile:
@@ -124,17 +173,35 @@ def test_weights_and_biases_gives_the_same_files(tmp_path: Path, make_record: Ma
         FakeRun("crashed", None),
         FakeRun("other", None, listed=False),
     ]
-    written, unfinished = collect_wandb("team/fpn", tmp_path / "wandb", FakeApi(runs))
+    kept_online, unfinished = collect_wandb("team/fpn", tmp_path / "wandb", api=FakeApi(runs))
+    written = kept_online.written
     assert unfinished == ["running", "crashed", "other"]
     for record in kept:
         _save_run(record, tmp_path / "runs")
-    local = collect(tmp_path / "runs", tmp_path / "local")
+    local = collect(tmp_path / "runs", tmp_path / "local").written
     assert [path.relative_to(tmp_path / "wandb") for path in written] == [
         path.relative_to(tmp_path / "local") for path in local
     ]
     assert [path.read_bytes() for path in written] == [path.read_bytes() for path in local]
 
 
+def test_weights_and_biases_does_not_replace_a_record_of_other_conditions(
+    tmp_path: Path, make_record: MakeRecord
+) -> None:
+    def gather(*records: Record, replace: bool = False) -> Kept:
+        runs = [FakeRun(str(number), _text(record, tmp_path)) for number, record in enumerate(records)]
+        return collect_wandb("team/fpn", tmp_path / "records", lambda preset: replace, FakeApi(runs))[0]
+
+    first, other = make_record(steps=300), make_record()
+    # Of two runs of one experiment the later counts, whatever the earlier was.
+    assert gather(first, other).left_alone == {}
+    assert load_all(tmp_path / "records", "mini") == [other]
+    assert list(gather(other, first).left_alone.values()) == [["train.steps is 300 and was 1500"]]
+    assert load_all(tmp_path / "records", "mini") == [other]
+    assert gather(other, first, replace=True).left_alone == {}
+    assert load_all(tmp_path / "records", "mini") == [first]
+
+
 def test_a_malformed_record_names_the_wandb_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"team/fpn, run broken \(id-broken\): "):
-        collect_wandb("team/fpn", tmp_path, FakeApi([FakeRun("broken", "{}")]))
+        collect_wandb("team/fpn", tmp_path, api=FakeApi([FakeRun("broken", "{}")]))

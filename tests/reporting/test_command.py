@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from fpn_lightning.reporting.paper import paper_tables
 from fpn_lightning.reporting.summary import summarise
 from fpn_lightning.reporting.terminal import show, split
 from fpn_lightning.runs.record import Record
+from tests.command_line import REPOSITORY
 
 MakeRecord = Callable[..., Record]
 
@@ -72,6 +74,69 @@ def test_a_fresh_clone_renders_the_committed_files(tmp_path: Path, runs: list[Re
             (clone / "reports" / name).write_bytes(content)
     assert _run(clone) == 0
     assert _files(clone / "reports") == committed
+
+
+@pytest.fixture
+def rerun(tmp_path: Path, runs: list[Record], capsys: pytest.CaptureFixture[str]) -> dict[str, bytes]:
+    """The kept records, after which the same rows were run again with another configuration."""
+    assert _run(tmp_path) == 0
+    for record in runs:
+        again = replace(record, config_sha256="1" * 64, metrics={"AR100": 0.9})
+        again.save(tmp_path / "runs" / record.experiment.path / "metrics.json")
+    capsys.readouterr()
+    return _files(tmp_path / "reports/records")
+
+
+def test_a_kept_record_of_another_configuration_is_left_alone(
+    tmp_path: Path, rerun: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages = _files(tmp_path / "reports")
+    assert _run(tmp_path) == 0
+    assert _files(tmp_path / "reports") == pages
+    printed = capsys.readouterr().out.replace("\n", "")
+    name = tmp_path / "reports/records/mini/table1/c_fpn/seed0.json"
+    assert f"left alone: {name}; in the finished run config_sha256 is 111111111111 and was 000000000000" in printed
+    assert "Kept records left alone: 4." in printed
+    assert "--preset mini quickstart --replace" in printed
+
+
+def test_replace_is_limited_to_the_presets_named(tmp_path: Path, rerun: dict[str, bytes]) -> None:
+    assert _run(tmp_path, "--preset", "quickstart", "--replace") == 0
+    now = _files(tmp_path / "reports/records")
+    assert [name for name in now if now[name] != rerun[name]] == ["quickstart/table1/c_fpn/seed0.json"]
+    assert "90.0" in (tmp_path / "reports/quickstart/table1.md").read_text()
+    assert _run(tmp_path, "--replace") == 0
+    now = _files(tmp_path / "reports/records")
+    assert now.keys() == rerun.keys()
+    assert all(now[name] != rerun[name] for name in now)
+
+
+def test_make_quickstart_replaces_the_records_of_its_own_preset_only() -> None:
+    commands = [line for line in (REPOSITORY / "Makefile").read_text().splitlines() if "--replace" in line]
+    assert [command.split("fpn_lightning.reporting ")[1] for command in commands] == ["--preset quickstart --replace"]
+
+
+def test_a_row_whose_runs_differ_is_named_and_not_averaged(
+    tmp_path: Path, runs: list[Record], make_record: MakeRecord, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = make_record(seed=1, steps=300, metrics={"AR100": 0.123})
+    other.save(tmp_path / "runs" / other.experiment.path / "metrics.json")
+    assert _run(tmp_path, "--preset", "mini") == 0
+    named = (
+        "The runs of table1/c_fpn are not averaged and none of their numbers is shown, because they differ: "
+        "train.steps is 1500 (seed 0), 300 (seed 1). The records are records/mini/table1/c_fpn/seed0.json, "
+        "records/mini/table1/c_fpn/seed1.json."
+    )
+    page = (tmp_path / "reports/mini/table1.md").read_text()
+    assert f"> **Warning.** {named}" in page
+    printed = capsys.readouterr().out
+    assert f"Warning. {named}" in " ".join(printed.split())
+    for text in (page, printed):
+        assert re.search(r"[|│] \(c\) FPN +[|│] +mixed +[|│]", text)
+        assert not re.search(r"12\.3|31\.1|50\.0 ±", text)
+        (line,) = [line for line in text.splitlines() if re.match(r"[|│] \(d\) bottom-up pyramid +[|│] +1 ", line)][:1]
+        assert "50.0" in line
+    assert "(c) FPN,AR100,44,,,0," in (tmp_path / "reports/mini/table1.csv").read_text()
 
 
 def test_chosen_presets_only(tmp_path: Path, runs: list[Record]) -> None:
@@ -143,7 +208,9 @@ def test_weights_and_biases_gives_identical_tables(
             return [Run(path) for path in sorted((tmp_path / "runs").rglob("metrics.json"))]
 
     assert _run(tmp_path) == 0
-    monkeypatch.setattr(command, "collect_wandb", lambda project, root: collect_wandb(project, root, Api()))
+    monkeypatch.setattr(
+        command, "collect_wandb", lambda project, root, replace: collect_wandb(project, root, replace, Api())
+    )
     online = tmp_path / "online"
     assert _run(online, "--source", "wandb", "--wandb-project", "team/fpn") == 0
     assert _files(online / "reports") == _files(tmp_path / "reports")

@@ -47,6 +47,22 @@ def test_the_row_in_most_reversed_pairs_is_named_first(make_rows):
     )
 
 
+def test_a_row_that_did_not_move_is_not_named(make_rows):
+    # Ours (c) 40, (d) 30, (f) 20, (a) 10; the paper's (c), (f), (d), (a): a single pair, (d) and (f).
+    ours = {"c_fpn": 0.4, "d_bottom_up": 0.3, "f_finest": 0.2, "a_conv4": 0.1}
+    rows = {name: {"AR100": (value, value)} for name, value in ours.items()}
+    found = reading(make_rows(**rows)).opening
+    assert "the other way round: 1;" in found[1]
+    assert not any("moved" in text for text in found)
+    # By AR100 all as in the paper; by AR1k and AR1k_s (a) is above (c).
+    rows["d_bottom_up"], rows["f_finest"] = rows["f_finest"], rows["d_bottom_up"]
+    rows["a_conv4"] |= {"AR1k": (0.5, 0.5), "AR1k_s": (0.5, 0.5)}
+    rows["c_fpn"] |= {"AR1k": (0.4, 0.4), "AR1k_s": (0.4, 0.4)}
+    found = reading(make_rows(**rows)).opening
+    assert "the other way round: 2;" in found[1]
+    assert not any("moved" in text for text in found)
+
+
 def test_what_the_seeds_leave_open_is_said(make_rows):
     rows = {"c_fpn": {"AR100": (0.5, 0.5)}, "d_bottom_up": {"AR100": (0.49, 0.51)}, "a_conv4": {"AR100": (0.2,)}}
     found = reading(make_rows(**rows))

@@ -31,8 +31,16 @@ def test_round_trip_and_stable_bytes(tmp_path: Path, make_record: MakeRecord) ->
     again.save(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "deep" / "metrics.json").read_bytes()
     content = json.loads((tmp_path / "again.json").read_text())
-    assert content["schema"] == 1
+    assert content["schema"] == 2
     assert content["experiment"] == {"table": "table1", "row": "c_fpn", "preset": "mini", "seed": 0}
+
+
+def test_records_of_the_first_schema_are_read_and_written_as_they_are(tmp_path: Path, make_record: MakeRecord) -> None:
+    make_record(schema=1).save(tmp_path / "old.json")
+    old = Record.load(tmp_path / "old.json")
+    assert old.schema == 1
+    old.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "old.json").read_bytes()
 
 
 def test_long_curves_are_thinned_to_50_kb(tmp_path: Path, make_record: MakeRecord) -> None:
@@ -59,7 +67,7 @@ def test_more_than_50_kb_without_curves_is_refused(tmp_path: Path, make_record: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 2}, "schema: 2 is later than 1"),
+        ({"schema": 3}, "schema: 3 is later than 2"),
         ({"metrics": {"AP": 33.9}}, r"metrics\.AP: 33\.9 is not a fraction"),
         ({"metrics": {"segm_AR1k_s": 32.5}}, r"metrics\.segm_AR1k_s: 32\.5"),
         ({"untrained": {"AR100": -0.1}}, r"untrained\.AR100: -0\.1"),

@@ -17,7 +17,6 @@ from fpn_lightning.data.coco.segmentations import segmentation_fault
 from fpn_lightning.errors import InputError
 
 
-# Numbers of at most 7 characters from "0" on, 5 bits each; all but a number's last character have the sixth bit.
 class Objects(NamedTuple):
     """Objects of one image, in the file's order, as the file gives them; G of them.
 
@@ -172,12 +171,9 @@ def split_paths(root: str | Path, split: str) -> tuple[Path, Path]:
     ``root/<split>/``. COCO's ``test-dev2017`` names images of the folder ``test2017``.
 
     Raises:
-        InputError: one of them is missing; the message gives the command that fetches or makes the data.
+        InputError: one of them is missing; the message says where the data may come from.
     """
     root = Path(root)
-    command = f"python -m fpn_lightning.data.{'synthetic' if 'synthetic' in root.name else 'download'} --root {root}"
-    if root.name == "synthetic-mini":  # what the preset mini reads
-        command += " --train 5000 --val 500 --split tune=500"
     annotations = root / "annotations" / f"instances_{split}.json"
     if not annotations.is_file() and (listed := annotations.with_name(f"image_info_{split}.json")).is_file():
         annotations = listed
@@ -191,5 +187,10 @@ def split_paths(root: str | Path, split: str) -> tuple[Path, Path]:
         (images, images.is_dir()),
     ):
         if not there:
-            raise InputError(f"{path} is missing (data.root={root}, split {split}); get the data with `{command}`")
+            raise InputError(
+                f"{path} is missing (data.root={root}, split {split}). To download COCO: "
+                f"`python -m fpn_lightning.data.download --root {root}`; to generate the embedded data set: "
+                f"`python -m fpn_lightning.data.synthetic --root {root}`, with the options that the preset's file "
+                f"names at its top; data of your own: annotations/instances_{split}.json and the images in {split}/"
+            )
     return annotations, images

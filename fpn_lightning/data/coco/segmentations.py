@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 
+# Numbers of at most 7 characters from "0" on, 5 bits each; all but a number's last character have the sixth bit.
 COMPRESSED_COUNTS = re.compile(r"(?:[P-o]{0,6}+[0-O]+)++")
 MAX_COORDINATE = 1e5  # px; the mask API takes memory in proportion to a polygon's length
 

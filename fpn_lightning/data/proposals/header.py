@@ -67,7 +67,7 @@ class ProposalHeader:
         split: which of its splits.
         fingerprint: sha256 of the split's annotation file.
         checkpoint_sha256: digest of the checkpoint whose model proposed.
-        config_sha256: digest of the configuration it proposed under, paths left out.
+        config_sha256: digest of the configuration it proposed under, without seed, paths and machine.
         post_nms_topk: most proposals an image may have.
         nms_thresh: IoU above which the lower-scored of two proposals went.
         num_images: images of the split, each of which is in one shard.

@@ -112,7 +112,7 @@ class Backbone(nn.Module):
         Returns:
             ``{"c2": (N, C_2, ceil(H / s_2), ceil(W / s_2)), ...}``, finest first.
         """
-        raise TypeError(f"{type(self).__name__} is not a trunk: it does not implement features()")
+        raise NotImplementedError
 
     def forward(self, images: ImageBatch) -> dict[str, Tensor]:
         """Normalise a batch and return its stage outputs; see :meth:`normalize` and :meth:`features`."""

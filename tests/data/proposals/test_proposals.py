@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from fpn_lightning.data import proposals as proposals_module
+from fpn_lightning.data.proposals import store as proposals_module
 from fpn_lightning.data.proposals.store import ProposalStore, StoredProposals
 from fpn_lightning.data.proposals.writer import ShardWriter, complete_store
 from fpn_lightning.errors import InputError
