@@ -79,9 +79,9 @@ def test_rows_and_paths_name_the_same_inputs(config: Config) -> None:
     ("key", "value"),
     [
         ("model.class_path", "fpn_lightning.RPNStage"),
-        ("model.init_args.pyramid.class_path", "fpn_lightning.models.pyramids.BottomUpPyramid"),
-        ("model.init_args.backbone.init_args.width", 32),
-        ("model.init_args.roi_heads.init_args.box_weight", 2.0),
+        ("model.init_args.detector.pyramid.class_path", "fpn_lightning.models.pyramids.BottomUpPyramid"),
+        ("model.init_args.detector.backbone.init_args.width", 32),
+        ("model.init_args.detector.roi_heads.init_args.box_weight", 2.0),
         ("model.init_args.optimization.lr", 0.1),
         ("data.proposals", None),
         ("data.train_split", "tune"),
@@ -94,7 +94,7 @@ def test_values_that_count_change_it(config: Config, key: str, value: Any) -> No
 
 
 def test_weights_of_a_backbone_count_but_not_where_they_lie(config: Config) -> None:
-    key = "model.init_args.backbone.init_args.weights"
+    key = "model.init_args.detector.backbone.init_args.weights"
     digests = [
         config_sha256(with_value(config, key, value)) for value in (None, "IMAGENET1K_V1", "a/r50.pth", "b/r50.pth")
     ]
@@ -113,4 +113,4 @@ def test_runs_of_one_row_have_one_digest(cli: Callable[..., Any], arguments: lis
     assert record("b", "--seed_everything", "1", "--data.root", str(tmp_path / "linked")).config_sha256 == (
         first.config_sha256
     )
-    assert record("c", "--model.init_args.rpn.init_args.loc_weight", "5").config_sha256 != first.config_sha256
+    assert record("c", "--model.init_args.detector.rpn.init_args.loc_weight", "5").config_sha256 != first.config_sha256
