@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fpn_lightning.data.datamodule import COCODataModule
+    from fpn_lightning.models.detector import Detector
     from fpn_lightning.stages.fast_rcnn import FastRCNNStage
     from fpn_lightning.stages.faster_rcnn import FasterRCNNStage
     from fpn_lightning.stages.mask_proposals import MaskProposalStage
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
 # Imported on first use: reporting and scoring must not wait for torch and Lightning.
 _HOMES = {
     "COCODataModule": "fpn_lightning.data.datamodule",
+    "Detector": "fpn_lightning.models.detector",
     "FastRCNNStage": "fpn_lightning.stages.fast_rcnn",
     "FasterRCNNStage": "fpn_lightning.stages.faster_rcnn",
     "MaskProposalStage": "fpn_lightning.stages.mask_proposals",
     "RPNStage": "fpn_lightning.stages.rpn",
 }
-__all__ = ["COCODataModule", "FastRCNNStage", "FasterRCNNStage", "MaskProposalStage", "RPNStage"]
+__all__ = ["COCODataModule", "Detector", "FastRCNNStage", "FasterRCNNStage", "MaskProposalStage", "RPNStage"]
 
 
 def __getattr__(name: str) -> Any:
