@@ -7,7 +7,7 @@ import torch
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.backbones import NarrowResNet
-from fpn_lightning.models.detector import Detector
+from fpn_lightning.models.detector import Anchors, Detector
 from fpn_lightning.models.pyramids import SingleMap
 from fpn_lightning.stages.rpn import RPNStage
 from fpn_lightning.weights.checkpoint import detector_state, read_checkpoint
@@ -60,10 +60,9 @@ def test_older_checkpoints_are_given_to_the_trainer():
 
 def test_another_model_is_rejected_before_anything_is_loaded():
     stage = make_stage(0)
-    other = make_stage(1, pyramid=lambda *given: SingleMap(*given, level=4))
-    with pytest.raises(
-        InputError, match=r"ckpt_path: .*another model.*pyramid\.\S+ is missing.* more\. Use the config"
-    ):
+    one_map = {"pyramid": lambda *given: SingleMap(*given, level=4), "anchors": Anchors([[0, 1, 2, 3, 4]])}
+    other = make_stage(1, **one_map)
+    with pytest.raises(InputError, match=r"another model.*stages\.3\S+ is missing, .* more\. Use the config\.yaml"):
         stage.on_load_checkpoint({"state_dict": other.state_dict()})
 
 
