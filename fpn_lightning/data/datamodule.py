@@ -52,7 +52,7 @@ class COCODataModule(pl.LightningDataModule):
         flip_probability: chance of a horizontal flip in training.
         size_divisor: batches are padded to a multiple of it; the largest stride of the trunk.
         min_box_size: training boxes narrower or lower, in network-input pixels, are dropped and counted.
-        load_masks: fill ``Targets.segmentations``.
+        load_masks: give objects their masks, which segment proposals are trained on and scored by.
         skip_images_without_objects: leave images without a usable object out of training.
         num_workers: worker processes per loader.
         seed: order and augmentation are a function of it, the epoch and the image id.

@@ -1,8 +1,8 @@
-"""Resizing and flipping: one scale per image, and the same geometry for pixels, ground truth and proposals.
+"""Cropping, resizing and flipping: what is drawn for an image, and pixels and boxes that follow it.
 
-albumentations moves pixels and boxes in training. It is told what to do and draws nothing itself: what happens to an
-image is a function of (seed, epoch, image id), so it does not depend on workers, processes or resuming. Ground truth
-for evaluation never passes it: :meth:`Geometry.map_boxes` is plain float64 arithmetic.
+What happens to an image is a function of (seed, epoch, image id), so it does not depend on workers, processes or
+resuming. It is drawn once, as a :class:`~fpn_lightning.geometry.Geometry`. albumentations moves the pixels in training
+and draws nothing itself; boxes are mapped by the geometry in float64.
 """
 
 from __future__ import annotations
@@ -22,41 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpn_lightning.errors import InputError
+from fpn_lightning.geometry import Geometry, Size
 
 SizeRounding = Literal["nearest", "floor"]
-Size = tuple[int, int]
 Pixels = NDArray[np.uint8]
 # Keeps the numbers drawn here apart from those of the samplers, which start from the same seed.
 RANDOM_DOMAIN = 1
 LEAST_SIDE = 1e-3  # px; float32 coordinates of a few thousand pixels do not tell less apart
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How one image file becomes a network input: resized to ``size``, then mirrored or not.
-
-    Attributes:
-        size_orig: height and width of the image file.
-        size: height and width of the network input, without padding.
-        flipped: whether it is mirrored left to right after resizing.
-    """
-
-    size_orig: Size
-    size: Size
-    flipped: bool = False
-
-    def map_boxes(self, boxes_orig: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Boxes ``(B, 4)`` xyxy in pixels of the image file to float64 network-input pixels, not clipped."""
-        (height, width), (height_orig, width_orig) = self.size, self.size_orig
-        boxes = np.asarray(boxes_orig, dtype=np.float64) * ([width / width_orig, height / height_orig] * 2)
-        if self.flipped:
-            boxes = np.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), axis=1)
-        return boxes
-
-    def clip_boxes(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The part of boxes ``(B, 4)`` xyxy, network-input pixels, that lies inside the network input."""
-        height, width = self.size
-        return np.clip(boxes, 0, [width, height, width, height])
 
 
 def scaled_size(size: Size, short_side: int, max_side: int, rounding: SizeRounding = "nearest") -> Size:
@@ -87,7 +59,7 @@ def large_enough(sides: NDArray[np.float64], min_box_size: float) -> NDArray[np.
 
 @dataclass(frozen=True)
 class ResizeAndFlip:
-    """The paper's only augmentation: resizing to a shorter side of 800 px, and a horizontal flip in training.
+    """The paper's augmentation: resizing to a shorter side of 800 px, and a horizontal flip in training.
 
     Attributes:
         short_sides: shorter sides in pixels; training draws one per image, evaluation uses the last.
@@ -133,52 +105,45 @@ class ResizeAndFlip:
         short_side = self.short_sides[int(random.integers(len(self.short_sides)))]
         return Geometry(size_orig, scaled_size(size_orig, short_side, self.max_side, self.rounding), flipped)
 
-    def augment(
-        self, pixels: Pixels, boxes_orig: NDArray[np.float64], geometry: Geometry
-    ) -> tuple[Pixels, NDArray[np.float32], NDArray[np.int64]]:
-        """Resize, flip, clip and filter with albumentations (boxes through float32: about 1e-5 px off).
 
-        Args:
-            pixels: uint8 ``(H, W, 3)``, the image file.
-            boxes_orig: float64 ``(B, 4)`` xyxy, pixels of the image file; may be inverted, empty or outside.
-            geometry: what to do.
+def usable_boxes(
+    boxes_orig: NDArray[np.float64], geometry: Geometry, min_box_size: float
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Boxes of an image file as the network sees them: mapped, clipped, and left out where next to nothing remains.
 
-        Returns:
-            ``(pixels, boxes, kept)``: uint8 ``(H', W', 3)``; float32 ``(B', 4)`` xyxy, network-input pixels, inside
-            the image; int64 ``(B',)`` ascending rows of ``boxes_orig``, by which labels, areas and masks follow.
-        """
-        # Chosen before, in float64: albumentations rounds, and would keep or drop boxes close to the least size.
-        _, rows = self._usable(boxes_orig, geometry)
-        out = _pipeline(geometry.size, geometry.flipped)(image=pixels, bboxes=boxes_orig[rows], rows=rows)
-        boxes = np.asarray(out["bboxes"], dtype=np.float32).reshape(-1, 4)
-        # albumentations hands integers back as floats.
-        return out["image"], boxes, np.asarray(out["rows"]).reshape(-1).astype(np.int64)
+    Args:
+        boxes_orig: float64 ``(B, 4)`` xyxy, pixels of the image file; may be inverted, empty or outside.
+        geometry: how the image becomes the network input.
+        min_box_size: least width and height in network-input pixels, see :func:`large_enough`.
 
-    def augment_plain(
-        self, pixels: Pixels, boxes_orig: NDArray[np.float64], geometry: Geometry
-    ) -> tuple[Pixels, NDArray[np.float32], NDArray[np.int64]]:
-        """The same as :meth:`augment` in NumPy and OpenCV alone; evaluation uses it."""
-        height, width = geometry.size
-        pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
-        if geometry.flipped:
-            pixels = np.ascontiguousarray(pixels[:, ::-1])
-        boxes, rows = self._usable(boxes_orig, geometry)
-        return pixels, boxes.astype(np.float32), rows
+    Returns:
+        ``(boxes, kept)``: float32 ``(B', 4)`` xyxy, network-input pixels, inside the image; int64 ``(B',)`` ascending
+        rows of ``boxes_orig``, by which labels, scores and masks follow.
+    """
+    boxes = geometry.clip_to_network(geometry.to_network(boxes_orig))
+    kept = np.flatnonzero(large_enough(boxes[:, 2:] - boxes[:, :2], min_box_size))
+    return boxes[kept].astype(np.float32), kept
 
-    def _usable(
-        self, boxes_orig: NDArray[np.float64], geometry: Geometry
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """The clipped boxes that are large enough, network-input pixels, and their rows."""
-        boxes = geometry.clip_boxes(geometry.map_boxes(boxes_orig))
-        rows = np.flatnonzero(large_enough(boxes[:, 2:] - boxes[:, :2], self.min_box_size))
-        return boxes[rows], rows
+
+def augment(pixels: Pixels, geometry: Geometry) -> Pixels:
+    """Make the network input of training: uint8 ``(H, W, 3)`` of the image file to ``(H', W', 3)``."""
+    augmented: Pixels = _pipeline(geometry.size, geometry.flipped)(image=geometry.crop(pixels))["image"]
+    return augmented
+
+
+def resize(pixels: Pixels, geometry: Geometry) -> Pixels:
+    """The same pixels as :func:`augment` by OpenCV and NumPy alone; evaluation uses it."""
+    height, width = geometry.size
+    resized = cv2.resize(geometry.crop(pixels), (width, height), interpolation=cv2.INTER_LINEAR)
+    pixels = np.asarray(resized, dtype=np.uint8)
+    return np.ascontiguousarray(pixels[:, ::-1]) if geometry.flipped else pixels
 
 
 @lru_cache(maxsize=1024)
 def _pipeline(size: Size, flipped: bool) -> A.Compose:
-    # Cached: building one takes as long as resizing an image, and a data set has few sizes.
+    # Cached: building one takes as long as resizing an image, and a data set has few sizes. It would have too many
+    # windows, so a crop is a slice.
     steps: list[A.BasicTransform] = [A.Resize(*size, interpolation=cv2.INTER_LINEAR, p=1.0)]
     if flipped:
         steps.append(A.HorizontalFlip(p=1.0))
-    boxes = A.BboxParams("pascal_voc", label_fields=["rows"], clip=True, filter_invalid_bboxes=True)
-    return A.Compose(steps, bbox_params=boxes)
+    return A.Compose(steps)

@@ -158,7 +158,7 @@ class BaseStage(LightningModule):
         total = torch.stack(list(losses.values())).sum()
         self._step_image_ids.append(batch.images.image_ids)
         # Objects that are not trained on: too small after resizing, inverted, empty or outside.
-        objects = sum(int((~target.is_crowd).sum()) for target in batch.targets)
+        objects = sum(int((~ground_truth.is_crowd).sum()) for ground_truth in batch.ground_truths)
         dropped = total.new_tensor(objects - sum(len(target.boxes) for target in batch.targets))
         named = {**losses, "loss": total, "dropped_boxes": dropped}
         self._step_losses.append({name: value.detach() for name, value in named.items()})
@@ -210,7 +210,7 @@ class BaseStage(LightningModule):
         Raises:
             InputError: the split has no annotations.
         """
-        if not batch.targets:
+        if not batch.ground_truths:
             raise InputError(NOTHING_TO_SCORE)
         self.evaluate_batch(batch)
 
@@ -227,7 +227,7 @@ class BaseStage(LightningModule):
         Raises:
             InputError: the split has no annotations, and the stage does not detect.
         """
-        if batch.targets:
+        if batch.ground_truths:
             self.evaluate_batch(batch)
             return None
         found = self.predict_step(batch, batch_idx)

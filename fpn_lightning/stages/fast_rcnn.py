@@ -18,7 +18,7 @@ from fpn_lightning.models.roi_pooler import RoIPooler
 from fpn_lightning.models.sampler import image_seeds
 from fpn_lightning.stages.base import BaseStage, Values
 from fpn_lightning.stages.optimization import Optimization
-from fpn_lightning.stages.results import add_to_precision, detections_to_original
+from fpn_lightning.stages.results import detections_to_original
 from fpn_lightning.structures import Batch, DetectionsOrig, ImageBatch
 
 PAPER = Optimization(milestones=[60_000])
@@ -108,8 +108,8 @@ class FastRCNNStage(BaseStage):
 
     def evaluate_batch(self, batch: Batch) -> None:
         """Add the detections of a batch to the average precision."""
-        for found, target in zip(self.detect_orig(batch), batch.targets, strict=True):
-            add_to_precision(self.precision, found, target)
+        for found, ground_truth in zip(self.detect_orig(batch), batch.ground_truths, strict=True):
+            self.precision.update(found, ground_truth)
 
     def evaluation_result(self) -> tuple[Values, Tensor]:
         """``AP``, ``AP50`` and the rest."""

@@ -27,12 +27,7 @@ from fpn_lightning.models.rpn import RPN
 from fpn_lightning.models.sampler import image_seeds
 from fpn_lightning.stages.base import BaseStage, Values
 from fpn_lightning.stages.optimization import Optimization
-from fpn_lightning.stages.results import (
-    add_to_precision,
-    add_to_recall,
-    detections_to_original,
-    proposals_to_original,
-)
+from fpn_lightning.stages.results import detections_to_original, proposals_to_original
 from fpn_lightning.structures import Batch, Detections, DetectionsOrig, ImageBatch, Proposals
 
 JOINT = Optimization(milestones=[60_000])
@@ -154,10 +149,10 @@ class FasterRCNNStage(BaseStage):
     def evaluate_batch(self, batch: Batch) -> None:
         """Add the proposals of a batch to the recall and its detections to the average precision."""
         proposals, detections = self.find(batch.images)
-        for found, target in zip(proposals_to_original(batch.images, proposals), batch.targets, strict=True):
-            add_to_recall(self.recall, found, target)
-        for detected, target in zip(detections_to_original(batch.images, detections), batch.targets, strict=True):
-            add_to_precision(self.precision, detected, target)
+        for found, truth in zip(proposals_to_original(batch.images, proposals), batch.ground_truths, strict=True):
+            self.recall.update(found, truth)
+        for detected, truth in zip(detections_to_original(batch.images, detections), batch.ground_truths, strict=True):
+            self.precision.update(detected, truth)
 
     def evaluation_result(self) -> tuple[Values, Tensor]:
         """``AP``, ``AP50`` … of the detections; ``AR100``, ``AR1k`` … of the proposals, as in Table 1."""

@@ -7,19 +7,17 @@ from typing import Any
 
 from torch import Tensor
 
-from fpn_lightning.data.coco.segmentations import compressed_rle
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.segment_recall import SegmentRecall
 from fpn_lightning.mask_structures import MaskProposals, MaskProposalsOrig
 from fpn_lightning.models.backbones.base import Backbone
-from fpn_lightning.models.masks.loss import check_segmentations
 from fpn_lightning.models.masks.paste import Interpolation, paste_masks
 from fpn_lightning.models.masks.proposer import MaskProposer
 from fpn_lightning.models.pyramids import FPN, Pyramid
 from fpn_lightning.models.sampler import image_seeds
 from fpn_lightning.stages.base import BaseStage, Values
 from fpn_lightning.stages.optimization import Optimization
-from fpn_lightning.structures import Batch, ImageBatch, Targets
+from fpn_lightning.structures import Batch, ImageBatch
 
 PAPER = Optimization(lr=0.03, milestones=[60_000])
 
@@ -127,14 +125,7 @@ class MaskProposalStage(BaseStage):
         return [
             MaskProposalsOrig(
                 image_id=int(images.image_ids[n]),
-                masks=paste_masks(
-                    found,
-                    _pair(images.sizes[n]),
-                    _pair(images.sizes_orig[n]),
-                    bool(images.flipped[n]),
-                    self.mask_threshold,
-                    self.mask_interpolation,
-                ),
+                masks=paste_masks(found, images.geometries[n], self.mask_threshold, self.mask_interpolation),
                 scores=found.scores.cpu(),
                 levels=found.levels.cpu(),
             )
@@ -143,8 +134,8 @@ class MaskProposalStage(BaseStage):
 
     def evaluate_batch(self, batch: Batch) -> None:
         """Add the proposals of a batch to the recall."""
-        for n, (found, target) in enumerate(zip(self.propose_orig(batch.images), batch.targets, strict=True)):
-            add_to_segment_recall(self.recall, found, target, _pair(batch.images.sizes_orig[n]))
+        for found, ground_truth in zip(self.propose_orig(batch.images), batch.ground_truths, strict=True):
+            self.recall.update(found, ground_truth)
 
     def evaluation_result(self) -> tuple[Values, Tensor]:
         """``segm_AR100``, ``segm_AR1k`` and the rest."""
@@ -157,25 +148,6 @@ class MaskProposalStage(BaseStage):
     def predict_step(self, batch: Batch, batch_idx: int) -> list[MaskProposalsOrig]:
         """Proposals of every image of a batch, pixels of the image file."""
         return self.propose_orig(batch.images)
-
-
-def add_to_segment_recall(
-    recall: SegmentRecall, found: MaskProposalsOrig, target: Targets, size_orig: tuple[int, int]
-) -> None:
-    """Count what the proposals of one image find; ``size_orig`` height and width of its file.
-
-    Raises:
-        InputError: if the data module was not asked for masks.
-    """
-    check_segmentations(target)
-    recall.update(
-        found.masks,
-        found.scores,
-        [compressed_rle(segmentation, *size_orig) for segmentation in target.segmentations],
-        target.areas_orig,
-        target.is_crowd,
-        target.labels_orig,
-    )
 
 
 def refuse_leak(train_split: str, *eval_splits: str | None) -> None:
@@ -194,7 +166,3 @@ def refuse_leak(train_split: str, *eval_splits: str | None) -> None:
                 f"data.train_split is or was {train_split}, which holds images of {split}; train on train2014, as "
                 "Table 6 does, or evaluate another split"
             )
-
-
-def _pair(size: Tensor) -> tuple[int, int]:
-    return int(size[0]), int(size[1])

@@ -15,7 +15,7 @@ from fpn_lightning.models.rpn import RPN, RPNOutputs
 from fpn_lightning.models.sampler import image_seeds
 from fpn_lightning.stages.base import BaseStage, Values
 from fpn_lightning.stages.optimization import Optimization
-from fpn_lightning.stages.results import add_to_recall, proposals_to_original
+from fpn_lightning.stages.results import proposals_to_original
 from fpn_lightning.structures import Batch, ImageBatch, Proposals, ProposalsOrig
 
 PAPER = Optimization()
@@ -104,8 +104,8 @@ class RPNStage(BaseStage):
 
     def evaluate_batch(self, batch: Batch) -> None:
         """Add the proposals of a batch to the recall."""
-        for found, target in zip(self.propose_orig(batch.images), batch.targets, strict=True):
-            add_to_recall(self.recall, found, target)
+        for found, ground_truth in zip(self.propose_orig(batch.images), batch.ground_truths, strict=True):
+            self.recall.update(found, ground_truth)
 
     def evaluation_result(self) -> tuple[Values, Tensor]:
         """``AR100``, ``AR1k`` and the rest."""

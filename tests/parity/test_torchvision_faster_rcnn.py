@@ -18,7 +18,7 @@ from fpn_lightning.models.sampler import Sampler, image_seeds
 from fpn_lightning.stages.faster_rcnn import FasterRCNNStage
 from fpn_lightning.structures import Batch, ImageBatch, Targets
 from fpn_lightning.weights.init_from import load_weights
-from tests.models.builders import labelled
+from tests.models.builders import labelled, whole
 from tests.weights.builders import COCO_GAPS, calibrate, noise, pixels_of, torchvision_model, zoo_stage
 
 SIZES = [(128, 160), (160, 112), (150, 190)]
@@ -37,7 +37,7 @@ def image_batch(images: list[torch.Tensor]) -> ImageBatch:
     for row, image in zip(pixels, images, strict=True):
         row[:, : image.shape[1], : image.shape[2]] = image
     sizes = torch.tensor([image.shape[1:] for image in images])
-    return ImageBatch(pixels, sizes, sizes, torch.arange(len(images)), torch.zeros(len(images), dtype=torch.bool))
+    return ImageBatch(pixels, sizes, torch.arange(len(images)), whole(sizes.tolist()))
 
 
 @pytest.fixture(scope="module")
