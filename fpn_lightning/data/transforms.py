@@ -61,6 +61,9 @@ def large_enough(sides: NDArray[np.float64], min_box_size: float) -> NDArray[np.
 class ResizeAndFlip:
     """The paper's augmentation: resizing to a shorter side of 800 px, and a horizontal flip in training.
 
+    A random crop can be added, which the paper does not have: what is left of the image is then resized and flipped as
+    the whole would be.
+
     Attributes:
         short_sides: shorter sides in pixels; training draws one per image, evaluation uses the last.
         max_side: most the longer side may get.
@@ -68,6 +71,8 @@ class ResizeAndFlip:
         flip_probability: in [0, 1].
         min_box_size: training boxes narrower or lower than this, in network-input pixels, are dropped.
         seed: non-negative.
+        random_crop: training cuts a part out of each image whose height and width are at least this fraction of the
+            image's, each drawn by itself; in (0, 1], None for the whole image.
 
     Raises:
         InputError: a value out of range, by its configuration key.
@@ -79,8 +84,10 @@ class ResizeAndFlip:
     flip_probability: float = 0.5
     min_box_size: float = 1.0
     seed: int = 0
+    random_crop: float | None = None
 
     def __post_init__(self) -> None:
+        crop = self.random_crop
         rules: list[tuple[str, object, bool, str]] = [
             ("short_side", list(self.short_sides), min(self.short_sides, default=0) >= 1, "at least 1 px"),
             ("max_side", self.max_side, self.max_side >= 1, "at least 1 px"),
@@ -88,13 +95,14 @@ class ResizeAndFlip:
             ("flip_probability", self.flip_probability, 0 <= self.flip_probability <= 1, "from 0 to 1"),
             ("min_box_size", self.min_box_size, self.min_box_size >= 0, "at least 0 px"),
             ("seed", self.seed, self.seed >= 0, "at least 0"),
+            ("random_crop", crop, crop is None or 0 < crop <= 1, "above 0 and at most 1, or null"),
         ]
         for key, value, right, wanted in rules:
             if not right:
                 raise InputError(f"data.{key} is {value}; it has to be {wanted}")
 
     def evaluation_geometry(self, size_orig: Size) -> Geometry:
-        """Resizing to the last of ``short_sides``, no flip."""
+        """Resizing to the last of ``short_sides``, no flip, no crop."""
         return Geometry(size_orig, scaled_size(size_orig, self.short_sides[-1], self.max_side, self.rounding))
 
     def training_geometry(self, size_orig: Size, image_id: int, epoch: int) -> Geometry:
@@ -103,7 +111,18 @@ class ResizeAndFlip:
         # Both numbers are always drawn, so that one option does not change what the other gives.
         flipped = bool(random.random() < self.flip_probability)
         short_side = self.short_sides[int(random.integers(len(self.short_sides)))]
-        return Geometry(size_orig, scaled_size(size_orig, short_side, self.max_side, self.rounding), flipped)
+        window, seen = None, size_orig
+        if self.random_crop is not None:  # drawn last, so that flips and scales are those without it
+            (top, bottom), (left, right) = (_part(random, side, self.random_crop) for side in size_orig)
+            window, seen = (left, top, right, bottom), (bottom - top, right - left)
+        return Geometry(size_orig, scaled_size(seen, short_side, self.max_side, self.rounding), flipped, window)
+
+
+def _part(random: np.random.Generator, length: int, least: float) -> tuple[int, int]:
+    """Start and end of a part of ``length`` pixels that is at least the fraction ``least`` long, both uniform."""
+    part = int(random.integers(max(1, math.ceil(least * length)), length, endpoint=True))
+    start = int(random.integers(length - part, endpoint=True))
+    return start, start + part
 
 
 def usable_boxes(

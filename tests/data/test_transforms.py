@@ -149,7 +149,7 @@ class TestRandomness:
         assert [draw.flipped for draw in one] == [draw.flipped for draw in two]
 
     def test_evaluation_uses_the_last_scale(self) -> None:
-        transform = ResizeAndFlip(short_sides=(60, 90), max_side=200, flip_probability=1.0)
+        transform = ResizeAndFlip(short_sides=(60, 90), max_side=200, flip_probability=1.0, random_crop=0.5)
         geometry = transform.evaluation_geometry((60, 80))
         assert geometry == Geometry((60, 80), (90, 120), False)
 
@@ -164,6 +164,9 @@ class TestRandomness:
         ("flip_probability", {"flip_probability": 1.5}),
         ("min_box_size", {"min_box_size": -1.0}),
         ("seed", {"seed": -1}),
+        ("random_crop", {"random_crop": -0.5}),
+        ("random_crop", {"random_crop": 0.0}),
+        ("random_crop", {"random_crop": 1.5}),
     ],
 )
 def test_wrong_values_are_named(key: str, options: dict[str, object]) -> None:
