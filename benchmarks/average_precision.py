@@ -30,8 +30,10 @@ from compare import REPORT, append_line, peak_memory_mib, time_in_turn
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torchvision.ops import box_convert
 
 from fpn_lightning.evaluation.average_precision import AveragePrecision
+from fpn_lightning.structures import DetectionsOrig, GroundTruth
 
 NUM_CLASSES = 80
 BOXES_PER_OBJECT = 3
@@ -46,7 +48,7 @@ def random_boxes(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
 
 
 def synthetic_image(rng: np.random.Generator, num_detections: int, num_objects: float) -> Image:
-    """What ``update`` takes after the image's id."""
+    """Boxes xyxy, scores and labels of detections; boxes xywh, areas, crowd flags and labels of objects."""
     count = int(rng.poisson(num_objects))
     gt_boxes, gt_labels = random_boxes(rng, count), rng.integers(0, NUM_CLASSES, count)
     boxes, labels = random_boxes(rng, num_detections), rng.integers(0, NUM_CLASSES, num_detections)
@@ -58,7 +60,15 @@ def synthetic_image(rng: np.random.Generator, num_detections: int, num_objects: 
     scores[: len(near)] += 0.3  # the boxes of objects come first more often than not
     order = np.argsort(-scores)
     areas, is_crowd = gt_boxes[:, 2] * gt_boxes[:, 3] * 0.7, rng.random(count) < 0.02
-    return boxes[order], scores[order], labels[order], gt_boxes, areas, is_crowd, gt_labels
+    boxes_orig = box_convert(torch.from_numpy(boxes[order]), "xywh", "xyxy").numpy()
+    return boxes_orig, scores[order], labels[order], gt_boxes, areas, is_crowd, gt_labels
+
+
+def given(image_id: int, *columns: NDArray[Any]) -> tuple[DetectionsOrig, GroundTruth]:
+    """What ``update`` takes."""
+    boxes, scores, labels, gt_boxes, areas, is_crowd, gt_labels = columns
+    found = DetectionsOrig(image_id, *(torch.from_numpy(column) for column in (boxes, scores, labels)))
+    return found, GroundTruth(image_id, gt_boxes, areas, is_crowd, gt_labels)
 
 
 def indexed_objects(images: list[Image]) -> COCO:
@@ -84,10 +94,10 @@ def indexed_objects(images: list[Image]) -> COCO:
 def detection_rows(images: list[Image]) -> NDArray[np.float64]:
     """``(D, 7)`` image id, box, score and label of all images, as ``loadRes`` takes them."""
     rows = [
-        np.column_stack((np.full(len(scores), image_id), boxes, scores, labels))
+        (np.full(len(scores), image_id), box_convert(torch.from_numpy(boxes), "xyxy", "xywh"), scores, labels)
         for image_id, (boxes, scores, labels, *_) in enumerate(images, start=1)
     ]
-    return np.concatenate(rows)
+    return np.concatenate([np.column_stack(columns) for columns in rows])
 
 
 def prepare_peer(images: list[Image]) -> Callable[[], COCOeval]:
@@ -122,12 +132,13 @@ def main(args: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     images = [synthetic_image(rng, arguments.detections, arguments.objects) for _ in range(arguments.images)]
+    updates = [given(image_id, *columns) for image_id, columns in enumerate(images, start=1)]
     names = {label: f"{label:02}" for label in range(NUM_CLASSES)}
 
     def ours(count: int = len(images)) -> list[float | None]:
         metric = AveragePrecision()
-        for image_id, columns in enumerate(images[:count], start=1):
-            metric.update(image_id, *columns)
+        for prediction, ground_truth in updates[:count]:
+            metric.update(prediction, ground_truth)
         values, by_class = metric.compute(), metric.per_class(names)
         return [values[name] for name in COLUMNS] + [by_class[name] for name in names.values()]
 

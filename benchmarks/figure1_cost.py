@@ -30,7 +30,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +43,7 @@ from jsonargparse import ArgumentParser
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
+from fpn_lightning.geometry import Geometry
 from fpn_lightning.models.image_pyramid import scale_images
 from fpn_lightning.runs.checkout import git_commit
 from fpn_lightning.runs.recorder import hardware
@@ -108,7 +108,7 @@ def noise(count: int, size: tuple[int, int], size_divisor: int) -> ImageBatch:
     shape = (count, 3, *size)
     pixels[:, :, : size[0], : size[1]] = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     sizes = torch.tensor(size).expand(count, 2).clone()
-    return ImageBatch(pixels, sizes, sizes, torch.arange(count), torch.zeros(count, dtype=torch.bool))
+    return ImageBatch(pixels, sizes, torch.arange(count), [Geometry(size, size)] * count)
 
 
 def objects(size: tuple[int, int]) -> Targets:
@@ -116,10 +116,7 @@ def objects(size: tuple[int, int]) -> Targets:
     generator = torch.Generator().manual_seed(0)
     ends = torch.rand(2, NUM_OBJECTS, 2, generator=generator)
     boxes = torch.cat((ends.amin(dim=0), ends.amax(dim=0)), dim=1) * torch.tensor([size[1], size[0]] * 2)
-    indices = torch.arange(NUM_OBJECTS)
-    labels = torch.zeros(NUM_OBJECTS, dtype=torch.int64)
-    xywh = torch.cat((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), dim=1).double()
-    return Targets(boxes, labels, indices, xywh, xywh[:, 2] * xywh[:, 3], labels.bool(), labels, indices)
+    return Targets(boxes, torch.zeros(NUM_OBJECTS, dtype=torch.int64))
 
 
 def propose(stage: RPNStage, images: ImageBatch) -> None:
@@ -266,8 +263,7 @@ def measure(
         memory[row]["train"] = memory_mib(row, preset, "train", batch, size)
     stages = {row: design.stage.to(_device()) for row, design in designs.items()}
     images = noise(NUM_IMAGES, size, first.size_divisor).to(_device())
-    fields = ("pixels", "sizes", "sizes_orig", "image_ids", "flipped")
-    single = [replace(images, **{name: getattr(images, name)[n : n + 1] for name in fields}) for n in range(NUM_IMAGES)]
+    single = [images.only(n) for n in range(NUM_IMAGES)]
     seconds = seconds_per_image(propose, stages, single, rounds)
     network = seconds_per_image(run_network, stages, single, rounds)
     return {

@@ -31,13 +31,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from fpn_lightning.mask_structures import RLE, MaskProposals
+from fpn_lightning.data.coco.segmentations import compressed_rle
+from fpn_lightning.geometry import Geometry
+from fpn_lightning.mask_structures import MaskProposals
 from fpn_lightning.models.backbones.resnet import ResNetBackbone
 from fpn_lightning.models.detector import Detector
 from fpn_lightning.models.masks.paste import paste_masks
 from fpn_lightning.models.masks.proposer import MaskProposer
 from fpn_lightning.stages.mask_proposals import MaskProposalStage
-from fpn_lightning.structures import Batch, ImageBatch, Targets
+from fpn_lightning.structures import RLE, Batch, ImageBatch, Targets
 
 ROWS = ("mlp5", "mlp7", "dual", "dual_28")
 SAME = {"dual_28": "dual_28 and dual_28_2x, one network trained longer,"}
@@ -56,13 +58,13 @@ def build(row: str) -> MaskProposalStage:
 
 def propose(stage: MaskProposalStage, images: ImageBatch) -> None:
     with torch.no_grad():
-        stage.predict_step(Batch(images, []), 0)
+        stage.predict_step(Batch(images), 0)
 
 
 def time_rows(short_side: int, rounds: int, output: Path) -> None:
     size = (short_side, round(short_side * 4 / 3))
     images = noise(1, size, 32)
-    images.sizes_orig = torch.tensor([FILE_SIZE])
+    images.geometries = [Geometry(FILE_SIZE, size)]
     text = (REPOSITORY / "fpn_lightning" / "reporting" / "paper.yaml").read_text(encoding="utf-8")
     paper = yaml.safe_load(text)["table6"]["rows"]
     stages = {row: build(row) for row in ROWS}
@@ -118,11 +120,9 @@ def squares(side: int, seed: int) -> Targets:
     sizes = 8 * 15 ** torch.rand(7, 1, generator=generator)
     corners = torch.rand(7, 2, generator=generator) * (side - sizes)
     boxes = torch.cat((corners, corners + sizes), dim=1)
-    xywh = torch.cat((corners, sizes, sizes), dim=1).double()
-    labels = torch.zeros(7, dtype=torch.int64)
     polygons = [[[x1, y1, x2, y1, x2, y2, x1, y2]] for x1, y1, x2, y2 in boxes.tolist()]
-    indices = torch.arange(7)
-    return Targets(boxes, labels, indices, xywh, xywh[:, 2] * xywh[:, 3], labels.bool(), labels, indices, polygons)
+    masks = [compressed_rle(polygon, side, side) for polygon in polygons]
+    return Targets(boxes, torch.zeros(7, dtype=torch.int64), masks)
 
 
 def time_run_lengths(rounds: int, output: Path, count: int = 1000) -> int:
@@ -135,7 +135,7 @@ def time_run_lengths(rounds: int, output: Path, count: int = 1000) -> int:
     found = MaskProposals(logits, windows, torch.zeros(count), torch.full((count,), 2))
 
     def ours(proposals: MaskProposals = found) -> list[RLE]:
-        return paste_masks(proposals, (800, 1067), FILE_SIZE, False)
+        return paste_masks(proposals, Geometry(FILE_SIZE, (800, 1067)))
 
     def torchvisions(proposals: MaskProposals = found) -> list[RLE]:
         scale = torch.tensor([FILE_SIZE[1] / 1067, FILE_SIZE[0] / 800] * 2)

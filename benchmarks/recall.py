@@ -26,7 +26,9 @@ from compare import REPORT
 from numpy.typing import NDArray
 from recall_peers import compare_recall
 
+from fpn_lightning.evaluation.arrays import FileProposals
 from fpn_lightning.evaluation.proposal_recall import ProposalRecall
+from fpn_lightning.structures import GroundTruth
 
 LIMITS = (10, 30, 100, 1000)
 Columns = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
@@ -44,6 +46,13 @@ def synthetic_image(rng: np.random.Generator, num_boxes: int, num_objects: float
     boxes = boxes[rng.permutation(num_boxes)]
     scores = np.sort(rng.random(num_boxes))[::-1]
     return boxes, scores, gt_boxes, gt_boxes[:, 2] * gt_boxes[:, 3] * 0.7, rng.random(count) < 0.02
+
+
+def given(image_id: int, *columns: NDArray[Any]) -> tuple[FileProposals, GroundTruth]:
+    """What ``update`` takes."""
+    boxes, scores, gt_boxes, areas, is_crowd = columns
+    labels = np.zeros(len(areas), dtype=np.int64)
+    return FileProposals(boxes, scores), GroundTruth(image_id, gt_boxes, areas, is_crowd, labels)
 
 
 def coco_tables(images: Sequence[Columns]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -75,7 +84,9 @@ def main(args: Sequence[str] | None = None) -> int:
     rng = np.random.default_rng(0)
     images = [synthetic_image(rng, arguments.boxes, arguments.objects) for _ in range(arguments.images)]
     work = f"proposal recall, {arguments.images} images x {arguments.boxes} boxes, 1 thread"
-    return compare_recall(work, ProposalRecall, images, coco_tables, "bbox", LIMITS, arguments.rounds, arguments.output)
+    return compare_recall(
+        work, ProposalRecall, images, given, coco_tables, "bbox", LIMITS, arguments.rounds, arguments.output
+    )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pycocotools.cocoeval import COCOeval
 
 from fpn_lightning.evaluation.matching import area_ranges
 from fpn_lightning.evaluation.proposal_recall import Recall
+from fpn_lightning.structures import GroundTruth
 
 AREA_THRESHOLDS = (32**2, 96**2)
 PEERS = {
@@ -62,6 +63,7 @@ def compare_recall(
     work: str,
     metric: Callable[[Sequence[int], Sequence[float]], Recall],
     images: Sequence[Any],
+    given: Callable[..., tuple[Any, GroundTruth]],
     tables: Callable[[Sequence[Any]], Tables],
     iou_type: str,
     limits: Sequence[int],
@@ -73,7 +75,8 @@ def compare_recall(
     Args:
         work: what is measured, for the line.
         metric: ours, called with limits and area thresholds.
-        images: of each image what ``update`` takes.
+        images: of each image its columns.
+        given: makes what ``update`` takes of the number of an image and its columns.
         tables: makes COCO's dictionaries, ground truth and results, of images.
         iou_type: ``bbox`` or ``segm``.
         limits: detections kept.
@@ -83,11 +86,12 @@ def compare_recall(
     Returns:
         Exit status: 1, and no line, if a number differs by more than 1e-9.
     """
+    updates = [given(image_id, *columns) for image_id, columns in enumerate(images, start=1)]
 
     def ours(count: int = len(images)) -> dict[str, float | None]:
         recall = metric(limits, AREA_THRESHOLDS)
-        for columns in images[:count]:
-            recall.update(*columns)
+        for prediction, ground_truth in updates[:count]:
+            recall.update(prediction, ground_truth)
         return recall.compute()
 
     memory = {"ours": peak_memory_mib(ours, warm_up=lambda: ours(1))}

@@ -27,10 +27,11 @@ from pycocotools import mask as mask_api
 from recall_peers import compare_recall
 
 from fpn_lightning.evaluation.segment_recall import SegmentRecall
+from fpn_lightning.mask_structures import MaskProposalsOrig
+from fpn_lightning.structures import RLE, GroundTruth
 
 LIMITS = (10, 100, 1000)
 SIZE = (480, 640)
-RLE = dict[str, Any]
 Columns = tuple[list[RLE], NDArray[Any], list[RLE], NDArray[Any], NDArray[Any]]
 
 
@@ -66,6 +67,14 @@ def synthetic_image(rng: np.random.Generator, num_masks: int, num_objects: float
     return masks, np.sort(rng.random(num_masks))[::-1], gt_masks, areas, rng.random(count) < 0.02
 
 
+def given(image_id: int, *columns: Any) -> tuple[MaskProposalsOrig, GroundTruth]:
+    """What ``update`` takes."""
+    masks, scores, gt_masks, areas, is_crowd = columns
+    labels, boxes = np.zeros(len(areas), dtype=np.int64), np.zeros((len(areas), 4))
+    found = MaskProposalsOrig(image_id, masks, torch.from_numpy(scores.copy()), torch.full((len(masks),), 2))
+    return found, GroundTruth(image_id, boxes, areas, is_crowd, labels, masks=gt_masks)
+
+
 def coco_tables(images: Sequence[Columns]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The same as COCO's dictionaries: ground truth and results."""
     shared = {
@@ -97,7 +106,9 @@ def main(args: Sequence[str] | None = None) -> int:
     rng = np.random.default_rng(0)
     images = [synthetic_image(rng, arguments.masks, arguments.objects) for _ in range(arguments.images)]
     work = f"segment recall, {arguments.images} images x {arguments.masks} masks, 1 thread"
-    return compare_recall(work, SegmentRecall, images, coco_tables, "segm", LIMITS, arguments.rounds, arguments.output)
+    return compare_recall(
+        work, SegmentRecall, images, given, coco_tables, "segm", LIMITS, arguments.rounds, arguments.output
+    )
 
 
 if __name__ == "__main__":

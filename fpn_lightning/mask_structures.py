@@ -7,20 +7,10 @@ mask in cells.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypedDict
 
 from torch import Tensor
 
-from fpn_lightning.structures import _TensorStruct
-
-
-class RLE(TypedDict):
-    """A mask as COCO's result files hold it: column-major run lengths in COCO's compressed text."""
-
-    size: list[int]
-    """Height and width of the image file."""
-    counts: str
-    """The run lengths."""
+from fpn_lightning.structures import RLE, _TensorStruct
 
 
 @dataclass

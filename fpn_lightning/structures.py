@@ -1,47 +1,55 @@
 """What flows between data, models, stages and evaluation: shapes and units, stated once.
 
-Shape shorthand: N images, H x W the padded height and width of a batch, G ground-truth objects of one image,
-P proposals of one image, D detections of one image, K foreground classes.
+Shape shorthand: N images, H x W the padded height and width of a batch, G objects of one image, P proposals of one
+image, D detections of one image, K foreground classes.
 
 Boxes are float32 ``(., 4)`` xyxy in pixels of the *network input* (after resizing and flipping, before padding),
-without a "+1" in widths or heights. Whatever is in pixels of the image file carries ``_orig`` in its name.
+without a "+1" in widths or heights. Boxes in pixels of the image file carry ``_orig`` in their name.
 Sizes are always ``(height, width)``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.ops import box_convert
+
+from fpn_lightning.errors import InputError
+from fpn_lightning.geometry import Geometry
+
+
+class RLE(TypedDict):
+    """A mask as COCO's result files hold it: column-major run lengths in COCO's compressed text."""
+
+    size: list[int]
+    """Height and width of the image file."""
+    counts: str
+    """The run lengths."""
 
 
 @dataclass
 class _TensorStruct:
     """Moves every tensor a structure holds, so that Lightning and the DataLoader can treat it as one value."""
 
-    def _map(self, function: Any) -> Self:
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         def visit(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return function(value)
             if isinstance(value, _TensorStruct):
                 return value._map(function)
-            if isinstance(value, list):
-                return [visit(item) for item in value]
-            return value
+            return [visit(item) for item in value] if isinstance(value, list) else value
 
-        return type(self)(**{f.name: visit(getattr(self, f.name)) for f in fields(self)})
+        return replace(self, **{f.name: visit(getattr(self, f.name)) for f in fields(self)})
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Return a copy whose tensors are on ``device``."""
-
-        def move(value: Any) -> Any:
-            if isinstance(value, Tensor | _TensorStruct):
-                return value.to(device, non_blocking=non_blocking)
-            return [move(item) for item in value] if isinstance(value, list) else value
-
-        return type(self)(**{f.name: move(getattr(self, f.name)) for f in fields(self)})
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
         """Return a copy whose tensors lie in page-locked memory."""
@@ -53,59 +61,80 @@ class ImageBatch(_TensorStruct):
     """Images of one batch, padded at the right and bottom to a common size.
 
     Attributes:
-        pixels: uint8 ``(N, 3, H, W)`` RGB in [0, 255]; padding is 0. Normalised by the trunk on the device.
+        pixels: uint8 ``(N, 3, H, W)`` RGB in [0, 255]; padding is 0. Normalised by the backbone on the device.
         sizes: int64 ``(N, 2)`` height and width of each image inside the padding, network-input pixels.
-        sizes_orig: int64 ``(N, 2)`` height and width of each image file.
         image_ids: int64 ``(N,)`` COCO image ids.
-        flipped: bool ``(N,)`` whether the image is mirrored left to right.
+        geometries: N, how each image file became its network input; their ``size`` is ``sizes``.
     """
 
     pixels: Tensor
     sizes: Tensor
-    sizes_orig: Tensor
     image_ids: Tensor
-    flipped: Tensor
+    geometries: list[Geometry]
 
     def __len__(self) -> int:
         return self.pixels.shape[0]
 
+    def only(self, n: int) -> ImageBatch:
+        """Image ``n`` alone; its padding stays."""
+        rows = slice(n, n + 1)
+        return ImageBatch(self.pixels[rows], self.sizes[rows], self.image_ids[rows], self.geometries[rows])
+
 
 @dataclass
 class Targets(_TensorStruct):
-    """Ground truth of one image.
-
-    What training uses is in network-input pixels and excludes crowd regions; what evaluation uses is kept as the
-    annotation file gives it and never passes the augmenter. The two parts need not have the same length.
+    """The objects of one image that are trained on: no crowd regions, and large enough in the network input.
 
     Attributes:
-        boxes: float32 ``(G, 4)`` xyxy, network-input pixels, non-crowd objects that survive augmentation.
+        boxes: float32 ``(G, 4)`` xyxy, network-input pixels, inside the image.
         labels: int64 ``(G,)`` in [0, K).
-        indices: int64 ``(G,)`` row of each training object in the ``_orig`` arrays (masks are looked up by it).
-        boxes_xywh_orig: float64 ``(G', 4)`` as in the annotation file, all objects, crowd too.
-        areas_orig: float64 ``(G',)`` the annotation's ``area`` (px² of the image file).
-        is_crowd: bool ``(G',)``.
-        labels_orig: int64 ``(G',)`` in [0, K).
-        annotation_ids: int64 ``(G',)``.
-        segmentations: per object of the ``_orig`` arrays COCO's polygons (list of flat x, y lists) or RLE (dict);
-            empty unless the data module was asked for masks.
+        masks: G masks of the image file; empty unless the data module was asked for masks.
     """
 
     boxes: Tensor
     labels: Tensor
-    indices: Tensor
-    boxes_xywh_orig: Tensor
-    areas_orig: Tensor
-    is_crowd: Tensor
-    labels_orig: Tensor
-    annotation_ids: Tensor
-    segmentations: list[Any] = field(default_factory=list)
+    masks: list[RLE] = field(default_factory=list)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """Move what training uses; evaluation reads its float64 part on the CPU."""
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=non_blocking) for name in ("boxes", "labels", "indices")
-        }
-        return replace(self, **moved)
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """All objects of one image as the annotation file gives them: what metrics and pictures compare with.
+
+    Its arrays stay on the CPU in float64 when a batch is moved.
+
+    Attributes:
+        image_id: COCO image id.
+        boxes_xywh: float64 ``(G, 4)`` pixels of the image file, crowd regions too, in the file's order.
+        areas: float64 ``(G,)`` the annotation's ``area``, px² of the image file.
+        is_crowd: bool ``(G,)``.
+        labels: int64 ``(G,)`` in [0, K), or category ids where a result file is scored.
+        annotation_ids: int64 ``(G,)``; empty where nobody asks for them.
+        masks: G masks of the image file; empty unless masks were asked for.
+    """
+
+    image_id: int
+    boxes_xywh: NDArray[np.float64]
+    areas: NDArray[np.float64]
+    is_crowd: NDArray[np.bool_]
+    labels: NDArray[np.int64]
+    annotation_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    masks: list[RLE] = field(default_factory=list)
+
+    @property
+    def boxes_orig(self) -> NDArray[np.float64]:
+        """float64 ``(G, 4)`` xyxy, pixels of the image file."""
+        # A copy: the arrays may be mapped read-only, which tensors cannot be.
+        return box_convert(torch.tensor(self.boxes_xywh, dtype=torch.float64), "xywh", "xyxy").numpy()
+
+
+def check_masks(objects: Targets | GroundTruth) -> None:
+    """Make sure that an image's objects have masks.
+
+    Raises:
+        InputError: if the data module was not asked for them.
+    """
+    if len(objects.masks) != len(objects.labels):
+        raise InputError("mask proposals need the objects' masks: set data.load_masks to true")
 
 
 @dataclass
@@ -124,6 +153,10 @@ class Proposals(_TensorStruct):
 
     def __len__(self) -> int:
         return self.boxes.shape[0]
+
+    def to_orig(self, geometry: Geometry, image_id: int) -> ProposalsOrig:
+        """The same proposals, in the same order, in pixels of the image file and on the CPU."""
+        return ProposalsOrig(image_id, _boxes_orig(self.boxes, geometry), self.objectness.cpu(), self.levels.cpu())
 
 
 @dataclass
@@ -145,6 +178,11 @@ class ProposalsOrig(_TensorStruct):
     def __len__(self) -> int:
         return self.boxes_orig.shape[0]
 
+    @property
+    def boxes_xywh(self) -> Tensor:
+        """The boxes in COCO's file form: float64 x, y, width, height, pixels of the image file."""
+        return box_convert(self.boxes_orig, "xyxy", "xywh")
+
 
 @dataclass
 class Detections(_TensorStruct):
@@ -162,6 +200,10 @@ class Detections(_TensorStruct):
 
     def __len__(self) -> int:
         return self.boxes.shape[0]
+
+    def to_orig(self, geometry: Geometry, image_id: int) -> DetectionsOrig:
+        """The same detections, in the same order, in pixels of the image file and on the CPU."""
+        return DetectionsOrig(image_id, _boxes_orig(self.boxes, geometry), self.scores.cpu(), self.labels.cpu())
 
 
 @dataclass
@@ -183,46 +225,32 @@ class DetectionsOrig(_TensorStruct):
     def __len__(self) -> int:
         return self.boxes_orig.shape[0]
 
+    @property
+    def boxes_xywh(self) -> Tensor:
+        """The boxes in COCO's file form: float64 x, y, width, height, pixels of the image file."""
+        return box_convert(self.boxes_orig, "xyxy", "xywh")
+
 
 @dataclass
 class Batch(_TensorStruct):
-    """What the data module yields: images and, image by image, their ground truth and their proposals.
+    """What the data module yields: images and, image by image, their objects and their proposals.
 
-    ``targets`` is empty for splits without annotations and for folders of images, ``proposals`` where the data module
-    was given no store of them. Proposals are fixed ones, read from a store and moved with the image.
+    ``targets`` and ``ground_truths`` are empty for splits without annotations and for folders of images, ``proposals``
+    where the data module was given no store of them. Proposals are fixed ones, read from a store and moved with the
+    image.
     """
 
     images: ImageBatch
-    targets: list[Targets]
+    targets: list[Targets] = field(default_factory=list)
+    ground_truths: list[GroundTruth] = field(default_factory=list)
     proposals: list[Proposals] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.images)
 
 
-def boxes_to_original(boxes: Tensor, size: Tensor, size_orig: Tensor, flipped: Tensor | bool) -> Tensor:
-    """Map boxes from network-input pixels back to pixels of the image file.
-
-    Args:
-        boxes: ``(P, 4)`` xyxy, network-input pixels.
-        size: int64 ``(2,)`` height, width of the network input without padding.
-        size_orig: int64 ``(2,)`` height, width of the image file.
-        flipped: whether the input was mirrored left to right.
-
-    Returns:
-        float64 ``(P, 4)`` xyxy in pixels of the image file, inside the image.
-    """
+def _boxes_orig(boxes: Tensor, geometry: Geometry) -> Tensor:
+    """float64 boxes in pixels of the image file, inside the image, on the CPU."""
     # MPS has no float64; boxes are few, so the arithmetic is done on the CPU.
-    out = boxes.detach().cpu().double()
-    height, width = (float(value) for value in size.tolist())
-    height_orig, width_orig = (float(value) for value in size_orig.tolist())
-    if bool(flipped):
-        out = torch.stack((width - out[:, 2], out[:, 1], width - out[:, 0], out[:, 3]), dim=1)
-    scale = out.new_tensor((width_orig / width, height_orig / height) * 2)
-    limit = out.new_tensor((width_orig, height_orig) * 2)
-    return (out * scale).clamp(min=0).minimum(limit)
-
-
-def xyxy_to_xywh(boxes: Tensor) -> Tensor:
-    """Corner form to COCO's file form: ``(., 4)`` x1 y1 x2 y2 to x y width height, same dtype."""
-    return torch.cat((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), dim=1)
+    mapped = geometry.to_image(boxes.detach().cpu().double().numpy())
+    return torch.from_numpy(geometry.clip_to_image(mapped))

@@ -50,9 +50,12 @@ class COCODataModule(pl.LightningDataModule):
         max_side: most the longer side may get.
         size_rounding: ``nearest`` (as detectron2) or ``floor`` (as torchvision).
         flip_probability: chance of a horizontal flip in training.
+        random_crop: cut a part out of each training image before it is resized, whose height and width are each at
+            least this fraction of the image's, in (0, 1]; None, as in the paper, for whole images. Objects and
+            proposals are clipped to it. An image may be left without objects. Evaluation never crops.
         size_divisor: batches are padded to a multiple of it; the largest stride of the trunk.
         min_box_size: training boxes narrower or lower, in network-input pixels, are dropped and counted.
-        load_masks: fill ``Targets.segmentations``.
+        load_masks: give objects their masks, which segment proposals are trained on and scored by.
         skip_images_without_objects: leave images without a usable object out of training.
         num_workers: worker processes per loader.
         seed: order and augmentation are a function of it, the epoch and the image id.
@@ -88,6 +91,7 @@ class COCODataModule(pl.LightningDataModule):
         max_side: int = 1333,
         size_rounding: SizeRounding = "nearest",
         flip_probability: float = 0.5,
+        random_crop: float | None = None,
         size_divisor: int = 32,
         min_box_size: float = 1.0,
         load_masks: bool = False,
@@ -125,7 +129,9 @@ class COCODataModule(pl.LightningDataModule):
         self.max_images: dict[Role, int | None] = {"train": max_train_images, "val": max_val_images}
         self.collate = Collate(size_divisor)
         short_sides = (short_side,) if isinstance(short_side, int) else tuple(short_side)
-        self.transform = ResizeAndFlip(short_sides, max_side, size_rounding, flip_probability, min_box_size, seed)
+        self.transform = ResizeAndFlip(
+            short_sides, max_side, size_rounding, flip_probability, min_box_size, seed, random_crop
+        )
         self.category_ids: tuple[int, ...] = ()
         self.category_names: tuple[str, ...] = ()
         self.dropped: dict[str, int] = {}

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from fpn_lightning.data.coco.index import COCOIndex
 from fpn_lightning.data.images import read_image
 from fpn_lightning.data.proposals.store import ProposalStore, StoredProposals
-from fpn_lightning.data.transforms import Geometry, ResizeAndFlip, large_enough
+from fpn_lightning.data.transforms import ResizeAndFlip, augment, resize, usable_boxes
 from fpn_lightning.errors import InputError
-from fpn_lightning.structures import Batch, ImageBatch, Proposals, Targets
+from fpn_lightning.geometry import Geometry
+from fpn_lightning.structures import Batch, GroundTruth, ImageBatch, Proposals, Targets
 
 
 @dataclass
@@ -28,7 +28,8 @@ class Sample:
     pixels: NDArray[np.uint8]
     geometry: Geometry
     image_id: int
-    targets: Targets | None
+    targets: Targets | None = None
+    ground_truth: GroundTruth | None = None
     proposals: Proposals | None = None
 
 
@@ -38,10 +39,10 @@ class COCODataset(Dataset[Sample]):
     Args:
         index: the split's annotations.
         image_folder: where its image files lie.
-        transform: resizing and flipping.
+        transform: what happens to an image.
         rows: int64, the image rows of the index that take part.
-        training: augment; otherwise only resize, with exact boxes.
-        load_masks: fill ``Targets.segmentations``.
+        training: augment; otherwise only resize.
+        load_masks: give objects their masks.
         proposals: fixed proposals of these images.
         max_proposals: the best so many of an image are taken.
     """
@@ -76,21 +77,19 @@ class COCODataset(Dataset[Sample]):
         height, width = self.index.sizes[row].tolist()
         path = self.image_folder / self.index.file_name(row)
         pixels = read_image(path, size=(height, width), image_id=image_id)
-        objects = self.index.objects_of(row)
-        left = np.flatnonzero(~objects.is_crowd)
-        boxes_orig = objects.boxes_xywh[left]
-        boxes_orig = np.concatenate((boxes_orig[:, :2], boxes_orig[:, :2] + boxes_orig[:, 2:]), axis=1)
         if self.training:
             geometry = self.transform.training_geometry((height, width), image_id, epoch)
-            pixels, boxes, kept = self.transform.augment(pixels, boxes_orig, geometry)
+            pixels = augment(pixels, geometry)
         else:
             geometry = self.transform.evaluation_geometry((height, width))
-            pixels, boxes, kept = self.transform.augment_plain(pixels, boxes_orig, geometry)
-        targets = self._targets(row, boxes, left[kept]) if self.index.has_annotations else None
-        proposals = None
+            pixels = resize(pixels, geometry)
+        sample = Sample(pixels, geometry, image_id)
+        if self.index.has_annotations:
+            sample.ground_truth = self._ground_truth(row)
+            sample.targets = mapped_targets(sample.ground_truth, geometry, self.transform.min_box_size)
         if self.proposals is not None:
-            proposals = mapped_proposals(self.proposals.read(image_id, self.max_proposals), geometry)
-        return Sample(pixels, geometry, image_id, targets, proposals)
+            sample.proposals = mapped_proposals(self.proposals.read(image_id, self.max_proposals), geometry)
+        return sample
 
     def file_name(self, image_id: int) -> str:
         """Name of an image's file, relative to the split's image folder; KeyError for an unknown id."""
@@ -100,18 +99,16 @@ class COCODataset(Dataset[Sample]):
         """The image as stored: uint8 ``(H, W, 3)`` RGB; InputError where it cannot be read."""
         return read_image(self.image_folder / self.file_name(image_id), image_id=image_id)
 
-    def _targets(self, row: int, boxes: NDArray[np.float32], indices: NDArray[np.int64]) -> Targets:
+    def _ground_truth(self, row: int) -> GroundTruth:
         objects = self.index.objects_of(row)
-        return Targets(
-            boxes=torch.from_numpy(boxes),
-            labels=torch.from_numpy(objects.labels[indices]),
-            indices=torch.from_numpy(indices),
-            boxes_xywh_orig=_copied(objects.boxes_xywh),
-            areas_orig=_copied(objects.areas),
-            is_crowd=_copied(objects.is_crowd),
-            labels_orig=_copied(objects.labels),
-            annotation_ids=_copied(objects.annotation_ids),
-            segmentations=self.index.segmentations_of(row) if self.load_masks else [],
+        return GroundTruth(
+            image_id=int(self.index.image_ids[row]),
+            boxes_xywh=objects.boxes_xywh,
+            areas=objects.areas,
+            is_crowd=objects.is_crowd,
+            labels=objects.labels,
+            annotation_ids=objects.annotation_ids,
+            masks=self.index.masks_of(row) if self.load_masks else [],
         )
 
 
@@ -144,23 +141,33 @@ def open_proposals(
     return store
 
 
-def mapped_proposals(stored: StoredProposals, geometry: Geometry) -> Proposals:
-    """Proposals of the image file as proposals of the network input: resized, flipped and clipped, best first.
+def mapped_targets(ground_truth: GroundTruth, geometry: Geometry, min_box_size: float) -> Targets:
+    """The objects of an image file that its network input can be trained on.
 
-    What is left with next to no width or height (below 0.001 px) goes, since no box can be regressed from it.
+    Crowd regions go, and what is left with too little width or height, see
+    :func:`~fpn_lightning.data.transforms.usable_boxes`.
     """
-    boxes = geometry.clip_boxes(geometry.map_boxes(stored.boxes_orig.astype(np.float64)))
-    kept = large_enough(boxes[:, 2:] - boxes[:, :2], min_box_size=0)
-    return Proposals(
-        boxes=torch.from_numpy(boxes[kept].astype(np.float32)),
-        objectness=torch.from_numpy(stored.objectness[kept]),
-        levels=torch.from_numpy(stored.levels[kept].astype(np.int64)),
+    single = np.flatnonzero(~ground_truth.is_crowd)
+    boxes, kept = usable_boxes(ground_truth.boxes_orig[single], geometry, min_box_size)
+    rows = single[kept]
+    return Targets(
+        boxes=torch.from_numpy(boxes),
+        labels=torch.from_numpy(ground_truth.labels[rows]),
+        masks=[ground_truth.masks[row] for row in rows] if ground_truth.masks else [],
     )
 
 
-def _copied(array: NDArray[np.generic]) -> Tensor:
-    # The index is mapped read-only; a tensor has to be writable.
-    return torch.from_numpy(array.copy())
+def mapped_proposals(stored: StoredProposals, geometry: Geometry) -> Proposals:
+    """Proposals of the image file as proposals of the network input, clipped to it, best first.
+
+    What is left with next to no width or height (below 0.001 px) goes, since no box can be regressed from it.
+    """
+    boxes, kept = usable_boxes(stored.boxes_orig.astype(np.float64), geometry, min_box_size=0)
+    return Proposals(
+        boxes=torch.from_numpy(boxes),
+        objectness=torch.from_numpy(stored.objectness[kept]),
+        levels=torch.from_numpy(stored.levels[kept].astype(np.int64)),
+    )
 
 
 @dataclass(frozen=True)
@@ -170,7 +177,7 @@ class Collate:
     size_divisor: int = 32
 
     def __call__(self, samples: list[Sample]) -> Batch:
-        """Samples to a batch: pixels uint8 ``(N, 3, H, W)``; targets and proposals where they are known."""
+        """Samples to a batch: pixels uint8 ``(N, 3, H, W)``; objects and proposals where they are known."""
         sizes = torch.tensor([sample.geometry.size for sample in samples])
         height, width = (-(-side // self.size_divisor) * self.size_divisor for side in sizes.amax(dim=0).tolist())
         pixels = torch.zeros((len(samples), 3, height, width), dtype=torch.uint8)
@@ -180,13 +187,13 @@ class Collate:
         images = ImageBatch(
             pixels=pixels,
             sizes=sizes,
-            sizes_orig=torch.tensor([sample.geometry.size_orig for sample in samples]),
             image_ids=torch.tensor([sample.image_id for sample in samples]),
-            flipped=torch.tensor([sample.geometry.flipped for sample in samples]),
+            geometries=[sample.geometry for sample in samples],
         )
         return Batch(
             images,
             targets=[sample.targets for sample in samples if sample.targets is not None],
+            ground_truths=[sample.ground_truth for sample in samples if sample.ground_truth is not None],
             proposals=[sample.proposals for sample in samples if sample.proposals is not None],
         )
 

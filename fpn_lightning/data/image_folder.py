@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from fpn_lightning.data.dataset import Sample
 from fpn_lightning.data.images import read_image
-from fpn_lightning.data.transforms import ResizeAndFlip
+from fpn_lightning.data.transforms import ResizeAndFlip, resize
 from fpn_lightning.errors import InputError
 
 EXTENSIONS = {
@@ -76,8 +76,7 @@ class ImageFolder(Dataset[Sample | Skipped]):
             return Skipped(image_id, self.file_name(image_id), str(error))
         height, width = pixels.shape[:2]
         geometry = self.transform.evaluation_geometry((height, width))
-        pixels, _, _ = self.transform.augment_plain(pixels, np.zeros((0, 4)), geometry)
-        return Sample(pixels, geometry, image_id, targets=None)
+        return Sample(resize(pixels, geometry), geometry, image_id)
 
     def file_name(self, image_id: int) -> str:
         """Name of an image's file in the folder."""

@@ -1,8 +1,8 @@
-"""Resizing and flipping: one scale per image, and the same geometry for pixels, ground truth and proposals.
+"""Cropping, resizing and flipping: what is drawn for an image, and pixels and boxes that follow it.
 
-albumentations moves pixels and boxes in training. It is told what to do and draws nothing itself: what happens to an
-image is a function of (seed, epoch, image id), so it does not depend on workers, processes or resuming. Ground truth
-for evaluation never passes it: :meth:`Geometry.map_boxes` is plain float64 arithmetic.
+What happens to an image is a function of (seed, epoch, image id), so it does not depend on workers, processes or
+resuming. It is drawn once, as a :class:`~fpn_lightning.geometry.Geometry`. albumentations moves the pixels in training
+and draws nothing itself; boxes are mapped by the geometry in float64.
 """
 
 from __future__ import annotations
@@ -22,41 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpn_lightning.errors import InputError
+from fpn_lightning.geometry import Geometry, Size
 
 SizeRounding = Literal["nearest", "floor"]
-Size = tuple[int, int]
 Pixels = NDArray[np.uint8]
 # Keeps the numbers drawn here apart from those of the samplers, which start from the same seed.
 RANDOM_DOMAIN = 1
 LEAST_SIDE = 1e-3  # px; float32 coordinates of a few thousand pixels do not tell less apart
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How one image file becomes a network input: resized to ``size``, then mirrored or not.
-
-    Attributes:
-        size_orig: height and width of the image file.
-        size: height and width of the network input, without padding.
-        flipped: whether it is mirrored left to right after resizing.
-    """
-
-    size_orig: Size
-    size: Size
-    flipped: bool = False
-
-    def map_boxes(self, boxes_orig: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Boxes ``(B, 4)`` xyxy in pixels of the image file to float64 network-input pixels, not clipped."""
-        (height, width), (height_orig, width_orig) = self.size, self.size_orig
-        boxes = np.asarray(boxes_orig, dtype=np.float64) * ([width / width_orig, height / height_orig] * 2)
-        if self.flipped:
-            boxes = np.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), axis=1)
-        return boxes
-
-    def clip_boxes(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The part of boxes ``(B, 4)`` xyxy, network-input pixels, that lies inside the network input."""
-        height, width = self.size
-        return np.clip(boxes, 0, [width, height, width, height])
 
 
 def scaled_size(size: Size, short_side: int, max_side: int, rounding: SizeRounding = "nearest") -> Size:
@@ -87,7 +59,10 @@ def large_enough(sides: NDArray[np.float64], min_box_size: float) -> NDArray[np.
 
 @dataclass(frozen=True)
 class ResizeAndFlip:
-    """The paper's only augmentation: resizing to a shorter side of 800 px, and a horizontal flip in training.
+    """The paper's augmentation: resizing to a shorter side of 800 px, and a horizontal flip in training.
+
+    A random crop can be added, which the paper does not have: what is left of the image is then resized and flipped as
+    the whole would be.
 
     Attributes:
         short_sides: shorter sides in pixels; training draws one per image, evaluation uses the last.
@@ -96,6 +71,8 @@ class ResizeAndFlip:
         flip_probability: in [0, 1].
         min_box_size: training boxes narrower or lower than this, in network-input pixels, are dropped.
         seed: non-negative.
+        random_crop: training cuts a part out of each image whose height and width are at least this fraction of the
+            image's, each drawn by itself; in (0, 1], None for the whole image.
 
     Raises:
         InputError: a value out of range, by its configuration key.
@@ -107,8 +84,10 @@ class ResizeAndFlip:
     flip_probability: float = 0.5
     min_box_size: float = 1.0
     seed: int = 0
+    random_crop: float | None = None
 
     def __post_init__(self) -> None:
+        crop = self.random_crop
         rules: list[tuple[str, object, bool, str]] = [
             ("short_side", list(self.short_sides), min(self.short_sides, default=0) >= 1, "at least 1 px"),
             ("max_side", self.max_side, self.max_side >= 1, "at least 1 px"),
@@ -116,13 +95,14 @@ class ResizeAndFlip:
             ("flip_probability", self.flip_probability, 0 <= self.flip_probability <= 1, "from 0 to 1"),
             ("min_box_size", self.min_box_size, self.min_box_size >= 0, "at least 0 px"),
             ("seed", self.seed, self.seed >= 0, "at least 0"),
+            ("random_crop", crop, crop is None or 0 < crop <= 1, "above 0 and at most 1, or null"),
         ]
         for key, value, right, wanted in rules:
             if not right:
                 raise InputError(f"data.{key} is {value}; it has to be {wanted}")
 
     def evaluation_geometry(self, size_orig: Size) -> Geometry:
-        """Resizing to the last of ``short_sides``, no flip."""
+        """Resizing to the last of ``short_sides``, no flip, no crop."""
         return Geometry(size_orig, scaled_size(size_orig, self.short_sides[-1], self.max_side, self.rounding))
 
     def training_geometry(self, size_orig: Size, image_id: int, epoch: int) -> Geometry:
@@ -131,54 +111,58 @@ class ResizeAndFlip:
         # Both numbers are always drawn, so that one option does not change what the other gives.
         flipped = bool(random.random() < self.flip_probability)
         short_side = self.short_sides[int(random.integers(len(self.short_sides)))]
-        return Geometry(size_orig, scaled_size(size_orig, short_side, self.max_side, self.rounding), flipped)
+        window, seen = None, size_orig
+        if self.random_crop is not None:  # drawn last, so that flips and scales are those without it
+            (top, bottom), (left, right) = (_part(random, side, self.random_crop) for side in size_orig)
+            window, seen = (left, top, right, bottom), (bottom - top, right - left)
+        return Geometry(size_orig, scaled_size(seen, short_side, self.max_side, self.rounding), flipped, window)
 
-    def augment(
-        self, pixels: Pixels, boxes_orig: NDArray[np.float64], geometry: Geometry
-    ) -> tuple[Pixels, NDArray[np.float32], NDArray[np.int64]]:
-        """Resize, flip, clip and filter with albumentations (boxes through float32: about 1e-5 px off).
 
-        Args:
-            pixels: uint8 ``(H, W, 3)``, the image file.
-            boxes_orig: float64 ``(B, 4)`` xyxy, pixels of the image file; may be inverted, empty or outside.
-            geometry: what to do.
+def _part(random: np.random.Generator, length: int, least: float) -> tuple[int, int]:
+    """Start and end of a part of ``length`` pixels that is at least the fraction ``least`` long, both uniform."""
+    part = int(random.integers(max(1, math.ceil(least * length)), length, endpoint=True))
+    start = int(random.integers(length - part, endpoint=True))
+    return start, start + part
 
-        Returns:
-            ``(pixels, boxes, kept)``: uint8 ``(H', W', 3)``; float32 ``(B', 4)`` xyxy, network-input pixels, inside
-            the image; int64 ``(B',)`` ascending rows of ``boxes_orig``, by which labels, areas and masks follow.
-        """
-        # Chosen before, in float64: albumentations rounds, and would keep or drop boxes close to the least size.
-        _, rows = self._usable(boxes_orig, geometry)
-        out = _pipeline(geometry.size, geometry.flipped)(image=pixels, bboxes=boxes_orig[rows], rows=rows)
-        boxes = np.asarray(out["bboxes"], dtype=np.float32).reshape(-1, 4)
-        # albumentations hands integers back as floats.
-        return out["image"], boxes, np.asarray(out["rows"]).reshape(-1).astype(np.int64)
 
-    def augment_plain(
-        self, pixels: Pixels, boxes_orig: NDArray[np.float64], geometry: Geometry
-    ) -> tuple[Pixels, NDArray[np.float32], NDArray[np.int64]]:
-        """The same as :meth:`augment` in NumPy and OpenCV alone; evaluation uses it."""
-        height, width = geometry.size
-        pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
-        if geometry.flipped:
-            pixels = np.ascontiguousarray(pixels[:, ::-1])
-        boxes, rows = self._usable(boxes_orig, geometry)
-        return pixels, boxes.astype(np.float32), rows
+def usable_boxes(
+    boxes_orig: NDArray[np.float64], geometry: Geometry, min_box_size: float
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Boxes of an image file as the network sees them: mapped, clipped, and left out where next to nothing remains.
 
-    def _usable(
-        self, boxes_orig: NDArray[np.float64], geometry: Geometry
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """The clipped boxes that are large enough, network-input pixels, and their rows."""
-        boxes = geometry.clip_boxes(geometry.map_boxes(boxes_orig))
-        rows = np.flatnonzero(large_enough(boxes[:, 2:] - boxes[:, :2], self.min_box_size))
-        return boxes[rows], rows
+    Args:
+        boxes_orig: float64 ``(B, 4)`` xyxy, pixels of the image file; may be inverted, empty or outside.
+        geometry: how the image becomes the network input.
+        min_box_size: least width and height in network-input pixels, see :func:`large_enough`.
+
+    Returns:
+        ``(boxes, kept)``: float32 ``(B', 4)`` xyxy, network-input pixels, inside the image; int64 ``(B',)`` ascending
+        rows of ``boxes_orig``, by which labels, scores and masks follow.
+    """
+    boxes = geometry.clip_to_network(geometry.to_network(boxes_orig))
+    kept = np.flatnonzero(large_enough(boxes[:, 2:] - boxes[:, :2], min_box_size))
+    return boxes[kept].astype(np.float32), kept
+
+
+def augment(pixels: Pixels, geometry: Geometry) -> Pixels:
+    """Make the network input of training: uint8 ``(H, W, 3)`` of the image file to ``(H', W', 3)``."""
+    augmented: Pixels = _pipeline(geometry.size, geometry.flipped)(image=geometry.crop(pixels))["image"]
+    return augmented
+
+
+def resize(pixels: Pixels, geometry: Geometry) -> Pixels:
+    """The same pixels as :func:`augment` by OpenCV and NumPy alone; evaluation uses it."""
+    height, width = geometry.size
+    resized = cv2.resize(geometry.crop(pixels), (width, height), interpolation=cv2.INTER_LINEAR)
+    pixels = np.asarray(resized, dtype=np.uint8)
+    return np.ascontiguousarray(pixels[:, ::-1]) if geometry.flipped else pixels
 
 
 @lru_cache(maxsize=1024)
 def _pipeline(size: Size, flipped: bool) -> A.Compose:
-    # Cached: building one takes as long as resizing an image, and a data set has few sizes.
+    # Cached: building one takes as long as resizing an image, and a data set has few sizes. It would have too many
+    # windows, so a crop is a slice.
     steps: list[A.BasicTransform] = [A.Resize(*size, interpolation=cv2.INTER_LINEAR, p=1.0)]
     if flipped:
         steps.append(A.HorizontalFlip(p=1.0))
-    boxes = A.BboxParams("pascal_voc", label_fields=["rows"], clip=True, filter_invalid_bboxes=True)
-    return A.Compose(steps, bbox_params=boxes)
+    return A.Compose(steps)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpn_lightning.drawing.boxes import Colour, cycled_colour, level_colour
-from fpn_lightning.mask_structures import RLE, MaskProposalsOrig
-from fpn_lightning.structures import DetectionsOrig, ProposalsOrig
+from fpn_lightning.mask_structures import MaskProposalsOrig
+from fpn_lightning.structures import RLE, DetectionsOrig, ProposalsOrig
 
 Result = ProposalsOrig | DetectionsOrig | MaskProposalsOrig
 

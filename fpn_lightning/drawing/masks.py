@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools import mask as mask_api
 
 from fpn_lightning.drawing.boxes import LONGEST, Colour, drawing_scale, enlarge
-from fpn_lightning.mask_structures import RLE
+from fpn_lightning.structures import RLE
 
 FILL = 0.45  # how much of a covered pixel is the mask's colour
 

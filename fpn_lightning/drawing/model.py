@@ -19,7 +19,7 @@ from fpn_lightning.drawing.marks import Result, marks_of
 from fpn_lightning.drawing.sheet import draw_sheet
 from fpn_lightning.models.detector import Detector
 from fpn_lightning.stages.base import BaseStage
-from fpn_lightning.structures import Batch, ImageBatch, Targets
+from fpn_lightning.structures import Batch
 
 
 @contextmanager
@@ -59,16 +59,16 @@ def draw_result(
         top_k: how many boxes are drawn.
         longest: most px of the image's longer side in the picture.
     """
-    images = _only(batch.images, index)
+    images = batch.images.only(index)
+    truth = batch.ground_truths[index] if batch.ground_truths else None
     maps = {name: features[0] for name, features in detector(images).items()}
-    height, width = images.sizes[0].tolist()
     levels = [int(name[1:]) for name in maps]
     return draw_sheet(
         f"{title}, {pixels.shape[1]} x {pixels.shape[0]} px",
         pixels,
         marks_of(result, top_k, levels, categories.names),
-        feature_maps_of(maps, detector.pyramid.strides, (height, width)),
-        _ground_truth(batch.targets[index]) if batch.targets else None,
+        feature_maps_of(maps, detector.pyramid.strides, images.geometries[0].size),
+        None if truth is None else truth.boxes_orig[~truth.is_crowd],
         longest,
     )
 
@@ -101,17 +101,4 @@ def draw_example(
     pixels = dataset.pixels_orig(sample.image_id)
     return draw_result(
         stage.detector, stage.categories, batch, 0, result, pixels, f"{title}, image {sample.image_id}", top_k, longest
-    )
-
-
-def _ground_truth(target: Targets) -> NDArray[np.float64]:
-    """Objects without crowd regions: float64 ``(G, 4)`` xyxy, pixels of the image file."""
-    boxes = target.boxes_xywh_orig[~target.is_crowd].numpy()
-    return np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), axis=1)
-
-
-def _only(images: ImageBatch, index: int) -> ImageBatch:
-    rows = slice(index, index + 1)
-    return ImageBatch(
-        images.pixels[rows], images.sizes[rows], images.sizes_orig[rows], images.image_ids[rows], images.flipped[rows]
     )

@@ -21,6 +21,7 @@ from fpn_lightning.evaluation.proposal_recall import ProposalRecall, check_limit
 from fpn_lightning.evaluation.results import ProposalTable, read_proposals, read_results
 from fpn_lightning.evaluation.stored_proposals import StoredResults
 from fpn_lightning.files import write_whole
+from fpn_lightning.structures import GroundTruth
 
 Values = dict[str, float | None]
 
@@ -37,13 +38,14 @@ def score_proposals(
         objects[annotation["image_id"]].append(annotation)
     metric = ProposalRecall(limits, area_thresholds)
     for image_id, annotated in objects.items():
-        metric.update(
-            *proposals.of(image_id),
+        ground_truth = GroundTruth(
+            image_id,
             np.array([item["bbox"] for item in annotated]),
             np.array([item["area"] for item in annotated]),
             np.array([item["iscrowd"] for item in annotated]),
             np.array([item["category_id"] for item in annotated]),
         )
+        metric.update(proposals.of(image_id), ground_truth)
     return metric.compute()
 
 

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fpn_lightning.errors import InputError
+from fpn_lightning.structures import GroundTruth
+
+
+class FileProposals(NamedTuple):
+    """Proposals of one image as a result file holds them: in its numbers, which xyxy would round.
+
+    Attributes:
+        boxes_xywh: float64 ``(P, 4)`` pixels of the image file, any order.
+        objectness: float64 ``(P,)`` higher is better; logits or probabilities.
+    """
+
+    boxes_xywh: NDArray[np.float64]
+    objectness: NDArray[np.float64]
 
 
 def float_rows(values: Tensor | NDArray[Any], name: str, width: int | None = None) -> NDArray[np.float64]:
@@ -32,3 +45,22 @@ def float_rows(values: Tensor | NDArray[Any], name: str, width: int | None = Non
         row = int(np.argwhere(~np.isfinite(array))[0, 0])
         raise InputError(f"{name} holds {array[row].tolist()} in row {row}: give finite numbers")
     return array
+
+
+def object_columns(
+    ground_truth: GroundTruth,
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
+    """Areas, crowd flags and labels of the objects of an image, ``(G,)`` each.
+
+    Raises:
+        InputError: naming the image, for lengths that disagree or a value that is not finite.
+    """
+    name = f"image {ground_truth.image_id}: the objects' "
+    areas, labels = float_rows(ground_truth.areas, name + "areas"), float_rows(ground_truth.labels, name + "labels")
+    is_crowd = float_rows(ground_truth.is_crowd, name + "is_crowd") != 0
+    if not len(areas) == len(is_crowd) == len(labels):
+        raise InputError(
+            f"{name}columns have {len(areas)} areas, {len(is_crowd)} is_crowd and {len(labels)} labels: give one entry "
+            "per object to each"
+        )
+    return areas, is_crowd, labels

@@ -24,6 +24,7 @@ from fpn_lightning.evaluation.arrays import float_rows
 from fpn_lightning.evaluation.coco_evaluator import Backend, by_class_name, evaluate, with_ap_limit
 from fpn_lightning.evaluation.matching import area_ranges
 from fpn_lightning.evaluation.proposal_recall import check_limits
+from fpn_lightning.structures import DetectionsOrig, GroundTruth
 
 Values = dict[str, float | None]
 ClassValues = dict[int, float | None]
@@ -80,44 +81,31 @@ class AveragePrecision(Metric):
         ids = {image_id for rows in self.images for image_id in rows[:, 0].tolist()}
         return torch.tensor(len(ids), device=self.device)
 
-    def update(
-        self,
-        image_id: int | Tensor,
-        boxes_xywh: Array,
-        scores: Array,
-        labels: Array,
-        gt_boxes_xywh: Array,
-        gt_areas: Array,
-        gt_is_crowd: Array,
-        gt_labels: Array,
-    ) -> None:
+    def update(self, prediction: DetectionsOrig, ground_truth: GroundTruth) -> None:
         """Add one image. An image without detections must be added too: its objects stay in the denominator.
 
         Args:
-            image_id: the image's id.
-            boxes_xywh: ``(D, 4)`` detections in pixels of the image file, as a result file holds them.
-            scores: ``(D,)`` higher is better. Equal scores of an image keep the order given.
-            labels: ``(D,)`` whole numbers: labels or category ids, but the same for detections and objects.
-            gt_boxes_xywh: ``(G, 4)`` objects as in the annotation file, crowds too, in the file's order.
-            gt_areas: ``(G,)`` the annotation's ``area``, px².
-            gt_is_crowd: ``(G,)``.
-            gt_labels: ``(G,)``.
+            prediction: detections of the image. Equal scores keep the order given.
+            ground_truth: its objects, with labels as those of the detections.
 
         Raises:
-            InputError: naming the image, for lengths that disagree or a value that is not finite.
+            InputError: naming the image, for two images, for lengths that disagree, a value that is not finite or a
+                label that is no whole number.
         """
-        image_id = int(image_id)
+        image_id = prediction.image_id
+        if image_id != ground_truth.image_id:
+            raise InputError(f"detections of image {image_id} with the objects of image {ground_truth.image_id}")
         name = f"image {image_id}: "
         found = _table(
-            (boxes_xywh, name + "boxes_xywh", 4),
-            (scores, name + "scores", None),
-            (labels, name + "labels", None),
+            (prediction.boxes_xywh, name + "boxes_xywh", 4),
+            (prediction.scores, name + "scores", None),
+            (prediction.labels, name + "labels", None),
         )
         annotated = _table(
-            (gt_boxes_xywh, name + "gt_boxes_xywh", 4),
-            (gt_areas, name + "gt_areas", None),
-            (gt_is_crowd, name + "gt_is_crowd", None),
-            (gt_labels, name + "gt_labels", None),
+            (ground_truth.boxes_xywh, name + "the objects' boxes_xywh", 4),
+            (ground_truth.areas, name + "the objects' areas", None),
+            (ground_truth.is_crowd, name + "the objects' is_crowd", None),
+            (ground_truth.labels, name + "the objects' labels", None),
         )
         self.images.append(torch.tensor([[image_id, len(found), len(annotated)]]))
         self.detections.append(torch.from_numpy(found))

@@ -10,7 +10,6 @@ L limits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +18,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.evaluation.arrays import float_rows
+from fpn_lightning.evaluation.arrays import FileProposals, float_rows, object_columns
 from fpn_lightning.evaluation.matching import IOU_THRESHOLDS, area_ranges, box_iou_xywh, count_matches, ignored_objects
+from fpn_lightning.structures import GroundTruth, ProposalsOrig
 
 AREA_SUFFIXES = ("", "_s", "_m", "_l")
 
@@ -129,41 +129,27 @@ class Recall(Metric):
 class ProposalRecall(Recall):
     """Average recall of proposals over a split, equal to COCO's evaluator with ``useCats=0`` (FPN §5.1)."""
 
-    def update(
-        self,
-        boxes_xywh: Tensor | NDArray[Any],
-        scores: Tensor | NDArray[Any],
-        gt_boxes_xywh: Tensor | NDArray[Any],
-        gt_areas: Tensor | NDArray[Any],
-        gt_is_crowd: Tensor | NDArray[Any],
-        gt_labels: Tensor | NDArray[Any] | None = None,
-    ) -> None:
+    def update(self, prediction: ProposalsOrig | FileProposals, ground_truth: GroundTruth) -> None:
         """Add one image. An image without proposals must be added too: its objects stay in the denominator.
 
         Args:
-            boxes_xywh: ``(D, 4)`` proposals in pixels of the image file, as a result file holds them.
-            scores: ``(D,)`` higher is better; logits or probabilities.
-            gt_boxes_xywh: ``(G, 4)`` objects as in the annotation file, crowds too, in the file's order.
-            gt_areas: ``(G,)`` the annotation's ``area``, px².
-            gt_is_crowd: ``(G,)``.
-            gt_labels: ``(G,)`` classes in the order of their category ids. COCO looks at objects class by class,
-                which decides between equal IoUs; without labels the order given stands.
+            prediction: proposals of the image, any order.
+            ground_truth: its objects. COCO looks at them in the order of their labels, which decides between equal
+                IoUs.
 
         Raises:
-            InputError: lengths that disagree, or a value that is not finite.
+            InputError: naming the image, for lengths that disagree or a value that is not finite.
         """
-        boxes, det_scores = float_rows(boxes_xywh, "boxes_xywh", 4), float_rows(scores, "scores")
-        gt_boxes, areas = float_rows(gt_boxes_xywh, "gt_boxes_xywh", 4), float_rows(gt_areas, "gt_areas")
-        is_crowd = float_rows(gt_is_crowd, "gt_is_crowd") != 0
-        labels = np.zeros(len(gt_boxes)) if gt_labels is None else float_rows(gt_labels, "gt_labels")
-        if len(boxes) != len(det_scores) or not len(gt_boxes) == len(areas) == len(is_crowd) == len(labels):
+        name = f"image {ground_truth.image_id}: "
+        boxes = float_rows(prediction.boxes_xywh, name + "boxes_xywh", 4)
+        objectness = float_rows(prediction.objectness, name + "objectness")
+        gt_boxes = float_rows(ground_truth.boxes_xywh, name + "the objects' boxes_xywh", 4)
+        areas, is_crowd, labels = object_columns(ground_truth)
+        if len(boxes) != len(objectness) or len(gt_boxes) != len(areas):
             raise InputError(
-                f"one image has {len(boxes)} boxes_xywh and {len(det_scores)} scores, {len(gt_boxes)} gt_boxes_xywh, "
-                f"{len(areas)} gt_areas, {len(is_crowd)} gt_is_crowd and {len(labels)} gt_labels: "
-                "give one entry per box to each"
+                f"{name}{len(boxes)} boxes_xywh and {len(objectness)} objectness, {len(gt_boxes)} boxes_xywh and "
+                f"{len(areas)} areas of objects: give one entry per box to each"
             )
-        if gt_labels is not None:
-            order = np.argsort(labels, kind="stable")
-            gt_boxes, areas, is_crowd = gt_boxes[order], areas[order], is_crowd[order]
-        gt_ignore = ignored_objects(areas, is_crowd, self.area_ranges)
-        self.add_counts(match_image(boxes, det_scores, gt_boxes, gt_ignore, self.limits), gt_ignore)
+        order = np.argsort(labels, kind="stable")
+        gt_ignore = ignored_objects(areas[order], is_crowd[order], self.area_ranges)
+        self.add_counts(match_image(boxes, objectness, gt_boxes[order], gt_ignore, self.limits), gt_ignore)

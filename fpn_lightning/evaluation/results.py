@@ -14,6 +14,7 @@ from pycocotools import mask as mask_api
 from fpn_lightning.data.coco.segmentations import COMPRESSED_COUNTS, counts_fault, covered_pixels
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.annotations import Record, is_box, is_id, is_number, read_json, shown
+from fpn_lightning.evaluation.arrays import FileProposals
 
 TAKEN = object()  # stands where a proposal was in the file; None could be the file's own null
 
@@ -33,10 +34,10 @@ class ProposalTable:
     scores: NDArray[np.float64]
     rows: dict[int, slice]
 
-    def of(self, image_id: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Boxes ``(P, 4)`` xywh and scores ``(P,)`` of one image; P is 0 for an image without proposals."""
+    def of(self, image_id: int) -> FileProposals:
+        """The proposals of one image; none for an image without proposals."""
         rows = self.rows.get(image_id, slice(0, 0))
-        return self.boxes_xywh[rows], self.scores[rows]
+        return FileProposals(self.boxes_xywh[rows], self.scores[rows])
 
 
 def read_proposals(path: Path, image_ids: set[int]) -> ProposalTable:

@@ -8,28 +8,26 @@ Shapes: D proposals and G objects of one image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_api
-from torch import Tensor
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.evaluation.arrays import float_rows
+from fpn_lightning.evaluation.arrays import float_rows, object_columns
 from fpn_lightning.evaluation.matching import count_matches, ignored_objects
 from fpn_lightning.evaluation.proposal_recall import Recall
+from fpn_lightning.mask_structures import MaskProposalsOrig
+from fpn_lightning.structures import RLE, GroundTruth, check_masks
 
-Masks = Sequence[Mapping[str, Any]]
 
-
-def mask_iou(masks: Masks, gt_masks: Masks) -> NDArray[np.float64]:
+def mask_iou(masks: Sequence[RLE], gt_masks: Sequence[RLE]) -> NDArray[np.float64]:
     """IoU of masks as COCO's mask API computes it: float64 ``(D, G)``; 0 where one is empty.
 
     Args:
-        masks: D compressed RLEs.
-        gt_masks: G compressed RLEs of the same image.
+        masks: D masks.
+        gt_masks: G masks of the same image.
     """
     if not masks or not gt_masks:
         return np.zeros((len(masks), len(gt_masks)))
@@ -44,44 +42,30 @@ class SegmentRecall(Recall):
 
     prefix = "segm_"
 
-    def update(
-        self,
-        masks: Masks,
-        scores: Tensor | NDArray[Any],
-        gt_masks: Masks,
-        gt_areas: Tensor | NDArray[Any],
-        gt_is_crowd: Tensor | NDArray[Any],
-        gt_labels: Tensor | NDArray[Any] | None = None,
-    ) -> None:
+    def update(self, prediction: MaskProposalsOrig, ground_truth: GroundTruth) -> None:
         """Add one image. An image without proposals must be added too: its objects stay in the denominator.
 
         Args:
-            masks: D compressed RLEs of the image file's size, any order.
-            scores: ``(D,)`` higher is better; logits or probabilities. Equal scores keep the order given.
-            gt_masks: G compressed RLEs, crowds too, in the order of the annotation file.
-            gt_areas: ``(G,)`` the annotation's ``area``, px².
-            gt_is_crowd: ``(G,)``.
-            gt_labels: ``(G,)`` classes in the order of their category ids. COCO looks at objects class by class,
-                which decides between equal IoUs; without labels the order given stands.
+            prediction: proposals of the image, any order. Equal scores keep the order given.
+            ground_truth: its objects with masks. COCO looks at them in the order of their labels, which decides between
+                equal IoUs.
 
         Raises:
-            InputError: lengths or image sizes that disagree, or a value that is not finite.
+            InputError: naming the image, for objects without masks, for lengths or image sizes that disagree, or for a
+                value that is not finite.
         """
-        det_scores, areas = float_rows(scores, "scores"), float_rows(gt_areas, "gt_areas")
-        is_crowd = float_rows(gt_is_crowd, "gt_is_crowd") != 0
-        labels = np.zeros(len(gt_masks)) if gt_labels is None else float_rows(gt_labels, "gt_labels")
-        if len(masks) != len(det_scores) or not len(gt_masks) == len(areas) == len(is_crowd) == len(labels):
-            raise InputError(
-                f"one image has {len(masks)} masks and {len(det_scores)} scores, {len(gt_masks)} gt_masks, "
-                f"{len(areas)} gt_areas, {len(is_crowd)} gt_is_crowd and {len(labels)} gt_labels: "
-                "give one entry per mask to each"
-            )
+        check_masks(ground_truth)
+        masks, gt_masks, name = prediction.masks, ground_truth.masks, f"image {ground_truth.image_id}: "
+        scores = float_rows(prediction.scores, name + "scores")
+        areas, is_crowd, labels = object_columns(ground_truth)
+        if len(masks) != len(scores):
+            raise InputError(f"{name}{len(masks)} masks and {len(scores)} scores: give one score per mask")
         if len(sizes := {tuple(mask["size"]) for mask in (*masks, *gt_masks)}) > 1:
             # The mask API would give an IoU of -1, which no threshold tells from 0.
-            raise InputError(f"one image has masks of different sizes, {sorted(sizes)}: give masks of the image file")
+            raise InputError(f"{name}masks of different sizes, {sorted(sizes)}: give masks of the image file")
         order = np.argsort(labels, kind="stable")
         gt_ignore = ignored_objects(areas[order], is_crowd[order], self.area_ranges)
         counted = ~gt_ignore.all(axis=0)
-        best = np.argsort(-det_scores, kind="stable")[: self.limits[-1]]
+        best = np.argsort(-scores, kind="stable")[: self.limits[-1]]
         ious = mask_iou([masks[i] for i in best], [gt_masks[i] for i in order[counted]])
         self.add_counts(count_matches(ious, gt_ignore[:, counted], self.limits), gt_ignore)

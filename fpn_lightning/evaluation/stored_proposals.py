@@ -6,9 +6,11 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from torchvision.ops import box_convert
 
 from fpn_lightning.data.proposals.store import ProposalStore
+from fpn_lightning.evaluation.arrays import FileProposals
 
 
 class StoredResults:
@@ -27,9 +29,8 @@ class StoredResults:
         with annotation_file.open("rb") as file:
             self.store.check_fingerprint(hashlib.file_digest(file, "sha256").hexdigest())
 
-    def of(self, image_id: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Boxes ``(P, 4)`` xywh, pixels of the image file, and objectness ``(P,)`` of one image."""
+    def of(self, image_id: int) -> FileProposals:
+        """The proposals of one image."""
         stored = self.store.read(image_id)
-        boxes = stored.boxes_orig.astype(np.float64)
-        boxes[:, 2:] -= boxes[:, :2]
-        return boxes, stored.objectness.astype(np.float64)
+        boxes = box_convert(torch.from_numpy(stored.boxes_orig.astype(np.float64)), "xyxy", "xywh")
+        return FileProposals(boxes.numpy(), stored.objectness.astype(np.float64))

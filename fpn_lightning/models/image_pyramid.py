@@ -47,7 +47,7 @@ def scale_images(images: ImageBatch, scale: float) -> ImageBatch:
 
     Returns:
         A batch with ``pixels`` uint8 ``(N, 3, ceil(scale * H), ceil(scale * W))``, 0 outside the images, and the new
-        ``sizes``; everything else is the given batch's.
+        ``sizes`` and ``geometries``.
     """
     height, width = (math.ceil(scale * side) for side in images.pixels.shape[-2:])
     pixels = images.pixels.new_zeros(*images.pixels.shape[:2], height, width)
@@ -56,7 +56,11 @@ def scale_images(images: ImageBatch, scale: float) -> ImageBatch:
         image = images.pixels[index : index + 1, :, :old_h, :old_w].float()
         resized = F.interpolate(image, (new_h, new_w), mode="bilinear", align_corners=False, antialias=scale < 1)
         pixels[index, :, :new_h, :new_w] = resized[0].round().clamp(0, 255).to(pixels.dtype)
-    return replace(images, pixels=pixels, sizes=sizes)
+    geometries = [
+        replace(geometry, size=(height, width))
+        for geometry, (height, width) in zip(images.geometries, sizes.tolist(), strict=True)
+    ]
+    return ImageBatch(pixels, sizes, images.image_ids, geometries)
 
 
 def boxes_between_scales(boxes: Tensor, size: Tensor, new_size: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from fpn_lightning.mask_structures import MaskProposalsOrig
 from fpn_lightning.predictions.result_file import Line, ResultFile, detection_lines
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.rpn import RPNStage
-from fpn_lightning.structures import Batch, DetectionsOrig, ProposalsOrig, xyxy_to_xywh
+from fpn_lightning.structures import Batch, DetectionsOrig, ProposalsOrig
 
 BOXES = 100  # of an image that are written, where nothing else is asked for
 
@@ -141,7 +141,7 @@ def _lines(
     top_k = BOXES if top_k is None else top_k
     if isinstance(result, DetectionsOrig):
         return [image | line for line in detection_lines(result, top_k, categories)]
-    boxes = xyxy_to_xywh(result.boxes_orig[:top_k]).tolist()
+    boxes = result.boxes_xywh[:top_k].tolist()
     scores = torch.sigmoid(result.objectness[:top_k].double()).tolist()  # in float32 high ones would tie
     return [{**image, "bbox": box, "score": score, "category_id": 1} for box, score in zip(boxes, scores, strict=True)]
 

@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from fpn_lightning.data.coco.annotations import Categories
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import whole_file
-from fpn_lightning.structures import DetectionsOrig, xyxy_to_xywh
+from fpn_lightning.structures import DetectionsOrig
 
 Line = dict[str, Any]
 
@@ -84,7 +84,7 @@ def detection_lines(found: DetectionsOrig, top_k: int, categories: Categories) -
     Returns:
         ``{image_id, category_id, bbox, score}`` each; ``bbox`` is x, y, width, height in pixels of the image file.
     """
-    boxes = xyxy_to_xywh(found.boxes_orig[:top_k]).tolist()
+    boxes = found.boxes_xywh[:top_k].tolist()
     scores = found.scores[:top_k].double().tolist()
     category_ids = categories.to_category_ids(found.labels[:top_k].numpy()).tolist()
     return [

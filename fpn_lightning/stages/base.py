@@ -20,7 +20,7 @@ from fpn_lightning.models.detector import Detector
 from fpn_lightning.models.sampler import image_seeds
 from fpn_lightning.stages.optimization import Optimization
 from fpn_lightning.stages.total_batch import keep_total_batch
-from fpn_lightning.structures import Batch, DetectionsOrig, ImageBatch
+from fpn_lightning.structures import Batch, Detections, DetectionsOrig, ImageBatch, Proposals
 from fpn_lightning.weights.checkpoint import detector_state, stage_state
 from fpn_lightning.weights.init_from import check_fits, load_weights
 
@@ -31,7 +31,7 @@ NOTHING_TO_SCORE = "this split has no annotations, so there is nothing to score;
 class BaseStage(LightningModule):
     """Training and evaluation around a detector; subclasses say what is lost, predicted and measured.
 
-    A subclass defines :meth:`losses`, :meth:`evaluate_batch` and :meth:`predict_step`, and registers its metrics.
+    A subclass defines :meth:`losses` and :meth:`predict`, and registers its metric.
 
     Args:
         detector: the model; the pre-trained weights of its backbone are loaded when training starts.
@@ -87,13 +87,21 @@ class BaseStage(LightningModule):
         """The training losses of a batch: scalars that are summed and logged under their names."""
         raise NotImplementedError
 
-    def evaluate_batch(self, batch: Batch) -> None:
-        """Predict a batch and add it to the metrics."""
+    def predict(self, batch: Batch) -> Sequence[Proposals | Detections]:
+        """One prediction for each image of a batch, network-input pixels, best first."""
         raise NotImplementedError
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Any:
+    # ---- what follows from them ------------------------------------------------------------------------------------
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Any]:
         """One prediction for each image of a batch, in pixels of the image file, best first."""
-        raise NotImplementedError
+        return to_orig(batch.images, self.predict(batch))
+
+    def evaluate_batch(self, batch: Batch) -> None:
+        """Predict a batch and add it to the metric."""
+        (metric,) = self.metrics
+        for prediction, ground_truth in zip(self.predict_step(batch, 0), batch.ground_truths, strict=True):
+            metric.update(prediction, ground_truth)
 
     @property
     def metrics(self) -> list[Recall | AveragePrecision]:
@@ -177,7 +185,7 @@ class BaseStage(LightningModule):
         total = torch.stack(list(losses.values())).sum()
         self._step_image_ids.append(batch.images.image_ids)
         # Objects that are not trained on: too small after resizing, inverted, empty or outside.
-        objects = sum(int((~target.is_crowd).sum()) for target in batch.targets)
+        objects = sum(int((~ground_truth.is_crowd).sum()) for ground_truth in batch.ground_truths)
         dropped = total.new_tensor(objects - sum(len(target.boxes) for target in batch.targets))
         named = {**losses, "loss": total, "dropped_boxes": dropped}
         self._step_losses.append({name: value.detach() for name, value in named.items()})
@@ -230,7 +238,7 @@ class BaseStage(LightningModule):
         Raises:
             InputError: the split has no annotations.
         """
-        if not batch.targets:
+        if not batch.ground_truths:
             raise InputError(NOTHING_TO_SCORE)
         self.evaluate_batch(batch)
 
@@ -247,7 +255,7 @@ class BaseStage(LightningModule):
         Raises:
             InputError: the split has no annotations, and the stage does not detect.
         """
-        if batch.targets:
+        if batch.ground_truths:
             self.evaluate_batch(batch)
             return None
         found = self.predict_step(batch, batch_idx)
@@ -318,3 +326,9 @@ class BaseStage(LightningModule):
                 "the weights were trained for other categories than the data set has, whose names are used: the first "
                 f"that differ are {differing}"
             )
+
+
+def to_orig(images: ImageBatch, predictions: Sequence[Proposals | Detections]) -> list[Any]:
+    """``ProposalsOrig`` or ``DetectionsOrig`` of every image of a batch, on the CPU; their order stays."""
+    sources = zip(predictions, images.geometries, images.image_ids.tolist(), strict=True)
+    return [prediction.to_orig(geometry, image_id) for prediction, geometry, image_id in sources]

@@ -10,8 +10,7 @@ from fpn_lightning.evaluation.coco_evaluator import Backend
 from fpn_lightning.models.detector import Detector
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.optimization import Optimization
-from fpn_lightning.stages.results import add_to_precision, detections_to_original
-from fpn_lightning.structures import Batch, DetectionsOrig
+from fpn_lightning.structures import Batch, Detections
 
 PAPER = Optimization(milestones=(60_000,))
 NO_PROPOSALS = (
@@ -58,15 +57,10 @@ class FastRCNNStage(BaseStage):
         check_proposals(batch)
         return heads.losses(self.detector(batch.images), batch.proposals, batch.targets, self.sampling_seeds(batch))
 
-    def evaluate_batch(self, batch: Batch) -> None:
-        """Add the detections of a batch to the average precision."""
-        for detections, target in zip(self.predict_step(batch, 0), batch.targets, strict=True):
-            add_to_precision(self.precision, detections, target)
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[DetectionsOrig]:
-        """Detections of every image, pixels of the image file, best first."""
+    def predict(self, batch: Batch) -> list[Detections]:
+        """Detections of every image, from its fixed proposals."""
         check_proposals(batch)
-        return detections_to_original(batch.images, self.detector.detect(batch.images, batch.proposals))
+        return self.detector.detect(batch.images, batch.proposals)
 
 
 def check_proposals(batch: Batch) -> None:

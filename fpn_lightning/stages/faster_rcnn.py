@@ -16,15 +16,9 @@ from fpn_lightning.evaluation.average_precision import AveragePrecision
 from fpn_lightning.evaluation.coco_evaluator import Backend
 from fpn_lightning.evaluation.proposal_recall import ProposalRecall
 from fpn_lightning.models.detector import Detector
-from fpn_lightning.stages.base import BaseStage, Values
+from fpn_lightning.stages.base import BaseStage, Values, to_orig
 from fpn_lightning.stages.optimization import Optimization
-from fpn_lightning.stages.results import (
-    add_to_precision,
-    add_to_recall,
-    detections_to_original,
-    proposals_to_original,
-)
-from fpn_lightning.structures import Batch, DetectionsOrig, Proposals
+from fpn_lightning.structures import Batch, Detections, Proposals
 
 JOINT = Optimization(milestones=(60_000,))
 
@@ -78,10 +72,10 @@ class FasterRCNNStage(BaseStage):
     def evaluate_batch(self, batch: Batch) -> None:
         """Add the proposals of a batch to the recall and its detections to the average precision."""
         proposals, detections = self.detector.propose_and_detect(batch.images)
-        for proposed, target in zip(proposals_to_original(batch.images, proposals), batch.targets, strict=True):
-            add_to_recall(self.recall, proposed, target)
-        for detected, target in zip(detections_to_original(batch.images, detections), batch.targets, strict=True):
-            add_to_precision(self.precision, detected, target)
+        for proposed, truth in zip(to_orig(batch.images, proposals), batch.ground_truths, strict=True):
+            self.recall.update(proposed, truth)
+        for detected, truth in zip(to_orig(batch.images, detections), batch.ground_truths, strict=True):
+            self.precision.update(detected, truth)
 
     def evaluation_result(self) -> tuple[Values, Tensor]:
         """``AP``, ``AP50`` … of the detections; ``AR100``, ``AR1k`` … of the proposals, as in Table 1."""
@@ -89,10 +83,10 @@ class FasterRCNNStage(BaseStage):
         precision = {name: value for name, value in self.precision.compute().items() if name.startswith("AP")}
         return precision | self.recall.compute(), self.precision.num_images
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[DetectionsOrig]:
-        """Detections of every image, pixels of the image file, best first."""
+    def predict(self, batch: Batch) -> list[Detections]:
+        """Detections of every image, from the best of its proposals."""
         _, detections = self.detector.propose_and_detect(batch.images)
-        return detections_to_original(batch.images, detections)
+        return detections
 
 
 def no_proposals(device: torch.device) -> Proposals:

@@ -7,16 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from fpn_lightning.data.coco.segmentations import compressed_rle
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.segment_recall import SegmentRecall
 from fpn_lightning.mask_structures import MaskProposalsOrig
 from fpn_lightning.models.detector import Detector
-from fpn_lightning.models.masks.loss import check_segmentations
 from fpn_lightning.models.masks.paste import Interpolation, paste_masks
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.optimization import Optimization
-from fpn_lightning.structures import Batch, Targets
+from fpn_lightning.structures import Batch
 
 PAPER = Optimization(lr=0.03, milestones=(60_000,))
 
@@ -89,49 +87,18 @@ class MaskProposalStage(BaseStage):
         assert masks is not None
         return masks.losses(self.detector(batch.images), batch.images, batch.targets, self.sampling_seeds(batch))
 
-    def evaluate_batch(self, batch: Batch) -> None:
-        """Add the proposals of a batch to the recall."""
-        for n, (found, target) in enumerate(zip(self.predict_step(batch, 0), batch.targets, strict=True)):
-            add_to_segment_recall(self.recall, found, target, _pair(batch.images.sizes_orig[n]))
-
     def predict_step(self, batch: Batch, batch_idx: int) -> list[MaskProposalsOrig]:
         """Mask proposals of every image, pixels of the image file, best first."""
         images = batch.images
         return [
             MaskProposalsOrig(
                 image_id=int(images.image_ids[n]),
-                masks=paste_masks(
-                    found,
-                    _pair(images.sizes[n]),
-                    _pair(images.sizes_orig[n]),
-                    bool(images.flipped[n]),
-                    self.mask_threshold,
-                    self.mask_interpolation,
-                ),
+                masks=paste_masks(found, images.geometries[n], self.mask_threshold, self.mask_interpolation),
                 scores=found.scores.cpu(),
                 levels=found.levels.cpu(),
             )
             for n, found in enumerate(self.detector.propose_masks(images))
         ]
-
-
-def add_to_segment_recall(
-    recall: SegmentRecall, found: MaskProposalsOrig, target: Targets, size_orig: tuple[int, int]
-) -> None:
-    """Count what the proposals of one image find; ``size_orig`` height and width of its file.
-
-    Raises:
-        InputError: if the data module was not asked for masks.
-    """
-    check_segmentations(target)
-    recall.update(
-        found.masks,
-        found.scores,
-        [compressed_rle(segmentation, *size_orig) for segmentation in target.segmentations],
-        target.areas_orig,
-        target.is_crowd,
-        target.labels_orig,
-    )
 
 
 def refuse_leak(train_split: str, *eval_splits: str | None) -> None:
@@ -150,7 +117,3 @@ def refuse_leak(train_split: str, *eval_splits: str | None) -> None:
                 f"data.train_split is or was {train_split}, which holds images of {split}; train on train2014, as "
                 "Table 6 does, or evaluate another split"
             )
-
-
-def _pair(size: Tensor) -> tuple[int, int]:
-    return int(size[0]), int(size[1])

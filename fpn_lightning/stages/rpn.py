@@ -10,8 +10,7 @@ from fpn_lightning.evaluation.proposal_recall import ProposalRecall
 from fpn_lightning.models.detector import Detector
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.optimization import Optimization
-from fpn_lightning.stages.results import add_to_recall, proposals_to_original
-from fpn_lightning.structures import Batch, ProposalsOrig
+from fpn_lightning.structures import Batch, Proposals
 
 PAPER = Optimization()
 
@@ -46,11 +45,6 @@ class RPNStage(BaseStage):
         assert rpn is not None
         return rpn.losses(rpn(self.detector(batch.images)), batch.targets, self.sampling_seeds(batch))
 
-    def evaluate_batch(self, batch: Batch) -> None:
-        """Add the proposals of a batch to the recall."""
-        for proposals, target in zip(self.predict_step(batch, 0), batch.targets, strict=True):
-            add_to_recall(self.recall, proposals, target)
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[ProposalsOrig]:
-        """All ``post_nms_topk`` proposals of every image, pixels of the image file, best first."""
-        return proposals_to_original(batch.images, self.detector.propose(batch.images))
+    def predict(self, batch: Batch) -> list[Proposals]:
+        """All ``post_nms_topk`` proposals of every image."""
+        return self.detector.propose(batch.images)

@@ -3,12 +3,15 @@ from __future__ import annotations
 from itertools import chain, islice, repeat
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from pycocotools import mask as mask_api
 from torch.nn.functional import interpolate
 
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.errors import InputError
+from fpn_lightning.geometry import Geometry
 
 from .builders import annotation, document, many_images, small_module, write_json, write_split
 
@@ -17,25 +20,32 @@ class TestBatches:
     def test_validation_by_hand(self, tmp_path: Path) -> None:
         write_split(tmp_path, "val2017", document())
         batches = list(small_module(tmp_path, short_side=120, max_side=200, size_divisor=64).val_dataloader())
-        images, (targets,) = batches[0].images, batches[0].targets
+        images, (targets,), (annotated,) = batches[0].images, batches[0].targets, batches[0].ground_truths
         assert images.image_ids.tolist() == [7]
-        assert (images.sizes.tolist(), images.sizes_orig.tolist()) == ([[120, 160]], [[60, 80]])
+        assert (images.sizes.tolist(), images.geometries) == ([[120, 160]], [Geometry((60, 80), (120, 160))])
         assert (images.pixels.shape, images.pixels.dtype) == ((1, 3, 128, 192), torch.uint8)
-        assert images.flipped.tolist() == [False]
         assert images.pixels[:, :, 120:].max() == images.pixels[..., 160:].max() == 0
         # Exact, with the crowd region, in the file's order; only training's part leaves crowd out.
-        assert targets.boxes_xywh_orig.tolist() == [[10.1, 10.2, 10.5, 10.25], [0, 0, 30, 30], [0, 0, 80, 60]]
-        assert targets.boxes_xywh_orig.dtype == targets.areas_orig.dtype == torch.float64
-        assert targets.is_crowd.tolist() == [False, False, True]
-        assert targets.labels_orig.tolist() == [1, 0, 0]
-        assert targets.annotation_ids.tolist() == [12, 11, 13]
-        assert targets.indices.tolist() == [0, 1]
+        assert annotated.boxes_xywh.tolist() == [[10.1, 10.2, 10.5, 10.25], [0, 0, 30, 30], [0, 0, 80, 60]]
+        assert annotated.boxes_orig.tolist()[1:] == [[0, 0, 30, 30], [0, 0, 80, 60]]
+        assert annotated.boxes_xywh.dtype == annotated.areas.dtype == annotated.boxes_orig.dtype == np.float64
+        assert annotated.is_crowd.tolist() == [False, False, True]
+        assert annotated.labels.tolist() == [1, 0, 0]
+        assert (annotated.image_id, annotated.annotation_ids.tolist()) == (7, [12, 11, 13])
         assert (targets.labels.tolist(), targets.labels.dtype) == ([1, 0], torch.int64)
         expected = [[20.2, 20.4, 41.2, 40.9], [0, 0, 60, 60]]
         torch.testing.assert_close(targets.boxes, torch.tensor(expected), atol=1e-5, rtol=0)
-        assert targets.segmentations == []
-        (empty,) = batches[1].targets
-        assert [len(empty.boxes), len(empty.annotation_ids)] == [0, 0]
+        assert targets.masks == annotated.masks == []
+        assert [len(batches[1].targets[0].boxes), len(batches[1].ground_truths[0].labels)] == [0, 0]
+
+    def test_masks_belong_to_the_objects_that_are_left(self, tmp_path: Path) -> None:
+        content = document()
+        content["annotations"][0]["bbox"] = [10, 10, 0, 5]  # left out of training
+        content["annotations"][1]["segmentation"] = [[0, 0, 30, 0, 30, 30, 0, 30]]
+        write_split(tmp_path, "val2017", content)
+        batch = next(iter(small_module(tmp_path, load_masks=True).val_dataloader()))
+        assert [int(mask_api.area(mask)) for mask in batch.targets[0].masks] == [900]
+        assert [int(mask_api.area(mask)) for mask in batch.ground_truths[0].masks] == [100, 900, 100]
 
     def test_pixels_are_the_resized_image(self, root: Path) -> None:
         first = next(iter(small_module(root, short_side=24, max_side=50).val_dataloader())).images
@@ -49,15 +59,15 @@ class TestBatches:
         data = COCODataModule(str(coco_mini), num_workers=0, short_side=200, max_side=333, load_masks=True)
         for batch in islice(data.val_dataloader(), 5):
             image_id, (height, width) = int(batch.images.image_ids), batch.images.sizes[0].tolist()
-            height_orig, width_orig = batch.images.sizes_orig[0].tolist()
-            (targets,) = batch.targets
-            kept = targets.boxes_xywh_orig[targets.indices]
-            x1, y1, w, h = kept.unbind(1)
+            height_orig, width_orig = batch.images.geometries[0].size_orig
+            (targets,), (annotated,) = batch.targets, batch.ground_truths
+            x1, y1, w, h = torch.from_numpy(annotated.boxes_xywh[~annotated.is_crowd]).unbind(1)
             expected = torch.stack((x1, y1, x1 + w, y1 + h), 1) * torch.tensor(
                 [width / width_orig, height / height_orig] * 2, dtype=torch.float64
             )
             torch.testing.assert_close(targets.boxes.double(), expected, atol=1e-4, rtol=0)
-            assert len(targets.segmentations) == len(targets.annotation_ids)
+            assert len(annotated.masks) == len(annotated.labels)
+            assert len(targets.masks) == len(targets.boxes)
             assert min(height, width) == 200 or max(height, width) == 333
             assert (coco_mini / "val2017" / f"{image_id:012}.jpg").is_file()
 
@@ -65,12 +75,14 @@ class TestBatches:
         data = small_module(root)
         flips = []
         for batch in islice(data.train_dataloader(), 12):
-            flips += batch.images.flipped.tolist()
-            for size, flipped, targets in zip(batch.images.sizes, batch.images.flipped, batch.targets, strict=True):
-                (x, y, w, h), scale = targets.boxes_xywh_orig[0].tolist(), 30 / 24
-                x = float(size[1]) / scale - x - w if flipped else x
+            flips += [geometry.flipped for geometry in batch.images.geometries]
+            for geometry, targets, annotated in zip(
+                batch.images.geometries, batch.targets, batch.ground_truths, strict=True
+            ):
+                (x, y, w, h), scale = annotated.boxes_xywh[0].tolist(), 30 / 24
+                x = geometry.size[1] / scale - x - w if geometry.flipped else x
                 expected = torch.tensor([[x, y, x + w, y + h]]) * scale
-                torch.testing.assert_close(targets.boxes, expected, atol=1e-3, rtol=0)
+                torch.testing.assert_close(targets.boxes, expected, atol=1e-5, rtol=0)
         assert len(set(flips)) == 2
 
     def test_same_for_any_number_of_workers(self, root: Path) -> None:
@@ -87,8 +99,8 @@ class TestBatches:
             seen: dict[int, list[bool]] = {}
             passes = chain.from_iterable(repeat(small_module(root, seed=seed, num_workers=1).train_dataloader()))
             for images in (batch.images for batch in islice(passes, 46)):
-                for image_id, flipped in zip(images.image_ids.tolist(), images.flipped.tolist(), strict=True):
-                    seen.setdefault(image_id, []).append(flipped)
+                for image_id, geometry in zip(images.image_ids.tolist(), images.geometries, strict=True):
+                    seen.setdefault(image_id, []).append(geometry.flipped)
             return seen
 
         first = flips(0)
@@ -105,7 +117,7 @@ class TestBatches:
         write_json(root / "annotations" / "image_info_test-dev2017.json", listed)
         batches = list(small_module(root, test_split="test-dev2017").test_dataloader())
         assert [batch.images.image_ids.tolist() for batch in batches] == [[7], [9]]
-        assert all(batch.targets == [] for batch in batches)
+        assert all(batch.targets == batch.ground_truths == [] for batch in batches)
 
     def test_evaluation_batches(self, root: Path) -> None:
         batches = list(small_module(root, eval_batch_size=3, size_divisor=1).val_dataloader())

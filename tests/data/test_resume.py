@@ -25,7 +25,9 @@ class Recorder(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         images = batch.images
-        self.seen.append((self.global_step, images.image_ids.tolist(), images.flipped.tolist()))
+        self.seen.append(
+            (self.global_step, images.image_ids.tolist(), [geometry.flipped for geometry in images.geometries])
+        )
         return self.layer(images.pixels.float().mean().reshape(1, 1)).sum()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from fpn_lightning.drawing.boxes import (
@@ -20,7 +19,7 @@ from fpn_lightning.drawing.boxes import (
 )
 from fpn_lightning.drawing.marks import marks_of
 from fpn_lightning.drawing.sheet import draw_marks
-from fpn_lightning.structures import boxes_to_original
+from fpn_lightning.geometry import Geometry
 from tests.drawing.builders import coloured_pixels, proposals_orig
 
 GREY = 90
@@ -59,7 +58,7 @@ def test_a_box_is_drawn_at_its_pixels_of_an_image_that_is_not_square():
 @pytest.mark.parametrize(("flipped", "columns"), [(False, (48, 143)), (True, (336, 431))])
 def test_a_box_of_a_resized_network_input_is_drawn_where_the_file_has_it(flipped, columns):
     # Input 40 x 80 of a file of 20 x 40: columns 8..23 are the file's 4..11, or 28..35 where the input was mirrored.
-    boxes = boxes_to_original(torch.tensor([[8.0, 4, 24, 12]]), torch.tensor([40, 80]), torch.tensor([20, 40]), flipped)
+    boxes = Geometry((20, 40), (40, 80), flipped).to_image(np.array([[8.0, 4, 24, 12]]))
     picture = np.asarray(draw_marks(grey(20, 40), marks_of(proposals_orig(boxes.tolist(), [2]), 30, (2,), ())))
     assert coloured_pixels(picture, level_colour(2)) == (columns[0], 24, columns[1], 71)
 

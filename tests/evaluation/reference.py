@@ -10,8 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torchvision.ops import box_convert
+
+from fpn_lightning.evaluation.arrays import FileProposals
+from fpn_lightning.structures import DetectionsOrig, GroundTruth
 
 
 @dataclass
@@ -26,8 +31,17 @@ class Scene:
     gt_labels: np.ndarray
 
     @property
-    def columns(self) -> tuple[np.ndarray, ...]:
-        return (self.boxes, self.scores, self.gt_boxes, self.gt_areas, self.gt_is_crowd, self.gt_labels)
+    def given(self) -> tuple[FileProposals, GroundTruth]:
+        """What ``ProposalRecall.update`` takes."""
+        annotated = GroundTruth(0, self.gt_boxes, self.gt_areas, self.gt_is_crowd, self.gt_labels)
+        return FileProposals(self.boxes, self.scores), annotated
+
+
+def detected(image_id: int, boxes_xywh: Any, scores: Any, labels: Any, *annotated: Any) -> tuple[Any, ...]:
+    """What ``AveragePrecision.update`` takes, of columns: those of the detections, then those of the objects."""
+    boxes = torch.as_tensor(boxes_xywh).reshape(-1, 4)
+    others = (torch.as_tensor(column) for column in (scores, labels))
+    return DetectionsOrig(image_id, box_convert(boxes, "xywh", "xyxy"), *others), GroundTruth(image_id, *annotated)
 
 
 def coco_dataset(scenes: list[Scene]) -> dict[str, Any]:

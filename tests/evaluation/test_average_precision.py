@@ -16,7 +16,14 @@ from fpn_lightning.evaluation.average_precision import AveragePrecision
 from fpn_lightning.evaluation.coco_evaluator import average_precision
 from fpn_lightning.evaluation.results import read_results
 
-from .reference import CATEGORY_IDS, assert_same_cells, pycocotools_summary, random_detections, write_coco_files
+from .reference import (
+    CATEGORY_IDS,
+    assert_same_cells,
+    detected,
+    pycocotools_summary,
+    random_detections,
+    write_coco_files,
+)
 
 Image = tuple[np.ndarray, ...]
 BACKENDS = ("faster-coco-eval", "pycocotools")
@@ -27,7 +34,7 @@ NO_BOX, NOTHING = np.zeros((0, 4)), np.zeros(0)
 def _filled(images: dict[int, Image], **settings) -> AveragePrecision:
     metric = AveragePrecision(**settings)
     for image_id, columns in images.items():
-        metric.update(image_id, *columns)
+        metric.update(*detected(image_id, *columns))
     return metric
 
 
@@ -63,7 +70,7 @@ def test_golden_files_with_category_ids_as_labels(coco_golden, backend):
         )
         columns = (np.array([record[key] for record in found]) for key in ("bbox", "score", "category_id"))
         gt_columns = (np.array([r[key] for r in annotated]) for key in ("bbox", "area", "iscrowd", "category_id"))
-        metric.update(image["id"], *columns, *gt_columns)
+        metric.update(*detected(image["id"], *columns, *gt_columns))
     expected, expected_by_class = pycocotools_summary(*paths)
     values = metric.compute()
     assert_same_cells({name: values[name] for name in expected}, expected)
@@ -83,8 +90,8 @@ def test_order_of_images_moves_no_bit():
 def test_a_half_found_class_by_hand():
     """One of two cups at its place: precision 1 up to recall 0.5, which is 51 of COCO's 101 recall levels."""
     metric = AveragePrecision(area_thresholds=(85, 769), limits=(1,))
-    metric.update(7, BOX, [0.9], [4], np.concatenate([BOX, BOX + 50]), [100, 1000], [False, False], [4, 4])
-    metric.update(8, NO_BOX, NOTHING, NOTHING, BOX, [100], [False], [2])
+    metric.update(*detected(7, BOX, [0.9], [4], np.concatenate([BOX, BOX + 50]), [100, 1000], [False, False], [4, 4]))
+    metric.update(*detected(8, NO_BOX, NOTHING, NOTHING, BOX, [100], [False], [2]))
     values = metric.compute()
     assert values["AP"] == values["AP50"] == values["AP75"] == pytest.approx(51 / 101 / 2)
     # Both objects of 100 px² are medium: the cup is found, the cat is not.
@@ -99,26 +106,24 @@ def test_a_half_found_class_by_hand():
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_nothing_found_is_zero_and_nothing_to_find_is_none(backend):
     metric = AveragePrecision(backend=backend)
-    metric.update(1, NO_BOX, NOTHING, NOTHING, BOX, [1200], [0], [0])
+    metric.update(*detected(1, NO_BOX, NOTHING, NOTHING, BOX, [1200], [0], [0]))
     values = metric.compute()
     assert {name for name, value in values.items() if value is None} == {
         *("APs", "APl", "AR1_s", "AR1_l", "AR10_s", "AR10_l", "AR100_s", "AR100_l")
     }
     assert {value for value in values.values() if value is not None} == {0.0}
     metric.reset()
-    metric.update(1, BOX, [1], [0], NO_BOX, NOTHING, NOTHING, NOTHING)
+    metric.update(*detected(1, BOX, [1], [0], NO_BOX, NOTHING, NOTHING, NOTHING))
     assert set(metric.compute().values()) == {None}
     metric.reset()
-    metric.update(1, *(NO_BOX, NOTHING, NOTHING), NO_BOX, NOTHING, NOTHING, NOTHING)
+    metric.update(*detected(1, *(NO_BOX, NOTHING, NOTHING), NO_BOX, NOTHING, NOTHING, NOTHING))
     assert set(metric.compute().values()) == {None}
 
 
 def test_tensors_of_any_dtype_are_taken():
-    arrays = (BOX, [0.5], [3], BOX, [1200.0], [False], [3])
-    tensors = [torch.tensor(np.asarray(array)) for array in arrays]
-    tensors[0], tensors[1] = tensors[0].float(), tensors[1].bfloat16()
     metric = AveragePrecision()
-    metric.update(torch.tensor(9), *tensors)
+    scores = torch.tensor([0.5], dtype=torch.bfloat16)
+    metric.update(*detected(9, torch.tensor(BOX).float(), scores, [3], BOX, [1200.0], [False], [3]))
     assert metric.compute()["AP"] == 1
     assert (metric.detections[0].dtype, metric.detections[0].shape) == (torch.float64, (1, 6))
 
@@ -128,17 +133,17 @@ def test_an_image_counts_once():
     metric = _filled(images)
     expected = metric.compute()
     first, *_ = images
-    metric.update(first, *images[first])
+    metric.update(*detected(first, *images[first]))
     assert metric.compute() == expected
     assert int(metric.num_images) == 6
     boxes, *others = images[first]
-    metric.update(first, boxes + 1, *others)
+    metric.update(*detected(first, boxes + 1, *others))
     with pytest.raises(InputError, match=f"image {first} was evaluated twice, with different results"):
         metric.compute()
     metric.reset()
     assert int(metric.num_images) == 0
     for image_id, columns in images.items():
-        metric.update(image_id, *columns)
+        metric.update(*detected(image_id, *columns))
     assert metric.compute() == expected
 
 
@@ -152,7 +157,7 @@ def test_the_garbage_collector_is_left_as_it_was(enabled):
         (gc.enable if enabled else gc.disable)()
         metric.compute()
         assert gc.isenabled() == enabled
-        metric.update(first, BOX, [1], [0], NO_BOX, NOTHING, NOTHING, NOTHING)
+        metric.update(*detected(first, BOX, [1], [0], NO_BOX, NOTHING, NOTHING, NOTHING))
         with pytest.raises(InputError, match="evaluated twice"):
             metric.compute()
         assert gc.isenabled() == enabled
@@ -165,17 +170,24 @@ def test_the_garbage_collector_is_left_as_it_was(enabled):
     [
         (0, np.array([[0, 0, np.nan, 1]]), "image 5: boxes_xywh holds .* row 0"),
         (1, [np.inf], "image 5: scores holds .* row 0"),
-        (3, np.zeros((1, 5)), r"image 5: gt_boxes_xywh has shape \(1, 5\)"),
+        (3, np.zeros((1, 5)), r"image 5: the objects' boxes_xywh has shape \(1, 5\)"),
         (2, [1, 2], "1 image 5: boxes_xywh, 1 image 5: scores, 2 image 5: labels"),
-        (5, [], "0 image 5: gt_is_crowd"),
-        (6, [0.5], "image 5: gt_labels holds .*whole numbers"),
+        (5, [], "0 image 5: the objects' is_crowd"),
+        (6, [0.5], "image 5: the objects' labels holds .*whole numbers"),
     ],
 )
 def test_bad_values_are_named(column, value, message):
     columns = [BOX, [0.5], [1], BOX, [9], [0], [1]]
     columns[column] = value
     with pytest.raises(InputError, match=message):
-        AveragePrecision().update(5, *columns)
+        AveragePrecision().update(*detected(5, *columns))
+
+
+def test_detections_of_another_image_are_rejected():
+    found, _ = detected(5, BOX, [0.5], [1], BOX, [9], [0], [1])
+    _, annotated = detected(6, BOX, [0.5], [1], BOX, [9], [0], [1])
+    with pytest.raises(InputError, match="detections of image 5 with the objects of image 6"):
+        AveragePrecision().update(found, annotated)
 
 
 @pytest.mark.parametrize("settings", [{"limits": (0,)}, {"area_thresholds": (2, 1)}])
@@ -189,7 +201,7 @@ def _score_share(rank: int, shares: list[list[tuple[int, Image]]], folder: str) 
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     metric = AveragePrecision()
     for image_id, columns in shares[rank]:
-        metric.update(image_id, *columns)
+        metric.update(*detected(image_id, *columns))
     try:
         told: object = [metric.compute(), {str(key): value for key, value in _by_category(metric).items()}]
     except InputError as error:
@@ -242,10 +254,8 @@ def test_three_passes_take_the_memory_of_one():
     for _ in range(3):
         for image_id in range(150):
             boxes = rng.uniform(1, 200, (100, 4))
-            metric.update(
-                *(image_id, boxes, rng.random(100), rng.integers(0, 8, 100)),
-                *(boxes[:7], boxes[:7, 2] * boxes[:7, 3], np.zeros(7), rng.integers(0, 8, 7)),
-            )
+            annotated = boxes[:7], boxes[:7, 2] * boxes[:7, 3], np.zeros(7), rng.integers(0, 8, 7)
+            metric.update(*detected(image_id, boxes, rng.random(100), rng.integers(0, 8, 100), *annotated))
         metric.compute()
         metric.reset()
         resident.append(_resident_mib())

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from fpn_lightning.errors import InputError
+from fpn_lightning.evaluation.arrays import FileProposals
 from fpn_lightning.evaluation.proposal_recall import AREA_SUFFIXES, ProposalRecall, match_image, recall_key
+from fpn_lightning.structures import GroundTruth, ProposalsOrig
 
 from .reference import Scene, coco_dataset, coco_results, pycocotools_recall, random_scene
 
@@ -17,18 +19,22 @@ from .reference import Scene, coco_dataset, coco_results, pycocotools_recall, ra
 def _ours(scenes: list[Scene], limits: tuple[int, ...], thresholds: tuple[float, float] = (32**2, 96**2)) -> np.ndarray:
     metric = ProposalRecall(limits, thresholds)
     for scene in scenes:
-        metric.update(*scene.columns)
+        metric.update(*scene.given)
     values = metric.compute()
     cells = [[values[recall_key(limit, suffix)] for limit in limits] for suffix in AREA_SUFFIXES]
     return np.array([[-1 if cell is None else cell for cell in row] for row in cells])
 
 
+def one_class(boxes, scores, *annotated) -> tuple[FileProposals, GroundTruth]:
+    """What ``update`` takes, of columns; every object has label 0."""
+    columns = [np.asarray(column, dtype=float) for column in (boxes, scores, *annotated)]
+    return FileProposals(*columns[:2]), GroundTruth(4, *columns[2:], np.zeros(len(annotated[0])))
+
+
 def test_one_object_by_hand():
     # IoU 80/100 reaches 0.50 ... 0.80 in steps of 0.05: 7 of 10 thresholds.
     metric = ProposalRecall(limits=(1, 1000))
-    metric.update(
-        np.array([[0, 0, 10, 8.0]]), np.array([0.3]), np.array([[0, 0, 10, 10.0]]), np.array([100.0]), np.array([False])
-    )
+    metric.update(*one_class([[0, 0, 10, 8.0]], [0.3], [[0, 0, 10, 10.0]], [100.0], [False]))
     values = metric.compute()
     assert values["AR1"] == values["AR1k"] == values["AR1_s"] == pytest.approx(0.7)
     assert values["AR1_m"] is None
@@ -44,17 +50,18 @@ def test_labels_bring_objects_into_cocos_order():
     assert _ours([scene], (10,))[0, 0] == pytest.approx(0.5)
     assert pycocotools_recall(coco_dataset([scene]), coco_results([scene]), (10,))[0, 0] == pytest.approx(0.5)
     metric = ProposalRecall((10,))
-    metric.update(*scene.columns[:5])
-    # In the order given both are found at 0.5 ... 0.65, one above.
+    scene.gt_labels[:] = 0
+    metric.update(*scene.given)
+    # Of one class they stay in the order given, and both are found at 0.5 ... 0.65, one above.
     assert metric.compute()["AR10"] == pytest.approx((4 * 1 + 6 * 0.5) / 10)
 
 
 def test_image_without_proposals_stays_in_the_denominator():
     box, area, no_crowd = np.array([[0, 0, 50, 50.0]]), np.array([2500.0]), np.array([False])
     metric = ProposalRecall()
-    metric.update(box, np.array([1.0]), box, area, no_crowd)
-    metric.update(np.zeros((0, 4)), np.zeros(0), box, area, no_crowd)
-    metric.update([], [], [], [], [])
+    metric.update(*one_class(box, [1.0], box, area, no_crowd))
+    metric.update(*one_class(np.zeros((0, 4)), [], box, area, no_crowd))
+    metric.update(*one_class([], [], [], [], []))
     assert metric.compute()["AR100"] == 0.5
     assert int(metric.num_images) == 3
 
@@ -94,14 +101,14 @@ def test_equals_pycocotools_on_real_annotations(coco_mini: Path):
         boxes = np.repeat(gt_boxes, 5, axis=0)
         boxes = np.abs(boxes + rng.normal(0, 0.15, boxes.shape) * boxes[:, [2, 3, 2, 3]])
         scores = rng.random(len(boxes)).round(2)
-        metric.update(
-            torch.from_numpy(boxes),
-            torch.from_numpy(scores),
-            torch.from_numpy(gt_boxes),
-            torch.tensor([a["area"] for a in objects]).double(),
-            torch.tensor([a["iscrowd"] for a in objects]).bool(),
-            torch.tensor([labels[a["category_id"]] for a in objects]),
+        annotated = GroundTruth(
+            image["id"],
+            gt_boxes,
+            np.array([a["area"] for a in objects]),
+            np.array([a["iscrowd"] for a in objects]),
+            np.array([labels[a["category_id"]] for a in objects]),
         )
+        metric.update(FileProposals(boxes, scores), annotated)
         results += [
             {"image_id": image["id"], "category_id": 1, "bbox": box.tolist(), "score": float(score)}
             for box, score in zip(boxes, scores, strict=True)
@@ -137,8 +144,8 @@ def test_states_are_sums_of_fixed_size():
     scenes = [random_scene(rng) for _ in range(12)]
     whole, first, second = ProposalRecall(), ProposalRecall(), ProposalRecall()
     for i, scene in enumerate(scenes):
-        whole.update(*scene.columns)
-        (first if i % 3 else second).update(*scene.columns)
+        whole.update(*scene.given)
+        (first if i % 3 else second).update(*scene.given)
     for name, reduction in whole._reductions.items():
         total = getattr(whole, name)
         assert torch.equal(reduction(torch.stack((getattr(first, name), getattr(second, name)))), total)
@@ -175,11 +182,11 @@ def test_bad_settings_are_named(arguments, message):
     ("column", "value", "message"),
     [
         (0, np.array([[0, 0, np.nan, 1]]), "boxes_xywh .* row 0"),
-        (1, np.array([np.inf]), "scores .* row 0"),
+        (1, np.array([np.inf]), "image 4: objectness .* row 0"),
         (0, np.zeros((1, 5)), r"boxes_xywh has shape \(1, 5\)"),
-        (1, np.zeros(2), "1 boxes_xywh and 2 scores"),
-        (3, np.zeros(0), "0 gt_areas"),
-        (5, np.zeros(3), "3 gt_labels"),
+        (1, np.zeros(2), "image 4: 1 boxes_xywh and 2 objectness"),
+        (3, np.zeros(0), "image 4: the objects' columns have 0 areas"),
+        (5, np.zeros(3), "3 labels"),
     ],
 )
 def test_bad_values_are_named(column, value, message):
@@ -187,14 +194,22 @@ def test_bad_values_are_named(column, value, message):
     columns = [box, np.ones(1), box, np.ones(1), np.zeros(1, bool), np.zeros(1)]
     columns[column] = value
     with pytest.raises(InputError, match=message):
-        ProposalRecall().update(*columns)
+        ProposalRecall().update(FileProposals(*columns[:2]), GroundTruth(4, *columns[2:]))
+
+
+def test_proposals_of_a_model_are_taken_as_they_are():
+    boxes = torch.tensor([[10, 20, 40, 60.0], [0, 0, 9, 9]], dtype=torch.float64)
+    found = ProposalsOrig(4, boxes, torch.tensor([2.0, -1.0]), torch.tensor([3, 2]))
+    metric = ProposalRecall()
+    metric.update(found, GroundTruth(4, np.array([[10.0, 20, 30, 40]]), np.array([1200.0]), np.zeros(1), np.zeros(1)))
+    assert metric.compute()["AR10"] == 1
 
 
 def _score_share(rank: int, scenes: list[Scene], folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     metric = ProposalRecall()
     for scene in scenes[rank::2]:
-        metric.update(*scene.columns)
+        metric.update(*scene.given)
     Path(folder, f"{rank}.json").write_text(json.dumps(metric.compute()))
     torch.distributed.destroy_process_group()
 
@@ -204,7 +219,7 @@ def test_two_processes_equal_one(tmp_path):
     scenes = [random_scene(rng) for _ in range(9)]
     whole = ProposalRecall()
     for scene in scenes:
-        whole.update(*scene.columns)
+        whole.update(*scene.given)
     context = multiprocessing.get_context("fork")
     workers = [context.Process(target=_score_share, args=(rank, scenes, str(tmp_path))) for rank in range(2)]
     for worker in workers:

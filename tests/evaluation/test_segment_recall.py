@@ -15,6 +15,8 @@ from fpn_lightning.data.coco.segmentations import compressed_rle
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.proposal_recall import AREA_SUFFIXES, recall_key
 from fpn_lightning.evaluation.segment_recall import SegmentRecall, mask_iou
+from fpn_lightning.mask_structures import MaskProposalsOrig
+from fpn_lightning.structures import GroundTruth
 
 from .reference import pycocotools_recall
 
@@ -26,6 +28,14 @@ def rectangle(x, y, width, height, size=(40, 60)):
     return {"size": list(size), "counts": coded["counts"].decode()}
 
 
+def given(masks, scores, gt_masks, areas, is_crowd, labels=None) -> tuple[MaskProposalsOrig, GroundTruth]:
+    """What ``update`` takes, of columns; without labels all objects are of one class."""
+    labels = np.zeros(len(gt_masks)) if labels is None else np.asarray(labels)
+    found = MaskProposalsOrig(4, masks, torch.tensor(scores), torch.full((len(masks),), 2))
+    boxes = np.zeros((len(gt_masks), 4))
+    return found, GroundTruth(4, boxes, np.asarray(areas), np.asarray(is_crowd), labels, masks=gt_masks)
+
+
 def ours(dataset: dict[str, Any], results: list[dict[str, Any]], limits, thresholds=(32**2, 96**2)) -> np.ndarray:
     """What the metric says of COCO records, image by image: ``(area range, limit)``, -1 without ground truth."""
     metric = SegmentRecall(limits, thresholds)
@@ -33,14 +43,15 @@ def ours(dataset: dict[str, Any], results: list[dict[str, Any]], limits, thresho
         size = image["height"], image["width"]
         objects = [item for item in dataset["annotations"] if item["image_id"] == image["id"]]
         found = [item for item in results if item["image_id"] == image["id"]]
-        metric.update(
+        columns = (
             [item["segmentation"] for item in found],
-            np.array([item["score"] for item in found]),
+            [item["score"] for item in found],
             [compressed_rle(item["segmentation"], *size) for item in objects],
-            np.array([item["area"] for item in objects]),
-            np.array([item["iscrowd"] for item in objects]),
-            np.array([item["category_id"] for item in objects]),
+            [item["area"] for item in objects],
+            [item["iscrowd"] for item in objects],
+            [item["category_id"] for item in objects],
         )
+        metric.update(*given(*columns))
     values = metric.compute()
     cells = [[values["segm_" + recall_key(limit, suffix)] for limit in limits] for suffix in AREA_SUFFIXES]
     return np.array([[-1 if cell is None else cell for cell in row] for row in cells])
@@ -86,11 +97,9 @@ def random_masks(rng: np.random.Generator) -> tuple[dict[str, Any], list[dict[st
 def test_one_object_by_hand():
     # 8 of 10 columns are found: IoU 0.8 reaches 0.50 ... 0.80, 7 of 10 thresholds. Its area makes it small.
     metric = SegmentRecall(limits=(1, 1000))
-    metric.update(
-        [rectangle(0, 0, 8, 10)], np.array([0.3]), [rectangle(0, 0, 10, 10)], np.array([100.0]), np.array([False])
-    )
-    metric.update([], [], [rectangle(0, 0, 10, 10)], np.array([5000.0]), np.array([False]))  # none found, medium
-    metric.update([rectangle(0, 0, 10, 10)], np.array([1.0]), [], [], [])
+    metric.update(*given([rectangle(0, 0, 8, 10)], [0.3], [rectangle(0, 0, 10, 10)], [100.0], [False]))
+    metric.update(*given([], [], [rectangle(0, 0, 10, 10)], [5000.0], [False]))  # none found, medium
+    metric.update(*given([rectangle(0, 0, 10, 10)], [1.0], [], [], []))
     values = metric.compute()
     assert values["segm_AR1k"] == values["segm_AR1"] == pytest.approx(0.35)
     assert values["segm_AR1k_s"] == pytest.approx(0.7)
@@ -153,13 +162,13 @@ def test_states_add_up():
         found = [item for item in results if item["image_id"] == image["id"]]
         columns = (
             [item["segmentation"] for item in found],
-            torch.tensor([item["score"] for item in found]),
+            [item["score"] for item in found],
             [item["segmentation"] for item in objects],
-            torch.tensor([item["area"] for item in objects]),
-            torch.tensor([item["iscrowd"] for item in objects]),
+            [item["area"] for item in objects],
+            [item["iscrowd"] for item in objects],
         )
-        whole.update(*columns)
-        parts[number % 2].update(*columns)
+        whole.update(*given(*columns))
+        parts[number % 2].update(*given(*columns))
     for name, reduction in whole._reductions.items():
         total = reduction(torch.stack([getattr(part, name) for part in parts]))
         assert torch.equal(total, getattr(whole, name))
@@ -169,16 +178,17 @@ def test_states_add_up():
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        (1, np.array([np.inf]), "scores .* row 0"),
-        (1, np.zeros(2), "1 masks and 2 scores"),
-        (2, [rectangle(0, 0, 2, 2, (41, 60))], r"different sizes, \[\(40, 60\), \(41, 60\)\]"),
-        (3, np.zeros(0), "0 gt_areas"),
-        (5, np.zeros(3), "3 gt_labels"),
+        (1, [np.inf], "image 4: scores .* row 0"),
+        (1, [0.0, 0.0], "image 4: 1 masks and 2 scores"),
+        (2, [rectangle(0, 0, 2, 2, (41, 60))], r"image 4: .*different sizes, \[\(40, 60\), \(41, 60\)\]"),
+        (2, [], r"set data\.load_masks to true"),
+        (3, [], "0 areas"),
+        (4, [0, 0], "2 is_crowd"),
     ],
 )
 def test_bad_values_are_named(column, value, message):
     mask = [rectangle(0, 0, 5, 5)]
-    columns = [mask, np.ones(1), mask, np.ones(1), np.zeros(1, bool), np.zeros(1)]
+    columns = [mask, [1.0], mask, [1.0], [False], [0]]
     columns[column] = value
     with pytest.raises(InputError, match=message):
-        SegmentRecall().update(*columns)
+        SegmentRecall().update(*given(*columns))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
+from torchvision.ops import box_convert
 
-from fpn_lightning.structures import ImageBatch, Proposals, Targets
+from fpn_lightning.data.coco.segmentations import compressed_rle
+from fpn_lightning.geometry import Geometry
+from fpn_lightning.structures import RLE, GroundTruth, ImageBatch, Proposals, Targets
 
 
 def image_batch(sizes: Sequence[tuple[int, int]], seed: int = 0, divisor: int = 32) -> ImageBatch:
@@ -16,33 +20,38 @@ def image_batch(sizes: Sequence[tuple[int, int]], seed: int = 0, divisor: int = 
     pixels = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
     for index, (h, w) in enumerate(sizes):
         pixels[index, :, :h, :w] = torch.randint(0, 256, (3, h, w), generator=generator, dtype=torch.uint8)
-    shape = torch.tensor(sizes)
-    return ImageBatch(pixels, shape, shape, torch.arange(len(sizes)), torch.zeros(len(sizes), dtype=torch.bool))
+    return ImageBatch(pixels, torch.tensor(sizes), torch.arange(len(sizes)), whole(sizes))
+
+
+def whole(sizes: Iterable[tuple[int, int]]) -> list[Geometry]:
+    """How image files of the given (height, width) become network inputs of the same size."""
+    return [Geometry((height, width), (height, width)) for height, width in sizes]
 
 
 def targets(boxes: Sequence[Sequence[float]]) -> Targets:
-    """Ground truth with the given xyxy boxes, all of class 0."""
-    tensor = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    xywh = torch.cat((tensor[:, :2], tensor[:, 2:] - tensor[:, :2]), dim=1).double()
-    count = len(tensor)
-    zeros = torch.zeros(count, dtype=torch.int64)
-    return Targets(
-        boxes=tensor,
-        labels=zeros,
-        indices=torch.arange(count),
-        boxes_xywh_orig=xywh,
-        areas_orig=xywh[:, 2] * xywh[:, 3],
-        is_crowd=torch.zeros(count, dtype=torch.bool),
-        labels_orig=zeros,
-        annotation_ids=torch.arange(1, count + 1),
-    )
+    """Objects with the given xyxy boxes, all of class 0."""
+    return labelled(boxes, [0] * len(boxes))
 
 
 def labelled(boxes: Sequence[Sequence[float]], labels: Sequence[int]) -> Targets:
-    """Ground truth with the given xyxy boxes and classes."""
-    target = targets(boxes)
-    target.labels = target.labels_orig = torch.tensor(labels)
-    return target
+    """Objects with the given xyxy boxes and classes."""
+    tensor = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    return Targets(tensor, torch.tensor(labels, dtype=torch.int64))
+
+
+def annotated(target: Targets, image_id: int = 0) -> GroundTruth:
+    """What the annotation file says of objects, where the file is as large as the network input; no crowds."""
+    boxes = box_convert(target.boxes, "xyxy", "xywh").double().numpy()
+    is_crowd = np.zeros(len(boxes), dtype=bool)
+    return GroundTruth(
+        image_id, boxes, boxes[:, 2] * boxes[:, 3], is_crowd, target.labels.numpy(), masks=list(target.masks)
+    )
+
+
+def box_masks(boxes: torch.Tensor, height: int, width: int) -> list[RLE]:
+    """The masks that boxes ``(., 4)`` are of themselves, in an image of that size."""
+    polygons = [[[x1, y1, x2, y1, x2, y2, x1, y2]] for x1, y1, x2, y2 in boxes.tolist()]
+    return [compressed_rle(polygon, height, width) for polygon in polygons]
 
 
 def proposals(boxes: Sequence[Sequence[float]] | torch.Tensor) -> Proposals:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fpn_lightning.errors import InputError
+from fpn_lightning.geometry import Geometry
 from fpn_lightning.models.backbones.narrow import NarrowResNet
 from fpn_lightning.models.detector import Anchors, Detector, Scale
 from fpn_lightning.models.image_pyramid import (
@@ -25,12 +26,6 @@ from tests.models.builders import image_batch
 
 def proposals(boxes, objectness, level=4):
     return Proposals(torch.tensor(boxes), torch.tensor(objectness), torch.full((len(boxes),), level))
-
-
-def one_of(images: ImageBatch, index: int) -> ImageBatch:
-    """Image ``index`` alone, padded as in its batch."""
-    fields = ("pixels", "sizes", "sizes_orig", "image_ids", "flipped")
-    return ImageBatch(*(getattr(images, name)[index : index + 1] for name in fields))
 
 
 C4 = partial(SingleMap, level=4)
@@ -59,6 +54,7 @@ def test_twice_the_size_by_hand():
     images = replace(image_batch([(2, 2)]), pixels=pixels)
     scaled = scale_images(images, 2)
     assert scaled.sizes.tolist() == [[4, 4]]
+    assert scaled.geometries == [Geometry((2, 2), (4, 4))]
     assert scaled.pixels.shape == (1, 3, 8, 8)
     # Pixel centres at 1/4, 3/4, 5/4, 7/4 of a row whose centres 1/2 and 3/2 hold 0 and 100; its ends are held.
     assert scaled.pixels[0, 0, :4, :4].tolist() == [[0, 25, 75, 100]] * 4
@@ -150,7 +146,7 @@ def test_a_batch_of_two_sizes_is_two_batches_of_one():
     model, images = stage(scales=(0.5, 1.0, 2.0)), image_batch([(64, 96), (41, 70)])
     together = model.propose(images)
     for index, ours in enumerate(together):
-        (alone,) = model.propose(one_of(images, index))
+        (alone,) = model.propose(images.only(index))
         assert len(ours) == len(alone) > 50
         assert torch.allclose(ours.boxes, alone.boxes, atol=1e-4)
         assert torch.allclose(ours.objectness, alone.objectness, atol=1e-5)

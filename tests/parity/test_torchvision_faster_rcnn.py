@@ -14,12 +14,13 @@ from torch.nn.utils.rnn import pad_sequence
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 
+from fpn_lightning.models.detector import Detector
 from fpn_lightning.models.sampler import Sampler, image_seeds
 from fpn_lightning.stages.faster_rcnn import FasterRCNNStage
 from fpn_lightning.structures import Batch, ImageBatch, Targets
 from fpn_lightning.weights.init_from import load_weights
-from tests.models.builders import labelled
-from tests.weights.builders import COCO_GAPS, calibrate, noise, pixels_of, torchvision_model, zoo_stage
+from tests.models.builders import labelled, whole
+from tests.weights.builders import COCO_GAPS, calibrate, noise, pixels_of, torchvision_model, zoo_detector
 
 SIZES = [(128, 160), (160, 112), (150, 190)]
 CATEGORY_IDS = torch.tensor([i for i in range(1, 91) if i not in COCO_GAPS])
@@ -37,7 +38,7 @@ def image_batch(images: list[torch.Tensor]) -> ImageBatch:
     for row, image in zip(pixels, images, strict=True):
         row[:, : image.shape[1], : image.shape[2]] = image
     sizes = torch.tensor([image.shape[1:] for image in images])
-    return ImageBatch(pixels, sizes, sizes, torch.arange(len(images)), torch.zeros(len(images), dtype=torch.bool))
+    return ImageBatch(pixels, sizes, torch.arange(len(images)), whole(sizes.tolist()))
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +51,9 @@ def images(request) -> list[torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def both(images, tmp_path_factory) -> tuple[FasterRCNN, FasterRCNNStage]:
+def both(images, tmp_path_factory) -> tuple[FasterRCNN, Detector]:
     theirs = torchvision_model()
-    ours = zoo_stage("torchvision_r50_fpn", eval_proposals=EVAL_PROPOSALS).eval()
+    ours = zoo_detector("torchvision_r50_fpn", eval_proposals=EVAL_PROPOSALS).eval()
     batch = image_batch(images)
     calibrate(theirs, ours.backbone.normalize(batch), SIZES)
     path = tmp_path_factory.mktemp("weights") / "fasterrcnn.pth"
@@ -75,7 +76,7 @@ def test_proposals_and_detections_agree(both, images, rows):
     maps = theirs.eval().backbone(pixels)
     boxes, _ = theirs.rpn(ImageList(pixels, sizes), maps)
     reference, _ = theirs.roi_heads(maps, [of_image[:EVAL_PROPOSALS] for of_image in boxes], sizes)
-    proposals, detections = ours.find(batch)
+    proposals, detections = ours.propose_and_detect(batch)
     for own, other in zip(proposals, boxes, strict=True):
         assert len(other) > 300
         assert (own.boxes[: len(other)] - other).abs().max() < 1e-6  # theirs are 1000 at most
@@ -96,7 +97,7 @@ def test_losses_agree_on_the_same_samples(both, images, monkeypatch):
     batch = image_batch(images)
     truth = [labelled(boxes, labels) for boxes, labels in TRUTH]
     truth = [Targets(**{**vars(target), "boxes": target.boxes.double()}) for target in truth]
-    seeds = image_seeds(ours.seed, 0, batch.image_ids)
+    seeds = image_seeds(0, 0, batch.image_ids)
 
     def same_anchors(labels: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         positive, negative = ours.rpn.sampler(torch.stack(labels), seeds)
@@ -118,7 +119,7 @@ def test_losses_agree_on_the_same_samples(both, images, monkeypatch):
     their_truth = [{"boxes": target.boxes, "labels": CATEGORY_IDS[target.labels.long()]} for target in truth]
     boxes, rpn_losses = theirs.rpn.train()(ImageList(pixels, SIZES), maps, their_truth)
     _, roi_losses = theirs.roi_heads.train()(maps, boxes, SIZES, their_truth)
-    losses = ours.losses(Batch(batch, truth))
+    losses = FasterRCNNStage(ours).losses(Batch(batch, truth))
     # torchvision makes its RPN labels float32, and that loss comes out with that precision.
     assert losses["loss_rpn_cls"].item() == pytest.approx(rpn_losses["loss_objectness"].item(), rel=1e-7)
     assert losses["loss_rpn_loc"].item() == pytest.approx(rpn_losses["loss_rpn_box_reg"].item(), rel=1e-9)

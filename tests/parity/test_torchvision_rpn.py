@@ -19,7 +19,7 @@ from fpn_lightning.models.pyramids import FPN
 from fpn_lightning.models.rpn import RPN
 from fpn_lightning.models.sampler import image_seeds
 from fpn_lightning.structures import ImageBatch
-from tests.models.builders import targets
+from tests.models.builders import targets, whole
 
 SIZES = [(192, 256), (224, 160), (180, 250)]
 
@@ -32,7 +32,7 @@ def real_batch(folder) -> ImageBatch:
         image = cv2.resize(cv2.imread(str(path)), (w, h))[:, :, ::-1]
         pixels[index, :, :h, :w] = torch.from_numpy(image.copy()).permute(2, 0, 1)
     sizes = torch.tensor(SIZES)
-    return ImageBatch(pixels, sizes, sizes, torch.arange(len(SIZES)), torch.zeros(len(SIZES), dtype=torch.bool))
+    return ImageBatch(pixels, sizes, torch.arange(len(SIZES)), whole(sizes.tolist()))
 
 
 def calibrate(module: FrozenBatchNorm2d, inputs: tuple[torch.Tensor]) -> None:

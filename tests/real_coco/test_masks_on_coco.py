@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from pycocotools import mask as mask_api
 
-from fpn_lightning.data.coco.segmentations import compressed_rle
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.models.masks.targets import mask_targets
 from tests.command_line import REPOSITORY
@@ -35,17 +35,18 @@ def test_targets_hold_the_area_of_every_object(coco_mini):
     seen = 0
     for batch in data.val_dataloader():
         (target,), images = batch.targets, batch.images
-        if not target.segmentations:
+        if not target.masks:
             continue
-        size, size_orig = (tuple(sizes[0].tolist()) for sizes in (images.sizes, images.sizes_orig))
+        (geometry,) = images.geometries
+        size, size_orig = geometry.size, geometry.size_orig
         side = float(max(size))
-        window = np.array([[0.0, 0, side, side]] * len(target.segmentations))
+        window = np.array([[0.0, 0, side, side]] * len(target.masks))
         objects = np.arange(len(window))
         for flipped in (False, True):
-            coverage = mask_targets(target.segmentations, objects, window, size, size_orig, flipped, 14)
+            coverage = mask_targets(target.masks, objects, window, replace(geometry, flipped=flipped), 14)
             pixel = (size_orig[0] / size[0]) * (size_orig[1] / size[1])  # px² of the file in one of the input
-            for mask, segmentation in zip(coverage, target.segmentations, strict=True):
-                area = float(mask_api.area(compressed_rle(segmentation, *size_orig)))
+            for mask, rle in zip(coverage, target.masks, strict=True):
+                area = float(mask_api.area(rle))
                 assert mask.sum() * (side / 14) ** 2 * pixel == pytest.approx(area, rel=1e-5, abs=1e-3)
                 seen += 1
     assert seen > 800

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from fpn_lightning.errors import InputError
+from fpn_lightning.geometry import Geometry
 from fpn_lightning.models.backbones.narrow import NarrowResNet
 from fpn_lightning.models.detector import Detector, Scale
 from fpn_lightning.models.pyramids import FPN, SingleMap
 from fpn_lightning.models.roi_heads import RoIHeads
 from fpn_lightning.stages.fast_rcnn import FastRCNNStage
 from fpn_lightning.structures import Batch
-from tests.models.builders import image_batch, labelled, random_proposals
+from tests.models.builders import annotated, image_batch, labelled, random_proposals
 from tests.stages.test_rows import ROWS
 
 DESIGNS = [(ROWS["a"], "conv5"), *((ROWS[row], "2fc") for row in "bcdef")]
@@ -41,7 +42,8 @@ def make_batch() -> Batch:
     """Two images, the second without an object."""
     images = image_batch([(64, 96), (80, 64)])
     truth = [labelled([[10, 10, 40, 50], [5, 20, 90, 60]], [0, 2]), labelled([], [])]
-    return Batch(images, truth, [random_proposals(40, 64, 96), random_proposals(40, 80, 64, seed=1)])
+    files = [annotated(target, n) for n, target in enumerate(truth)]
+    return Batch(images, truth, files, [random_proposals(40, 64, 96), random_proposals(40, 80, 64, seed=1)])
 
 
 @pytest.mark.parametrize(("design", "head"), DESIGNS, ids=["a", "b", "c", "d", "e", "f"])
@@ -71,8 +73,7 @@ def test_the_same_step_samples_the_same_regions():
 
 def test_detections_are_in_pixels_of_the_file_and_agree_with_the_maps():
     stage, batch = make_stage(score_thresh=0.0).eval(), make_batch()
-    batch.images.sizes_orig = batch.images.sizes * 2
-    batch.images.flipped[1] = True
+    batch.images.geometries = [Geometry((128, 192), (64, 96)), Geometry((160, 128), (80, 64), flipped=True)]
     found = stage.predict_step(batch, 0)
     direct = stage.detector.roi_heads.predict(stage(batch.images), batch.proposals, batch.images.sizes)
     assert [len(image) for image in found] == [len(image) for image in direct]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fpn_lightning.errors import InputError
+from fpn_lightning.geometry import Geometry
 from fpn_lightning.models.backbones.narrow import NarrowResNet
 from fpn_lightning.models.detector import Anchors, Detector, Scale
 from fpn_lightning.models.pyramids import FPN, SingleMap
@@ -15,7 +16,7 @@ from fpn_lightning.models.roi_heads import RoIHeads
 from fpn_lightning.models.rpn import RPN
 from fpn_lightning.stages.faster_rcnn import FasterRCNNStage
 from fpn_lightning.structures import Batch
-from tests.models.builders import image_batch, labelled
+from tests.models.builders import annotated, image_batch, labelled
 
 LOSSES = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}
 
@@ -41,7 +42,8 @@ def make_stage(design=FPN, head="2fc", eval_proposals=50, octaves=((0,), (1,), (
 def make_batch() -> Batch:
     """Two images, the second without an object."""
     images = image_batch([(64, 96), (80, 64)])
-    return Batch(images, [labelled([[10, 10, 40, 50], [5, 20, 90, 60]], [0, 2]), labelled([], [])])
+    truth = [labelled([[10, 10, 40, 50], [5, 20, 90, 60]], [0, 2]), labelled([], [])]
+    return Batch(images, truth, [annotated(target, n) for n, target in enumerate(truth)])
 
 
 @pytest.fixture
@@ -121,7 +123,7 @@ def test_recall_and_precision_come_from_one_pass(passes):
     proposals, detections = stage.detector.propose_and_detect(batch.images)
     assert min(map(len, proposals)) > 50
     # Something to find: the 20th proposal of the first image; files here have the size of the network input.
-    batch.targets[0] = labelled(proposals[0].boxes[19:20].tolist(), [1])
+    batch.ground_truths[0] = annotated(labelled(proposals[0].boxes[19:20].tolist(), [1]))
     passes.clear()
     stage.evaluate_batch(batch)
     assert passes == [2]
@@ -146,7 +148,7 @@ def test_the_best_proposals_go_to_the_detector():
 @torch.no_grad()
 def test_predictions_are_detections_in_pixels_of_the_file():
     stage, batch = make_stage(score_thresh=0.0).eval(), make_batch()
-    batch.images.sizes_orig = batch.images.sizes * 2
+    batch.images.geometries = [Geometry((128, 192), (64, 96)), Geometry((160, 128), (80, 64))]
     found = stage.predict_step(batch, 0)
     _, direct = stage.detector.propose_and_detect(batch.images)
     assert [image.image_id for image in found] == [0, 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from pycocotools import mask as mask_api
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.__main__ import main as score
+from fpn_lightning.geometry import Geometry
 from fpn_lightning.models.backbones.narrow import NarrowResNet
 from fpn_lightning.models.detector import Detector, Scale
 from fpn_lightning.models.masks.proposer import MaskProposer
@@ -19,7 +21,7 @@ from fpn_lightning.stages.mask_proposals import MaskProposalStage, refuse_leak
 from fpn_lightning.stages.optimization import Optimization
 from fpn_lightning.structures import Batch
 from tests.command_line import REPOSITORY, read_metrics
-from tests.models.builders import image_batch, targets
+from tests.models.builders import annotated, box_masks, image_batch, targets
 
 ROW = REPOSITORY / "configs" / "table6" / "dual_28_2x.yaml"
 
@@ -34,8 +36,8 @@ def stage(**options):
 def batch(with_masks=True):
     truth = [targets([[10, 10, 40, 50], [20, 2, 28, 9]]), targets([])]
     if with_masks:
-        truth[0].segmentations = [[[x, y, a, y, a, b, x, b]] for x, y, a, b in truth[0].boxes.tolist()]
-    return Batch(image_batch([(64, 64), (64, 64)]), truth)
+        truth[0].masks = box_masks(truth[0].boxes, 64, 64)
+    return Batch(image_batch([(64, 64), (64, 64)]), truth, [annotated(target, n) for n, target in enumerate(truth)])
 
 
 def test_every_parameter_is_trained():
@@ -49,7 +51,7 @@ def test_every_parameter_is_trained():
 def test_proposals_cover_the_image_file_and_the_recall_counts_them():
     model = stage().eval()
     data = batch()
-    data.images.sizes_orig = torch.tensor([[128, 128], [96, 96]])
+    data.images.geometries = [Geometry((128, 128), (64, 64)), Geometry((96, 96), (64, 64))]
     with torch.no_grad():
         first, second = model.predict_step(data, 0)
     assert len(first) == len(second) == 1000
@@ -57,8 +59,7 @@ def test_proposals_cover_the_image_file_and_the_recall_counts_them():
     assert {tuple(mask["size"]) for mask in second.masks} == {(96, 96)}
     assert set(first.levels.tolist()) <= {2, 3, 4, 5, 6}
     # What the metric is given are these masks: an object that is one of them is found.
-    truth = data.targets[0]
-    truth.segmentations = [dict(first.masks[3]), dict(first.masks[500])]
+    data.ground_truths[0] = replace(data.ground_truths[0], masks=[first.masks[3], first.masks[500]])
     with torch.no_grad():
         model.evaluate_batch(data)
     values, num_images = model.evaluation_result()

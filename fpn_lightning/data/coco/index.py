@@ -6,15 +6,18 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fpn_lightning.data.coco.annotations import Categories
 from fpn_lightning.data.coco.index_file import open_index
-from fpn_lightning.data.coco.segmentations import segmentation_fault
+from fpn_lightning.data.coco.segmentations import compressed_rle, segmentation_fault
 from fpn_lightning.errors import InputError
+
+if TYPE_CHECKING:  # it imports torch, which opening an index does without
+    from fpn_lightning.structures import RLE
 
 
 class Objects(NamedTuple):
@@ -117,20 +120,21 @@ class COCOIndex:
         ids, boxes, areas, is_crowd, labels = self.objects
         return Objects(ids[rows], boxes[rows], areas[rows], is_crowd[rows], labels[rows])
 
-    def segmentations_of(self, row: int) -> list[Any]:
-        """COCO polygons (list of flat x, y lists) or RLE (dict) of each object of one image, decoded now.
+    def masks_of(self, row: int) -> list[RLE]:
+        """The mask of each object of one image, made now from COCO's polygons or RLE.
 
         Raises:
             InputError: an object has none, or none that gives a mask of the image.
         """
         blob, offsets = self._segmentations
         first, last = int(self.object_offsets[row]), int(self.object_offsets[row + 1])
-        segmentations = []
+        height, width = self.sizes[row].tolist()
+        masks = []
         for i in range(first, last):
             text = blob[offsets[i] : offsets[i + 1]].tobytes()
             try:
-                segmentations.append(json.loads(text or "null"))
-                fault = segmentation_fault(segmentations[-1], *self.sizes[row].tolist())
+                segmentation = json.loads(text or "null")
+                fault = segmentation_fault(segmentation, height, width)
             except RecursionError:
                 fault = "it is nested too deeply"
             if fault:
@@ -139,7 +143,8 @@ class COCOIndex:
                 )
                 problem = f"no usable segmentation: {fault}" if text else "no segmentation"
                 raise InputError(f"{name} has {problem}; masks were asked for (data.load_masks)")
-        return segmentations
+            masks.append(compressed_rle(segmentation, height, width))
+        return masks
 
     def check_categories(self, num_classes: int, others: Categories) -> None:
         """Refuse another number of categories than configured, or others than those of another split.

@@ -1,17 +1,20 @@
 """What is wrong with a mask, before pycocotools sees it: its C code hangs, crashes or misreads what is malformed.
 
-And masks without fault as RLE and as bitmaps.
+And masks without fault as RLE.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_api
+
+if TYPE_CHECKING:  # it imports torch, which opening an index does without
+    from fpn_lightning.structures import RLE
 
 # Numbers of at most 7 characters from "0" on, 5 bits each; all but a number's last character have the sixth bit.
 COMPRESSED_COUNTS = re.compile(r"(?:[P-o]{0,6}+[0-O]+)++")
@@ -70,7 +73,7 @@ def covered_pixels(counts: Sequence[str]) -> NDArray[np.int64]:
     return np.where(np.minimum.reduceat(runs, starts) >= 0, np.add.reduceat(runs, starts), -1)
 
 
-def compressed_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+def compressed_rle(segmentation: Any, height: int, width: int) -> RLE:
     """A mask as compressed RLE; polygons are joined as COCO's API joins them.
 
     Args:
@@ -79,12 +82,10 @@ def compressed_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]
         width: of the image file.
     """
     if isinstance(segmentation, list):
-        return dict(mask_api.merge(mask_api.frPyObjects(segmentation, height, width)))
-    if isinstance(segmentation["counts"], list):
-        return dict(mask_api.frPyObjects(segmentation, height, width))
-    return dict(segmentation)
-
-
-def decode_mask(segmentation: Any, height: int, width: int) -> NDArray[np.uint8]:
-    """A mask as a bitmap, uint8 ``(height, width)`` in {0, 1}; arguments as :func:`compressed_rle`."""
-    return np.asarray(mask_api.decode(compressed_rle(segmentation, height, width)), dtype=np.uint8)
+        coded = mask_api.merge(mask_api.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        coded = mask_api.frPyObjects(segmentation, height, width)
+    else:
+        coded = segmentation
+    counts = coded["counts"]
+    return {"size": [height, width], "counts": counts if isinstance(counts, str) else counts.decode()}

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fpn_lightning.errors import InputError
 from fpn_lightning.models.masks.targets import mask_targets
-from fpn_lightning.structures import ImageBatch, Targets
+from fpn_lightning.structures import ImageBatch, Targets, check_masks
 
 MaskLoss = Literal["logistic", "dice"]
 
@@ -43,36 +42,24 @@ def target_masks(
         float32 ``(P, m, m)`` on the device of ``windows``.
 
     Raises:
-        InputError: if the targets carry no segmentations.
+        InputError: if the targets carry no masks.
     """
     parts = [windows.new_zeros(0, mask_size, mask_size)]
     for n, target in enumerate(targets):
         rows = image == n
         if not rows.any():
             continue
-        check_segmentations(target)
+        check_masks(target)
         coverage = mask_targets(
-            target.segmentations,
-            target.indices[matched_idxs[rows]].cpu().numpy(),
+            target.masks,
+            matched_idxs[rows].cpu().numpy(),
             windows[rows].double().cpu().numpy(),
-            (int(images.sizes[n, 0]), int(images.sizes[n, 1])),
-            (int(images.sizes_orig[n, 0]), int(images.sizes_orig[n, 1])),
-            bool(images.flipped[n]),
+            images.geometries[n],
             mask_size,
         )
         part = torch.from_numpy(coverage.copy()).to(windows)
         parts.append(part if soft else (part >= 0.5).to(windows))
     return torch.cat(parts)
-
-
-def check_segmentations(target: Targets) -> None:
-    """Make sure that an image's objects have masks.
-
-    Raises:
-        InputError: if the data module was not asked for them.
-    """
-    if len(target.segmentations) != len(target.annotation_ids):
-        raise InputError("mask proposals need the objects' masks: set data.load_masks to true")
 
 
 def mask_loss(logits: Tensor, targets: Tensor, form: MaskLoss) -> Tensor:

@@ -13,17 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 
-from fpn_lightning.mask_structures import RLE, MaskProposals
-from fpn_lightning.models.masks.targets import windows_to_original
+from fpn_lightning.geometry import Geometry
+from fpn_lightning.mask_structures import MaskProposals
+from fpn_lightning.structures import RLE
 
 Interpolation = Literal["bilinear", "nearest"]
 
 
 def paste_masks(
     proposals: MaskProposals,
-    size: tuple[int, int],
-    size_orig: tuple[int, int],
-    flipped: bool,
+    geometry: Geometry,
     threshold: float = 0.2,
     interpolation: Interpolation = "bilinear",
 ) -> list[RLE]:
@@ -31,20 +30,17 @@ def paste_masks(
 
     Args:
         proposals: of one image.
-        size: height and width of the network input, without padding.
-        size_orig: height and width of the image file.
-        flipped: whether the network input was mirrored left to right.
+        geometry: how the image file became the network input.
         threshold: probability in (0, 1) above which a pixel is foreground (DEVIATIONS.md "Mask threshold").
         interpolation: of the logits between the centres of a mask's cells.
 
     Returns:
         P masks; one whose window lies outside the image, or whose pixels are all below the threshold, is empty.
     """
-    logits = proposals.mask_logits.float().cpu().numpy()
-    logits = logits[:, :, ::-1] if flipped else logits
-    windows = windows_to_original(proposals.windows.double().cpu().numpy(), size, size_orig, flipped)
+    logits = geometry.mirror_masks(proposals.mask_logits.float().cpu().numpy())
+    windows = geometry.to_image(proposals.windows.double().cpu().numpy())
     least = math.log(threshold / (1 - threshold))
-    height, width = size_orig
+    height, width = geometry.size_orig
     masks = []
     for mask, (x1, y1, x2, y2) in zip(logits, windows.tolist(), strict=True):
         by_column, left = _weights(x1, x2, width, mask.shape[1], interpolation)

@@ -149,7 +149,7 @@ class MaskProposer(nn.Module):
         Args:
             features: ``{"p2": (N, d, H_2, W_2), ...}``.
             images: the batch the features are of.
-            targets: N targets with segmentations.
+            targets: N targets with masks.
             seeds: int64 ``(N,)``, which cells are drawn; see :func:`fpn_lightning.models.sampler.image_seeds`.
 
         Returns:

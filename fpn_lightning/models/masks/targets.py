@@ -1,68 +1,49 @@
 """What a mask MLP is to predict: an object's mask inside a window of the network input (FPN §6, App. A).
 
-The mask stays polygons or RLE until here. It is decoded once an object, in pixels of the image file, and every cell
-of the target is the part of its area that the mask covers: exact, whatever the scale, without resizing the bitmap.
+The mask stays run lengths until here. It is decoded once an object, in pixels of the image file, and every cell of the
+target is the part of its area that the mask covers: exact, whatever the scale, without resizing the bitmap.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as mask_api
 
-from fpn_lightning.data.coco.segmentations import decode_mask
+from fpn_lightning.geometry import Geometry
+from fpn_lightning.structures import RLE
 
 Bitmap = NDArray[np.uint8]
 
 
-def windows_to_original(
-    windows: NDArray[np.float64], size: tuple[int, int], size_orig: tuple[int, int], flipped: bool
-) -> NDArray[np.float64]:
-    """Windows ``(P, 4)`` xyxy from network-input pixels to pixels of the image file, not clipped.
-
-    Args:
-        windows: in the network input.
-        size: its height and width, without padding.
-        size_orig: height and width of the image file.
-        flipped: whether the network input is mirrored left to right; the windows returned are not.
-    """
-    if flipped:
-        windows = np.stack((size[1] - windows[:, 2], windows[:, 1], size[1] - windows[:, 0], windows[:, 3]), axis=1)
-    return windows * ([size_orig[1] / size[1], size_orig[0] / size[0]] * 2)
-
-
 def mask_targets(
-    segmentations: Sequence[Any],
+    masks: Sequence[RLE],
     objects: NDArray[np.int64],
     windows: NDArray[np.float64],
-    size: tuple[int, int],
-    size_orig: tuple[int, int],
-    flipped: bool,
+    geometry: Geometry,
     mask_size: int,
 ) -> NDArray[np.float32]:
     """Coverage of the cells of windows by objects of one image.
 
     Args:
-        segmentations: polygons or RLE of all objects of the image.
+        masks: of objects of the image, in pixels of its file.
         objects: int64 ``(P,)`` which of them each window is for.
         windows: float64 ``(P, 4)`` xyxy, network-input pixels; may reach outside the image, where no object is.
-        size: height and width of the network input, without padding.
-        size_orig: height and width of the image file.
-        flipped: whether the network input is mirrored left to right.
+        geometry: how the image file became the network input.
         mask_size: m.
 
     Returns:
         float32 ``(P, m, m)`` in [0, 1], rows from top to bottom as the network sees them.
     """
     targets = np.zeros((len(objects), mask_size, mask_size), dtype=np.float32)
-    windows = windows_to_original(windows, size, size_orig, flipped)
+    windows_orig = geometry.to_image(windows)
     for chosen in np.unique(objects):
-        bitmap = decode_mask(segmentations[chosen], *size_orig)
+        bitmap = geometry.hide_unseen(np.asarray(mask_api.decode(masks[chosen]), dtype=np.uint8))
         for row in np.flatnonzero(objects == chosen):
-            targets[row] = covered(bitmap, windows[row], mask_size)
-    return targets[:, :, ::-1] if flipped else targets
+            targets[row] = covered(bitmap, windows_orig[row], mask_size)
+    return geometry.mirror_masks(targets)
 
 
 def covered(bitmap: Bitmap, window: NDArray[np.float64], mask_size: int) -> NDArray[np.float64]:

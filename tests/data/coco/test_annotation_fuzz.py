@@ -18,7 +18,7 @@ from fpn_lightning.data.coco.index import COCOIndex
 from fpn_lightning.data.coco.segmentations import covered_pixels
 from fpn_lightning.data.dataset import COCODataset
 from fpn_lightning.data.training_rows import training_rows
-from fpn_lightning.data.transforms import ResizeAndFlip
+from fpn_lightning.data.transforms import ResizeAndFlip, large_enough
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.__main__ import score_proposals
 from fpn_lightning.evaluation.annotations import read_annotations
@@ -146,13 +146,11 @@ def refusal_of_split(path: Path, content: bytes, min_box_size: float = 1.0) -> s
 def refusal_of_masks(index: COCOIndex) -> str | None:
     for row, (height, width) in enumerate(index.sizes.tolist()):
         try:
-            masks = index.segmentations_of(row)
+            masks = index.masks_of(row)
         except InputError as error:
             return str(error)
         for mask in masks if height * width < 10**6 else []:
-            parts = isinstance(mask, list) or isinstance(mask["counts"], list)
-            rle = mask_api.frPyObjects(mask, height, width) if parts else mask
-            assert mask_api.decode(rle).shape[:2] == (height, width)
+            assert mask_api.decode(mask).shape == (height, width)
     return None
 
 
@@ -170,11 +168,11 @@ def count_targets(index: COCOIndex, transform: ResizeAndFlip, rows: np.ndarray) 
             boxes = targets.boxes.numpy()
             assert ((boxes >= 0) & (boxes <= [width, height, width, height])).all()  # also False for NaN
             assert (boxes[:, 2:] - boxes[:, :2] >= max(transform.min_box_size - 1e-3, 1e-9)).all()
-            assert (targets.labels == targets.labels_orig[targets.indices]).all()
-            assert not targets.is_crowd[targets.indices].any()
-            own = targets.boxes_xywh_orig[targets.indices].numpy()
-            own = sample.geometry.map_boxes(np.concatenate((own[:, :2], own[:, :2] + own[:, 2:]), axis=1))
-            np.testing.assert_allclose(boxes, np.clip(own, 0, [width, height, width, height]), atol=1e-3)
+            annotated = sample.ground_truth
+            own = np.clip(sample.geometry.to_network(annotated.boxes_orig), 0, [width, height, width, height])
+            usable = ~annotated.is_crowd & large_enough(own[:, 2:] - own[:, :2], transform.min_box_size)
+            assert (targets.labels.numpy() == annotated.labels[usable]).all()
+            np.testing.assert_array_equal(boxes, own[usable].astype(np.float32))
             count += len(boxes) * training
     return count
 

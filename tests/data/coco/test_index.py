@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
 from fpn_lightning.data.coco.index import COCOIndex, split_paths
@@ -35,12 +36,16 @@ class TestContent:
     def test_segmentations(self, tmp_path: Path) -> None:
         content = document()
         index = COCOIndex.open(write_json(tmp_path / "a.json", content))
-        assert index.segmentations_of(0) == [record["segmentation"] for record in content["annotations"]]
-        assert index.segmentations_of(1) == []
+        bitmaps = [mask_api.decode(mask) for mask in index.masks_of(0)]
+        # Two polygons of 10 x 10 px, and a crowd of the first 100 pixels.
+        assert [int(bitmap.sum()) for bitmap in bitmaps] == [100, 100, 100]
+        assert {bitmap.shape for bitmap in bitmaps} == {(60, 80)}
+        assert bitmaps[0][10:20, 10:20].all()
+        assert index.masks_of(1) == []
         content["annotations"][1].pop("segmentation")
         index = COCOIndex.open(write_json(tmp_path / "b.json", content))
         with pytest.raises(InputError, match=r"annotation 11 .*no segmentation"):
-            index.segmentations_of(0)
+            index.masks_of(0)
 
     @pytest.mark.parametrize("split", ["train2017", "val2017"])
     def test_equals_pycocotools(self, coco_mini: Path, split: str) -> None:
@@ -60,7 +65,10 @@ class TestContent:
             assert objects.is_crowd.tolist() == [bool(record["iscrowd"]) for record in expected]
             category_ids = index.categories.to_category_ids(objects.labels)
             assert category_ids.tolist() == [record["category_id"] for record in expected]
-            assert index.segmentations_of(row) == [record["segmentation"] for record in expected]
+            masks = index.masks_of(row)
+            assert [mask["size"] for mask in masks] == [[image["height"], image["width"]]] * len(expected)
+            coded = [reference.annToRLE(record)["counts"] for record in expected]
+            assert [mask["counts"].encode() for mask in masks] == coded
 
     def test_labels_of_all_80_categories(self, coco_mini: Path) -> None:
         categories = COCOIndex.open(coco_mini / "annotations" / "instances_val2017.json").categories

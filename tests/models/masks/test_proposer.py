@@ -12,7 +12,7 @@ from fpn_lightning.models.masks.loss import mask_loss
 from fpn_lightning.models.masks.mlp import MaskMLP
 from fpn_lightning.models.masks.proposer import MaskProposer
 from fpn_lightning.models.sampler import image_seeds
-from tests.models.builders import image_batch, targets
+from tests.models.builders import box_masks, image_batch, targets
 
 STRIDES = {"p3": 8, "p4": 16}
 
@@ -35,7 +35,7 @@ def objects(*images):
     """Targets whose masks are their boxes."""
     found = [targets(boxes) for boxes in images]
     for target in found:
-        target.segmentations = [[[x1, y1, x2, y1, x2, y2, x1, y2]] for x1, y1, x2, y2 in target.boxes.tolist()]
+        target.masks = box_masks(target.boxes, 64, 96)
     return found
 
 
