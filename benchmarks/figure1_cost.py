@@ -82,7 +82,7 @@ def build(row: str, preset: str) -> Design:
             there = ", ".join(["paper", *sorted(file.stem for file in files[-1].parent.glob("*.yaml"))])
             raise InputError(f"--preset {preset}: no {files[-1]}; there are: {there}")
         files += [file for file in [CONFIGS / "presets" / preset / "rpn.yaml"] if file.is_file()]
-    parser = ArgumentParser(default_config_files=[str(CONFIGS / "base.yaml")])
+    parser = ArgumentParser(default_config_files=[str(REPOSITORY / "fpn_lightning" / "base.yaml")])
     parser.add_argument("--config", action="config")
     parser.add_subclass_arguments(BaseStage, "model", required=True)
     parser.add_class_arguments(COCODataModule, "data")

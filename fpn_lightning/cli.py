@@ -38,7 +38,7 @@ from fpn_lightning.runs.speed import SpeedMonitor, StepProgressBar
 from fpn_lightning.runs.wandb_log import WandbOptions, wandb_logger
 from fpn_lightning.stages.base import BaseStage
 
-BASE_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "base.yaml"
+BASE_CONFIG = Path(__file__).with_name("base.yaml")
 
 
 class CLI(LightningCLI):
