@@ -79,7 +79,7 @@ def check_fits(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise InputError(
             f"ckpt_path: the checkpoint is of another model than this configuration: {'; '.join(wrong[:3])}{more}. Use "
-            "the config.yaml of its run, or the row and the overlays that it was trained with"
+            "the config.yaml of its run, or the row and the preset that it was trained with"
         )
 
 
