@@ -103,7 +103,8 @@ class NeededRun:
 
     def _how(self, commands: Sequence[str]) -> str:
         row, preset = f"{self.experiment.table}/{self.experiment.row}", self.experiment.preset
-        return (
-            f"Make them: {' && '.join(commands)}; or let this do all of it, in {ExperimentOptions.root}/: "
-            f"make row ROW={row} PRESET={preset} SEED={self.seed}"
-        )
+        make = f"make row ROW={row} PRESET={preset} SEED={self.seed}"
+        if Path("configs").is_dir() and not Path("configs", f"{self.name}.yaml").is_file():
+            return f"{self.name} is a row with overrides; the workflow makes it, in {ExperimentOptions.root}/: {make}"
+        by_hand = " && ".join(commands)
+        return f"Make them: {by_hand}; or let this do all of it, in {ExperimentOptions.root}/: {make}"

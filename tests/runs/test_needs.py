@@ -66,5 +66,8 @@ def test_commands_are_of_the_same_scale_and_root(rpn):
         needed(preset="paper").weights()
     with pytest.raises(InputError, match=r"--seed_everything 3 --experiment\.root elsewhere; or"):
         needed(root="elsewhere").weights()
+    Path("configs").mkdir()  # without the row: a comparison's, say
+    with pytest.raises(InputError, match=rf"table1/c_fpn is a row with overrides; the workflow makes it, .*: {MAKE}$"):
+        needed().weights()
     with pytest.raises(InputError, match=r"'c_fpn' of experiment\.\*_of is no row; give table and row"):
         NeededRun(ExperimentOptions(table="table2", row="c_fpn"), "c_fpn", 3)
