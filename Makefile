@@ -56,7 +56,7 @@ row: $(READY) ## Run one row of a table, or go on with it: make row ROW=table1/c
 mini: $(READY) ## Every row at the scale of a CPU, three seeds each, and reports/mini/table1.md to table6.md (4 hours)
 	$(SNAKEMAKE) --forcerun report -- mini
 
-backbones: $(READY) ## Compare trunks: reports/mini/backbones.md (an hour on two cores)
+backbones: $(READY) ## Compare backbones: reports/mini/backbones.md (an hour on two cores)
 	$(SNAKEMAKE) --forcerun report -- reports/mini/backbones.md
 
 tuning: $(READY) ## Learning rates of the rows, on a seed and a split of their own: reports/mini/tuning.md

@@ -46,6 +46,7 @@ from fpn_lightning.files import write_whole
 from fpn_lightning.geometry import Geometry
 from fpn_lightning.models.image_pyramid import scale_images
 from fpn_lightning.runs.checkout import git_commit
+from fpn_lightning.runs.presets import preset_files
 from fpn_lightning.runs.recorder import hardware
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.rpn import RPNStage
@@ -75,14 +76,9 @@ def build(row: str, preset: str) -> Design:
     Raises:
         InputError: there is no such preset.
     """
-    files = [CONFIGS / "figure1" / f"{row}.yaml"]
-    if preset != "paper":
-        files.append(CONFIGS / "presets" / f"{preset}.yaml")
-        if not files[-1].is_file():
-            there = ", ".join(["paper", *sorted(file.stem for file in files[-1].parent.glob("*.yaml"))])
-            raise InputError(f"--preset {preset}: no {files[-1]}; there are: {there}")
-        files += [file for file in [CONFIGS / "presets" / preset / "rpn.yaml"] if file.is_file()]
-    parser = ArgumentParser(default_config_files=[str(CONFIGS / "base.yaml")])
+    file = CONFIGS / "figure1" / f"{row}.yaml"
+    files = [file, *preset_files(file, preset)]
+    parser = ArgumentParser(default_config_files=[str(REPOSITORY / "fpn_lightning" / "base.yaml")])
     parser.add_argument("--config", action="config")
     parser.add_subclass_arguments(BaseStage, "model", required=True)
     parser.add_class_arguments(COCODataModule, "data")

@@ -33,12 +33,14 @@ from fpn_lightning.runs.directory import (
     refuse_other_config,
     run_directory,
 )
+from fpn_lightning.runs.needs import fill_in_needs
+from fpn_lightning.runs.presets import SUBCOMMANDS, PresetAction, expand_preset
 from fpn_lightning.runs.recorder import build_record, config_sha256, evaluation_summary
 from fpn_lightning.runs.speed import SpeedMonitor, StepProgressBar
 from fpn_lightning.runs.wandb_log import WandbOptions, wandb_logger
 from fpn_lightning.stages.base import BaseStage
 
-BASE_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "base.yaml"
+BASE_CONFIG = Path(__file__).with_name("base.yaml")
 
 
 class CLI(LightningCLI):
@@ -52,10 +54,13 @@ class CLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """``fit``, ``validate``, ``test`` and ``predict``."""
         every = LightningCLI.subcommands()
-        return {name: every[name] for name in ("fit", "validate", "test", "predict")}
+        return {name: every[name] for name in SUBCOMMANDS}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the groups of our own, the named callbacks and the links between arguments."""
+        parser.add_argument(
+            "--preset", action=PresetAction, help="scale of the row, a file of configs/presets: mini, 8gpu, ..."
+        )
         parser.add_argument("--experiment", type=ExperimentOptions)
         parser.add_argument("--wandb", type=WandbOptions, default=WandbOptions())
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
@@ -67,6 +72,10 @@ class CLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("seed_everything", "model.init_args.seed")
         parser.link_arguments("data.num_classes", "model.init_args.detector.num_classes")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the arguments; they are always handed over, which LightningCLI would warn of."""
+        self.config = parser.parse_args(args)
 
     # ---- before anything is built ----------------------------------------------------------------------------------
 
@@ -103,12 +112,13 @@ class CLI(LightningCLI):
             raise InputError("fit continues its own run: --ckpt_path last. Weights of another: --model.init_from PATH")
         if options.ckpt_path == "last":
             options.ckpt_path = str(last)
+        if options.ckpt_path is None and self.subcommand != "fit" and not options.model.init_args.init_from:
+            raise InputError(f"{self.subcommand} needs weights: --ckpt_path last (or a file) or --model.init_from PATH")
+        fill_in_needs(self.subcommand, options)
         if self.subcommand == "fit" and _get_rank() in (None, 0):
             claim_run_directory(self.run, options.experiment.overwrite, resume=options.ckpt_path is not None)
         if options.ckpt_path is not None:
             self.checkpoint_step = checkpoint_step(Path(options.ckpt_path))
-        elif self.subcommand != "fit" and not options.model.init_args.init_from:
-            raise InputError(f"{self.subcommand} needs weights: --ckpt_path last (or a file) or --model.init_from PATH")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with loggers of our choice; only ``fit`` writes into the run directory itself."""
@@ -238,7 +248,7 @@ def main(args: Sequence[str] | None = None) -> CLI:
             auto_configure_optimizers=False,
             seed_everything_default=0,
             parser_kwargs={name: {"default_config_files": [str(BASE_CONFIG)]} for name in CLI.subcommands()},
-            args=list(args) if args is not None else None,
+            args=expand_preset(sys.argv[1:] if args is None else args),
         )
     except (ValueError, RuntimeError, FloatingPointError, MisconfigurationException) as error:
         if (complaint := _input_error(error)) is None:

@@ -13,7 +13,6 @@ import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROW = REPOSITORY / "configs" / "table1" / "c_fpn.yaml"
-PRESET = REPOSITORY / "configs" / "presets" / "mini.yaml"
 
 
 def run_python(*args: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:

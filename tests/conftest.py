@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does, before anything imports torch
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as fpn_lightning.__main__ does, before torch is imported
 
-from tests.command_line import PRESET, REPOSITORY, ROW
+from tests.command_line import REPOSITORY, ROW
 
 # How long an example takes says how busy the machine is, and nothing of the code.
 settings.register_profile("any_machine", deadline=None)
@@ -53,7 +53,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(tiny_data: Path, tmp_path: Path) -> list[str]:
     """Arguments after the subcommand: row, preset, and what makes a run take seconds."""
     return [
-        *("--config", str(ROW), "--config", str(PRESET)),
+        *("--config", str(ROW), "--preset", "mini"),
         *("--data.root", str(tiny_data), "--data.short_side", "64", "--data.max_side", "64"),
         *("--experiment.root", str(tmp_path / "runs"), "--trainer.max_steps", "4"),
         *("--trainer.log_every_n_steps", "1", "--trainer.enable_progress_bar", "false"),

@@ -1,11 +1,11 @@
 """What a run is made of: the configs of a row, what it needs first, the command that trains it.
 
 A run lives in ``runs/<preset>/<table>/<row>/seed<n>/``. Most tables are folders of ``configs/``. The others compare
-rows of Table 1 under one more overlay: ``configs/trunks/*.yaml`` (each says in ``experiment.table`` which table its
+rows of Table 1 under one more override: ``configs/trunks/*.yaml`` (each says in ``experiment.table`` which table its
 runs belong to) and ``configs/tuning.yaml`` (``tuning/<table>/lr<learning rate>``).
 
-Rows of Tables 2 to 5 train on fixed proposals, so they need a run of an RPN first, and the store of what it proposes.
-Those of Table 5 that share features start from the weights of another run, too. Both are of the same seed.
+A row says itself which runs of the same preset and seed it needs first: ``experiment.proposals_of`` is the row of an
+RPN whose proposals it is trained on, ``experiment.weights_of`` the row whose weights it starts from.
 
 Paths are relative to the repository, where Snakemake is called.
 """
@@ -24,40 +24,14 @@ import yaml
 
 from fpn_lightning.data.proposals.header import HEADER
 from fpn_lightning.errors import InputError
-from fpn_lightning.reporting.paper import paper_tables
+from fpn_lightning.runs.presets import find_row, preset_files
 
 CONFIGS = Path("configs")
 TUNING = re.compile(r"tuning/(?P<table>[^/]+)/lr(?P<lr>[^/]+)")
 # Generated data sets that presets read: what python -m fpn_lightning.data.synthetic is asked for.
 DATA_SETS = {"data/synthetic-mini": "--train 5000 --val 500 --split tune=500"}
-# The row whose proposals a row trains on, or all rows of a table (FPN §5.2; configs/table5/steps: step 1 and step 3).
-PROPOSERS = {
-    "table2": "table1/c_fpn",
-    "table3/a_conv4": "table1/a_conv4",
-    "table3/b_conv5": "table1/b_conv5",
-    "table4/fpn_r101": "table5/steps/r101_rpn",
-    "table5/r50_shared": "table5/steps/r50_shared_rpn",
-    "table5/r101_unshared": "table5/steps/r101_rpn",
-    "table5/r101_shared": "table5/steps/r101_shared_rpn",
-}
-# For the choice of a learning rate: a run that no table reports either.
-TUNING_PROPOSER = "tuning/table1/lr0.006/c_fpn"
-# The row whose weights a row starts from: step 2 of sharing features, for steps 3 and 4.
-SOURCES = {
-    "table5/steps/r50_shared_rpn": "table2/c_fpn",
-    "table5/r50_shared": "table2/c_fpn",
-    "table5/steps/r101_shared_rpn": "table5/r101_unshared",
-    "table5/r101_shared": "table5/r101_unshared",
-}
-# Rows that are more than a row of a table, and so have their file elsewhere.
-ELSEWHERE = {"table3/joint_fpn": CONFIGS / "faster_rcnn.yaml"}
-# Stages that a preset may have settings of its own for, in configs/presets/<preset>/<name>.yaml.
-STAGES = {
-    "fpn_lightning.RPNStage": "rpn",
-    "fpn_lightning.FastRCNNStage": "fast_rcnn",
-    "fpn_lightning.FasterRCNNStage": "faster_rcnn",
-    "fpn_lightning.MaskProposalStage": "mask_proposals",
-}
+# Keys of a row's ``experiment`` that name the runs it needs.
+PROPOSALS, WEIGHTS = "proposals_of", "weights_of"
 # The splits a run reads, and what they are where no config names them (COCODataModule's defaults).
 SPLITS = {"train_split": "train2017", "val_split": "val2017"}
 
@@ -97,57 +71,55 @@ class Run:
         return "table1" if self.table in comparisons() else self.table
 
     @property
-    def _config(self) -> str:
-        return f"{self.config_table}/{self.row}"
-
-    def configs(self) -> list[str]:
-        """Files for ``--config``, in order: row, preset, what the preset sets for its stage and for the row, overlay.
+    def config(self) -> Path:
+        """The row's file.
 
         Raises:
-            InputError: if there is no such row or preset (names the file and those that are there), or if the paper
-                prints the model of another row here, which is run once.
+            InputError: if there is no such row (names those that are there), or if the paper prints the model of
+                another row here, which is run once.
         """
-        tables = paper_tables()
-        row = tables[self.table].rows.get(self.row) if self.table in tables else None
-        if row is not None and row.same_as:
-            raise InputError(
-                f"{self.table}/{self.row} is the model of {row.same_as}, whose runs the reports take for both: "
-                f"ROW={row.same_as}"
-            )
-        overlay = CONFIGS / "tuning.yaml" if TUNING.fullmatch(self.table) else comparisons().get(self.table)
-        own = ELSEWHERE.get(self._config, CONFIGS / f"{self._config}.yaml")
-        files = [own, CONFIGS / "presets" / f"{self.preset}.yaml"]
-        for file in files:
-            if not file.is_file():
-                there = ", ".join(names(file.parent)) or "none"
-                raise InputError(f"{self.table}/{self.row}, preset {self.preset}: no {file}; there are: {there}")
-        stage = STAGES.get(_read(files[0]).get("model", {}).get("class_path"), "")
-        folder = CONFIGS / "presets" / self.preset
-        further = [folder / f"{stage}.yaml", folder / f"{self._config}.yaml"]
-        return [str(file) for file in (*files, *filter(Path.is_file, further), overlay) if file]
+        return find_row(CONFIGS / self.config_table / f"{self.row}.yaml")
+
+    def overrides(self) -> list[Path]:
+        """Further files for ``--config``, in order."""
+        if TUNING.fullmatch(self.table):
+            # A row on fixed proposals takes those of a run that no table reports either.
+            fixed = [CONFIGS / "tuning" / "fast_rcnn.yaml"] if _read(self.config)["experiment"].get(PROPOSALS) else []
+            return [CONFIGS / "tuning.yaml", *fixed]
+        override = comparisons().get(self.table)
+        return [override] if override else []
+
+    def configs(self) -> list[Path]:
+        """All files the run is configured by, in order: row, the files of its preset, overrides.
+
+        Raises:
+            InputError: if there is no such row or preset; names those that are there.
+        """
+        return [self.config, *preset_files(self.config, self.preset), *self.overrides()]
+
+    def setting(self, group: str, key: str, default: str | None = None) -> str | None:
+        """Value of a key, from the last of the files that has it."""
+        groups = [_read(file).get(group, {}) for file in self.configs()]
+        return next((values[key] for values in reversed(groups) if key in values), default)
 
     def splits(self) -> list[str]:
         """The splits the run is trained and validated on."""
-        data: dict[str, Any] = {}
-        for file in self.configs():
-            data |= _read(Path(file)).get("data", {})
-        return [data.get(key, default) for key, default in SPLITS.items()]
+        return [self.setting("data", key, default) or default for key, default in SPLITS.items()]
 
     @property
     def proposer(self) -> Run | None:
         """The run whose proposals this one trains on; ``None`` where it needs none."""
-        named = PROPOSERS.get(self._config) or PROPOSERS.get(self.config_table)
-        return self._beside(TUNING_PROPOSER if named and TUNING.fullmatch(self.table) else named)
+        return self._beside(self.setting("experiment", PROPOSALS))
 
     @property
     def source(self) -> Run | None:
         """The run whose weights this one starts from; ``None`` where they are ImageNet's or none."""
-        return self._beside(SOURCES.get(self._config))
+        return self._beside(self.setting("experiment", WEIGHTS))
 
     @property
     def shares(self) -> bool:
-        """Whether this is the last of the steps whose heads share a trunk and a pyramid (FPN §5.2, Table 5)."""
-        return self.source is not None and self.proposer is not None
+        """Whether detector and RPN both started from one run's weights and share features (FPN §5.2, Table 5)."""
+        return self.source is not None and self.proposer is not None and self.proposer.source == self.source
 
     @property
     def combined(self) -> Path:
@@ -155,7 +127,7 @@ class Run:
         return self.folder / "faster_rcnn.ckpt"
 
     def _beside(self, named: str | None) -> Run | None:
-        if named is None:
+        if not named:
             return None
         table, _, row = named.rpartition("/")
         return Run(self.preset, table, row, self.seed)
@@ -181,7 +153,7 @@ class Run:
 
     def inputs(self) -> list[str]:
         """All files the run is made from; none for a finished run, so that nothing can make it stale."""
-        return [] if Path(self.record).exists() else [*self.configs(), *self.needs()]
+        return [] if Path(self.record).exists() else [*map(str, self.configs()), *self.needs()]
 
     def store_inputs(self, split: str) -> list[str]:
         """What a store of this run's proposals is made from; nothing for one that is there, as for a finished run."""
@@ -200,14 +172,11 @@ class Run:
         Args:
             extra: further arguments of ``train.py``.
         """
-        options = [f"--config {file}" for file in self.configs()]
+        options = [f"--config {self.config}", f"--preset {self.preset}"]
+        options += [f"--config {file}" for file in self.overrides()]
         options += [f"--seed_everything {self.seed}"]
         if tuned := TUNING.fullmatch(self.table):
             options += [f"--model.init_args.optimization.lr {tuned['lr']}", f"--experiment.table {self.table}"]
-        if self.source:
-            options += [f"--model.init_from {self.source.checkpoint}"]
-        if self.proposer:
-            options += [f"--data.proposals {self.proposer.proposals}"]
         return " ".join([self._train_py(), "fit", *options, *filter(None, [self.start(), extra])])
 
     def predict_command(self, split: str) -> str:
@@ -222,7 +191,9 @@ class Run:
             InputError: if this run is not the last of those steps.
         """
         if not self.shares or self.proposer is None:
-            raise InputError(f"{self.folder} shares no features with the RPN whose proposals it takes, see SOURCES")
+            raise InputError(
+                f"{self.folder} shares no features with an RPN: experiment.{WEIGHTS} of both has to name the same row"
+            )
         checkpoints = [self.proposer.checkpoint, self.checkpoint, self.combined]
         return " ".join([python(), "-m fpn_lightning.weights.combine", *map(str, checkpoints)])
 
@@ -235,19 +206,14 @@ class Run:
         return " ".join([*environment, python(), "train.py"])
 
 
-def names(folder: Path) -> list[str]:
-    """Names of the configs in a folder."""
-    return sorted(file.stem for file in folder.glob("*.yaml"))
-
-
 def comparisons() -> dict[str, Path]:
-    """Tables that compare rows of Table 1 on another trunk, and the overlay that makes each."""
-    overlays = sorted((CONFIGS / "trunks").glob("*.yaml"))
-    return {_read(overlay)["experiment"]["table"]: overlay for overlay in overlays}
+    """Tables that compare rows of Table 1 on another backbone, and the override that makes each."""
+    overrides = sorted((CONFIGS / "trunks").glob("*.yaml"))
+    return {_read(override)["experiment"]["table"]: override for override in overrides}
 
 
 def preset(name: str) -> dict[str, Any]:
-    """Content of a preset, empty if there is none of that name (see :meth:`Run.configs` for the complaint)."""
+    """Content of a preset; empty for ``paper``, and for one that is not there, which :meth:`Run.configs` rejects."""
     file = CONFIGS / "presets" / f"{name}.yaml"
     return _read(file) if file.is_file() else {}
 

@@ -16,14 +16,18 @@ from fpn_lightning.errors import InputError
 
 @dataclass
 class ExperimentOptions:
-    """Names the run; the row file gives table and row, an overlay the preset."""
+    """Names the run, and the runs it needs first; the row file gives all but the preset."""
 
     table: str = ""
     """Table (or figure) of the paper the run belongs to, ``table1``."""
     row: str = ""
     """Its row, ``c_fpn``."""
     preset: str = "paper"
-    """Scale of the run; ``paper`` where no overlay says otherwise."""
+    """Scale of the run; ``paper`` where no ``--preset`` says otherwise."""
+    proposals_of: str = ""
+    """Row, ``table1/c_fpn``, whose proposals ``data.proposals`` are where that is null; same preset and seed."""
+    weights_of: str = ""
+    """Row, ``table2/c_fpn``, whose last weights ``model.init_from`` are where that is null; same preset and seed."""
     root: str = "runs"
     """Folder of all runs."""
     overwrite: bool = False
@@ -44,9 +48,10 @@ def run_directory(experiment: ExperimentOptions, seed: int | bool | None) -> str
         )
     if seed is None or isinstance(seed, bool) or seed < 0:
         raise InputError(f"seed_everything is {seed}: give a number from 0 on; runs are told apart by it.")
-    for key in ("table", "row", "preset"):
-        if not re.fullmatch(r"[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*", getattr(experiment, key)):
-            raise InputError(f"experiment.{key} {getattr(experiment, key)!r} cannot be a folder name.")
+    for key in ("table", "row", "preset", "proposals_of", "weights_of"):
+        name = getattr(experiment, key)
+        if not re.fullmatch(r"[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*", name) and (name or not key.endswith("_of")):
+            raise InputError(f"experiment.{key} {name!r} cannot be a folder name.")
     return str(Path(experiment.root) / experiment.preset / experiment.table / experiment.row / f"seed{seed}")
 
 

@@ -66,8 +66,11 @@ def parents(stage: BaseStage, data: COCODataModule) -> list[str]:
     """What the run was built from: the checkpoint it started from, and the checkpoint that made its proposals."""
     found = []
     if stage.init_from is not None:
-        with Path(split_source(stage.init_from)[1]).open("rb") as file:
-            found.append(f"{stage.init_from} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
+        path, digest = Path(split_source(stage.init_from)[1]), "unknown"
+        if path.is_file():  # a run that was continued does not need it any more
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        found.append(f"{stage.init_from} sha256:{digest}")
     if (store := data.proposal_store("train")) is not None:
         found.append(f"{store.folder} checkpoint sha256:{store.header.checkpoint_sha256}")
     return found

@@ -1,8 +1,8 @@
 """One Faster R-CNN of an RPN and a detector that share trunk and pyramid, the end of training with shared features.
 
 ``python -m fpn_lightning.weights.combine RPN_CHECKPOINT DETECTOR_CHECKPOINT OUT``, after steps 3 and 4 (Faster R-CNN
-§3.2; FPN Table 5). ``OUT`` is a checkpoint for ``configs/faster_rcnn.yaml``, whose one pass gives what the two models
-give one after the other.
+§3.2; FPN Table 5). ``OUT`` is a checkpoint for ``configs/table3/joint_fpn.yaml``, whose one pass gives what the two
+models give one after the other.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def main(args: Sequence[str] | None = None) -> int:
     with whole_file(arguments.out) as temporary:
         torch.save(combined, temporary)
     print(
-        f"written to {arguments.out}: predict with it by --config configs/faster_rcnn.yaml, the trunk and the overlays "
-        f"of the two runs, and --ckpt_path {arguments.out}"
+        f"written to {arguments.out}: predict with it by --config configs/table3/joint_fpn.yaml, the backbone and the "
+        f"preset of the two runs, and --ckpt_path {arguments.out}"
     )
     return 0
 

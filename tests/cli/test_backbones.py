@@ -12,17 +12,17 @@ TRUNKS = {
     "resnet18": ("backbones.ResNetBackbone", (("name", "resnet18"), *SCRATCH)),
     "resnet101": ("backbones.ResNetBackbone", (("name", "resnet101"), *SCRATCH)),
     "resnext101": ("backbones.ResNetBackbone", (("name", "resnext101_32x8d"), *SCRATCH)),
-    "vgg16": ("torchvision_backbones.VGGBackbone", (("weights", "null"), ("frozen_stages", "0"))),
-    "mobilenet_v2": ("torchvision_backbones.MobileNetV2Backbone", SCRATCH),
+    "vgg16": ("backbones.VGGBackbone", (("weights", "null"), ("frozen_stages", "0"))),
+    "mobilenet_v2": ("backbones.MobileNetV2Backbone", SCRATCH),
     **{
         f"efficientnet_b{size}": (
-            "torchvision_backbones.EfficientNetBackbone",
+            "backbones.EfficientNetBackbone",
             (("name", f"efficientnet_b{size}"), *SCRATCH),
         )
         for size in range(5)
     },
-    "convnext_tiny": ("torchvision_backbones.ConvNeXtBackbone", (("weights", "null"), ("frozen_stages", "0"))),
-    "timm": ("timm_backbone.TimmBackbone", (("model_name", "resnet18"), ("norm", "batch"))),
+    "convnext_tiny": ("backbones.ConvNeXtBackbone", (("weights", "null"), ("frozen_stages", "0"))),
+    "timm": ("backbones.TimmBackbone", (("model_name", "resnet18"), ("norm", "batch"))),
 }
 HEAVY = {"resnet101", "resnext101", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_b4"}
 

@@ -1,4 +1,4 @@
-"""Every YAML parses; mistakes are named; overlays cannot drop what the base sets."""
+"""Every YAML parses; mistakes are named; presets and overrides cannot drop what the base sets."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.command_line import PRESET, REPOSITORY, ROW
+from tests.command_line import REPOSITORY, ROW
 
 ROWS = sorted(
     path
     for pattern in ("table*/*.yaml", "figure*/*.yaml", "quickstart.yaml")
     for path in (REPOSITORY / "configs").glob(pattern)
 )
-OVERLAYS = sorted([*(REPOSITORY / "configs" / "presets").glob("*.yaml"), REPOSITORY / "configs" / "wandb.yaml"])
+PRESETS = sorted(path.stem for path in (REPOSITORY / "configs" / "presets").glob("*.yaml"))
+SCALES = [("--preset", preset) for preset in PRESETS] + [("--config", str(REPOSITORY / "configs" / "wandb.yaml"))]
 
 
 def printed(cli, capsys, *args: str) -> dict:
@@ -38,13 +39,11 @@ def test_every_row_parses_and_names_itself(cli, capsys, row: Path):
         assert (config["experiment"]["table"], config["experiment"]["row"]) == (row.parent.name, row.stem)
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
-def test_every_overlay_parses_over_a_row(cli, capsys, overlay: Path):
-    row, both = (
-        printed(cli, capsys, "fit", "--config", str(ROW), *extra) for extra in ((), ("--config", str(overlay)))
-    )
+@pytest.mark.parametrize("scale", SCALES, ids=lambda scale: Path(scale[1]).stem)
+def test_every_preset_and_override_parses_over_a_row(cli, capsys, scale: tuple[str, str]):
+    row, both = (printed(cli, capsys, "fit", "--config", str(ROW), *extra) for extra in ((), scale))
     assert both != row
-    # An overlay never changes which maps feed which head.
+    # It never changes which maps feed which head.
     for key in ("pyramid", "anchors"):
         assert both["model"]["init_args"]["detector"][key] == row["model"]["init_args"]["detector"][key]
     assert both["checkpoint"]["save_last"] is True
@@ -78,16 +77,21 @@ def test_the_row_itself_holds_the_papers_numbers(cli, capsys):
 )
 def test_misspelt_keys_and_values_are_named(cli, capsys, wrong, named):
     with pytest.raises(SystemExit) as stop:
-        cli("fit", "--config", str(ROW), "--config", str(PRESET), *wrong)
+        cli("fit", "--config", str(ROW), "--preset", "mini", *wrong)
     assert stop.value.code == 2
     assert named in capsys.readouterr().err
 
 
-def test_an_overlay_before_its_row_fails(cli, capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli("fit", "--config", str(PRESET), "--config", str(ROW))
-    assert stop.value.code == 2
-    assert "class_path" in capsys.readouterr().err
+def test_presets_and_overrides_name_their_command(cli, capsys):
+    folder = REPOSITORY / "configs"
+    overrides = [folder / "wandb.yaml", folder / "tuning.yaml", *folder.glob("tuning/*.yaml")]
+    for file in [*folder.glob("presets/**/*.yaml"), *folder.glob("trunks/*.yaml"), *overrides]:
+        header = file.read_text()
+        wanted = f"--config {file.relative_to(REPOSITORY)}"
+        if "presets" in file.parts:
+            wanted = f" --preset {file.relative_to(folder / 'presets').parts[0].removesuffix('.yaml')}"
+        assert "# python train.py fit --config configs/table" in header, file
+        assert wanted in header, file
 
 
 def test_a_run_needs_a_name(cli, capsys):

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.cli.test_config import flat, printed
-from tests.command_line import PRESET, REPOSITORY
+from tests.command_line import REPOSITORY
 
 CONFIGS = REPOSITORY / "configs"
 ROWS = sorted(path for table in ("table3", "table4", "table5") for path in (CONFIGS / table).rglob("*.yaml"))
@@ -20,9 +19,8 @@ def name(path: Path) -> str:
     return str(path.relative_to(CONFIGS).with_suffix(""))
 
 
-def resolved(cli, capsys, row: str, *overlays: Path) -> dict:
-    files = [CONFIGS / f"{row}.yaml", *overlays]
-    return flat(printed(cli, capsys, "fit", *(word for file in files for word in ("--config", str(file)))))
+def resolved(cli, capsys, row: str, *options: str) -> dict:
+    return flat(printed(cli, capsys, "fit", "--config", str(CONFIGS / f"{row}.yaml"), *options))
 
 
 def difference(left: dict, right: dict) -> dict[str, tuple]:
@@ -42,30 +40,29 @@ def test_every_step_parses_and_names_itself(cli, capsys, step):
 
 @pytest.mark.parametrize("row", ROWS, ids=name)
 def test_every_row_parses_at_the_scale_of_a_cpu(cli, capsys, row):
-    folder = PRESET.with_suffix("")
-    stage = "rpn" if "RPNStage" in row.read_text() else "fast_rcnn"
-    own = folder / f"{name(row)}.yaml"
-    config = resolved(cli, capsys, name(row), PRESET, folder / f"{stage}.yaml", *filter(Path.is_file, [own]))
-    # ResNet-50 and ResNet-101 are the preset's trunk and a deeper one.
+    config = resolved(cli, capsys, name(row), "--preset", "mini")
+    # ResNet-50 and ResNet-101 are the preset's backbone and a deeper one.
     blocks = config["model.init_args.detector.backbone.init_args.blocks"]
     assert blocks == ([0, 1, 3, 1] if "r101" in row.stem else [0, 1, 1, 1])
     assert config["trainer.max_steps"] == 1000
     assert config["model.init_args.optimization.schedule_factor"] == (2 if row.parent.name == "table4" else 1)
 
 
-def test_rows_that_are_one_model_in_the_paper_are_one_here(cli, capsys):
-    reference = resolved(cli, capsys, "table2/c_fpn")
-    for row in ("table3/c_fpn", "table5/r50_unshared"):
-        assert difference(reference, resolved(cli, capsys, row)) == {}
-    paper = yaml.safe_load((REPOSITORY / "fpn_lightning/reporting/paper.yaml").read_text())
-    same = [paper[table]["rows"][row]["same_as"] for table, row in (("table3", "c_fpn"), ("table5", "r50_unshared"))]
-    assert same == ["table2/c_fpn"] * 2
+@pytest.mark.parametrize("row", ["table3/c_fpn", "table5/r50_unshared"])
+def test_a_model_that_the_paper_prints_twice_is_one_row(cli, capsys, row):
+    with pytest.raises(SystemExit) as stop:
+        cli("fit", "--config", str(CONFIGS / f"{row}.yaml"))
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert f"{row} is the model of table2/c_fpn, which is run once for both: " in error
+    assert f"--config {CONFIGS / 'table2' / 'c_fpn.yaml'}, or make row ROW=table2/c_fpn" in error
 
 
 def test_baselines_of_table_3_differ_from_those_of_table_2_in_their_proposals_only(cli, capsys):
     for row in ("a_conv4", "b_conv5"):
         assert difference(resolved(cli, capsys, f"table2/{row}"), resolved(cli, capsys, f"table3/{row}")) == {}
-        assert f"--data.proposals runs/paper/table1/{row}/seed0" in (CONFIGS / f"table3/{row}.yaml").read_text()
+        assert resolved(cli, capsys, f"table3/{row}")["experiment.proposals_of"] == f"table1/{row}"
+        assert resolved(cli, capsys, f"table2/{row}")["experiment.proposals_of"] == "table1/c_fpn"
 
 
 def test_what_tells_the_rows_of_tables_4_and_5_apart(cli, capsys):

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from fpn_lightning.data.proposals.store import ProposalStore
 from fpn_lightning.evaluation.__main__ import main as score
-from tests.command_line import PRESET, REPOSITORY, read_metrics, run_python
+from tests.command_line import REPOSITORY, read_metrics, run_python
 
 TABLE2 = REPOSITORY / "configs" / "table2"
 
@@ -35,9 +36,7 @@ def stores(cli, rpn) -> Path:
 @pytest.fixture
 def fast_rcnn(arguments) -> list[str]:
     """Arguments of Fast R-CNN, without its proposals."""
-    common = arguments[4:]  # what follows row and preset
-    overlay = PRESET.with_suffix("") / "fast_rcnn.yaml"
-    return ["--config", str(TABLE2 / "c_fpn.yaml"), "--config", str(PRESET), "--config", str(overlay), *common]
+    return ["--config", str(TABLE2 / "c_fpn.yaml"), *arguments[2:]]
 
 
 def test_the_store_holds_what_the_model_proposes(cli, rpn, stores):
@@ -107,12 +106,45 @@ def test_fast_rcnn_from_the_store_to_scored_detections(cli, stores, fast_rcnn, t
         assert value == pytest.approx(logged[key], abs=1e-9), key
 
 
+def test_a_row_takes_the_proposals_that_it_names(cli, stores, fast_rcnn, tiny_data, tmp_path, capsys):
+    run = tmp_path / "runs" / "mini" / "table2" / "c_fpn" / "seed0"
+    cli("fit", *fast_rcnn, "--trainer.max_steps", "1")
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    assert saved["data"]["proposals"] == str(stores)
+    by_key = json.loads((run / "metrics.json").read_text())
+    cli("validate", *fast_rcnn, "--ckpt_path", "last")
+    assert read_metrics(run / "validate" / "metrics.json") == by_key["metrics"]
+    # By hand it is the same experiment, with or without the key.
+    hand = ["--data.proposals", str(stores), "--experiment.overwrite", "true", "--experiment.proposals_of"]
+    for key in ("table1/c_fpn", ""):
+        cli("fit", *fast_rcnn, "--trainer.max_steps", "1", *hand, key)
+        by_hand = json.loads((run / "metrics.json").read_text())
+        for same in ("config_sha256", "metrics", "parents"):
+            assert by_hand[same] == by_key[same]
+    # What is given by hand wins, and a folder of images needs no store.
+    with pytest.raises(SystemExit):
+        cli("fit", *fast_rcnn, "--data.proposals", "elsewhere", "--seed_everything", "1")
+    assert "elsewhere/train" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli("predict", *fast_rcnn, "--ckpt_path", "last", "--data.predict_path", str(tiny_data / "val"))
+    assert "There are none for a folder of images" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli("fit", *fast_rcnn, "--seed_everything", "1")
+    error = capsys.readouterr().err
+    assert "python train.py fit --config configs/table1/c_fpn.yaml --preset mini --seed_everything 1" in error
+    assert "make row ROW=table2/c_fpn PRESET=mini SEED=1" in error
+
+
 def test_fast_rcnn_without_its_proposals_stops_at_the_start(stores, fast_rcnn, tmp_path):
-    without = run_python("fit", *fast_rcnn)
+    without = run_python("fit", *fast_rcnn, "--experiment.proposals_of", "")
     assert without.returncode == 2
     assert "--data.proposals RUN/proposals" in without.stderr
     assert "Traceback" not in without.stderr
     (stores / "train" / "header.json").unlink()
+    lost = run_python("fit", *fast_rcnn)
+    assert lost.returncode == 2
+    message = f"error: no proposals of table1/c_fpn in {stores / 'train'}. Make them: python train.py predict"
+    assert lost.stderr.splitlines()[-1].startswith(message)
     half = run_python("fit", *fast_rcnn, "--data.proposals", str(stores))
     assert half.returncode == 2
     assert "header.json is missing" in half.stderr

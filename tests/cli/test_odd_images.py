@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from fpn_lightning.data.images import ORIENTATION, read_image
-from tests.cli.test_faster_rcnn import OVERLAYS, ROW
-from tests.command_line import PRESET
+from tests.cli.test_faster_rcnn import ROW
 
 SIZES = {  # width and height as a viewer shows them
     "1x1.png": (1, 1),
@@ -79,8 +78,7 @@ def folder(tmp_path: Path, tiny_data: Path) -> Path:
 
 
 def test_each_is_handled_or_named_and_skipped_while_the_run_goes_on(cli, arguments, folder, tmp_path, capsys):
-    presets = ["--config", str(ROW), "--config", str(PRESET), "--config", str(OVERLAYS["mini"])]
-    cli("fit", *presets, *arguments[4:], "--trainer.max_steps", "1")
+    cli("fit", "--config", str(ROW), *arguments[2:], "--trainer.max_steps", "1")
     run = tmp_path / "runs" / "mini" / "table3" / "joint_fpn" / "seed0"
     saved = ["--config", str(run / "config.yaml"), "--ckpt_path", "last"]
     saved += ["--model.detector.roi_heads.score_thresh", "0.0"]

@@ -102,8 +102,8 @@ def test_modes_come_back_after_an_error():
 def test_weights_and_biases_gets_the_pictures_in_one_call(cli, arguments, run, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    overlay = ["--config", str(REPOSITORY / "configs" / "wandb.yaml"), "--wandb.offline", "true"]
-    cli("fit", *arguments, *overlay, "--pictures.num_images", "3")
+    override = ["--config", str(REPOSITORY / "configs" / "wandb.yaml"), "--wandb.offline", "true"]
+    cli("fit", *arguments, *override, "--pictures.num_images", "3")
     ((_, _, summary, files),) = offline_runs(run)
     assert "val/pictures" in summary
     sent = sorted(Path(name) for name in files if name.startswith("media/images/val/"))

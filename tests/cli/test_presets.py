@@ -6,14 +6,12 @@ import pytest
 import yaml
 
 from fpn_lightning.data.samplers import accumulation_steps
-from tests.command_line import REPOSITORY, ROW
-
-PRESETS = REPOSITORY / "configs" / "presets"
+from tests.command_line import ROW
 
 
 def resolved(cli, capsys, preset: str) -> dict:
     with pytest.raises(SystemExit):
-        cli("fit", "--config", str(ROW), "--config", str(PRESETS / f"{preset}.yaml"), "--print_config")
+        cli("fit", "--config", str(ROW), "--preset", preset, "--print_config")
     return yaml.safe_load(capsys.readouterr().out)
 
 

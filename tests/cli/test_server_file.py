@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fpn_lightning.evaluation.__main__ import main as score
-from tests.command_line import PRESET, REPOSITORY, read_metrics, run_python
+from tests.command_line import REPOSITORY, read_metrics, run_python
 
 NAME = "detections_test-dev2017_c-fpn_results.json"
 TEST_DEV = ["--data.test_split", "test-dev2017"]
@@ -44,10 +44,8 @@ def rpn(cli, arguments, run, root) -> Path:
 @pytest.fixture
 def detector(cli, arguments, rpn, root, tmp_path) -> Path:
     """Fast R-CNN after one step."""
-    configs = [REPOSITORY / "configs" / "table2" / "c_fpn.yaml", PRESET, PRESET.with_suffix("") / "fast_rcnn.yaml"]
-    options = [word for file in configs for word in ("--config", str(file))]
-    options += [*arguments[4:], "--trainer.max_steps", "1", "--data.root", str(root)]
-    cli("fit", *options, "--data.proposals", str(rpn / "proposals"))
+    row = REPOSITORY / "configs" / "table2" / "c_fpn.yaml"
+    cli("fit", "--config", str(row), *arguments[2:], "--trainer.max_steps", "1", "--data.root", str(root))
     return tmp_path / "runs" / "mini" / "table2" / "c_fpn" / "seed0"
 
 

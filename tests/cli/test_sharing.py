@@ -9,36 +9,26 @@ import pytest
 import torch
 
 from fpn_lightning.weights.combine import main as combine
-from tests.command_line import PRESET, REPOSITORY, weights
+from tests.command_line import REPOSITORY, weights
 
 CONFIGS = REPOSITORY / "configs"
 SHARED = ("backbone.", "pyramid.")
 
 
-def files(row: str, stage: str) -> list[str]:
-    """Options for a row at the scale of the mini preset."""
-    configs = [CONFIGS / f"{row}.yaml", PRESET, PRESET.with_suffix("") / f"{stage}.yaml"]
-    return [word for file in configs for word in ("--config", str(file))]
-
-
 @pytest.mark.slow  # four runs and two stores of proposals
-def test_four_steps_share_trunk_and_pyramid_to_the_bit(cli, arguments, tiny_data, tmp_path):
-    common = [*arguments[4:], "--trainer.max_steps", "2"]
-
-    def fit(row: str, stage: str, *options: str) -> Path:
-        cli("fit", *files(row, stage), *common, *options)
-        return tmp_path / "runs" / "mini" / row / "seed0"
-
-    def proposals(run: Path) -> list[str]:
-        for split in ("train", "val"):
+def test_four_steps_share_backbone_and_pyramid_to_the_bit(cli, arguments, tiny_data, tmp_path):
+    def fit(row: str, proposes: bool = False) -> Path:
+        cli("fit", "--config", str(CONFIGS / f"{row}.yaml"), *arguments[2:], "--trainer.max_steps", "2")
+        run = tmp_path / "runs" / "mini" / row / "seed0"
+        for split in ("train", "val") if proposes else ():
             cli("predict", "--config", str(run / "config.yaml"), "--ckpt_path", "last", "--data.predict_split", split)
-        return ["--data.proposals", str(run / "proposals")]
+        return run
 
-    first = fit("table1/c_fpn", "rpn")
-    second = fit("table2/c_fpn", "fast_rcnn", *proposals(first))
-    start = ["--model.init_from", str(second / "checkpoints" / "last.ckpt")]
-    third = fit("table5/steps/r50_shared_rpn", "rpn", *start)
-    fourth = fit("table5/r50_shared", "fast_rcnn", *start, *proposals(third))
+    # Each row says itself whose proposals and whose weights it takes.
+    first = fit("table1/c_fpn", proposes=True)
+    second = fit("table2/c_fpn")
+    third = fit("table5/steps/r50_shared_rpn", proposes=True)
+    fourth = fit("table5/r50_shared")
 
     states = [weights(run) for run in (first, second, third, fourth)]
     shared = [name for name in states[1] if name.startswith(SHARED)]
@@ -50,12 +40,13 @@ def test_four_steps_share_trunk_and_pyramid_to_the_bit(cli, arguments, tiny_data
     assert not any(torch.equal(states[3][name], states[1][name]) for name in heads)
     record = json.loads((fourth / "metrics.json").read_text())
     assert record["experiment"] == {"table": "table5", "row": "r50_shared", "preset": "mini", "seed": 0}
-    assert [parent.split(" ")[0] for parent in record["parents"]] == [start[1], str(third / "proposals" / "train")]
+    parents = [str(second / "checkpoints" / "last.ckpt"), str(third / "proposals" / "train")]
+    assert [parent.split(" ")[0] for parent in record["parents"]] == parents
 
     both = tmp_path / "faster_rcnn.ckpt"
     assert combine([*(str(run / "checkpoints" / "last.ckpt") for run in (third, fourth)), str(both)]) == 0
     cli(
-        *("predict", *files("faster_rcnn", "faster_rcnn"), *arguments[4:]),
+        *("predict", "--config", str(CONFIGS / "table3" / "joint_fpn.yaml"), *arguments[2:]),
         *("--model.detector.roi_heads.score_thresh", "0.0", "--data.predict_split", "val", "--ckpt_path", str(both)),
     )
     found = tmp_path / "runs" / "mini" / "table3" / "joint_fpn" / "seed0" / "predict" / "detections.json"

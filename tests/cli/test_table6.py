@@ -7,7 +7,7 @@ import itertools
 import pytest
 import yaml
 
-from tests.command_line import PRESET, REPOSITORY
+from tests.command_line import REPOSITORY
 
 ROWS = ("mlp5", "mlp7", "dual", "dual_28", "dual_28_2x")
 PARSED: dict[tuple[str, ...], dict] = {}  # parsing takes a second each time
@@ -71,7 +71,7 @@ def test_rows_add_up_as_in_the_paper(cli, capsys):
 
 @pytest.mark.parametrize("row", ROWS)
 def test_the_mini_preset_fits_every_row(cli, capsys, row):
-    paper, mini = resolved(cli, capsys, row), resolved(cli, capsys, row, "--config", str(PRESET))
+    paper, mini = resolved(cli, capsys, row), resolved(cli, capsys, row, "--preset", "mini")
     assert mini["model"]["init_args"]["detector"]["masks"] == paper["model"]["init_args"]["detector"]["masks"]
     assert mini["model"]["init_args"]["detector"]["scale"]["base_anchor_size"] == 8
     assert mini["model"]["init_args"]["optimization"]["lr"] == 0.006

@@ -7,7 +7,7 @@ import math
 
 from tests.command_line import REPOSITORY, ROW, read_log
 
-SMOKE = REPOSITORY / "configs" / "presets" / "smoke.yaml"
+SMOKE = ("--preset", "smoke")
 FAST_RCNN = REPOSITORY / "configs" / "table2" / "c_fpn.yaml"
 SPLITS = {"train2017": 59, "val2017": 66}
 
@@ -15,7 +15,7 @@ SPLITS = {"train2017": 59, "val2017": 66}
 def test_rpn_then_its_store_then_fast_rcnn(coco_mini, cli, tmp_path):
     folders = ("--data.root", str(coco_mini), "--experiment.root", str(tmp_path))
     options = ("--data.short_side", "128", "--data.max_side", "192", "--trainer.enable_progress_bar", "false")
-    cli("fit", "--config", str(ROW), "--config", str(SMOKE), *folders, *options)
+    cli("fit", "--config", str(ROW), *SMOKE, *folders, *options)
     rpn = tmp_path / "smoke" / "table1" / "c_fpn" / "seed0"
     for split in SPLITS:
         cli("predict", "--config", str(rpn / "config.yaml"), "--ckpt_path", "last", "--data.predict_split", split)
@@ -25,7 +25,7 @@ def test_rpn_then_its_store_then_fast_rcnn(coco_mini, cli, tmp_path):
 
     cli(
         "fit",
-        *("--config", str(FAST_RCNN), "--config", str(SMOKE), *folders, *options),
+        *("--config", str(FAST_RCNN), *SMOKE, *folders, *options),
         *("--data.proposals", str(rpn / "proposals"), "--data.eval_proposals", "100"),
         # Two steps teach that most is background: without a threshold there is something to score.
         *("--model.init_args.detector.roi_heads.init_args.score_thresh", "0"),

@@ -13,7 +13,7 @@ from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.models.masks.targets import mask_targets
 from tests.command_line import REPOSITORY
 
-SMOKE = REPOSITORY / "configs" / "presets" / "smoke.yaml"
+SMOKE = ("--preset", "smoke")
 ROW = REPOSITORY / "configs" / "table6" / "dual.yaml"
 SPLITS = ("--data.train_split", "train2017", "--data.val_split", "val2017")
 
@@ -21,7 +21,7 @@ SPLITS = ("--data.train_split", "train2017", "--data.val_split", "val2017")
 def test_two_steps_and_a_validation(coco_mini, cli, tmp_path):
     options = ("--data.short_side", "128", "--data.max_side", "192", "--trainer.enable_progress_bar", "false")
     folders = ("--data.root", str(coco_mini), "--experiment.root", str(tmp_path))
-    cli("fit", "--config", str(ROW), "--config", str(SMOKE), *folders, *options, *SPLITS, "--data.max_val_images", "12")
+    cli("fit", "--config", str(ROW), *SMOKE, *folders, *options, *SPLITS, "--data.max_val_images", "12")
     record = json.loads((tmp_path / "smoke" / "table6" / "dual" / "seed0" / "metrics.json").read_text())
     assert (record["status"], record["data"]["num_images"]) == ("finished", 12)
     assert {"segm_AR1k", "segm_AR1k_s", "segm_AR1k_m", "segm_AR1k_l"} <= record["metrics"].keys()

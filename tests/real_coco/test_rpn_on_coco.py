@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import REPOSITORY, ROW, read_metrics, run_python
+from tests.command_line import ROW, read_metrics, run_python
 
-SMOKE = REPOSITORY / "configs" / "presets" / "smoke.yaml"
+SMOKE = ("--preset", "smoke")
 
 
 def test_two_steps_and_a_validation(coco_mini, cli, tmp_path):
     result = cli(
         "fit",
-        *("--config", str(ROW), "--config", str(SMOKE)),
+        *("--config", str(ROW), *SMOKE),
         *("--data.root", str(coco_mini), "--experiment.root", str(tmp_path)),
     )
     run = tmp_path / "smoke" / "table1" / "c_fpn" / "seed0"
@@ -53,7 +53,7 @@ def test_four_images_can_be_learned_by_heart(coco_mini, tmp_path):
     large_object_subset(coco_mini, tmp_path / "coco", 4)
     done = run_python(
         "fit",
-        *("--config", str(ROW), "--config", str(SMOKE)),
+        *("--config", str(ROW), *SMOKE),
         *("--data.root", str(tmp_path / "coco"), "--experiment.root", str(tmp_path / "runs")),
         *("--data.flip_probability", "0", "--trainer.max_steps", "250", "--trainer.log_every_n_steps", "20"),
         *("--trainer.enable_progress_bar", "false"),

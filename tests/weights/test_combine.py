@@ -48,7 +48,7 @@ def files(stages, tmp_path) -> list[str]:
 
 def test_one_pass_finds_what_two_models_find(stages, files, capsys):
     assert main(files) == 0
-    assert "--config configs/faster_rcnn.yaml" in capsys.readouterr().out
+    assert "--config configs/table3/joint_fpn.yaml" in capsys.readouterr().out
     torch.manual_seed(5)
     both = FasterRCNNStage(Detector(NarrowResNet(), rpn=PROPOSER, eval_proposals=50, **DETECTOR)).eval()
     checkpoint = load_weights(both.detector, files[2])

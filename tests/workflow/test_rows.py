@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -26,15 +27,14 @@ def test_a_row_is_its_file_and_its_preset(rows, checkout):
     run = rows.Run("8gpu", "table1", "c_fpn", 3)
     assert run.folder == Path("runs/8gpu/table1/c_fpn/seed3")
     assert run.record == "runs/8gpu/table1/c_fpn/seed3/metrics.json"
-    assert run.configs() == ["configs/table1/c_fpn.yaml", "configs/presets/8gpu.yaml"]
+    assert run.configs() == [Path("configs/table1/c_fpn.yaml"), Path("configs/presets/8gpu.yaml")]
     assert run.needs() == []  # COCO is downloaded by hand
     assert run.proposer is None
     command = run.command()
-    assert given(command, "--config") == run.configs()
-    assert given(command, "--seed_everything") == ["3"]
-    assert "train.py fit" in command
+    assert "train.py fit --config configs/table1/c_fpn.yaml --preset 8gpu --seed_everything 3" in command
     assert "OMP_NUM_THREADS=1" in command
     assert run.command("--trainer.max_steps 2").endswith(" --trainer.max_steps 2")
+    assert rows.Run("paper", "table1", "c_fpn", 3).configs() == [Path("configs/table1/c_fpn.yaml")]
 
 
 def test_a_preset_may_set_more_for_a_stage(rows, checkout):
@@ -42,33 +42,26 @@ def test_a_preset_may_set_more_for_a_stage(rows, checkout):
     (checkout / "configs/presets/tiny.yaml").write_text("experiment: {preset: tiny}\n")
     for stage in ("rpn", "fast_rcnn"):
         (checkout / f"configs/presets/tiny/{stage}.yaml").write_text("trainer: {max_steps: 3}\n")
-    presets = ["configs/presets/tiny.yaml", "configs/presets/tiny/rpn.yaml"]
+    presets = [Path("configs/presets/tiny.yaml"), Path("configs/presets/tiny/rpn.yaml")]
     assert rows.Run("tiny", "table1", "c_fpn", 0).configs()[1:] == presets
     # what a comparison changes comes last
-    assert rows.Run("tiny", "deep_c2", "c_fpn", 0).configs()[1:] == [*presets, "configs/trunks/deep_c2.yaml"]
-    assert rows.Run("tiny", "table2", "c_fpn", 0).configs()[2] == "configs/presets/tiny/fast_rcnn.yaml"
+    assert rows.Run("tiny", "deep_c2", "c_fpn", 0).configs()[1:] == [*presets, Path("configs/trunks/deep_c2.yaml")]
+    assert rows.Run("tiny", "table2", "c_fpn", 0).configs()[2] == Path("configs/presets/tiny/fast_rcnn.yaml")
 
 
-def test_every_stage_has_the_name_its_configs_have(rows):
-    files = [*REPOSITORY.glob("configs/table[126]/*.yaml"), REPOSITORY / "configs" / "faster_rcnn.yaml"]
-    stages = {yaml.safe_load(file.read_text())["model"]["class_path"] for file in files}
-    assert stages == set(rows.STAGES)
-
-
-def test_comparisons_are_rows_of_table_1_under_an_overlay(rows, checkout):
+def test_comparisons_are_rows_of_table_1_under_an_override(rows, checkout):
     run = rows.Run("mini", "deep_c2", "d_bottom_up", 1)
-    assert run.configs()[0] == "configs/table1/d_bottom_up.yaml"
-    assert run.configs()[-1] == "configs/trunks/deep_c2.yaml"
+    assert given(run.command(), "--config") == ["configs/table1/d_bottom_up.yaml", "configs/trunks/deep_c2.yaml"]
+    assert run.configs()[-1] == Path("configs/trunks/deep_c2.yaml")
     assert run.needs() == [MINI_DATA]
     assert "backbones/mobilenet_v2" in rows.comparisons()
-    # the overlay itself says which table its runs are of
+    # the override itself says which table its runs are of
     assert not given(run.command(), "--experiment.table")
 
 
 def test_tuning_names_its_learning_rate_in_the_table(rows, checkout):
     run = rows.Run("mini", "tuning/table1/lr0.012", "f_finest", 100)
-    assert run.configs()[0] == "configs/table1/f_finest.yaml"
-    assert run.configs()[-1] == "configs/tuning.yaml"
+    assert given(run.command(), "--config") == ["configs/table1/f_finest.yaml", "configs/tuning.yaml"]
     assert run.splits() == ["train", "tune"]
     command = run.command()
     assert given(command, "--model.init_args.optimization.lr") == ["0.012"]
@@ -81,11 +74,14 @@ def test_rows_of_table_2_train_on_what_table_1_c_proposes(rows, checkout):
     assert run.proposer == rows.Run("mini", "table1", "c_fpn", 2)
     stores = [f"runs/mini/table1/c_fpn/seed2/proposals/{split}/header.json" for split in ("train", "val")]
     assert run.needs() == [MINI_DATA, *stores]
-    assert given(run.command(), "--data.proposals") == ["runs/mini/table1/c_fpn/seed2/proposals"]
+    assert run.command().endswith(" --config configs/table2/f_finest.yaml --preset mini --seed_everything 2")
     assert rows.Run("8gpu", "table2", "c_fpn", 0).needs() == [
         f"runs/8gpu/table1/c_fpn/seed0/proposals/{split}/header.json" for split in ("train2017", "val2017")
     ]
     tuning = rows.Run("mini", "tuning/table2/lr0.02", "c_fpn", 100)
+    overrides = ["configs/tuning.yaml", "configs/tuning/fast_rcnn.yaml"]
+    assert given(tuning.command(), "--config") == ["configs/table2/c_fpn.yaml", *overrides]
+    assert tuning.proposer == rows.Run("mini", "tuning/table1/lr0.006", "c_fpn", 100)
     assert tuning.needs()[1:] == [
         f"runs/mini/tuning/table1/lr0.006/c_fpn/seed100/proposals/{split}/header.json" for split in ("train", "tune")
     ]
@@ -106,9 +102,8 @@ def test_rows_of_tables_3_to_5_need_their_own_rpn_and_what_they_start_from(rows,
     }
     folders = [Path("configs") / table for table in ("table3", "table4", "table5")]
     there = {str(file.relative_to("configs").with_suffix("")) for folder in folders for file in folder.rglob("*.yaml")}
-    twins = {"table3/c_fpn", "table5/r50_unshared"}
-    assert there | set(rows.ELSEWHERE) == set(proposers) | twins
-    for twin in twins:  # the paper prints Table 2 (c) once more; it is run once
+    assert there == set(proposers)
+    for twin in ("table3/c_fpn", "table5/r50_unshared"):  # the paper prints Table 2 (c) once more; it is run once
         with pytest.raises(InputError, match=f"{twin} is the model of table2/c_fpn.*ROW=table2/c_fpn"):
             rows.Run("mini", *twin.split("/"), 1).command()
     for name, proposer in proposers.items():
@@ -116,14 +111,13 @@ def test_rows_of_tables_3_to_5_need_their_own_rpn_and_what_they_start_from(rows,
         run = rows.Run("mini", table, row, 1)
         found = run.proposer
         assert (found and f"{found.table}/{found.row}") == proposer
-        config, *overlays = run.configs()
-        assert config == str(rows.ELSEWHERE.get(name, f"configs/{name}.yaml"))
-        assert (f"configs/presets/mini/{name}.yaml" in overlays) == ("r101" in name)
-        frozen = "freeze_shared: true" in Path(config).read_text()
+        assert (Path(f"configs/presets/mini/{name}.yaml") in run.configs()) == ("r101" in name)
+        frozen = "freeze_shared: true" in Path("configs", f"{name}.yaml").read_text()
         assert (run.source is not None) == frozen
-        if frozen:  # what stays as it is comes from the run that the row's own file names
-            named = str(run.source.checkpoint).replace("runs/mini", "runs/paper").replace("seed1", "seed0")
-            assert f"--model.init_from {named}" in Path(config).read_text()
+        if frozen:  # what stays as it is comes from step 2
+            assert f"{run.source.table}/{run.source.row}" == (
+                "table5/r101_unshared" if "101" in name else "table2/c_fpn"
+            )
             assert run.source.record in run.needs()
 
 
@@ -164,7 +158,7 @@ def test_a_run_starts_goes_on_or_starts_over(rows, checkout):
     touch(run.folder / "checkpoints" / "last.ckpt")
     assert run.start() == "--ckpt_path last"
     assert run.command().endswith("--ckpt_path last")
-    assert run.inputs() == [*run.configs(), MINI_DATA]
+    assert run.inputs() == [*map(str, run.configs()), MINI_DATA]
     touch(Path(run.record))
     assert run.inputs() == []
 
@@ -175,14 +169,14 @@ def test_a_run_starts_goes_on_or_starts_over(rows, checkout):
         ("mini", "table1", "g_nothing", "configs/table1/g_nothing.yaml", "c_fpn"),
         ("mini", "deep_c2", "g_nothing", "configs/table1/g_nothing.yaml", "c_fpn"),
         ("huge", "table1", "c_fpn", "configs/presets/huge.yaml", "8gpu"),
-        ("mini", "table7", "c_fpn", "configs/table7/c_fpn.yaml", "none"),
-        ("mini", "tuning/table7/lr0.1", "c_fpn", "configs/table7/c_fpn.yaml", "none"),
+        ("mini", "table7", "c_fpn", "configs/table7/c_fpn.yaml", "table2"),
+        ("mini", "tuning/table7/lr0.1", "c_fpn", "configs/table7/c_fpn.yaml", "table5/steps"),
     ],
 )
 def test_what_is_not_there_is_named_beside_what_is(rows, checkout, preset, table, row, file, there):
     with pytest.raises(InputError) as error:
         rows.Run(preset, table, row, 0).inputs()
-    message, _, names = str(error.value).partition("; there are: ")
+    message, names = re.split(" are: ", str(error.value))
     assert f"no {file}" in message
     assert there in names.split(", ")
 

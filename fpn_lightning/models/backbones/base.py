@@ -75,7 +75,7 @@ class Backbone(nn.Module):
     def __init__(self, convention: Convention = "torchvision", weights: str | None = None) -> None:
         super().__init__()
         self.convention = convention
-        # jsonargparse turns the null of `--model.backbone.weights null` into this word (not so in YAML files).
+        # jsonargparse turns the null of `--model.detector.backbone.weights null` into this word (not so in YAML files).
         self.weights = None if weights == "None" else weights
         # Not persistent: they follow from `convention`, and a checkpoint must not be able to contradict it.
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN[convention]).view(3, 1, 1), persistent=False)
