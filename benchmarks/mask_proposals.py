@@ -65,7 +65,7 @@ def time_rows(short_side: int, rounds: int, output: Path) -> None:
     size = (short_side, round(short_side * 4 / 3))
     images = noise(1, size, 32)
     images.geometries = [Geometry(FILE_SIZE, size)]
-    text = (REPOSITORY / "fpn_lightning" / "reporting" / "paper.yaml").read_text(encoding="utf-8")
+    text = (REPOSITORY / "fpn_lightning" / "paper.yaml").read_text(encoding="utf-8")
     paper = yaml.safe_load(text)["table6"]["rows"]
     stages = {row: build(row) for row in ROWS}
     works: dict[str, Callable[[], None]] = {row: partial(propose, stage, images) for row, stage in stages.items()}

@@ -49,7 +49,7 @@ def test_every_file_of_the_package_is_installed(installed):
         return {str(path.relative_to(root)) for path in found if "__pycache__" not in path.parts}
 
     assert files(installed) == files(REPOSITORY)
-    assert {f"fpn_lightning/{name}" for name in ("base.yaml", "py.typed", "reporting/paper.yaml")} <= files(installed)
+    assert {f"fpn_lightning/{name}" for name in ("base.yaml", "py.typed", "paper.yaml")} <= files(installed)
 
 
 def test_the_installed_command_configures_a_run_as_the_checkout_does(installed, cli, capsys, tmp_path):

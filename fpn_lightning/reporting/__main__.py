@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.text import Text
 
 from fpn_lightning.errors import InputError
+from fpn_lightning.paper import paper_tables
 from fpn_lightning.reporting import backbones, figure1, tuning
 from fpn_lightning.reporting.collection import Kept, collect, collect_wandb, find_unfinished, load_all, presets
 from fpn_lightning.reporting.mixing import set_apart
 from fpn_lightning.reporting.page import write
-from fpn_lightning.reporting.paper import paper_tables
 from fpn_lightning.reporting.tables import summaries
 from fpn_lightning.reporting.terminal import show
 from fpn_lightning.runs.record import Record

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
+from fpn_lightning.paper import Column, Row, Table, paper_tables
 from fpn_lightning.reporting import prose
 from fpn_lightning.reporting.figure1_cost import FILE_NAME, Costs
 from fpn_lightning.reporting.figure1_reading import letter, read
 from fpn_lightning.reporting.figures import Cloud, point
 from fpn_lightning.reporting.grids import Grid, gap_cell, measured, number, status
-from fpn_lightning.reporting.paper import Column, Row, Table, paper_tables
 from fpn_lightning.reporting.reading import listed
 from fpn_lightning.reporting.summary import TableSummary, summarise
 from fpn_lightning.reporting.tables import bullets, embedded, section, warned

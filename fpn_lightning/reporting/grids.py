@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fpn_lightning.paper import Column
 from fpn_lightning.reporting.keys import size_keys
-from fpn_lightning.reporting.paper import Column
 from fpn_lightning.reporting.summary import RowSummary, Statistic, TableSummary
 from fpn_lightning.runs.record import Record
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import combinations
 
+from fpn_lightning.paper import Column
 from fpn_lightning.reporting.keys import SIZES
 from fpn_lightning.reporting.pairs import Difference, difference
-from fpn_lightning.reporting.paper import Column
 from fpn_lightning.reporting.summary import RowSummary, TableSummary
 
 _ORDINALS = {1: "1st", 2: "2nd", 3: "3rd"}

@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fpn_lightning.paper import Column
 from fpn_lightning.reporting.grids import number
 from fpn_lightning.reporting.keys import size_keys
 from fpn_lightning.reporting.ordering import Pair, our_size, outcomes, pairs, paper_size, ranks
 from fpn_lightning.reporting.pairs import FACTOR, Difference, chance
-from fpn_lightning.reporting.paper import Column
 from fpn_lightning.reporting.summary import RowSummary, TableSummary
 
 NARROW = 1.0

@@ -7,10 +7,10 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fpn_lightning.paper import Column, Row, Table
 from fpn_lightning.reporting.keys import proposal_count, size_keys
 from fpn_lightning.reporting.mixing import MixedRow, set_apart
 from fpn_lightning.reporting.pairs import Difference, difference
-from fpn_lightning.reporting.paper import Column, Row, Table
 from fpn_lightning.runs.record import Metrics, Record
 
 FULL_SCALE_PRESETS = ("8gpu", "1gpu", "paper")

@@ -6,9 +6,9 @@ import csv
 import io
 from collections.abc import Collection, Iterable
 
+from fpn_lightning.paper import Table
 from fpn_lightning.reporting import prose
 from fpn_lightning.reporting.grids import Grid, all_grids, status
-from fpn_lightning.reporting.paper import Table
 from fpn_lightning.reporting.summary import TableSummary, summarise
 from fpn_lightning.runs.record import Record
 

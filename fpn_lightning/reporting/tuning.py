@@ -12,11 +12,11 @@ from pathlib import Path
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
+from fpn_lightning.paper import paper_tables
 from fpn_lightning.reporting.grids import Grid, measured, number
 from fpn_lightning.reporting.keys import proposal_count, size_keys
 from fpn_lightning.reporting.mixing import set_apart
 from fpn_lightning.reporting.page import FOOTER
-from fpn_lightning.reporting.paper import paper_tables
 from fpn_lightning.reporting.reading import listed
 from fpn_lightning.reporting.summary import Statistic, statistic
 from fpn_lightning.reporting.tables import bullets, section, warned

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import yaml
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.reporting.paper import paper_tables
+from fpn_lightning.paper import paper_tables
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 PAPER = "paper"

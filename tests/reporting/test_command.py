@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from fpn_lightning.paper import paper_tables
 from fpn_lightning.reporting import __main__ as command
 from fpn_lightning.reporting.collection import collect_wandb
 from fpn_lightning.reporting.grids import Grid, all_grids
-from fpn_lightning.reporting.paper import paper_tables
 from fpn_lightning.reporting.summary import summarise
 from fpn_lightning.reporting.terminal import show, split
 from fpn_lightning.runs.record import Record

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from fpn_lightning.paper import paper_tables
 from fpn_lightning.reporting.figures import Cloud, Gaps, Panel, Point, by_gap, by_proposals, by_size
-from fpn_lightning.reporting.paper import paper_tables
 from fpn_lightning.reporting.plots import draw, draw_clouds, draw_gaps, draw_proposals, draw_sizes, row_styles
 from fpn_lightning.reporting.summary import summarise
 

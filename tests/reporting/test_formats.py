@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from fpn_lightning.paper import paper_tables
 from fpn_lightning.reporting.grids import number
 from fpn_lightning.reporting.page import write
-from fpn_lightning.reporting.paper import paper_tables
 from fpn_lightning.reporting.summary import summarise
 from fpn_lightning.reporting.tables import latex_escape
 from fpn_lightning.runs.record import Record

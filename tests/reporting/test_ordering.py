@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from fpn_lightning.paper import paper_tables
 from fpn_lightning.reporting.ordering import our_size, outcomes, pairs, paper_size, ranks
-from fpn_lightning.reporting.paper import paper_tables
 from fpn_lightning.reporting.summary import summarise
 
 # The paper's AR100: (c) 44.0, (f) 38.4, (d) 37.4.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fpn_lightning.paper import paper_tables
 from fpn_lightning.reporting.page import write
-from fpn_lightning.reporting.paper import paper_tables
 from fpn_lightning.reporting.summary import summarise
 from fpn_lightning.runs.record import Record
 

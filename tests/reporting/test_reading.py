@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fpn_lightning.reporting.paper import paper_tables
+from fpn_lightning.paper import paper_tables
 from fpn_lightning.reporting.reading import listed, read
 from fpn_lightning.reporting.summary import summarise
 

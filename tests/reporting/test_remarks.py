@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fpn_lightning.errors import InputError
+from fpn_lightning.paper import paper_tables
 from fpn_lightning.reporting.page import write
-from fpn_lightning.reporting.paper import paper_tables
 from fpn_lightning.reporting.summary import summarise
 
 ROWS = {"c_fpn": {"AR100": (0.5, 0.52)}, "d_bottom_up": {"AR100": (0.4, 0.43)}}

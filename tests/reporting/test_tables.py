@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from fpn_lightning.paper import paper_tables
 from fpn_lightning.reporting import page
-from fpn_lightning.reporting.paper import paper_tables
 from fpn_lightning.reporting.summary import TableSummary, summarise
 from fpn_lightning.reporting.tables import csv_text, latex, summaries
 from fpn_lightning.runs.record import Data, Record, Train

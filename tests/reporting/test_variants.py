@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from fpn_lightning.reporting.paper import paper_tables
+from fpn_lightning.paper import paper_tables
 from fpn_lightning.reporting.summary import summarise
 from fpn_lightning.reporting.variants import sections
 from fpn_lightning.runs.record import Train

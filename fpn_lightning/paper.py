@@ -151,5 +151,5 @@ def _check(name: str, table: Table, tables: dict[str, Table], source: str) -> No
 @cache
 def paper_tables() -> dict[str, Table]:
     """The tables of ``paper.yaml``; the same objects at every call, not to be changed."""
-    resource = files("fpn_lightning.reporting") / "paper.yaml"
+    resource = files("fpn_lightning") / "paper.yaml"
     return parse(resource.read_text(encoding="utf-8"), "paper.yaml")

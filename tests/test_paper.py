@@ -5,7 +5,7 @@ import re
 import pytest
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.reporting.paper import paper_tables, parse
+from fpn_lightning.paper import paper_tables, parse
 
 # Typed from the paper's pages in the order of its columns; "-" where the paper prints no number.
 PRINTED = {
