@@ -35,6 +35,6 @@ def read_log(run: Path, *columns: str) -> list[dict[str, str]]:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    """Weights of a run's last checkpoint, read without running code."""
+    """Weights of a run's last checkpoint by a detector's names, read without running code."""
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
-    return checkpoint["state_dict"]
+    return {name.removeprefix("detector."): value for name, value in checkpoint["state_dict"].items()}

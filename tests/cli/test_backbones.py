@@ -47,5 +47,5 @@ def test_one_step(cli, tiny_data, tmp_path, trunk):
         *("--model.optimization.reference_batch_size", "2"),
     )
     assert result.trainer.global_step == 1
-    assert set(result.model.pyramid.strides.values()) == {4, 8, 16, 32, 64}
+    assert set(result.model.detector.pyramid.strides.values()) == {4, 8, 16, 32, 64}
     assert 0 <= read_metrics(tmp_path / "paper" / "table1" / "c_fpn" / "seed0" / "metrics.json")["AR1k"] <= 1

@@ -48,7 +48,7 @@ def test_every_validation_draws_the_first_images_and_changes_nothing(cli, argume
 
     # The random state is left alone, and so is the mode of every part.
     callback, model = PictureCallback(num_images=1), called.model.train()
-    model.rpn.eval()
+    model.detector.rpn.eval()
     modes = [part.training for part in model.modules()]
     state = torch.get_rng_state(), random.getstate()
     callback.on_validation_end(called.trainer, model)
