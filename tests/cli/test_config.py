@@ -68,7 +68,7 @@ def test_the_row_itself_holds_the_papers_numbers(cli, capsys):
     ("wrong", "named"),
     [
         (("--data.rooot", "x"), "rooot"),
-        (("--model.detector.chanels", "8"), "pyramid_chanels"),
+        (("--model.detector.chanels", "8"), "chanels"),
         (("--model.detector.rpn.nms_tresh", "0.5"), "nms_tresh"),
         (("--trainer.max_stepz", "1"), "max_stepz"),
         (("--model.optimization.optimizer", "adam"), "adam"),
