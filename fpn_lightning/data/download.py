@@ -1,235 +1,239 @@
-"""COCO from its server to disk: ``python -m fpn_lightning.data.download --root DIR``.
+"""Download COCO: ``python -m fpn_lightning.data.download --root data/coco``.
 
-Archives go to ``DIR/archives`` and are deleted when unpacked; one put there by hand is used like a fetched one. Each
-unpacked archive leaves the list of its files in ``DIR/.complete``. The same command continues a run that was stopped.
+Each archive is fetched to ``ROOT/archives``, compared with its SHA-256, unpacked in COCO's layout (``ROOT/train2017``,
+``ROOT/annotations``) and deleted. The same command continues a download that was stopped: a ``.part`` file holds the
+first bytes of an archive, and an archive stays until all of its files are unpacked.
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
-import re
-import shlex
+import hashlib
+import http.client
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from fpn_lightning.data.download_archives import (
-    ARCHIVES,
-    COCO_URL,
-    Archive,
-    ArchiveError,
-    check_checksum,
-    file_names,
-    is_unpacked,
-    read_checksums,
-    unpack,
-    write_list,
-)
-from fpn_lightning.data.download_http import RETRIES, announced_bytes, fetch, only_one, part_path
-from fpn_lightning.errors import InputError
+from fpn_lightning.errors import InputError, complain
 
+COCO_URL = "http://images.cocodataset.org"
 SPLITS = ("train", "val", "annotations", "test")
 DEFAULT_SPLITS = SPLITS[:3]
-
-
-def archives_of(year: int, splits: Sequence[str]) -> list[Archive]:
-    """The archives that ``splits`` of ``year`` need, smallest first, so that a mistake shows early.
-
-    Raises:
-        InputError: there is no such year or split.
-    """
-    names = set()
-    for split in splits:
-        names.add(f"image_info_test{year}.zip" if split == "test" else f"annotations_trainval{year}.zip")
-        if split != "annotations":
-            names.add(f"{split}{year}.zip")
-    if not names or not names <= ARCHIVES.keys():
-        raise InputError(f"year {year}, splits {list(splits)}: the years are 2017 and 2014, the splits {list(SPLITS)}")
-    return sorted((ARCHIVES[name] for name in names), key=lambda archive: archive.bytes)
+RETRIES = 4  # attempts after one that brought no new byte
+TIMEOUT_S = 30.0
+CHUNK_BYTES = 1 << 20
+TEMPORARY_STATUS = {408, 425, 429, 500, 502, 503, 504}
+AGAIN = "run the same command again to continue"
 
 
 @dataclass(frozen=True)
-class _Download:
-    """One run of :func:`download_coco`, whose arguments it holds."""
+class Archive:
+    """One of COCO's archives.
 
-    root: Path
-    base_url: str
-    pinned: Mapping[str, str]
-    keep_archives: bool
-    retries: int
-    bars: Progress
+    Attributes:
+        name: its file name without ``.zip``.
+        bytes: its size.
+        sha256: its checksum.
+        images: number of images in it; 0 if it holds annotations.
+    """
 
-    def run(self, archives: list[Archive]) -> None:
-        missing = []
-        for archive in archives:
-            unpacked = is_unpacked(self.root, self.listing(archive))
-            if not unpacked and self.path(archive).exists():
-                self.finish(archive)
-            elif unpacked or self.is_unpacked_by_hand(archive):
-                self.say(f"{archive.name}: already unpacked in {self.root / archive.folder}")
-            else:
-                missing.append(archive)
-        self.check_space(missing)
-        for archive in missing:
-            url = archive.url(self.base_url)
-            self.say(f"{archive.name}: fetching {url}")
-            self.path(archive).parent.mkdir(exist_ok=True)
-            fetch(url, self.path(archive), self.retries, self.bar(f"fetch {archive.name}"))
-            self.finish(archive)
-        if (self.root / "archives").is_dir() and not file_names(self.root / "archives"):
-            (self.root / "archives").rmdir()
+    name: str
+    bytes: int
+    sha256: str
+    images: int = 0
 
-    def path(self, archive: Archive) -> Path:
-        return self.root / "archives" / archive.name
+    def url(self, base_url: str) -> str:
+        """Its address on the server ``base_url``."""
+        return f"{base_url}/{'zips' if self.images else 'annotations'}/{self.name}.zip"
 
-    def listing(self, archive: Archive) -> Path:
-        return self.root / ".complete" / f"{archive.name}.txt"
+    @property
+    def unpacked_bytes(self) -> int:
+        """About what it needs when unpacked: JPEG files do not compress, COCO's JSON shrinks to about 0.3."""
+        return int(self.bytes * (1.05 if self.images else 4))
 
-    def is_unpacked_by_hand(self, archive: Archive) -> bool:
-        if archive.images is None:  # nothing says whether an annotation file is whole; fetching tells
-            return False
-        return sum(name.endswith(".jpg") for name in file_names(self.root / archive.folder)) == archive.images
+    def is_unpacked(self, root: Path) -> bool:
+        """Whether all of its images, or the annotation files that this package reads, are in ``root``."""
+        if self.images:
+            return sum(1 for _ in (root / self.name).glob("*.jpg")) == self.images
+        parts = ("instances_train", "instances_val") if "trainval" in self.name else ("image_info_test",)
+        return all((root / "annotations" / f"{part}{self.name[-4:]}.json").is_file() for part in parts)
 
-    def check_space(self, archives: list[Archive]) -> None:
-        peak = used = 0
-        for archive in archives:
-            url = archive.url(self.base_url)
-            size = announced_bytes(url, self.retries)
-            if self.base_url == COCO_URL and archive.name not in self.pinned and size not in (None, archive.bytes):
-                raise InputError(
-                    f"{url}: the server announces {size:,} bytes, COCO's archive has {archive.bytes:,}; is something "
-                    "answering in its place? If COCO changed the archive, give its checksum with --checksums"
-                )
-            size = archive.bytes if size is None else size
-            part = part_path(self.path(archive))
-            used += max(size - (part.stat().st_size if part.exists() else 0), 0)
-            unpacked = int(size * archive.unpacked_factor)
-            peak = max(peak, used + unpacked)
-            used += unpacked - (0 if self.keep_archives else size)
-        free = shutil.disk_usage(self.root).free
-        if peak > free:
-            raise InputError(
-                f"{self.root}: fetching and unpacking {', '.join(archive.name for archive in archives)} needs "
-                f"{peak:,} bytes and {free:,} are available; free some space or ask for fewer --splits"
-            )
 
-    def finish(self, archive: Archive) -> None:
-        path = self.path(archive)
-        official = self.base_url == COCO_URL or path.stat().st_size == archive.bytes
-        expected = self.pinned.get(archive.name) or (archive.sha256 if official else None)
-        try:
-            if expected:
-                check_checksum(path, expected, self.bar(f"check {archive.name}"))
-            names = unpack(path, self.root, archive.folder, self.bar(f"unpack {archive.name}"))
-        except ArchiveError as error:
-            broken = path.with_name(f"{path.name}.broken")
-            path.replace(broken)
-            raise InputError(
-                f"{error}. The archive is now {broken}: delete it, and the next run fetches a new one"
-            ) from error
-        write_list(self.listing(archive), names)
-        if not self.keep_archives:
-            path.unlink()
-
-    def say(self, text: str) -> None:
-        self.bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def bar(self, text: str) -> Callable[[int, int | None], None]:
-        task: list[TaskID] = []
-
-        def show(done: int, total: int | None) -> None:
-            if task:
-                self.bars.update(task[0], completed=done, total=total)
-            else:  # what was already there must not count as speed
-                task.append(self.bars.add_task(text, completed=done, total=total))
-
-        return show
+# cocodataset.org publishes no checksums; these sizes and SHA-256 are the ones that TensorFlow Datasets records.
+ARCHIVES = (
+    Archive("train2017", 19336861798, "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929", 118287),
+    Archive("val2017", 815585330, "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05", 5000),
+    Archive("test2017", 6646970404, "c7908c3c9f94ba2f3340ebbeec58c25db6be8774f18d68c2f15d0e369d95baba", 40670),
+    Archive("train2014", 13510573713, "ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775", 82783),
+    Archive("val2014", 6645013297, "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0", 40504),
+    Archive("test2014", 6660437059, "ead40c62230cb2cf70ff4c8b4c70abdc260a7556e77b3282621d06d8e2e35bdf", 40775),
+    Archive("annotations_trainval2017", 252907541, "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268"),
+    Archive("image_info_test2017", 1144034, "e52f412dd7195ac8f98d782b44c6dd30ea10241e9f42521f67610fbe055a74f8"),
+    Archive("annotations_trainval2014", 252872794, "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009"),
+    Archive("image_info_test2014", 763464, "7cecc66f6b09c1671c1896a1bcc1f35eb09b7fcf00a5c18420a5f0f5983dc8c9"),
+)
 
 
 def download_coco(
-    root: str | Path,
-    year: int = 2017,
-    splits: Sequence[str] = DEFAULT_SPLITS,
-    base_url: str = COCO_URL,
-    checksums: str | Path | None = None,
-    keep_archives: bool = False,
-    retries: int = RETRIES,
+    root: Path, year: int = 2017, splits: Sequence[str] = DEFAULT_SPLITS, base_url: str = COCO_URL
 ) -> None:
-    """Fetch COCO and unpack it in COCO's layout, such as ``root/train2017`` and ``root/annotations``.
-
-    What is complete is left alone; what is not is continued. The SHA-256 is compared where ``checksums`` has one, for
-    COCO's own server, and for archives of the original's size; the CRC-32 of every unpacked file always.
+    """Fetch COCO and unpack it in COCO's layout. What is there already is kept, what is unfinished is continued.
 
     Args:
-        root: folder of the data set; made if missing.
+        root: folder of the data set; made if missing. An archive that you put into ``root/archives`` is used.
         year: 2017 or 2014.
         splits: of ``train`` and ``val`` (images, and the annotations of both), ``annotations`` (these alone) and
             ``test`` (images and their ``image_info`` files).
-        base_url: ``http`` or ``https`` address of COCO's server or of a mirror with the same paths.
-        checksums: file in the form of ``sha256sum`` or ``md5sum``; goes before the built-in checksums.
-        keep_archives: leave the archives in ``root/archives``.
-        retries: further attempts after a failure of the network, 1, 2, 4 … seconds apart.
+        base_url: address of COCO's server, or of a mirror with the same paths and archives.
 
     Raises:
-        InputError: it cannot be done; the message says why and gives the command that continues.
+        InputError: it cannot be done; the message says why and what to do.
     """
-    root, base_url = Path(root), base_url.rstrip("/")
-    archives = archives_of(year, splits)
-    address = urlsplit(base_url)
-    if address.scheme not in ("http", "https") or not address.netloc or re.search(r"\s", base_url):
-        raise InputError(f"--base-url {base_url}: not an http or https address")
-    pinned = read_checksums(Path(checksums)) if checksums else {}
-    words = ["python", "-m", "fpn_lightning.data.download", "--root", str(root), "--year", str(year)]
-    words += ["--splits", *splits] + (["--base-url", base_url] if base_url != COCO_URL else [])
-    words += (["--checksums", str(checksums)] if checksums else []) + ["--keep-archives"] * keep_archives
-    to_continue = f"\nTo continue: {shlex.join(words)}"
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    if not base_url.startswith(("http://", "https://")):
+        raise InputError(f"--base-url {base_url} is not an http or https address")
+    folder = root / "archives"
+    names = {f"{split}{year}" for split in splits} | {f"image_info_test{year}" for split in splits if split == "test"}
+    names |= {f"annotations_trainval{year}" for split in splits if split != "test"}
+    # Smallest first, so that a mistake shows early.
+    archives = sorted((one for one in ARCHIVES if one.name in names), key=lambda archive: archive.bytes)
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with only_one(root), Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
-            _Download(root, base_url, pinned, keep_archives, retries, bars).run(archives)
-    except InputError as error:
-        raise InputError(f"{error}{to_continue}") from error
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = {one: folder / f"{one.name}.zip" for one in archives}
+        wanted = [one for one in archives if paths[one].exists() or not one.is_unpacked(root)]
+        _check_space(root, [one for one in wanted if not paths[one].exists()])
+        with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True)) as bars:
+            for archive in wanted:
+                path, part = paths[archive], folder / f"{archive.name}.zip.part"
+                if not path.exists():
+                    fetch(archive.url(base_url.rstrip("/")), part, archive.bytes, bars)
+                    part.replace(path)
+                check(path, archive.sha256, bars)
+                unpack(path, root, bars)
+                path.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
     except OSError as error:
-        reason = f"{error.filename or root}: {error.strerror or error}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            reason = f"{root}: the disk is full; free some space. What has arrived is kept"
-        raise InputError(f"{reason}{to_continue}") from error
+            raise InputError(f"{root}: the disk is full; free some space and {AGAIN}") from error
+        raise InputError(f"{error.filename or root}: {error.strerror or error}") from error
+
+
+def fetch(url: str, part: Path, size: int, bars: Progress) -> None:
+    """Fetch the bytes of ``url`` that ``part`` still lacks, until it has ``size`` of them.
+
+    Raises:
+        InputError: the server cannot be reached, has no such file or another one, or keeps breaking off.
+        OSError: ``part`` cannot be written.
+    """
+    with part.open("ab") as sink:
+        bar = bars.add_task(f"fetch {part.stem}", total=size, completed=sink.tell())
+        furthest, failures = sink.tell(), 0
+        while sink.tell() < size:
+            headers = {"Range": f"bytes={sink.tell()}-", "User-Agent": "fpn_lightning"}
+            reason: object = "the connection closed too early"
+            try:
+                with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S) as answer:
+                    missing = size - (sink.tell() if answer.status == 206 else 0)
+                    if answer.length != missing:
+                        raise InputError(
+                            f"{url}: the server announces {answer.length} bytes, {missing} of COCO's archive are "
+                            "missing; is something else answering in its place? Check your network and --base-url"
+                        )
+                    if answer.status != 206:  # a server without ranges starts again from the first byte
+                        sink.seek(0)
+                        sink.truncate()
+                    while block := answer.read1(CHUNK_BYTES):
+                        sink.write(block)
+                        bars.update(bar, completed=sink.tell())
+            except urllib.error.HTTPError as error:
+                if error.code not in TEMPORARY_STATUS:
+                    raise InputError(
+                        f"{url}: the server answered {error.code} {error.reason}; check --base-url"
+                    ) from error
+                reason = error
+            except (OSError, http.client.HTTPException) as error:
+                if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                reason = getattr(error, "reason", error)
+            failures = 0 if sink.tell() > furthest else failures + 1
+            furthest = max(furthest, sink.tell())
+            if failures > RETRIES:
+                raise InputError(f"{url}: cannot be fetched ({reason}). Check your network, then {AGAIN}")
+            if sink.tell() < size:
+                time.sleep(2**failures)
+
+
+def check(path: Path, sha256: str, bars: Progress) -> None:
+    """Compare an archive with its SHA-256; InputError where they differ."""
+    with bars.open(path, "rb", description=f"check {path.name}") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    if actual != sha256:
+        raise InputError(f"{path}: its SHA-256 is {actual}, COCO's archive has {sha256}; delete it and {AGAIN}")
+
+
+def unpack(path: Path, root: Path, bars: Progress) -> None:
+    """Unpack a checked archive into ``root``; files that are there with the right size are kept.
+
+    Raises:
+        InputError: a file is there with another size.
+        OSError: a file cannot be written.
+    """
+    temporary = path.with_name(f"{path.name}.member")
+    with zipfile.ZipFile(path) as bundle:
+        members = [member for member in bundle.infolist() if not member.is_dir()]
+        bar = bars.add_task(f"unpack {path.name}", total=sum(member.file_size for member in members))
+        for member in members:
+            target = root / member.filename
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with bundle.open(member) as source, temporary.open("wb") as sink:
+                    shutil.copyfileobj(source, sink, CHUNK_BYTES)
+                temporary.replace(target)
+            elif target.stat().st_size != member.file_size:
+                raise InputError(f"{target} differs from the file in {path.name}; move it away and {AGAIN}")
+            bars.advance(bar, member.file_size)
+    temporary.unlink(missing_ok=True)
+
+
+def _check_space(root: Path, archives: list[Archive]) -> None:
+    """Make sure that these archives fit; each is deleted before the next, larger one arrives."""
+    parts = [root / "archives" / f"{archive.name}.zip.part" for archive in archives]
+    needed = sum(archive.unpacked_bytes for archive in archives) + max((one.bytes for one in archives), default=0)
+    needed -= sum(part.stat().st_size for part in parts if part.exists())
+    free = shutil.disk_usage(root).free
+    if needed > free:
+        names = ", ".join(f"{archive.name}.zip" for archive in archives)
+        raise InputError(
+            f"{root}: {names} need about {needed:,} bytes and {free:,} are free; free some space or ask for "
+            "fewer --splits"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 0: complete, 1: it could not be done, 2: bad options, 130: interrupted."""
+    """Run the command line; returns 0: complete, 2: it cannot be done, 130: interrupted."""
     parser = argparse.ArgumentParser("python -m fpn_lightning.data.download", description="Fetch and unpack COCO.")
     add = parser.add_argument
     add("--root", type=Path, required=True, help="folder of the data set")
     add("--year", type=int, choices=(2017, 2014), default=2017)
     add("--splits", nargs="+", choices=SPLITS, default=DEFAULT_SPLITS, help="default: %(default)s")
-    add("--base-url", default=COCO_URL, help="mirror with the same paths (default: %(default)s)")
-    add("--checksums", type=Path, help="checksums of your own, as sha256sum or md5sum writes them")
-    add("--keep-archives", action="store_true", help="leave the archives in ROOT/archives after unpacking")
-    add("--retries", type=int, default=RETRIES, help="attempts after a network failure (default: %(default)s)")
+    add("--base-url", default=COCO_URL, help="mirror with the same paths and archives (default: %(default)s)")
     try:
         download_coco(**vars(parser.parse_args(arguments)))
     except InputError as error:
-        print(error, file=sys.stderr)
-        return 1
+        return complain(error)
     except KeyboardInterrupt:
-        print("stopped; the same command continues", file=sys.stderr)
+        print(f"stopped; {AGAIN}", file=sys.stderr)
         return 130
     return 0
 

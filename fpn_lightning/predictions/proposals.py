@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
@@ -19,26 +18,23 @@ from fpn_lightning.structures import Batch, ProposalsOrig
 
 
 class ProposalStoreWriter(PredictionWriter):
-    """Writes the proposals of a split as they come, shard by shard, every process its own.
+    """Writes the proposals of a split as they come; every process writes a shard of its own.
 
     Args:
         root: ``<run>/proposals``.
         config_sha256: digest of the configuration that predicts, see :func:`fpn_lightning.runs.recorder.config_sha256`.
-        images_per_shard: images held in memory before they are written.
     """
 
-    def __init__(self, root: Path, config_sha256: str, images_per_shard: int = 512) -> None:
+    def __init__(self, root: Path, config_sha256: str) -> None:
         self.root = root
         self.config_sha256 = config_sha256
-        self.images_per_shard = images_per_shard
         self._writer: ShardWriter | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Agree on the name of this writing; a folder of images or a detector gets no store."""
+        """Open the shard of this process; a folder of images or a detector gets no store."""
         split = trainer.datamodule.predict_split  # type: ignore[attr-defined]
         if stage == "predict" and split is not None and isinstance(pl_module, RPNStage):
-            token = trainer.strategy.broadcast(secrets.token_hex(6))
-            self._writer = ShardWriter(self.root / split, token, trainer.global_rank, self.images_per_shard)
+            self._writer = ShardWriter(self.root / split, trainer.global_rank)
 
     def on_predict_batch_end(
         self,
@@ -57,15 +53,15 @@ class ProposalStoreWriter(PredictionWriter):
                 )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no shard of a writing that will not be completed."""
+        """Delete the shard of this process; the store will not be completed."""
         if self._writer is not None:
             self._writer.discard()
 
     def finish(self, trainer: Trainer, data: COCODataModule) -> None:
-        """Write the last shard; the first process then writes the header."""
+        """Close the shard; the first process then completes the store."""
         if self._writer is None:
             return
-        self._writer.flush()
+        self._writer.close()
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             images, stage = data.prediction_images, trainer.lightning_module
@@ -81,11 +77,8 @@ class ProposalStoreWriter(PredictionWriter):
                 config_sha256=self.config_sha256,
                 post_nms_topk=stage.detector.rpn.post_nms_topk,
                 nms_thresh=stage.detector.rpn.nms_thresh,
-                num_images=0,
-                num_proposals=0,
-                shards=(),
             )
-            complete_store(self._writer.folder, self._writer.token, header, images.index.image_ids)
+            complete_store(self._writer.folder, trainer.world_size, header, images.index.image_ids)
 
 
 def _weights_sha256(trainer: Trainer, stage: BaseStage) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import secrets
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from fpn_lightning.data.datamodule import COCODataModule
-from fpn_lightning.data.proposals.header import FORMAT, LAYOUT, VERSION, ProposalHeader
+from fpn_lightning.data.proposals.header import IMAGE, PROPOSAL, ProposalHeader
 from fpn_lightning.data.proposals.store import StoredProposals
 from fpn_lightning.data.proposals.writer import ShardWriter, complete_store
 
@@ -95,9 +95,6 @@ def store_header(**changes: Any) -> ProposalHeader:
         "config_sha256": "d" * 64,
         "post_nms_topk": 2000,
         "nms_thresh": 0.7,
-        "num_images": 0,
-        "num_proposals": 0,
-        "shards": (),
     }
     return ProposalHeader(**(known | changes))
 
@@ -114,36 +111,24 @@ def random_proposals(image_id: int, width: int = 32, height: int = 24) -> Stored
     )
 
 
-def write_store(folder: Path, image_ids: Sequence[int], images_per_shard: int = 512, **header: Any) -> Path:
+def write_store(folder: Path, image_ids: Sequence[int], num_processes: int = 1, **header: Any) -> Path:
     """A complete store of :func:`random_proposals`."""
-    writer = ShardWriter(folder, secrets.token_hex(4), images_per_shard=images_per_shard)
-    for image_id in image_ids:
-        writer.add(image_id, *random_proposals(image_id))
-    writer.flush()
-    complete_store(folder, writer.token, store_header(**header), np.array(image_ids))
+    for rank in range(num_processes):
+        writer = ShardWriter(folder, rank)
+        for image_id in image_ids[rank::num_processes]:
+            writer.add(image_id, *random_proposals(image_id))
+        writer.close()
+    complete_store(folder, num_processes, store_header(**header), np.array(image_ids))
     return folder
 
 
-def write_sparse_store(folder: Path, num_images: int, num_proposals: int, images_per_shard: int = 512) -> Path:
-    """A store whose boxes are holes in its files: it has its full length and takes next to no disk."""
-    token = "sparse"
-    for number, first in enumerate(range(1, num_images + 1, images_per_shard)):
-        ids = np.arange(first, min(first + images_per_shard, num_images + 1))
-        offsets = np.arange(len(ids) + 1) * num_proposals
-        total = int(offsets[-1])
-        sizes = {"image_ids": ids.nbytes, "offsets": offsets.nbytes, "boxes_orig": total * 16, "objectness": total * 4}
-        shapes = {"image_ids": [len(ids)], "offsets": [len(offsets)], "boxes_orig": [total, 4], "objectness": [total]}
-        sizes["levels"], shapes["levels"] = total, [total]
-        header: dict[str, Any] = {"__metadata__": {"format": FORMAT, "version": str(VERSION)}}
-        start = 0
-        for name, size in sizes.items():
-            header[name] = {"dtype": LAYOUT[name][0], "shape": shapes[name], "data_offsets": [start, start + size]}
-            start += size
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{token}-0000-{number:05}.safetensors").open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text + ids.tobytes() + offsets.tobytes())
-            file.truncate(8 + len(text) + start)
-    complete_store(folder, token, store_header(), np.arange(1, num_images + 1))
-    return folder
+def write_sparse_store(folder: Path, num_images: int, num_proposals: int) -> None:
+    """A store whose shard is a hole in a file: it has its full length and takes next to no disk."""
+    writer = ShardWriter(folder)
+    writer.close()
+    images = np.zeros(num_images, IMAGE)
+    images["image_id"] = np.arange(1, num_images + 1)
+    images["first"], images["count"] = np.arange(num_images) * num_proposals, num_proposals
+    np.save(folder / ".rank-0000.npy", images)
+    os.truncate(folder / ".rank-0000.bin", num_images * num_proposals * PROPOSAL.itemsize)
+    complete_store(folder, 1, store_header(), images["image_id"])

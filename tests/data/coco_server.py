@@ -46,56 +46,35 @@ class Served:
     files: dict[str, bytes]
     url: str = ""
     ranges: bool = True
-    head: bool = True
-    lengths: bool = True
-    etag: str | None = '"v1"'
     cuts: dict[str, list[int]] = field(default_factory=dict)  # path to bytes after which an answer breaks off
-    announced: dict[str, int] = field(default_factory=dict)  # path to a false Content-Length
     stall: dict[str, int] = field(default_factory=dict)  # path to bytes after which an answer stops coming
     failures: dict[str, list[int]] = field(default_factory=dict)  # path to status codes of the next answers
-    requests: list[tuple[str, str, str | None]] = field(default_factory=list)
+    requests: list[tuple[str, str | None]] = field(default_factory=list)  # path and ``Range``
 
     def ranges_asked(self, path: str) -> list[str | None]:
-        """``Range`` of every GET of ``path``."""
-        return [asked for method, name, asked in self.requests if (method, name) == ("GET", path)]
+        """``Range`` of every request for ``path``."""
+        return [asked for name, asked in self.requests if name == path]
 
 
 def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            if not served.head:
-                return self.send_error(501)
-            return self.answer(body=False)
-
         def do_GET(self) -> None:
-            self.answer(body=True)
-
-        def answer(self, body: bool) -> None:
-            asked = self.headers.get("Range")
-            served.requests.append((self.command, self.path, asked))
+            asked = self.headers["Range"]
+            served.requests.append((self.path, asked))
             if served.failures.get(self.path):
                 return self.send_error(served.failures[self.path].pop(0))
             if self.path not in served.files:
                 return self.send_error(404)
-            content, start = served.files[self.path], 0
-            if asked and served.ranges and self.headers.get("If-Range", served.etag) == served.etag:
-                start = int(asked.removeprefix("bytes=").removesuffix("-"))
-                if start >= len(content):
-                    return self.send_error(416)
-            self.send_response(206 if start else 200)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-            if served.lengths:
-                self.send_header("Content-Length", str(served.announced.get(self.path, len(content)) - start))
-            if served.etag:
-                self.send_header("ETag", served.etag)
+            content = served.files[self.path]
+            start = int(asked.removeprefix("bytes=").removesuffix("-")) if served.ranges else 0
+            self.send_response(206 if served.ranges else 200)
+            self.send_header("Content-Length", str(len(content) - start))
             self.end_headers()
-            if body:
-                cuts = served.cuts.get(self.path)
-                end = start + (cuts.pop(0) if cuts else served.stall.get(self.path, len(content)))
-                self.wfile.write(content[start:end])
-                while self.path in served.stall:
-                    time.sleep(0.01)
+            cuts = served.cuts.get(self.path)
+            end = start + (cuts.pop(0) if cuts else served.stall.get(self.path, len(content)))
+            self.wfile.write(content[start:end])
+            while self.path in served.stall:
+                time.sleep(0.01)
             return None
 
         def log_message(self, *arguments: object) -> None:

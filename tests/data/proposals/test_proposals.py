@@ -1,4 +1,4 @@
-"""The proposal store by itself: what is written is read, and whatever is not a whole store of these images is named."""
+"""Proposal stores: what was written is read, and a store that is incomplete or of other images is named."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
-from fpn_lightning.data.proposals import store as proposals_module
+from fpn_lightning.data.proposals.header import IMAGE
 from fpn_lightning.data.proposals.store import ProposalStore, StoredProposals
 from fpn_lightning.data.proposals.writer import ShardWriter, complete_store
 from fpn_lightning.errors import InputError
@@ -26,8 +25,8 @@ IMAGE_IDS = [7, 3, 900_000_000_001, 12, 5]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Five images in three shards; image 12 has no proposals."""
-    return write_store(tmp_path / "proposals" / "val", IMAGE_IDS, images_per_shard=2)
+    """Five images in two shards; image 12 has no proposals."""
+    return write_store(tmp_path / "proposals" / "val", IMAGE_IDS, num_processes=2)
 
 
 def same(left: StoredProposals, right: StoredProposals) -> bool:
@@ -37,35 +36,41 @@ def same(left: StoredProposals, right: StoredProposals) -> bool:
 def test_what_is_written_is_read(folder: Path) -> None:
     store = ProposalStore(folder)
     assert store.image_ids.tolist() == sorted(IMAGE_IDS)
-    assert [shard.num_images for shard in store.header.shards] == [2, 2, 1]
+    counts = {image_id: len(random_proposals(image_id).levels) for image_id in IMAGE_IDS}
+    assert store.header.shards == (
+        21 * (counts[7] + counts[900_000_000_001] + counts[5]),
+        21 * (counts[3] + counts[12]),
+    )
     for image_id in IMAGE_IDS:
         assert same(store.read(image_id), random_proposals(image_id))
         assert same(store.read(image_id, limit=2), StoredProposals(*(a[:2] for a in random_proposals(image_id))))
     assert [array.shape for array in store.read(12)] == [(0, 4), (0,), (0,)]
     assert len(store) == store.header.num_images == 5
-    assert store.header.num_proposals == sum(len(random_proposals(i).levels) for i in IMAGE_IDS)
+    assert store.header.num_proposals == sum(counts.values())
     store.read(7).boxes_orig[:] = 0  # a copy that can be written to
     assert same(store.read(7), random_proposals(7))
 
 
 def test_numbers_by_hand(tmp_path: Path) -> None:
-    writer = ShardWriter(tmp_path, "aa")
+    writer = ShardWriter(tmp_path)
     writer.add(4, np.array([[1.5, 2, 30, 40], [0, 0, 1 / 3, 7]]), np.array([2.5, -1]), np.array([2, 6]))
-    writer.flush()
-    complete_store(tmp_path, "aa", store_header(), np.array([4]))
+    writer.close()
+    complete_store(tmp_path, 1, store_header(), np.array([4]))
     header = json.loads((tmp_path / "header.json").read_text())
-    assert (header["format"], header["version"], header["num_images"]) == ("fpn_lightning proposals", 1, 1)
+    assert (header["format"], header["version"], header["num_images"]) == ("fpn_lightning proposals", 2, 1)
     assert (header["data_name"], header["split"], header["fingerprint"]) == ("tiny", "val", FINGERPRINT)
     assert (header["post_nms_topk"], header["nms_thresh"]) == (2000, 0.7)
-    (shard,) = header["shards"]
-    assert (shard["num_proposals"], shard["size"]) == (2, (tmp_path / shard["file"]).stat().st_size)
+    assert (header["num_proposals"], header["shards"]) == (2, [2 * (4 * 4 + 4 + 1)])
+    assert {path.name for path in tmp_path.iterdir()} == {"header.json"} | {
+        header["token"] + end for end in (".npy", "-0000.bin")
+    }
     boxes_orig, objectness, levels = ProposalStore(tmp_path).read(4)
     assert boxes_orig.tolist() == [[1.5, 2, 30, 40], [0, 0, np.float32(1 / 3), 7]]
     assert (objectness.tolist(), levels.tolist()) == ([2.5, -1], [2, 6])
 
 
-def test_order_and_shards_do_not_matter(folder: Path, tmp_path: Path) -> None:
-    other = ProposalStore(write_store(tmp_path / "other", sorted(IMAGE_IDS, reverse=True), images_per_shard=3))
+def test_order_and_number_of_processes_do_not_matter(folder: Path, tmp_path: Path) -> None:
+    other = ProposalStore(write_store(tmp_path / "other", sorted(IMAGE_IDS, reverse=True)))
     assert all(same(other.read(image_id), ProposalStore(folder).read(image_id)) for image_id in IMAGE_IDS)
 
 
@@ -75,77 +80,77 @@ def test_no_image_may_have_a_proposal(tmp_path: Path) -> None:
     assert [array.shape for array in store.read(12)] == [(0, 4), (0,), (0,)]
 
 
-def test_processes_write_shards_of_their_own(folder: Path, tmp_path: Path) -> None:
-    token = "bb"
-    for rank in (1, 0, 2):  # the third process had no image
-        writer = ShardWriter(tmp_path / "two", token, rank)
+def test_a_process_without_images_and_a_split_that_is_not_complete(folder: Path, tmp_path: Path) -> None:
+    for rank in (1, 0, 2):
+        writer = ShardWriter(tmp_path / "two", rank)
         for image_id in IMAGE_IDS[rank:4:2] if rank < 2 else []:
             writer.add(image_id, *random_proposals(image_id))
-        writer.flush()
+        writer.close()
     with pytest.raises(InputError, match=r"4 images were written, split val has 5 images.*limit_predict_batches"):
-        complete_store(tmp_path / "two", token, store_header(), np.array(IMAGE_IDS))
+        complete_store(tmp_path / "two", 3, store_header(), np.array(IMAGE_IDS))
     assert not (tmp_path / "two" / "header.json").exists()
-    complete_store(tmp_path / "two", token, store_header(), np.array(IMAGE_IDS[:4]))
+    complete_store(tmp_path / "two", 3, store_header(), np.array(IMAGE_IDS[:4]))
     two, one = ProposalStore(tmp_path / "two"), ProposalStore(folder)
     assert all(same(two.read(image_id), one.read(image_id)) for image_id in IMAGE_IDS[:4])
 
 
-def test_an_image_written_twice_is_refused(tmp_path: Path) -> None:
+def test_an_image_written_twice_is_rejected(tmp_path: Path) -> None:
     for rank in (0, 1):
-        writer = ShardWriter(tmp_path, "cc", rank)
+        writer = ShardWriter(tmp_path, rank)
         writer.add(7, *random_proposals(7))
-        writer.flush()
+        writer.close()
     with pytest.raises(InputError, match="2 images were written, split val has 1"):
-        complete_store(tmp_path, "cc", store_header(), np.array([7]))
+        complete_store(tmp_path, 2, store_header(), np.array([7]))
+    with pytest.raises(InputError, match="0 images were written, split val has 1"):
+        complete_store(tmp_path / "elsewhere", 2, store_header(), np.array([7]))
 
 
 @pytest.mark.parametrize(
     ("boxes", "objectness"), [([[0, 0, np.nan, 1]], [1.0]), ([[0, 0, 1, 1]] * 2, [1.0, 2.0]), ([[0, 0, 1, 1]], [])]
 )
-def test_what_cannot_be_proposals_is_not_written(tmp_path: Path, boxes: list, objectness: list) -> None:
+def test_wrong_proposals_are_not_written(tmp_path: Path, boxes: list, objectness: list) -> None:
     with pytest.raises(ValueError, match="image 3"):
-        ShardWriter(tmp_path, "dd").add(3, np.array(boxes), np.array(objectness), np.full(len(boxes), 2))
+        ShardWriter(tmp_path).add(3, np.array(boxes), np.array(objectness), np.full(len(boxes), 2))
 
 
 def test_an_earlier_store_stays_until_the_new_one_is_complete(folder: Path) -> None:
     before = {path.name for path in folder.iterdir()}
-    writer = ShardWriter(folder, "new", images_per_shard=1)
-    writer.add(7, *random_proposals(8))
-    with pytest.raises(InputError, match="no store was made"):
-        complete_store(folder, "new", store_header(), np.array(IMAGE_IDS))
-    assert same(ProposalStore(folder).read(7), random_proposals(7))
+    for discard in (False, True):
+        writer = ShardWriter(folder)
+        writer.add(7, *random_proposals(8))
+        if discard:
+            writer.discard()
+            assert {path.name for path in folder.iterdir()} == before
+            continue
+        writer.close()
+        with pytest.raises(InputError, match="no store was made"):
+            complete_store(folder, 1, store_header(), np.array(IMAGE_IDS))
+        assert same(ProposalStore(folder).read(7), random_proposals(7))
     old = ProposalStore(folder)
-    complete_store(folder, "new", store_header(), np.array([7]))
-    assert same(ProposalStore(folder).read(7), random_proposals(8))
+    write_store(folder, [7, 12])
+    assert ProposalStore(folder).image_ids.tolist() == [7, 12]
     assert before & {path.name for path in folder.iterdir()} == {"header.json"}  # the old shards are gone
     with pytest.raises(InputError, match=r"can no longer be read.*written again meanwhile"):
         old.read(7)
 
 
 def test_a_killed_writer_leaves_no_store(tmp_path: Path) -> None:
-    # It kills itself in the middle of its second shard.
     code = f"""
 import os, signal
 import numpy as np
-import fpn_lightning.data.proposals.writer as module
 from pathlib import Path
-real = module.save_file
-def dying(arrays, path, metadata):
-    real(arrays, path, metadata)
-    if list(Path(path).parent.glob("*.safetensors")):
-        os.kill(os.getpid(), signal.SIGKILL)
-module.save_file = dying
-writer = module.ShardWriter(Path({str(tmp_path)!r}), "ee", images_per_shard=1)
-for image_id in (1, 2, 3):
-    writer.add(image_id, np.zeros((1, 4)), np.zeros(1), np.zeros(1, int))
+from fpn_lightning.data.proposals.writer import ShardWriter
+writer = ShardWriter(Path({str(tmp_path)!r}), rank=3)
+writer.add(1, np.zeros((1000, 4)), np.zeros(1000), np.zeros(1000, int))
+os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == -signal.SIGKILL
-    assert len(list(tmp_path.iterdir())) == 2  # a shard and the half of one
-    with pytest.raises(InputError, match=r"no complete proposal store: header\.json is missing.*predict"):
+    assert len(list(tmp_path.iterdir())) == 1  # the half of a shard
+    (tmp_path / "0-0000-00000.safetensors").touch()  # and one of version 1
+    with pytest.raises(InputError, match=r"not a complete proposal store: header\.json is missing.*predict"):
         ProposalStore(tmp_path)
     write_store(tmp_path, IMAGE_IDS)
-    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
-    assert len(list(tmp_path.iterdir())) == 2  # what the killed one left is gone
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".bin", ".json", ".npy"]
 
 
 def rewrite(folder: Path, **changes: object) -> None:
@@ -154,75 +159,40 @@ def rewrite(folder: Path, **changes: object) -> None:
 
 
 def first_shard(folder: Path) -> Path:
-    return folder / json.loads((folder / "header.json").read_text())["shards"][0]["file"]
+    return next(folder.glob("*-0000.bin"))
 
 
-def cut(folder: Path) -> None:
-    os.truncate(first_shard(folder), first_shard(folder).stat().st_size - 100)
-
-
-def cut_and_hide_it(folder: Path) -> None:
-    cut(folder)
-    shards = json.loads((folder / "header.json").read_text())["shards"]
-    shards[0]["size"] -= 100
-    rewrite(folder, shards=shards)
-
-
-def foreign_shard(folder: Path) -> None:
-    size = first_shard(folder).stat().st_size
-    first_shard(folder).write_bytes(b"PK" * (size // 2) + b"P" * (size % 2))
-
-
-def foreign_safetensors(folder: Path) -> None:
-    save_file({"weight": np.zeros(3)}, first_shard(folder))
-    shards = json.loads((folder / "header.json").read_text())["shards"]
-    shards[0]["size"] = first_shard(folder).stat().st_size
-    rewrite(folder, shards=shards)
-
-
-def swapped_shards(folder: Path) -> None:
-    other = write_store(folder.parent / "other", [8, 3, *IMAGE_IDS[2:]], images_per_shard=2)
-    contents = first_shard(other).read_bytes()
-    shards = json.loads((folder / "header.json").read_text())["shards"]
-    shards[0]["size"] = len(contents)
-    first_shard(folder).write_bytes(contents)
-    rewrite(folder, shards=shards)
-
-
-def listed_twice(folder: Path) -> None:
-    shards = json.loads((folder / "header.json").read_text())["shards"]
-    rewrite(folder, shards=shards + shards[:1], num_images=7)
-
-
-def escaping(folder: Path) -> None:
-    shards = json.loads((folder / "header.json").read_text())["shards"]
-    shards[0]["file"] = "../" + shards[0]["file"]
-    rewrite(folder, shards=shards)
+def table(folder: Path) -> Path:
+    return next(folder.glob("*.npy"))
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "truncated shard": (cut, r"safetensors has \d+ bytes, header\.json says \d+"),
-    "truncated shard, header too": (cut_and_hide_it, r"safetensors is a shard of proposals that is .*not whole"),
-    "missing shard": (lambda folder: first_shard(folder).unlink(), r"missing or not whole"),
-    "foreign shard": (foreign_shard, r"missing or not whole"),
-    "foreign safetensors": (foreign_safetensors, r"no shard of a proposal store"),
-    "shard of another store": (swapped_shards, r"files of two stores are mixed"),
-    "shard twice": (listed_twice, r"the shards hold image \d+ twice"),
-    "shard elsewhere": (escaping, r"header\.json: shards\.0\.file"),
-    "later version": (lambda folder: rewrite(folder, version=2), r"is of version 2, this program reads 1"),
+    "truncated shard": (
+        lambda folder: os.truncate(first_shard(folder), 20),
+        r"bin has 20 bytes, header\.json says \d+",
+    ),
+    "missing shard": (lambda folder: first_shard(folder).unlink(), r"-0000\.bin is missing"),
+    "missing table": (lambda folder: table(folder).unlink(), r"\.npy cannot be read"),
+    "truncated table": (lambda folder: os.truncate(table(folder), 200), r"\.npy cannot be read"),
+    "empty table": (lambda folder: os.truncate(table(folder), 0), r"\.npy cannot be read"),
+    "table of another kind": (lambda folder: np.save(table(folder), np.zeros(5)), r"\.npy cannot be read"),
+    "table of other images": (lambda folder: np.save(table(folder), np.zeros(5, IMAGE)), r"holds other images than"),
+    "another token": (lambda folder: rewrite(folder, token="abc"), r"abc-0000\.bin is missing"),
+    "files elsewhere": (lambda folder: rewrite(folder, token="../a"), r"header\.json: token"),
+    "earlier version": (lambda folder: rewrite(folder, version=1), r"is of version 1, this program reads 2"),
     "no version": (lambda folder: rewrite(folder, version=None), r"is of version None"),
-    "other JSON": (lambda folder: rewrite(folder, format="COCO"), r"no header of a proposal store"),
+    "other JSON": (lambda folder: rewrite(folder, format="COCO"), r"is not the header of a proposal store"),
     "no JSON": (lambda folder: (folder / "header.json").write_bytes(b"\xff{"), r"header\.json cannot be read"),
-    "a list": (lambda folder: (folder / "header.json").write_text("[]"), r"no header of a proposal store"),
+    "a list": (lambda folder: (folder / "header.json").write_text("[]"), r"is not the header of a proposal store"),
     "unknown key": (lambda folder: rewrite(folder, more=1), r"header\.json: more"),
     "wrong type": (lambda folder: rewrite(folder, num_images="5"), r"header\.json: num_images"),
-    "wrong number": (lambda folder: rewrite(folder, num_images=6), r"shards hold 5 images, 6 are stated"),
+    "wrong number": (lambda folder: rewrite(folder, num_images=6), r"holds other images than"),
     "no header": (lambda folder: (folder / "header.json").unlink(), r"header\.json is missing"),
 }
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_whatever_is_no_whole_store_is_named_at_start(folder: Path, fault: str) -> None:
+def test_a_broken_store_is_named_at_the_start(folder: Path, fault: str) -> None:
     break_it, message = BROKEN[fault]
     break_it(folder)
     with pytest.raises(InputError, match=message) as caught:
@@ -236,7 +206,7 @@ def test_the_folder_above_names_its_stores(folder: Path) -> None:
         ProposalStore(folder.parent)
 
 
-def test_stores_of_other_images_are_refused(folder: Path) -> None:
+def test_stores_of_other_images_are_rejected(folder: Path) -> None:
     store = ProposalStore(folder)
     store.check("val", FINGERPRINT, np.array([3, 7]))
     with pytest.raises(InputError, match="holds the proposals of split val, not of train"):
@@ -253,24 +223,11 @@ def test_stores_of_other_images_are_refused(folder: Path) -> None:
 def test_damage_inside_a_shard_is_named(folder: Path) -> None:
     shard = first_shard(folder)
     content = bytearray(shard.read_bytes())
-    boxes = random_proposals(7).boxes_orig.tobytes()
-    start = content.index(boxes)
+    start = content.index(random_proposals(7).boxes_orig[0].tobytes())
     content[start : start + 4] = np.float32("nan").tobytes()
     shard.write_bytes(content)
-    with pytest.raises(InputError, match="proposals of image 7 are not finite"):
+    with pytest.raises(InputError, match="proposals of image 7 are damaged"):
         ProposalStore(folder).read(7)
-
-
-def test_few_shards_are_open_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = ProposalStore(folder)
-    monkeypatch.setattr(proposals_module, "MAPPED_BYTES", store.header.shards[0].size * 3 // 2)
-    for image_id in [*IMAGE_IDS, *IMAGE_IDS]:
-        assert same(store.read(image_id), random_proposals(image_id))
-        assert len(store._open) <= 2
-    monkeypatch.setattr(proposals_module, "MAPPED_BYTES", 0)
-    store.read(7)
-    assert same(store.read(5), random_proposals(5))
-    assert len(store._open) == 1
 
 
 def test_a_copy_reads_in_another_process(folder: Path) -> None:
