@@ -127,7 +127,7 @@ def test_a_row_takes_the_proposals_that_it_names(cli, stores, fast_rcnn, tiny_da
     assert "elsewhere/train" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli("predict", *fast_rcnn, "--ckpt_path", "last", "--data.predict_path", str(tiny_data / "val"))
-    assert "There are none for a folder of images" in capsys.readouterr().err
+    assert "A folder of images has no proposals" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli("fit", *fast_rcnn, "--seed_everything", "1")
     error = capsys.readouterr().err

@@ -56,7 +56,7 @@ def test_every_parameter_is_trained(design, head):
     assert [name for name, parameter in stage.named_parameters() if parameter.grad is None] == []
 
 
-def test_the_conv5_head_takes_its_stage_from_the_trunk():
+def test_the_conv5_head_takes_its_stage_from_the_backbone():
     stage, fc = make_stage(partial(SingleMap, level=4), "conv5"), make_stage(partial(SingleMap, level=4))
     stage, fc = stage.detector, fc.detector
     assert list(stage.backbone.channels) == list(fc.backbone.channels) == ["c2", "c3", "c4"]

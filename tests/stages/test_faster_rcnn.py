@@ -48,7 +48,7 @@ def make_batch() -> Batch:
 
 @pytest.fixture
 def passes(monkeypatch) -> list[int]:
-    """Number of images of every pass through a trunk."""
+    """Number of images of every pass through a backbone."""
     seen: list[int] = []
     features = NarrowResNet.features
 
@@ -103,7 +103,7 @@ def test_a_batch_without_objects_trains():
 
 
 def test_the_detectors_losses_leave_the_rpn_alone():
-    # Proposals are numbers to the detector: its gradient reaches trunk and pyramid by the pooled maps only.
+    # Proposals are numbers to the detector: its gradient reaches backbone and pyramid by the pooled maps only.
     stage = make_stage()
     losses = stage.losses(make_batch())
     (losses["loss_cls"] + losses["loss_box_reg"]).backward()

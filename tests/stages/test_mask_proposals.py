@@ -17,7 +17,7 @@ from fpn_lightning.geometry import Geometry
 from fpn_lightning.models.backbones.narrow import NarrowResNet
 from fpn_lightning.models.detector import Detector, Scale
 from fpn_lightning.models.masks.proposer import MaskProposer
-from fpn_lightning.stages.mask_proposals import MaskProposalStage, refuse_leak
+from fpn_lightning.stages.mask_proposals import MaskProposalStage, reject_shared_images
 from fpn_lightning.stages.optimization import Optimization
 from fpn_lightning.structures import Batch
 from tests.command_line import REPOSITORY, read_metrics
@@ -79,16 +79,16 @@ def test_a_threshold_is_a_probability(threshold):
 
 
 def test_training_on_evaluated_images_is_refused():
-    with pytest.raises(InputError, match="train2017, which holds images of val2014; train on train2014"):
-        refuse_leak("train2017", "val2014", None)
+    with pytest.raises(InputError, match="train2017, which has images of val2014. Train on train2014"):
+        reject_shared_images("train2017", "val2014", None)
     for split in ("trainval35k", "valminusminival2014", "val2014"):
-        with pytest.raises(InputError, match=f"{split}, which holds images of minival2014"):
-            refuse_leak(split, "minival2014")
+        with pytest.raises(InputError, match=f"{split}, which has images of minival2014"):
+            reject_shared_images(split, "minival2014")
     with pytest.raises(InputError, match="val2014"):
-        refuse_leak("train2017", "val2017", "val2014")
-    refuse_leak("train2014", "val2014", None)
-    refuse_leak("train2017", "val2017", "test-dev2017")
-    refuse_leak("train", "val")
+        reject_shared_images("train2017", "val2017", "val2014")
+    reject_shared_images("train2014", "val2014", None)
+    reject_shared_images("train2017", "val2017", "test-dev2017")
+    reject_shared_images("train", "val")
 
 
 @pytest.fixture
@@ -118,16 +118,16 @@ def test_what_was_trained_on_train2017_is_never_judged_by_val2014(cli, row_argum
     with pytest.raises(SystemExit) as stop:
         cli("fit", *common, "--data.val_split", "val2014")
     assert stop.value.code == 2
-    assert "train2017, which holds images of val2014" in capsys.readouterr().err
+    assert "train2017, which has images of val2014" in capsys.readouterr().err
     cli("fit", *common, "--data.val_split", "val2017")
     run = tmp_path / "runs" / "mini" / "table6" / "dual_28_2x" / "seed0"
     with pytest.raises(SystemExit):
         cli("validate", "--config", str(run / "config.yaml"), "--ckpt_path", "last", "--data.val_split", "val2014")
-    assert "is or was train2017, which holds images of val2014" in capsys.readouterr().err
+    assert "is or was trained on data.train_split train2017, which has images of val2014" in capsys.readouterr().err
     start = ["--model.init_from", str(run / "checkpoints" / "last.ckpt"), "--experiment.root", str(tmp_path / "again")]
     with pytest.raises(SystemExit):
         cli("fit", *common, "--data.train_split", "train2014", "--data.val_split", "val2014", *start)
-    assert "is or was train2017, which holds images of val2014" in capsys.readouterr().err
+    assert "is or was trained on data.train_split train2017, which has images of val2014" in capsys.readouterr().err
 
 
 def test_threshold_and_interpolation_decide_what_belongs_to_a_mask():

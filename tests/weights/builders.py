@@ -39,11 +39,11 @@ def small_backbone(convention: str = "torchvision") -> dict[str, Any]:
     return {"class_path": "fpn_lightning.models.backbones.ResNetBackbone", "init_args": arguments}
 
 
-def torchvision_model(trunk: str = "resnet50", fc_width: int = 1024, **options: Any) -> FasterRCNN:
+def torchvision_model(backbone: str = "resnet50", fc_width: int = 1024, **options: Any) -> FasterRCNN:
     """Faster R-CNN for COCO as torchvision builds it for its COCO_V1 weights: frozen BatchNorm without an epsilon."""
     torch.manual_seed(0)
     model = FasterRCNN(
-        resnet_fpn_backbone(backbone_name=trunk, weights=None),
+        resnet_fpn_backbone(backbone_name=backbone, weights=None),
         box_head=TwoMLPHead(256 * 7**2, fc_width),
         box_predictor=FastRCNNPredictor(fc_width, 91),
         **options,

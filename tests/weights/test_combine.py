@@ -27,7 +27,7 @@ DETECTOR = {**COMMON, "roi_heads": HEADS, "fc_width": 16, "num_classes": 3}
 
 @pytest.fixture
 def stages() -> tuple[RPNStage, FastRCNNStage]:
-    """An RPN and a detector with the same trunk and pyramid, in evaluation mode."""
+    """An RPN and a detector with the same backbone and pyramid, in evaluation mode."""
     torch.manual_seed(0)
     detector = FastRCNNStage(Detector(NarrowResNet(), rpn=None, **DETECTOR)).train()
     detector(image_batch([(64, 96), (80, 64)]))  # live BatchNorm gets statistics that a new model has not

@@ -15,6 +15,7 @@ from torchvision.models.detection import FasterRCNN
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.weights import torchvision as tv
+from fpn_lightning.weights.export import main as export
 from fpn_lightning.weights.init_from import load_weights
 from tests.weights.builders import COCO_GAPS, ZOO, calibrate, noise, small_backbone, torchvision_model, zoo_detector
 
@@ -138,10 +139,10 @@ def test_missing_and_unused_tensors_are_named(theirs, tmp_path):
         load_weights(small_detector(), f"torchvision:{tmp_path / 'voc.pth'}")
 
 
-def test_a_deeper_trunk_is_refused(theirs, tmp_path):
+def test_a_deeper_backbone_is_refused(theirs, tmp_path):
     deeper = theirs.state_dict() | {"backbone.body.layer3.2.conv1.weight": torch.zeros(256, 256, 3, 3)}
     torch.save(deeper, tmp_path / "deeper.pth")
-    with pytest.raises(InputError, match=r"of a larger model: backbone\.body\.layer3\.2\.conv1\.weight left over"):
+    with pytest.raises(InputError, match=r"has a larger model: backbone\.body\.layer3\.2\.conv1\.weight left over"):
         load_weights(small_detector(), f"torchvision:{tmp_path / 'deeper.pth'}")
 
 
@@ -153,7 +154,7 @@ def test_a_deeper_trunk_is_refused(theirs, tmp_path):
         (CLASSIFIER, torch.zeros(91, 32).to_sparse(), r"cls_score\.weight is not a dense tensor"),
         (CLASSIFIER, torch.zeros(91, 32, device="meta"), r"cls_score\.weight is not a dense tensor"),
         (CLASSIFIER, torch.zeros(91, 32, dtype=torch.complex64), r"cls_score\.weight is not a dense tensor"),
-        (CLASSIFIER, torch.full((91, 32), torch.nan), r"cls_score\.weight is not finite"),
+        (CLASSIFIER, torch.full((91, 32), torch.nan), r"cls_score\.weight has values that are not finite"),
         (CLASSIFIER, torch.tensor(1.0), r"cls_score\.weight is \(\); torchvision's models for COCO have 91 outputs"),
         (CLASSIFIER.replace("weight", "bias"), torch.zeros(81), r"cls_score\.bias is \(81,\)"),
         ("roi_heads.box_predictor.bbox_pred.bias", torch.zeros(363), r"bbox_pred\.bias is \(363,\).*have 364 outputs"),
@@ -173,7 +174,7 @@ def test_files_that_are_none_are_refused(tmp_path):
         load_weights(small_detector(), f"torchvision:{tmp_path / 'text.pth'}")
     torch.save({"model": PurePosixPath("somewhere")}, tmp_path / "other.pth")
     with pytest.raises(
-        InputError, match=r"other\.pth cannot be read \(it asks for pathlib\.PurePosixPath, which"
+        InputError, match=r"other\.pth cannot be read \(it would run pathlib\.PurePosixPath, which"
     ) as refusal:
         load_weights(small_detector(), f"torchvision:{tmp_path / 'other.pth'}")
     assert "\n" not in str(refusal.value)
@@ -192,7 +193,7 @@ def test_the_way_back_gives_torchvisions_own_detections(theirs, path, tmp_path, 
     detector = small_detector()
     load_weights(detector, f"torchvision:{path}")
     own = save_own(detector, tv.CATEGORY_IDS, tmp_path / "last.ckpt")
-    assert tv.run_export(tv.export, "torchvision", [own, str(tmp_path / "out.pth")]) == 0
+    assert export([own, str(tmp_path / "out.pth"), "--to", "torchvision"]) == 0
     assert "written to" in capsys.readouterr().out
     again = torchvision_model("resnet18", 32, min_size=128, max_size=256)
     again.load_state_dict(torch.load(tmp_path / "out.pth", weights_only=True))  # strict: every tensor and no other
@@ -221,9 +222,9 @@ def test_other_models_are_not_exported(tmp_path, capsys):
     state = {"backbone.stem.0.weight": torch.zeros(8, 3, 3, 3), "mask.weight": torch.zeros(1)}
     torch.save({"state_dict": state, "categories": {"ids": [1], "names": ["a"]}}, tmp_path / "last.ckpt")
     out = tmp_path / "out.pth"
-    assert tv.run_export(tv.export, "torchvision", [str(tmp_path / "last.ckpt"), str(out)]) == 2
-    assert "nothing there is like mask.weight" in capsys.readouterr().err
-    assert tv.run_export(tv.export, "torchvision", [str(tmp_path / "nowhere.ckpt"), str(out)]) == 2
+    assert export([str(tmp_path / "last.ckpt"), str(out), "--to", "torchvision"]) == 2
+    assert "there is no place for mask.weight" in capsys.readouterr().err
+    assert export([str(tmp_path / "nowhere.ckpt"), str(out), "--to", "torchvision"]) == 2
     assert "nowhere.ckpt is not a file" in capsys.readouterr().err
     assert not out.exists()
 
@@ -235,10 +236,10 @@ def run(tmp_path) -> Path:
 
 @pytest.fixture
 def zoo_arguments(path, tmp_path, monkeypatch) -> list[str]:
-    """What follows the subcommand; a trunk's own weights are not to be fetched."""
+    """What follows the subcommand; a backbone's own weights are not to be fetched."""
 
     def no_download(*_: object) -> None:
-        raise AssertionError("weights of a trunk were fetched")
+        raise AssertionError("weights of a backbone were fetched")
 
     monkeypatch.setattr("fpn_lightning.models.backbones.resnet.fetch_torchvision_state", no_download)
     return [

@@ -1,4 +1,4 @@
-"""What the tests of all trunks share: weights that are not the initial ones, and a step of the RPN on a trunk."""
+"""What the tests of all backbones share: weights that are not the initial ones, and a step of the RPN on a backbone."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def saved(model: nn.Module, folder: Path) -> str:
     return str(path)
 
 
-def one_step(trunk: Backbone) -> RPNStage:
-    """A stage around the trunk after the backward pass of one batch, one image of which has no objects."""
+def one_step(backbone: Backbone) -> RPNStage:
+    """A stage around the backbone after the backward pass of one batch, one image of which has no objects."""
     torch.manual_seed(0)
-    detector = Detector(trunk, roi_heads=None, channels=16, scale=Scale(base_anchor_size=8))
+    detector = Detector(backbone, roi_heads=None, channels=16, scale=Scale(base_anchor_size=8))
     stage = RPNStage(detector).train()
     objects = [targets([[4, 4, 30, 24], [36, 30, 60, 60]]), targets([])]
     losses = stage.losses(Batch(image_batch([(64, 64), (64, 57)]), objects))

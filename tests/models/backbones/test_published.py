@@ -65,14 +65,14 @@ def test_features_equal_torchvision(name, tmp_path):
     else:
         reference = trained_batchnorm(torchvision.models.get_model(name, weights=None))
     path = saved(reference, tmp_path)
-    trunk = (make(weights=path) if make is ConvNeXtBackbone else make(weights=path, norm=norm)).eval()
-    trunk.load_weights()
+    backbone = (make(weights=path) if make is ConvNeXtBackbone else make(weights=path, norm=norm)).eval()
+    backbone.load_weights()
     batch = image_batch([(64, 64)])
     whole = LikeResNeXt(reference) if name.startswith("resnext") else reference
     with torch.no_grad():
-        wanted = taps(whole, trunk.normalize(batch), indices)
-        found = trunk(batch)
-    assert any(isinstance(module, nn.BatchNorm2d) for module in trunk.modules()) == (norm == "batch")
+        wanted = taps(whole, backbone.normalize(batch), indices)
+        found = backbone(batch)
+    assert any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()) == (norm == "batch")
     assert len(wanted) == 4
     for reference_map, own_map in zip(wanted, found.values(), strict=True):
         assert torch.allclose(own_map, reference_map, rtol=1e-4, atol=1e-4 * float(reference_map.abs().max()))
@@ -144,8 +144,8 @@ def test_fetched_weights_are_those_in_torchs_cache(monkeypatch, tmp_path):
     cache.mkdir(parents=True)
     reference = trained_batchnorm(torchvision.models.mobilenet_v2(weights=None))
     torch.save(reference.state_dict(), cache / member.url.rpartition("/")[2])
-    trunk = MobileNetV2Backbone()
-    trunk.download_weights()
-    trunk.load_weights()
-    assert torch.equal(trunk.stem[0][0].weight, reference.features[0][0].weight)
-    assert torch.equal(trunk.stages[3][-1].conv[-1].running_var, reference.features[17].conv[-1].running_var)
+    backbone = MobileNetV2Backbone()
+    backbone.download_weights()
+    backbone.load_weights()
+    assert torch.equal(backbone.stem[0][0].weight, reference.features[0][0].weight)
+    assert torch.equal(backbone.stages[3][-1].conv[-1].running_var, reference.features[17].conv[-1].running_var)
