@@ -79,7 +79,7 @@ def test_a_threshold_is_a_probability(threshold):
 
 
 def test_training_on_evaluated_images_is_refused():
-    with pytest.raises(InputError, match="train2017, which has images of val2014. Train on train2014"):
+    with pytest.raises(InputError, match=r"train2017, which has images of val2014. Train on train2014"):
         reject_shared_images("train2017", "val2014", None)
     for split in ("trainval35k", "valminusminival2014", "val2014"):
         with pytest.raises(InputError, match=f"{split}, which has images of minival2014"):
