@@ -1,4 +1,4 @@
-"""Every backbone trains a step through row (c) with one override."""
+"""Row (c) trains a step with every backbone by one override."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HEAVY = {"resnet101", "resnext101", "efficientnet_b1", "efficientnet_b2", "effic
 @pytest.mark.parametrize(
     "backbone", [pytest.param(name, marks=[pytest.mark.slow] if name in HEAVY else []) for name in BACKBONES]
 )
-def test_one_step(cli, tiny_data, tmp_path, backbone):
+def test_one_step_of_training(cli, tiny_data, tmp_path, backbone):
     if backbone == "timm":
         pytest.importorskip("timm", reason="the extra `timm` is not installed")
     class_path, options = BACKBONES[backbone]

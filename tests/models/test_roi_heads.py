@@ -1,4 +1,4 @@
-"""The second stage: which regions are sampled, losses and detections by hand, heads and their weights."""
+"""RoI heads: sampled regions, losses and detections by hand, box heads and their weights."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def features(count=2, height=64, width=96, seed=0):
 
 
 class FixedHeads(RoIHeads):
-    """Logits and deltas are given instead of computed."""
+    """RoI heads whose logits and deltas are given instead of computed."""
 
     def answer(self, logits, deltas) -> FixedHeads:
         self.answers = torch.tensor(logits), torch.tensor(deltas)
@@ -172,7 +172,7 @@ def test_detections_by_hand():
     assert heads.predict({}, [proposals(boxes)], torch.tensor([[64, 70]]))[0].labels.tolist() == [1, 0]
 
 
-def test_unused_logits_take_probability_but_are_never_found():
+def test_unused_logits_take_probability_but_are_never_detected():
     # Two classes, background, one unused logit that is most likely in the second region.
     probabilities = [[0.6, 0.12, 0.08, 0.2], [0.1, 0.02, 0.08, 0.8]]
     heads = fixed_heads([[math.log(p) for p in row] for row in probabilities], [[0.0] * 8] * 2, unused_logits=1)
@@ -219,13 +219,13 @@ def test_same_detections_whatever_the_batch():
         assert torch.allclose(alone.scores, both[n].scores, atol=1e-6)
 
 
-def test_no_proposals_no_detections():
+def test_without_proposals_there_are_no_detections():
     found = make_heads().predict(features(), [random_proposals(0, 64, 96)] * 2, torch.tensor([[64, 96], [64, 96]]))
     assert [len(detections) for detections in found] == [0, 0]
     assert found[0].boxes.shape == (0, 4)
 
 
-def test_diverged_outputs_are_refused():
+def test_diverged_outputs_are_rejected():
     heads = fixed_heads([[0.0, float("nan"), 0.0]], [[0.0] * 8])
     with pytest.raises(FloatingPointError, match="diverged"):
         heads.predict({}, [proposals([[0, 0, 9, 9]])], torch.tensor([[64, 96]]))
@@ -302,7 +302,7 @@ def test_stages_are_taken_from_the_end_and_nothing_between_is_dropped():
 
 
 @pytest.mark.parametrize("option", ["num_classes", "batch_size_per_image", "detections_per_image"])
-def test_counts_below_one_are_refused(option):
+def test_counts_below_one_are_rejected(option):
     with pytest.raises(InputError, match=f"roi_heads: {option} is 0"):
         RoIHeads(RoIPooler(STRIDES), TwoFCHead(6, width=4), **{option: 0})
 

@@ -1,4 +1,4 @@
-"""Eq. 1 and pooling from the levels it names."""
+"""Levels by Eq. 1, and pooling from these levels."""
 
 import pytest
 import torch

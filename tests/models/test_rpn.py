@@ -149,7 +149,7 @@ def test_same_proposals_whatever_the_batch():
     assert torch.allclose(both[1].boxes, alone[0].boxes, atol=1e-4)
 
 
-def test_diverged_outputs_are_refused():
+def test_diverged_outputs_are_rejected():
     rpn = make_rpn()
     outputs = rpn(features(count=1))
     outputs.logits[0][0, 0] = float("inf")

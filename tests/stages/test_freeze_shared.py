@@ -67,7 +67,7 @@ def fit(stage: BaseStage) -> BaseStage:
 @pytest.mark.parametrize("make", [make_rpn, make_fast_rcnn])
 def test_only_the_head_changes(make, backbone, tmp_path):
     detector = make_fast_rcnn(backbone(tmp_path))
-    # no value that a new model would have anyway
+    # values that a new model does not have
     state = {name: (value * 1.1 + 0.001).to(value.dtype) for name, value in detector.state_dict().items()}
     path = tmp_path / "detector.ckpt"
     torch.save({"state_dict": state}, path)
@@ -106,4 +106,4 @@ def test_nothing_is_frozen_at_random_values(tmp_path):
     other = partial(make_rpn, pyramid=BottomUpPyramid, init_from=str(path))
     with pytest.raises(InputError, match=r"has no pyramid\.lateral_convs.* another pyramid"):
         fit(other(NarrowResNet(), freeze_shared=True))
-    fit(other(NarrowResNet()))  # to start from another design is no error
+    fit(other(NarrowResNet()))  # without freezing, a checkpoint with another pyramid is allowed

@@ -1,4 +1,4 @@
-"""A stage as a whole: no parameter without a gradient, whatever the row reads of the backbone (DDP waits for each)."""
+"""In every row all parameters get a gradient, since DDP waits for each of them."""
 
 from __future__ import annotations
 

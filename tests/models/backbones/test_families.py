@@ -104,7 +104,7 @@ def test_a_false_declaration_is_noticed():
         (ConvNeXtBackbone, {"weights": None}, "would freeze random filters"),
     ],
 )
-def test_wrong_pairs_are_refused(make, arguments, message):
+def test_arguments_that_do_not_fit_together_are_rejected(make, arguments, message):
     with pytest.raises(InputError, match=message):
         make(**arguments)
 

@@ -128,7 +128,7 @@ def test_live_batchnorm_of_frozen_stages_does_not_drift(tmp_path):
         ({"frozen_stages": 7}, "has to be in 0..5"),
     ],
 )
-def test_wrong_pairs_are_refused(arguments, message):
+def test_arguments_that_do_not_fit_together_are_rejected(arguments, message):
     with pytest.raises(InputError, match=message):
         ResNetBackbone("resnet50", **arguments)
 

@@ -1,4 +1,4 @@
-"""Backbones of timm, where it is installed."""
+"""Backbones of timm, if it is installed."""
 
 import sys
 
@@ -47,7 +47,7 @@ def test_maps_are_named_by_their_stride(timm):
     backbone = TimmBackbone("resnet18", norm="batch", map_strides=(2, 8))
     assert backbone.strides == {"c1": 2, "c3": 8}
     assert backbone.channels == {"c1": 64, "c3": 128}
-    assert not any(name.startswith("body.layer3") for name in backbone.state_dict())  # nobody reads beyond c3
+    assert not any(name.startswith("body.layer3") for name in backbone.state_dict())  # layers after c3 are dropped
 
 
 @pytest.mark.parametrize(
@@ -111,11 +111,11 @@ def test_preprocessing_is_the_models_own(timm):
         ({"model_name": "resnet18", "norm": "batch", "map_strides": [4, 12]}, "give ascending powers of two"),
     ],
 )
-def test_what_cannot_be_a_backbone_is_refused(timm, arguments, message):
+def test_models_that_cannot_be_backbones_are_rejected(timm, arguments, message):
     with pytest.raises(InputError, match=message):
         TimmBackbone(**arguments)
 
 
-def test_a_file_that_is_not_there_is_named(timm):
+def test_a_missing_file_is_named(timm):
     with pytest.raises(InputError, match=r"'nowhere\.pth' is neither a file nor 'pretrained'"):
         TimmBackbone("resnet18", weights="nowhere.pth", norm="frozen").load_weights()
