@@ -1,4 +1,4 @@
-"""Feature Pyramid Networks for Object Detection (Lin et al., CVPR 2017), every table one config and one command."""
+"""Feature Pyramid Networks for Object Detection (Lin et al., CVPR 2017): one config and one command for each row."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from fpn_lightning.stages.mask_proposals import MaskProposalStage
     from fpn_lightning.stages.rpn import RPNStage
 
-# Imported on first use: reporting and scoring must not wait for torch and Lightning.
-_HOMES = {
+# Imported on first use, so that reporting and scoring start without torch and Lightning.
+_MODULES = {
     "COCODataModule": "fpn_lightning.data.datamodule",
     "Detector": "fpn_lightning.models.detector",
     "FastRCNNStage": "fpn_lightning.stages.fast_rcnn",
@@ -26,6 +26,6 @@ __all__ = ["COCODataModule", "Detector", "FastRCNNStage", "FasterRCNNStage", "Ma
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

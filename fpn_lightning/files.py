@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under a temporary name in the same folder, then renamed."""
+"""Writing files atomically: under a temporary name in the same folder, then renamed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; it becomes ``path`` when the block ends, and is removed if it fails.
+    """Yield a temporary path to write to. It is renamed to ``path`` when the block ends, or removed if the block fails.
 
-    Folders are made. Several processes may write the same file at once; the last one stays.
+    Missing folders are made. Several processes may write the same file at once; the last one wins.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -28,6 +28,6 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write UTF-8 text or bytes so that a reader sees the old file or the new, never half of it."""
+    """Write UTF-8 text or bytes; a reader sees the old file or the new one, never half of it."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -1,6 +1,6 @@
-"""State dicts: read from files without running code, checked, and compared with a model. In one place.
+"""Reading state dicts without running code from the file, and comparing them with a model.
 
-Backbones, checkpoints of this project and those of others all come through here.
+Weights of backbones, checkpoints of this project and those of other projects are all read here.
 """
 
 from __future__ import annotations
@@ -19,36 +19,38 @@ from torch import Tensor
 from fpn_lightning.errors import InputError
 
 State = dict[str, Tensor]
-COUNTER = "num_batches_tracked"  # BatchNorm's; unused where its momentum is a number, and absent in older files
-MOST_NAMES = 5  # tensors named in one message
+COUNTER = "num_batches_tracked"  # BatchNorm's; unused if its momentum is a number, and absent from older files
+MAX_NAMES = 5  # tensors named in one message
 
 
 def read_file(path: str, named_by: str) -> Any:
-    """What ``torch.save`` or safetensors wrote; code in the file is not run.
+    """Read a file of ``torch.save`` or safetensors to the CPU, without running code from it.
 
     Args:
-        path: the file; tensors are read to the CPU.
-        named_by: the option that names it, for messages.
+        path: the file.
+        named_by: the option that names the file, for messages.
 
     Raises:
-        InputError: if it is missing, is cut off, or asks for code.
+        InputError: if the file is missing or damaged, or if it would run code.
     """
     if not Path(path).is_file():
-        raise InputError(f"{named_by}: {path} is not a file.")
+        raise InputError(f"{named_by}: {path} is not a file. Check the path.")
     try:
         if path.endswith(".safetensors"):
             return load_file(path)
-        # torchvision's trainer saves its command line beside the model.
+        # torchvision's training script saves its command line beside the model.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the broken file makes it raise
+    except Exception as error:  # a damaged file can make torch.load raise anything
         asked = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it asks for {asked[1]}, which no file of tensors needs" if asked else type(error).__name__
-        raise InputError(f"{named_by}: {path} cannot be read ({reason}). Give a state dict of tensors.") from error
+        reason = f"it would run {asked[1]}, which tensors do not need" if asked else type(error).__name__
+        raise InputError(
+            f"{named_by}: {path} cannot be read ({reason}). Give a checkpoint or a state dict of tensors."
+        ) from error
 
 
 def read_state_dict(path: str, named_by: str) -> State:
-    """Tensors by name, bare or under ``model``, as the trainers of torchvision and detectron2 write them.
+    """Read tensors by name, at the top or under ``model``, as training scripts of torchvision and detectron2 save them.
 
     Raises:
         InputError: see :func:`read_file` and :func:`checked`.
@@ -61,10 +63,10 @@ def read_state_dict(path: str, named_by: str) -> State:
 
 
 def checked(state: Mapping[Any, Any], path: str, named_by: str) -> State:
-    """The same, if it is what a state dict can be.
+    """Return the mapping if it is a state dict: names and dense tensors of finite real numbers.
 
     Raises:
-        InputError: naming the first entry that is not a dense tensor of finite real numbers under a name.
+        InputError: naming the first other entry.
     """
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
@@ -72,24 +74,27 @@ def checked(state: Mapping[Any, Any], path: str, named_by: str) -> State:
         if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex() or tensor.is_quantized:
             raise InputError(f"{named_by}: {path}: {name} is not a dense tensor of real numbers.")
         if not tensor.isfinite().all():
-            raise InputError(f"{named_by}: {path}: {name} is not finite; the file is from a run that diverged.")
+            raise InputError(
+                f"{named_by}: {path}: {name} has values that are not finite; the run has diverged. "
+                "Use an earlier checkpoint."
+            )
     return dict(state)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How a file's tensors differ from a model's; names sorted, BatchNorm's counters left out."""
+    """How the tensors of a file differ from those of a model; names are sorted, BatchNorm's counters left out."""
 
     missing: list[str]
     """Names that only the model has."""
     unexpected: list[str]
     """Names that only the file has."""
     misshapen: list[str]
-    """Sentences, ``NAME is (2, 3) in the file, (4, 3) in the model``."""
+    """For each tensor of another shape the text ``NAME is (2, 3) in the file, (4, 3) in the model``."""
 
     @property
     def problems(self) -> list[str]:
-        """All differences as text; empty if every tensor fits."""
+        """All differences as text; empty if all tensors fit."""
         return [
             *(f"{name} is missing" for name in self.missing),
             *(f"{name} is not used" for name in self.unexpected),
@@ -98,21 +103,21 @@ class Comparison:
 
 
 def compare(model: Mapping[str, Tensor], file: Mapping[str, Tensor]) -> Comparison:
-    """Compare names and shapes of a model's tensors with those of a file, given under the model's names."""
-    wanted = {name: tensor.shape for name, tensor in model.items() if not name.endswith(COUNTER)}
-    found = {name: tensor.shape for name, tensor in file.items() if not name.endswith(COUNTER)}
+    """Compare names and shapes of a model's tensors with those of a file; both use the model's names."""
+    ours = {name: tuple(tensor.shape) for name, tensor in model.items() if not name.endswith(COUNTER)}
+    theirs = {name: tuple(tensor.shape) for name, tensor in file.items() if not name.endswith(COUNTER)}
     return Comparison(
-        missing=sorted(wanted.keys() - found.keys()),
-        unexpected=sorted(found.keys() - wanted.keys()),
+        missing=sorted(ours.keys() - theirs.keys()),
+        unexpected=sorted(theirs.keys() - ours.keys()),
         misshapen=[
-            f"{name} is {tuple(found[name])} in the file, {tuple(wanted[name])} in the model"
-            for name in sorted(wanted.keys() & found.keys())
-            if found[name] != wanted[name]
+            f"{name} is {theirs[name]} in the file, {ours[name]} in the model"
+            for name in sorted(ours.keys() & theirs.keys())
+            if theirs[name] != ours[name]
         ],
     )
 
 
 def listed(names: list[str]) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more
+    """Join the first names, and say how many more there are."""
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more

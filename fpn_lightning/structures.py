@@ -1,4 +1,4 @@
-"""What flows between data, models, stages and evaluation: shapes and units, stated once.
+"""The structures that data, models, stages and evaluation pass to each other, with their shapes and units.
 
 Shape shorthand: N images, H x W the padded height and width of a batch, G objects of one image, P proposals of one
 image, D detections of one image, K foreground classes.
@@ -25,17 +25,17 @@ from fpn_lightning.geometry import Geometry
 
 
 class RLE(TypedDict):
-    """A mask as COCO's result files hold it: column-major run lengths in COCO's compressed text."""
+    """A mask in the form of COCO's result files: column-major run lengths, compressed to text."""
 
     size: list[int]
     """Height and width of the image file."""
     counts: str
-    """The run lengths."""
+    """Run lengths in COCO's compressed form."""
 
 
 @dataclass
 class _TensorStruct:
-    """Moves every tensor a structure holds, so that Lightning and the DataLoader can treat it as one value."""
+    """A structure whose tensors move together, as Lightning and the DataLoader expect."""
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         def visit(value: Any) -> Any:
@@ -58,13 +58,13 @@ class _TensorStruct:
 
 @dataclass
 class ImageBatch(_TensorStruct):
-    """Images of one batch, padded at the right and bottom to a common size.
+    """The images of one batch, padded at the right and bottom to a common size.
 
     Attributes:
-        pixels: uint8 ``(N, 3, H, W)`` RGB in [0, 255]; padding is 0. Normalised by the backbone on the device.
-        sizes: int64 ``(N, 2)`` height and width of each image inside the padding, network-input pixels.
+        pixels: uint8 ``(N, 3, H, W)`` RGB in [0, 255]; padding is 0. The backbone normalises them on the device.
+        sizes: int64 ``(N, 2)`` height and width of each image without padding, network-input pixels.
         image_ids: int64 ``(N,)`` COCO image ids.
-        geometries: N, how each image file became its network input; their ``size`` is ``sizes``.
+        geometries: for each image, how its file became the network input. Their ``size`` equals ``sizes``.
     """
 
     pixels: Tensor
@@ -76,19 +76,19 @@ class ImageBatch(_TensorStruct):
         return self.pixels.shape[0]
 
     def only(self, n: int) -> ImageBatch:
-        """Image ``n`` alone; its padding stays."""
-        rows = slice(n, n + 1)
-        return ImageBatch(self.pixels[rows], self.sizes[rows], self.image_ids[rows], self.geometries[rows])
+        """Return a batch of image ``n`` alone, with its padding."""
+        one = slice(n, n + 1)
+        return ImageBatch(self.pixels[one], self.sizes[one], self.image_ids[one], self.geometries[one])
 
 
 @dataclass
 class Targets(_TensorStruct):
-    """The objects of one image that are trained on: no crowd regions, and large enough in the network input.
+    """The objects of one image that a model is trained on; crowd regions and very small objects are left out.
 
     Attributes:
         boxes: float32 ``(G, 4)`` xyxy, network-input pixels, inside the image.
         labels: int64 ``(G,)`` in [0, K).
-        masks: G masks of the image file; empty unless the data module was asked for masks.
+        masks: G masks in pixels of the image file; empty unless ``data.load_masks`` is true.
     """
 
     boxes: Tensor
@@ -98,18 +98,18 @@ class Targets(_TensorStruct):
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """All objects of one image as the annotation file gives them: what metrics and pictures compare with.
+    """All annotated objects of one image, as in the annotation file. Metrics and pictures use them.
 
-    Its arrays stay on the CPU in float64 when a batch is moved.
+    The arrays stay on the CPU in float64 when a batch is moved to a device.
 
     Attributes:
         image_id: COCO image id.
-        boxes_xywh: float64 ``(G, 4)`` pixels of the image file, crowd regions too, in the file's order.
+        boxes_xywh: float64 ``(G, 4)`` pixels of the image file, with crowd regions, in the file's order.
         areas: float64 ``(G,)`` the annotation's ``area``, px² of the image file.
         is_crowd: bool ``(G,)``.
-        labels: int64 ``(G,)`` in [0, K), or category ids where a result file is scored.
-        annotation_ids: int64 ``(G,)``; empty where nobody asks for them.
-        masks: G masks of the image file; empty unless masks were asked for.
+        labels: int64 ``(G,)`` in [0, K), or category ids if a result file is scored.
+        annotation_ids: int64 ``(G,)``; may be empty.
+        masks: G masks in pixels of the image file; empty unless they were loaded.
     """
 
     image_id: int
@@ -123,18 +123,18 @@ class GroundTruth:
     @property
     def boxes_orig(self) -> NDArray[np.float64]:
         """float64 ``(G, 4)`` xyxy, pixels of the image file."""
-        # A copy: the arrays may be mapped read-only, which tensors cannot be.
+        # The arrays may be mapped read-only, which torch.from_numpy does not allow: copy them.
         return box_convert(torch.tensor(self.boxes_xywh, dtype=torch.float64), "xywh", "xyxy").numpy()
 
 
 def check_masks(objects: Targets | GroundTruth) -> None:
-    """Make sure that an image's objects have masks.
+    """Check that the objects of an image have masks.
 
     Raises:
-        InputError: if the data module was not asked for them.
+        InputError: if the masks were not loaded.
     """
     if len(objects.masks) != len(objects.labels):
-        raise InputError("mask proposals need the objects' masks: set data.load_masks to true")
+        raise InputError("Mask proposals need the masks of the objects: set data.load_masks to true.")
 
 
 @dataclass
@@ -143,7 +143,7 @@ class Proposals(_TensorStruct):
 
     Attributes:
         boxes: float32 ``(P, 4)`` xyxy, network-input pixels, inside the image.
-        objectness: float32 ``(P,)`` logits, descending. Logits, not probabilities: float32 sigmoids tie near 1.
+        objectness: float32 ``(P,)`` logits, descending. Probabilities would tie: the float32 sigmoid saturates.
         levels: int64 ``(P,)`` the pyramid level k whose anchor gave the proposal.
     """
 
@@ -155,13 +155,29 @@ class Proposals(_TensorStruct):
         return self.boxes.shape[0]
 
     def to_orig(self, geometry: Geometry, image_id: int) -> ProposalsOrig:
-        """The same proposals, in the same order, in pixels of the image file and on the CPU."""
+        """Map the boxes to pixels of the image file; the result is on the CPU and in the same order."""
         return ProposalsOrig(image_id, _boxes_orig(self.boxes, geometry), self.objectness.cpu(), self.levels.cpu())
 
 
 @dataclass
-class ProposalsOrig(_TensorStruct):
-    """Region proposals of one image in pixels of its file, best first, on the CPU: what ``predict`` gives.
+class _BoxesOrig(_TensorStruct):
+    """What ``ProposalsOrig`` and ``DetectionsOrig`` have in common."""
+
+    image_id: int
+    boxes_orig: Tensor
+
+    def __len__(self) -> int:
+        return self.boxes_orig.shape[0]
+
+    @property
+    def boxes_xywh(self) -> Tensor:
+        """The boxes as COCO's files write them: float64 x, y, width, height, pixels of the image file."""
+        return box_convert(self.boxes_orig, "xyxy", "xywh")
+
+
+@dataclass
+class ProposalsOrig(_BoxesOrig):
+    """Region proposals of one image in pixels of its file, best first, on the CPU; ``predict`` returns them.
 
     Attributes:
         image_id: COCO image id; for a folder of images 1..n by sorted file name.
@@ -170,23 +186,13 @@ class ProposalsOrig(_TensorStruct):
         levels: int64 ``(P,)`` the pyramid level k whose anchor gave the proposal.
     """
 
-    image_id: int
-    boxes_orig: Tensor
     objectness: Tensor
     levels: Tensor
-
-    def __len__(self) -> int:
-        return self.boxes_orig.shape[0]
-
-    @property
-    def boxes_xywh(self) -> Tensor:
-        """The boxes in COCO's file form: float64 x, y, width, height, pixels of the image file."""
-        return box_convert(self.boxes_orig, "xyxy", "xywh")
 
 
 @dataclass
 class Detections(_TensorStruct):
-    """What a detector found in one image, best first.
+    """Detections of one image, best first.
 
     Attributes:
         boxes: float32 ``(D, 4)`` xyxy, network-input pixels, inside the image.
@@ -202,13 +208,13 @@ class Detections(_TensorStruct):
         return self.boxes.shape[0]
 
     def to_orig(self, geometry: Geometry, image_id: int) -> DetectionsOrig:
-        """The same detections, in the same order, in pixels of the image file and on the CPU."""
+        """Map the boxes to pixels of the image file; the result is on the CPU and in the same order."""
         return DetectionsOrig(image_id, _boxes_orig(self.boxes, geometry), self.scores.cpu(), self.labels.cpu())
 
 
 @dataclass
-class DetectionsOrig(_TensorStruct):
-    """What a detector found in one image in pixels of its file, best first, on the CPU: what ``predict`` gives.
+class DetectionsOrig(_BoxesOrig):
+    """Detections of one image in pixels of its file, best first, on the CPU; ``predict`` returns them.
 
     Attributes:
         image_id: COCO image id; for a folder of images 1..n by sorted file name.
@@ -217,27 +223,19 @@ class DetectionsOrig(_TensorStruct):
         labels: int64 ``(D,)`` in [0, K).
     """
 
-    image_id: int
-    boxes_orig: Tensor
     scores: Tensor
     labels: Tensor
-
-    def __len__(self) -> int:
-        return self.boxes_orig.shape[0]
-
-    @property
-    def boxes_xywh(self) -> Tensor:
-        """The boxes in COCO's file form: float64 x, y, width, height, pixels of the image file."""
-        return box_convert(self.boxes_orig, "xyxy", "xywh")
 
 
 @dataclass
 class Batch(_TensorStruct):
-    """What the data module yields: images and, image by image, their objects and their proposals.
+    """A batch of the data module: images and, for each image, its objects and its fixed proposals.
 
-    ``targets`` and ``ground_truths`` are empty for splits without annotations and for folders of images, ``proposals``
-    where the data module was given no store of them. Proposals are fixed ones, read from a store and moved with the
-    image.
+    Attributes:
+        images: N images.
+        targets: N targets; empty for a split without annotations and for a folder of images.
+        ground_truths: N ground truths; empty where ``targets`` is.
+        proposals: N proposals that were read from ``data.proposals`` and mapped to the network input; empty without it.
     """
 
     images: ImageBatch
@@ -250,7 +248,7 @@ class Batch(_TensorStruct):
 
 
 def _boxes_orig(boxes: Tensor, geometry: Geometry) -> Tensor:
-    """float64 boxes in pixels of the image file, inside the image, on the CPU."""
-    # MPS has no float64; boxes are few, so the arithmetic is done on the CPU.
+    """Return float64 boxes in pixels of the image file, clipped to the image, on the CPU."""
+    # MPS has no float64, and boxes are few: compute on the CPU.
     mapped = geometry.to_image(boxes.detach().cpu().double().numpy())
     return torch.from_numpy(geometry.clip_to_image(mapped))

@@ -27,7 +27,7 @@ def test_to_the_network_by_hand():
     assert Geometry((100, 200), (200, 400)).to_network(boxes).tolist() == [[20, 40, 60, 120]]
     assert Geometry((100, 200), (200, 400), True).to_network(boxes).tolist() == [[340, 40, 380, 120]]
     assert Geometry((100, 200), (50, 400)).to_network(boxes).tolist() == [[20, 10, 60, 30]]
-    # Of the part from (5, 10) to (45, 60) twice as large: x 10..30 is 5..25 of 40, so 10..50 of 80; y 20..100.
+    # The part from (5, 10) to (45, 60) twice as large: x 10..30 is 5..25 of 40, so 10..50 of 80; y 20..100.
     part = (5, 10, 45, 60)
     assert Geometry((100, 200), (100, 80), window=part).to_network(boxes).tolist() == [[10, 20, 50, 100]]
     assert Geometry((100, 200), (100, 80), True, part).to_network(boxes).tolist() == [[30, 20, 70, 100]]

@@ -1,4 +1,4 @@
-"""No module of the package imports one that imports it in turn, not even inside a function."""
+"""The package has no circular imports, not even inside a function."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def imported(node: ast.AST, known: dict[str, Path]) -> Iterator[str]:
-    """Modules of the package that are imported anywhere below ``node``, but for ``if TYPE_CHECKING``."""
+    """Modules of the package that are imported anywhere below ``node``, except under ``if TYPE_CHECKING``."""
     if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
         children: list[ast.AST] = list(node.orelse)
     else:
@@ -39,14 +39,14 @@ def imported(node: ast.AST, known: dict[str, Path]) -> Iterator[str]:
 
 
 def import_graph(root: Path) -> dict[str, set[str]]:
-    """What each module imports; the ``__init__`` of a room is a module like any other, that of the package is lazy."""
+    """The imports of each module. The package's own ``__init__`` is left out, since it imports lazily."""
     known = modules(root)
     graph = {name: set(imported(ast.parse(path.read_text()), known)) for name, path in known.items()}
     return {name: {other for other in others if other != PACKAGE} - {name} for name, others in graph.items()}
 
 
 def circle(graph: dict[str, set[str]]) -> list[str]:
-    """The modules of a circle in the order of import; empty if there is none."""
+    """The modules of a circle in the order of import; empty without a circle."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -54,31 +54,31 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
     return []
 
 
-def rooms(graph: dict[str, set[str]]) -> dict[str, set[str]]:
-    """The graph of the folders of the package; modules of its root are rooms of their own."""
+def folders(graph: dict[str, set[str]]) -> dict[str, set[str]]:
+    """The graph of the folders of the package; each module of its root counts as a folder."""
     inner = {name.rpartition(".")[0] for name in graph}
 
-    def room(name: str) -> str:
+    def folder(name: str) -> str:
         first_two = ".".join(name.split(".")[:2])
         return first_two if first_two in inner else name
 
     found: dict[str, set[str]] = {}
     for name, others in graph.items():
-        found.setdefault(room(name), set()).update(room(other) for other in others if room(other) != room(name))
+        found.setdefault(folder(name), set()).update(folder(other) for other in others if folder(other) != folder(name))
     return found
 
 
-def test_there_is_no_circle_of_modules_or_of_rooms():
+def test_modules_and_folders_do_not_import_each_other_in_circles():
     graph = import_graph(REPOSITORY)
     assert len(graph) > 100
     assert circle(graph) == []
-    between = rooms(graph)
+    between = folders(graph)
     assert "fpn_lightning.models" in between["fpn_lightning.stages"]
     assert circle(between) == []
 
 
-def test_models_know_nothing_of_lightning_and_reports_nothing_of_models():
-    between = rooms(import_graph(REPOSITORY))
+def test_models_do_not_import_lightning_and_reporting_does_not_import_models():
+    between = folders(import_graph(REPOSITORY))
     packages = {"fpn_lightning.data", "fpn_lightning.models", "fpn_lightning.stages", "fpn_lightning.weights"}
     assert not between["fpn_lightning.reporting"] & packages
     for path in (REPOSITORY / PACKAGE / "models").rglob("*.py"):
@@ -86,7 +86,7 @@ def test_models_know_nothing_of_lightning_and_reports_nothing_of_models():
 
 
 def test_every_module_that_is_imported_exists():
-    # mypy is told to pass over packages without types, and so over modules that are gone.
+    # mypy ignores imports of untyped packages, and with them imports of deleted modules.
     known = modules(REPOSITORY)
     for path in [*known.values(), *(REPOSITORY / "tests").rglob("*.py"), *(REPOSITORY / "benchmarks").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -105,7 +105,7 @@ def test_every_module_that_is_imported_exists():
         ("import json", False),
     ],
 )
-def test_circles_are_found_wherever_the_import_stands(text: str, round: bool, tmp_path: Path):
+def test_circles_are_found_in_every_kind_of_import(text: str, round: bool, tmp_path: Path):
     (tmp_path / PACKAGE).mkdir()
     for name, content in {"__init__": "", "a": text, "b": "from fpn_lightning.a import other"}.items():
         (tmp_path / PACKAGE / f"{name}.py").write_text(content)

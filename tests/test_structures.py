@@ -1,4 +1,4 @@
-"""From the network input to the image file, and moving structures about."""
+"""Structures: from the network input to the image file, and from device to device."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_ground_truth_may_be_read_only():
     assert annotated(targets([])).boxes_orig.shape == (0, 4)
 
 
-def test_masks_that_were_not_loaded_are_asked_for():
+def test_masks_that_were_not_loaded_are_requested():
     with_masks = targets([[1, 2, 3, 4]])
     for objects in (with_masks, annotated(with_masks)):
         with pytest.raises(InputError, match=r"data\.load_masks"):
@@ -77,7 +77,7 @@ def test_batches_are_pinned_whole(monkeypatch):
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *_: pinned.append(tensor) or tensor)
     batch = whole_batch()
-    # As the DataLoader does, which pins what it knows and what has a method for it.
+    # The DataLoader calls the method of types that it does not know.
     result = pin_memory(batch)
     assert isinstance(result, Batch)
     tensors = [*vars(batch.images).values(), *vars(batch.targets[0]).values(), *vars(batch.proposals[0]).values()]

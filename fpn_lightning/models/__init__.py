@@ -1,1 +1,1 @@
-"""The paper's parts as plain `nn.Module`s; nothing here knows of Lightning."""
+"""The parts of the paper's models as plain ``nn.Module``s, independent of Lightning."""

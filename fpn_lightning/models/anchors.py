@@ -1,11 +1,11 @@
-"""Anchors (Faster R-CNN §3.1.1, FPN §4.1): reference boxes on a regular grid over every level.
+"""Anchors: boxes on a regular grid over every level (Faster R-CNN §3.1.1, FPN §4.1).
 
 Shape shorthand: L levels, A_l anchors per cell of level l, H_l x W_l size of level l.
 
-Cell (i, j) of a map with stride s has its anchors centred at (j * s, i * s), exact and unrounded, as detectron2's.
-torchvision's differ in two ways (DEVIATIONS.md "Anchors"), which weights trained there want back: corners are rounded
-to whole pixels, and a map's stride is the padded image's size // the map's. Images are padded to a multiple of 32, p6
-has stride 64: the 13 rows of p6 on 800 px are then 61 px apart.
+The anchors of cell (i, j) of a map with stride s are centred at (j * s, i * s) and are not rounded, as in detectron2.
+torchvision's anchors differ in two ways (DEVIATIONS.md "Anchors"), and weights trained there need them: corners are
+rounded to whole pixels, and the stride of a map is the side of the padded image // the side of the map. As images are
+padded to a multiple of 32 and p6 has stride 64, the 13 rows of p6 on 800 px are then 61 px apart.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ AnchorConvention = Literal["exact", "torchvision"]
 
 
 def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
-    """Anchors of one cell, centred at the origin.
+    """Return the anchors of one cell, centred at the origin.
 
     Args:
-        sizes: side of the square of equal area, px; every size is combined with every ratio.
+        sizes: √area of the anchors, px; every size is combined with every ratio.
         ratios: height / width.
 
     Returns:
@@ -46,13 +46,13 @@ class AnchorGenerator(nn.Module):
 
     Args:
         strides: stride of every map, finest first, ``{"p2": 4, ...}``.
-        sizes: for every map, in the same order, its anchor sizes in px. FPN gives each level one size; a single map
-            carries all of them.
+        sizes: the anchor sizes of every map in the same order, px. FPN gives each level one size; a single map has
+            all sizes.
         ratios: height / width of the anchors (FPN §4.1).
         convention: ``exact`` or ``torchvision``, see above.
 
     Raises:
-        InputError: if ``sizes`` has not one entry for every map.
+        InputError: if ``sizes`` does not have one entry for each map.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class AnchorGenerator(nn.Module):
         super().__init__()
         if len(sizes) != len(strides):
             raise InputError(
-                f"anchors: {len(sizes)} groups of sizes for {len(strides)} maps ({', '.join(strides)}); "
-                "model.detector.anchors.octaves needs one list per map."
+                f"model.detector.anchors.octaves has {len(sizes)} lists, but the pyramid has {len(strides)} maps "
+                f"({', '.join(strides)}). Give one list for each map."
             )
         self.strides = dict(strides)
         self.convention = convention
@@ -77,14 +77,14 @@ class AnchorGenerator(nn.Module):
             self.register_buffer(f"cell_{name}", cell.float(), persistent=False)
 
     def forward(self, map_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """Return the anchors of every map.
+        """Place the anchors over every map.
 
         Args:
             map_sizes: ``(H_l, W_l)`` of every map, in the order of ``strides``.
 
         Returns:
-            L tensors ``(H_l * W_l * A_l, 4)`` xyxy in network-input pixels; row-major cells, anchors innermost.
-            Anchors reaching outside the image are kept (FPN §4.1).
+            L tensors ``(H_l * W_l * A_l, 4)`` xyxy, network-input pixels; cells row-major, anchors innermost. Anchors
+            that extend outside the image are kept (FPN §4.1).
         """
         anchors = []
         finest = next(iter(self.strides.values()))

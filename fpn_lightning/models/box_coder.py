@@ -1,4 +1,4 @@
-"""Box regression targets (R-CNN App. C; Faster R-CNN §3.1.2 eq. 2)."""
+"""Box regression: offsets from anchors or proposals to boxes (R-CNN App. C; Faster R-CNN §3.1.2 eq. 2)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-# Keeps exp() finite: no box grows by more than 1000 / 16 in one regression.
+# Keeps exp() finite: a box grows at most by the factor 1000 / 16 in one regression.
 MAX_LOG_SCALE = math.log(1000.0 / 16)
 
 
 class BoxCoder:
-    """Converts between boxes and their offsets (dx, dy, dw, dh) from reference boxes.
+    """Converts boxes to offsets (dx, dy, dw, dh) from reference boxes, and back.
 
     Args:
         weights: factors on (dx, dy, dw, dh); (1, 1, 1, 1) in the RPN, (10, 10, 5, 5) in the box head.
@@ -22,7 +22,7 @@ class BoxCoder:
         self.weights = weights
 
     def encode(self, references: Tensor, boxes: Tensor) -> Tensor:
-        """Return the offsets that take ``references`` to ``boxes``.
+        """Compute the offsets from reference boxes to boxes.
 
         Args:
             references: ``(R, 4)`` xyxy with positive sides.
@@ -48,7 +48,7 @@ class BoxCoder:
         """
         ref_size = (references[:, 2:] - references[:, :2])[:, None]  # (R, 1, 2)
         ref_centre = references[:, None, :2] + ref_size / 2
-        # (R, 4K) -> (R, K, 4); K in full, since -1 is ambiguous for R = 0
+        # (R, 4K) -> (R, K, 4); K is spelled out, since -1 is ambiguous for R = 0
         offsets = deltas.reshape(len(deltas), deltas.shape[1] // 4, 4) / deltas.new_tensor(self.weights)
         centre = ref_centre + offsets[..., :2] * ref_size
         size = ref_size * offsets[..., 2:].clamp(max=MAX_LOG_SCALE).exp()

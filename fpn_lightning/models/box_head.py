@@ -1,4 +1,4 @@
-"""From pooled regions to features, class logits and box deltas (FPN §4.2; Faster R-CNN on ResNet: He et al. 2016).
+"""Box heads: pooled regions to features, class logits and box deltas (FPN §4.2; He et al. 2016 for Faster R-CNN).
 
 Shape shorthand: R regions, d channels of a map, S output side of pooling, F features of one region, K classes.
 """
@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 
 class BoxHead(nn.Module):
-    """What every box head declares.
+    """Base class of box heads.
 
     Attributes:
-        resolution: the S it wants regions pooled to.
+        resolution: S, the side to which regions are pooled for this head.
         out_features: F.
     """
 
@@ -26,11 +26,11 @@ class BoxHead(nn.Module):
 
 
 class TwoFCHead(BoxHead):
-    """Two fully connected layers with ReLU, randomly initialised, on 7 x 7 pooling (FPN §4.2).
+    """Two fully connected layers with ReLU, randomly initialised, on regions pooled to 7 x 7 (FPN §4.2).
 
     Args:
         in_channels: d.
-        width: F, outputs of each layer.
+        width: F, the outputs of each layer.
         resolution: S.
     """
 
@@ -48,12 +48,12 @@ class TwoFCHead(BoxHead):
 
 
 class Conv5Head(BoxHead):
-    """The conv5 stage of the trunk on 14 x 14 pooling, then the average of its 7 x 7 outputs: the baseline on C4.
+    """The backbone's conv5 stage on regions pooled to 14 x 14, averaged over its 7 x 7 outputs: the baseline on C4.
 
-    The paper names the head ("conv5") and its pooling; stride 2 and the average are those of Detectron's.
+    The paper names the head ("conv5") and its pooling; the stride of 2 and the average are Detectron's.
 
     Args:
-        stage: the trunk's last stage; see :meth:`fpn_lightning.models.backbones.base.Backbone.take_stage`.
+        stage: the last ResNet stage; see :meth:`fpn_lightning.models.backbones.base.Backbone.take_stage`.
         out_features: its output channels.
         resolution: S.
     """
@@ -70,12 +70,12 @@ class Conv5Head(BoxHead):
 
 
 class BoxPredictor(nn.Module):
-    """Two sibling layers: logits of K classes and background, and box deltas of each class (Fast R-CNN §2.1).
+    """Two sibling layers: logits of K classes and background, and box deltas for each class (Fast R-CNN §2.1).
 
     Args:
         in_features: F.
         num_classes: K, without background.
-        unused_logits: U further logits that stand for no class (see :class:`fpn_lightning.models.roi_heads.RoIHeads`).
+        unused_logits: U more logits without a class; see :class:`fpn_lightning.models.roi_heads.RoIHeads`.
     """
 
     def __init__(self, in_features: int, num_classes: int, unused_logits: int = 0) -> None:
@@ -87,12 +87,12 @@ class BoxPredictor(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features ``(R, F)`` to logits ``(R, K + 1 + U)``, classes, background, unused, and deltas ``(R, K * 4)``."""
+        """Compute logits ``(R, K + 1 + U)`` (classes, background, unused) and deltas ``(R, K * 4)`` of ``(R, F)``."""
         return self.class_logits(features), self.box_deltas(features)
 
 
 def init_linear(layer: nn.Linear) -> nn.Linear:
-    """Xavier-uniform weight over the fan-in (Detectron's choice for fully connected layers) and zero bias, in place."""
+    """Set Xavier-uniform weights over the fan-in (Detectron's choice for these layers) and zero biases, in place."""
     nn.init.kaiming_uniform_(layer.weight, a=1)
     nn.init.zeros_(layer.bias)
     return layer

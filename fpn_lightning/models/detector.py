@@ -1,10 +1,10 @@
-"""The detector: backbone -> pyramid -> RPN and/or RoI heads, or mask proposals (FPN §3, §4, §6), composed once.
+"""The detector: backbone, pyramid, and the heads that read its maps (FPN §3, §4, §6).
 
 Shape shorthand: N images, d channels of every map, H_k x W_k size of level k, K foreground classes.
 
-A head that is not wanted is not built: an RPN alone (Table 1) has no RoI heads, Fast R-CNN on fixed proposals (Table 2)
-has no RPN, Faster R-CNN has both on one pyramid. Maps are computed once an image; heads make losses or predictions of
-them.
+Only the heads in use are built: an RPN alone (Table 1), RoI heads alone for Fast R-CNN on fixed proposals (Table 2),
+both for Faster R-CNN, or a mask proposer (Table 6). Heads share the maps of one forward pass, and compute losses or
+predictions from them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fpn_lightning.models.roi_pooler import RoIPooler
 from fpn_lightning.models.rpn import RPN
 from fpn_lightning.structures import Detections, ImageBatch, Proposals
 
-HeadName = Literal["2fc", "conv5"]  # as the column "head" of Tables 2 and 3 has it
+HeadName = Literal["2fc", "conv5"]  # the paper's names, column "head" of Tables 2 and 3
 MakePyramid = Callable[[dict[str, int], dict[str, int], int], Pyramid]
 MakeRPN = Callable[[int, AnchorGenerator], RPN]
 MakeRoIPooler = Callable[[dict[str, int], int, float], RoIPooler]
@@ -38,51 +38,51 @@ MakeMasks = Callable[[int, dict[str, int], float], MaskProposer]
 
 @dataclass(frozen=True)
 class Scale:
-    """Lengths that scale with the size of the images; a preset sets all of them in one group."""
+    """Lengths that scale with the size of the images; a preset sets them together."""
 
     base_anchor_size: float = 32
-    """Size of the smallest anchors, px of the network input (FPN §4.1: area 32²); of objects on the finest level for
-    mask proposals (FPN §6)."""
+    """Size of the smallest anchors, px of the network input (FPN §4.1: area 32²). For mask proposals, the size of
+    objects on the finest level (FPN §6)."""
     canonical_size: float = 224
     """Size of a box that is pooled from p4, px of the network input (FPN Eq. 1)."""
     area_thresholds: tuple[float, float] = (32**2, 96**2)
-    """Areas that separate small from medium and medium from large objects, px² of the image file (COCO's)."""
+    """Areas between small and medium, and between medium and large objects, px² of the image file (COCO's)."""
 
 
 @dataclass(frozen=True)
 class Anchors:
-    """Which anchors each map carries (FPN §4.1)."""
+    """The anchors of each map (FPN §4.1)."""
 
     octaves: Sequence[Sequence[int]] = ((0,), (1,), (2,), (3,), (4,))
-    """For each map, finest first: octave i is an anchor of size ``scale.base_anchor_size * 2**i``."""
+    """One list for each map, finest first; octave i is an anchor of size ``scale.base_anchor_size * 2**i``."""
     ratios: Sequence[float] = (0.5, 1.0, 2.0)
     """Height / width."""
     convention: AnchorConvention = "exact"
-    """``exact``, or ``torchvision`` for weights that were trained there."""
+    """``exact``, or ``torchvision`` for weights trained with torchvision's anchors."""
 
 
-@final  # a plain group of a configuration: no class_path, and an override may set a single key of it
+@final  # makes it a plain group for jsonargparse: no class_path, and an override may set a single key
 class Detector(nn.Module):
-    """Backbone, pyramid and the heads that read its maps.
+    """A backbone, a pyramid and the heads that read its maps.
 
     Args:
-        backbone: gives c2..c5.
-        pyramid: called with what the backbone declares: ``pyramid(channels, strides, channels_of_maps)``.
-        rpn: called with ``rpn(channels, anchor_generator)``; null: not built.
-        roi_heads: called with ``roi_heads(pooler, box_head, num_classes)``; null: not built.
-        masks: mask proposals, called with ``masks(channels, strides, base_anchor_size)``; null: not built.
-        roi_pooler: called with ``roi_pooler(strides, resolution, canonical_size)``.
+        backbone: computes c2..c5.
+        pyramid: called as ``pyramid(backbone_channels, backbone_strides, channels)``.
+        rpn: called as ``rpn(channels, anchor_generator)``; null for no RPN.
+        roi_heads: called as ``roi_heads(pooler, box_head, num_classes)``; null for no RoI heads.
+        masks: mask proposals, called as ``masks(channels, strides, base_anchor_size)``; null for none.
+        roi_pooler: called as ``roi_pooler(strides, resolution, canonical_size)``.
         box_head: ``2fc``, or ``conv5``, the backbone's last stage on c4.
         fc_width: outputs of the two fully connected layers of ``2fc``.
         channels: channels d of every map (256 in the paper, 128 for masks).
         num_classes: K, linked from ``data.num_classes``.
-        anchors: of the RPN.
+        anchors: anchors of the RPN.
         scale: lengths that scale with the size of the images.
-        image_scales: the RPN proposes on the image at each of these scales (Figure 1(a)); training uses 1 alone.
-        eval_proposals: the best so many proposals of the RPN go to the RoI heads at test time (FPN §5.2: 1000).
+        image_scales: at test time the RPN proposes on the image at each of these scales (Figure 1(a)).
+        eval_proposals: number of the RPN's best proposals that the RoI heads get at test time (FPN §5.2: 1000).
 
     Raises:
-        InputError: parts that do not fit together, or a value that is out of range, by its key.
+        InputError: if parts do not fit together or a value is out of range; the message names the key.
     """
 
     def __init__(
@@ -104,13 +104,13 @@ class Detector(nn.Module):
     ) -> None:
         super().__init__()
         if eval_proposals < 1:
-            raise InputError(f"model.detector.eval_proposals is {eval_proposals}; it has to be at least 1")
+            raise InputError(f"model.detector.eval_proposals is {eval_proposals}; it has to be at least 1.")
         self.scale = scale
         self.image_scales = check_scales(image_scales)
         self.eval_proposals = eval_proposals
         self.backbone = backbone
         self.pyramid = pyramid(backbone.channels, backbone.strides, channels)
-        # The head before the RPN: a run draws its initial weights in this order, and seeds stand for these numbers.
+        # Do not reorder: the head draws its initial weights before the RPN, and a seed has to keep its weights.
         head = self._box_head(box_head, fc_width) if roi_heads else None
         backbone.keep(self.pyramid.used)
         strides, channels = self.pyramid.strides, self.pyramid.out_channels
@@ -125,27 +125,26 @@ class Detector(nn.Module):
             self.masks = masks(channels, strides, scale.base_anchor_size)
 
     def _box_head(self, name: HeadName, fc_width: int) -> BoxHead:
-        """The box head that fits the pyramid.
-
-        The conv5 stage is the backbone's own, with its pre-trained weights, and from here on belongs to the head.
-        """
+        """Build the box head. ``conv5`` takes the last stage, with its pre-trained weights, from the backbone."""
         if name == "2fc":
             return TwoFCHead(self.pyramid.out_channels, fc_width)
         top = list(self.backbone.channels)[-1]
         if not isinstance(self.pyramid, SingleMap) or self.pyramid.level != level_of(top) - 1:
             raise InputError(
-                f"model.detector.box_head: 'conv5' runs the stage of {top} on the map before it, c{level_of(top) - 1}, "
-                f"alone; the pyramid is {type(self.pyramid).__name__} with maps {', '.join(self.pyramid.strides)}. Use "
-                "SingleMap of that level, or '2fc'."
+                f"model.detector.box_head 'conv5' reads the single map c{level_of(top) - 1}, but the pyramid is "
+                f"{type(self.pyramid).__name__} with maps {', '.join(self.pyramid.strides)}. Use SingleMap with level "
+                f"{level_of(top) - 1}, or '2fc'."
             )
         out_features = self.backbone.channels[top]
         return Conv5Head(self.backbone.take_stage(top), out_features)
 
     def require(self, user: str, *heads: str) -> None:
-        """Check that exactly these of ``rpn``, ``roi_heads`` and ``masks`` are built.
+        """Check that of ``rpn``, ``roi_heads`` and ``masks`` exactly the given ones are built.
+
+        A head that ``user`` does not train would cost time, and DDP would wait for its gradients.
 
         Raises:
-            InputError: naming the key. A head that ``user`` never trains costs time, and DDP waits for its gradients.
+            InputError: naming the key.
         """
         for head in ("rpn", "roi_heads", "masks"):
             built = getattr(self, head) is not None
@@ -155,11 +154,11 @@ class Detector(nn.Module):
                 raise InputError(f"model.detector.{head} is null, but {user} needs it.")
 
     def forward(self, images: ImageBatch) -> dict[str, Tensor]:
-        """The maps that all heads read: ``{"p2": (N, d, H_2, W_2), ...}``, finest first."""
+        """Compute the maps that all heads read: ``{"p2": (N, d, H_2, W_2), ...}``, finest first."""
         return self.pyramid(self.backbone(images))
 
     def propose(self, images: ImageBatch) -> list[Proposals]:
-        """Proposals of every image, network-input pixels, best first, from all ``image_scales`` together."""
+        """Propose regions in every image, network-input pixels, best first; ``image_scales`` are merged."""
         rpn = self.rpn
         assert rpn is not None
         return propose_on_scales(
@@ -171,12 +170,12 @@ class Detector(nn.Module):
         )
 
     def detect(self, images: ImageBatch, proposals: Sequence[Proposals]) -> list[Detections]:
-        """Detections of every image from fixed proposals, network-input pixels, best first."""
+        """Detect objects in every image from fixed proposals, network-input pixels, best first."""
         assert self.roi_heads is not None
         return self.roi_heads.predict(self(images), proposals, images.sizes)
 
     def propose_and_detect(self, images: ImageBatch) -> tuple[list[Proposals], list[Detections]]:
-        """All proposals of every image and the detections from the best of them, of one forward pass."""
+        """Return all proposals of every image, and the detections from the best of them, in one forward pass."""
         assert self.rpn is not None
         assert self.roi_heads is not None
         maps = self(images)
@@ -186,6 +185,6 @@ class Detector(nn.Module):
         return proposals, self.roi_heads.predict(maps, best, images.sizes)
 
     def propose_masks(self, images: ImageBatch) -> list[MaskProposals]:
-        """Mask proposals of every image, network-input pixels, best first."""
+        """Propose masks in every image, network-input pixels, best first."""
         assert self.masks is not None
         return self.masks.predict(self(images), images.sizes)

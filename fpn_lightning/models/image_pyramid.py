@@ -1,10 +1,10 @@
-"""Featurised image pyramid at test time (FPN Fig. 1(a)): one network on the image at several scales.
+"""Featurised image pyramid: the network runs on the image at several scales (FPN Fig. 1(a)).
 
 Shape shorthand: N images, H x W padded input size, P proposals of one image.
 
-What the paper calls a featurised image pyramid computes the features of every scale anew, so that time and memory grow
-with the sum of the squared scales; it is used at test time only, since training on all scales at once would need the
-memory of all of them (FPN §1). Here the scales are relative to the network input, whose size the data module sets.
+Features are computed anew for every scale, so time and memory grow with the sum of the squared scales. It is used at
+test time only, since training on all scales at once does not fit into memory (FPN §1). Scales are relative to the
+network input, whose size the data module sets.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
     """Return the scales as a tuple.
 
     Raises:
-        InputError: if there is none, or one is not a positive number, or one stands there twice.
+        InputError: if the list is empty, or if a scale is not positive or is repeated.
     """
     if not scales or not all(math.isfinite(scale) and scale > 0 for scale in scales) or len(set(scales)) < len(scales):
         raise InputError(
-            f"model.detector.image_scales is {list(scales)}; give different positive numbers, such as [0.5, 1]"
+            f"model.detector.image_scales is {list(scales)}; give different positive numbers, such as [0.5, 1]."
         )
     return tuple(scales)
 
 
 def scale_images(images: ImageBatch, scale: float) -> ImageBatch:
-    """Resize every image of a batch, and its padding with it.
+    """Resize the images of a batch and their padding.
 
-    Each image is resized by itself, so that its border is never mixed with padding, bilinearly and (for scales below 1)
-    with antialiasing. Its new sides are rounded to whole pixels and at least 1 px.
+    Each image is resized without its padding, so that the two do not mix: bilinearly, with antialiasing for scales
+    below 1. Its new sides are rounded to whole pixels and at least 1 px.
 
     Args:
-        images: a batch; ``sizes`` in pixels of the network input.
+        images: a batch.
         scale: factor on both sides.
 
     Returns:
@@ -64,9 +64,9 @@ def scale_images(images: ImageBatch, scale: float) -> ImageBatch:
 
 
 def boxes_between_scales(boxes: Tensor, size: Tensor, new_size: Tensor) -> Tensor:
-    """Map boxes from an image of ``size`` to the same image at ``new_size``.
+    """Map boxes from an image to the same image at another size.
 
-    The factor of each axis is that of the whole pixels an image really has, not the nominal scale.
+    Each axis has the factor of the actual sizes, which are whole pixels, and not the nominal scale.
 
     Args:
         boxes: ``(P, 4)`` xyxy, pixels of the image at ``size``.
@@ -81,22 +81,22 @@ def boxes_between_scales(boxes: Tensor, size: Tensor, new_size: Tensor) -> Tenso
 
 
 def merge_proposals(
-    found: Sequence[Proposals], size: tuple[int, int], nms_thresh: float, post_nms_topk: int
+    of_scales: Sequence[Proposals], size: tuple[int, int], nms_thresh: float, post_nms_topk: int
 ) -> Proposals:
-    """Merge what several scales propose for one image: one NMS over all, then the best.
+    """Merge the proposals of several scales for one image by NMS over all of them.
 
     Args:
-        found: proposals of each scale, all in pixels of the network input.
+        of_scales: proposals of each scale, all in pixels of the network input.
         size: height and width of the image, network-input pixels.
-        nms_thresh: IoU above which the lower-scored proposal goes, whatever scale either comes from.
+        nms_thresh: IoU above which the lower-scored proposal is removed, also across scales.
         post_nms_topk: proposals kept.
 
     Returns:
         At most ``post_nms_topk`` proposals, best first, clipped to the image.
     """
-    boxes = clip_boxes_to_image(torch.cat([proposals.boxes for proposals in found]), size)
-    objectness = torch.cat([proposals.objectness for proposals in found])
-    levels = torch.cat([proposals.levels for proposals in found])
+    boxes = clip_boxes_to_image(torch.cat([proposals.boxes for proposals in of_scales]), size)
+    objectness = torch.cat([proposals.objectness for proposals in of_scales])
+    levels = torch.cat([proposals.levels for proposals in of_scales])
     kept = nms(boxes, objectness, nms_thresh)[:post_nms_topk]
     return Proposals(boxes[kept], objectness[kept], levels[kept])
 
@@ -109,27 +109,29 @@ def propose_on_scales(
     nms_thresh: float,
     post_nms_topk: int,
 ) -> list[Proposals]:
-    """Propose on every scale of a batch and merge, image by image.
+    """Propose on a batch at every scale, and merge the proposals of each image.
 
     Args:
-        propose: proposals of every image of a batch, pixels of that batch's images.
+        propose: returns proposals for every image of a batch, in pixels of that batch's images.
         images: a batch.
-        scales: factors on the sides of the network input; ``(1.0,)`` is ``propose`` itself.
+        scales: factors on the sides of the network input; for ``(1.0,)`` the result is that of ``propose``.
         nms_thresh: see :func:`merge_proposals`.
         post_nms_topk: see :func:`merge_proposals`.
 
     Returns:
-        N proposals in pixels of ``images``, best first. ``levels`` is the level whose stride a proposal's map has in
-        pixels of ``images``, ``k - log2(scale)`` rounded: p4 of an image at twice its size counts as p3.
+        N proposals in pixels of ``images``, best first. ``levels`` is ``k - log2(scale)``, rounded: p4 of an image at
+        twice the size has the stride of p3 in pixels of ``images``.
     """
     if tuple(scales) == (1.0,):
         return propose(images)
-    found: list[list[Proposals]] = [[] for _ in range(len(images))]
+    of_images: list[list[Proposals]] = [[] for _ in range(len(images))]
     for scale in scales:
         scaled = scale_images(images, scale)
         for index, proposals in enumerate(propose(scaled)):
             boxes = boxes_between_scales(proposals.boxes, scaled.sizes[index], images.sizes[index])
             levels = proposals.levels - round(math.log2(scale))
-            found[index].append(Proposals(boxes, proposals.objectness, levels))
-    sizes = [(height, width) for height, width in images.sizes.tolist()]
-    return [merge_proposals(each, size, nms_thresh, post_nms_topk) for each, size in zip(found, sizes, strict=True)]
+            of_images[index].append(Proposals(boxes, proposals.objectness, levels))
+    return [
+        merge_proposals(of_scales, (height, width), nms_thresh, post_nms_topk)
+        for of_scales, (height, width) in zip(of_images, images.sizes.tolist(), strict=True)
+    ]

@@ -1,11 +1,11 @@
-"""The feature designs the paper compares (FPN §3, Tables 1 and 2), from stage outputs c_k to maps p_k.
+"""The pyramids that the paper compares: maps p_k from the backbone's outputs c_k (FPN §3, Tables 1 and 2).
 
 Shape shorthand: N images, C_k channels of c_k, d channels of every p_k (256 in the paper), H_k x W_k size of level k.
 
-Every design is called with what the trunk declares, ``Design(in_channels, strides, out_channels)``, and declares in
-turn the channels and strides of the maps it hands out; heads read nothing else. They are built from three pieces:
-*lateral* 1x1 convolutions (c_k to d channels), *merging* them into maps m_k, which is where the designs differ, and
-*output* 3x3 convolutions (m_k to p_k). There is no non-linearity in these layers (FPN §3).
+A pyramid is built from the channels and strides that the backbone declares, ``FPN(in_channels, strides,
+out_channels)``, and declares the channels and strides of its own maps to the heads. It has three parts: *lateral* 1x1
+convolutions (c_k to d channels); a *merge* of them into maps m_k, in which the pyramids differ; and *output* 3x3
+convolutions (m_k to p_k). These layers have no non-linearity (FPN §3).
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from fpn_lightning.errors import InputError
 
 
 def init_conv(conv: nn.Conv2d) -> nn.Conv2d:
-    """Xavier-uniform weight (Detectron's choice for pyramids) and zero bias, in place."""
-    nn.init.kaiming_uniform_(conv.weight, a=1)  # with a=1 this is Xavier over the fan-in, as Caffe2's XavierFill
+    """Set Xavier-uniform weights (Detectron's choice for pyramids) and zero biases, in place."""
+    nn.init.kaiming_uniform_(conv.weight, a=1)  # with a=1 Xavier over the fan-in, as Caffe2's XavierFill
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
 
 
 def level_of(name: str) -> int:
-    """The level k in ``ck`` or ``pk``."""
+    """Return the level k of a name ``ck`` or ``pk``."""
     return int(name[1:])
 
 
 def upsample_to(feature: Tensor, finer: Tensor) -> Tensor:
-    """Nearest-neighbour upsampling to the size of a finer map.
+    """Upsample a map to the size of a finer one, nearest neighbour.
 
-    The factor is 2, but an odd-sized finer map is one row or column short of twice the coarser one.
+    The factor is 2; a finer map of odd size has one row or column less than twice the coarser one.
     """
     return F.interpolate(feature, size=finer.shape[-2:], mode="nearest")
 
 
 class Pyramid(nn.Module):
-    """What every feature design declares.
+    """Base class of pyramids.
 
     Attributes:
         out_channels: channels of every map.
         strides: stride of each map in network-input pixels, finest first, ``{"p2": 4, ...}``.
-        used: names of the trunk's outputs that are read; the trunk may drop what lies behind them.
+        used: names of the backbone's outputs that are read; the backbone may drop the layers after the last one.
     """
 
     out_channels: int
@@ -58,18 +58,18 @@ class Pyramid(nn.Module):
 
 
 class SingleMap(Pyramid):
-    """One stage output as it is, for RPN and detector alike: rows (a), C4, and (b), C5; Fig. 1(b).
+    """One output of the backbone, unchanged: rows (a) with C4 and (b) with C5; Fig. 1(b).
 
-    The head carries all anchor sizes on this one map.
+    The RPN has all anchor sizes on this map.
 
     Args:
         in_channels: ``{"c2": C_2, ...}``.
         strides: ``{"c2": s_2, ...}``.
-        out_channels: not used; the map keeps the channels of its stage.
-        level: which stage, 4 or 5.
+        out_channels: ignored; the map keeps its channels.
+        level: level of the map, 4 or 5.
 
     Raises:
-        InputError: if the trunk has no such stage.
+        InputError: if the backbone has no map of this level.
     """
 
     def __init__(
@@ -77,7 +77,9 @@ class SingleMap(Pyramid):
     ) -> None:
         super().__init__()
         if f"c{level}" not in in_channels:
-            raise InputError(f"pyramid: level {level} is none of the trunk's maps ({', '.join(in_channels)})")
+            raise InputError(
+                f"model.detector.pyramid: the backbone has no map of level {level}; it has {', '.join(in_channels)}."
+            )
         self.level = level
         self.used = (f"c{level}",)
         self.out_channels = in_channels[f"c{level}"]
@@ -89,16 +91,16 @@ class SingleMap(Pyramid):
 
 
 class MergedPyramid(Pyramid):
-    """Laterals, a merge, output convolutions, and p6 as p5 subsampled with stride 2 (FPN §4.1; RPN only).
+    """Lateral convolutions, a merge that subclasses define, and output convolutions.
 
-    Subclasses say what is merged.
+    If p5 is among the outputs, p6 is p5 subsampled with stride 2 (FPN §4.1; only the RPN uses it).
 
     Args:
         in_channels: ``{"c2": C_2, ..., "c5": C_5}``, finest first.
         strides: ``{"c2": s_2, ..., "c5": s_5}``.
         out_channels: d.
-        laterals: names of the stage outputs that get a lateral convolution.
-        outputs: levels that get an output convolution and are handed out.
+        laterals: names of the backbone's outputs that get a lateral convolution.
+        outputs: levels that get an output convolution.
     """
 
     def __init__(
@@ -125,15 +127,15 @@ class MergedPyramid(Pyramid):
             self.strides[f"p{self.top + 1}"] = 2 * strides[f"c{self.top}"]
 
     def merge(self, features: dict[str, Tensor]) -> dict[int, Tensor]:
-        """The maps m_k by level, ``(N, d, H_k, W_k)`` each."""
+        """Compute the maps m_k, ``(N, d, H_k, W_k)`` each, by level k."""
         raise NotImplementedError
 
     def coarser(self, top: Tensor) -> dict[str, Tensor]:
-        """Maps beyond the trunk's top: one, every second row and column of it."""
+        """Compute the maps above the coarsest output: here one, every second row and column of it."""
         return {f"p{self.top + 1}": top[..., ::2, ::2]}
 
     def lateral(self, features: dict[str, Tensor], k: int) -> Tensor:
-        """1x1 convolution of c_k, ``(N, d, H_k, W_k)``."""
+        """Apply the lateral 1x1 convolution to c_k: ``(N, d, H_k, W_k)``."""
         return self.lateral_convs[f"p{k}"](features[f"c{k}"])
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -148,7 +150,7 @@ class MergedPyramid(Pyramid):
 class FPN(MergedPyramid):
     """Feature Pyramid Network: rows (c); FPN §3, Fig. 1(d).
 
-    m5 = lateral(c5); going down, the merged map, before its 3x3, is upsampled and added to the next lateral.
+    m5 = lateral(c5), and from there down m_k = lateral(c_k) + upsampled m_(k+1).
 
     Args:
         in_channels: ``{"c2": C_2, ..., "c5": C_5}``, finest first.
@@ -181,14 +183,14 @@ class BottomUpPyramid(MergedPyramid):
         super().__init__(in_channels, strides, out_channels, in_channels, map(level_of, in_channels))
 
     def merge(self, features: dict[str, Tensor]) -> dict[int, Tensor]:
-        """Nothing is added: m_k is the lateral of c_k."""
+        """Use the laterals as they are: m_k = lateral(c_k)."""
         return {k: self.lateral(features, k) for k in self.levels}
 
 
 class SSDPyramid(MergedPyramid):
-    """Bottom-up without the fine maps: from c4 on, as SSD, with two new maps on top (FPN §1); Fig. 1(c).
+    """Bottom-up without the fine maps, like SSD: from c4 on, and two new maps on top (FPN §1); Fig. 1(c).
 
-    Called as :class:`FPN` is; hands out p4 to p7.
+    The arguments are those of :class:`FPN`; the maps are p4 to p7.
     """
 
     def __init__(self, in_channels: dict[str, int], strides: dict[str, int], out_channels: int = 256) -> None:
@@ -203,7 +205,7 @@ class SSDPyramid(MergedPyramid):
     merge = BottomUpPyramid.merge
 
     def coarser(self, top: Tensor) -> dict[str, Tensor]:
-        """New stages, which unlike the paper's layers have a non-linearity: ReLU, then a 3x3 with stride 2."""
+        """Compute p6 and p7 by ReLU and a 3x3 convolution with stride 2; unlike FPN's layers these are non-linear."""
         outputs = {}
         for name, conv in self.extra_convs.items():
             outputs[name] = top = conv(F.relu(top))
@@ -213,7 +215,7 @@ class SSDPyramid(MergedPyramid):
 class TopDownPyramid(MergedPyramid):
     """The top-down path without lateral connections: rows (e).
 
-    Every level is the top map, upsampled again and again; only the finer maps' sizes are used.
+    Every level is the coarsest map, upsampled step by step. Of the finer maps only the sizes are used.
 
     Args:
         in_channels: as in :class:`FPN`.
@@ -226,7 +228,7 @@ class TopDownPyramid(MergedPyramid):
         super().__init__(in_channels, strides, out_channels, top, map(level_of, in_channels))
 
     def merge(self, features: dict[str, Tensor]) -> dict[int, Tensor]:
-        """Upsample the top lateral to every level."""
+        """Upsample the coarsest lateral to every level."""
         merged = {self.top: self.lateral(features, self.top)}
         for k in reversed(self.levels[:-1]):
             merged[k] = upsample_to(merged[k + 1], features[f"c{k}"])
@@ -234,7 +236,7 @@ class TopDownPyramid(MergedPyramid):
 
 
 class FinestLevel(MergedPyramid):
-    """FPN of which only the finest map is used, with the anchors of all levels on it: rows (f).
+    """The finest map of FPN alone, with the anchors of all levels on it: rows (f).
 
     Args:
         in_channels: as in :class:`FPN`.
@@ -243,7 +245,7 @@ class FinestLevel(MergedPyramid):
     """
 
     def __init__(self, in_channels: dict[str, int], strides: dict[str, int], out_channels: int = 256) -> None:
-        # No output convolutions that nothing would train: DDP waits for the gradient of every parameter.
+        # The other output convolutions would get no gradient, for which DDP waits.
         finest = level_of(next(iter(in_channels)))
         super().__init__(in_channels, strides, out_channels, in_channels, [finest])
 

@@ -1,9 +1,9 @@
-"""Fast R-CNN's second stage on a feature design: labels, losses, detections (Fast R-CNN §2; FPN §4.2).
+"""RoI heads: classify proposals and refine their boxes (Fast R-CNN §2; FPN §4.2).
 
 Shape shorthand: N images, P proposals and G ground-truth objects of one image, R sampled regions (RoIs) of the whole
 batch, K foreground classes, D detections of one image.
 
-Where the paper is silent the values are those of py-faster-rcnn and Detectron (DEVIATIONS.md "RoI heads").
+Values that the paper does not give are those of py-faster-rcnn and Detectron (DEVIATIONS.md "RoI heads").
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class RoISample:
     Attributes:
         boxes: N tensors ``(R_n, 4)`` xyxy, network-input pixels; R is the sum of the R_n.
         labels: int64 ``(R,)`` in [0, K], K for background.
-        matched_boxes: ``(R, 4)`` the object each region overlaps most; of no account for background.
+        matched_boxes: ``(R, 4)`` the object that each region overlaps most; not used for background.
     """
 
     boxes: list[Tensor]
@@ -45,24 +45,24 @@ class RoIHeads(nn.Module):
     """Classifies regions and refines their boxes, class by class.
 
     Args:
-        pooler: takes regions out of the maps.
-        box_head: from pooled regions to features.
+        pooler: pools regions from the maps.
+        box_head: computes features from pooled regions.
         num_classes: K; background is label K, the last.
-        positive_iou: regions with at least this IoU with an object are of its class, all others background.
+        positive_iou: regions with at least this IoU get the class of the object, all others background.
         batch_size_per_image: regions in the loss of one image (FPN §5.2: 512).
-        positive_fraction: at most this part of them is of an object.
+        positive_fraction: largest fraction of foreground among them.
         smooth_l1_beta: where smooth L1 turns from quadratic to linear.
         box_weight: factor on the box loss.
         delta_weights: factors on the box targets (dx, dy, dw, dh).
-        score_thresh: detections have a higher probability.
-        nms_thresh: IoU above which the lower-scored detection of the same class goes.
-        detections_per_image: detections kept by score.
-        min_size: detections with a side not longer than this (px) are dropped.
-        unused_logits: U logits behind the background's that take part in the softmax but are no class: torchvision's
-            model for COCO has one for each of the ids below 91 that COCO left out.
+        score_thresh: detections have a higher probability than this.
+        nms_thresh: IoU above which the lower-scored detection of the same class is removed.
+        detections_per_image: number of detections kept, by score.
+        min_size: detections with a side of at most this length (px) are removed.
+        unused_logits: U logits after the background's that take part in the softmax but have no class. torchvision's
+            model for COCO has one for each of the ids below 91 that COCO does not use.
 
     Raises:
-        InputError: a number of classes, regions or detections below 1, of unused logits below 0.
+        InputError: if a count is below 1, or ``unused_logits`` below 0.
     """
 
     def __init__(
@@ -86,14 +86,14 @@ class RoIHeads(nn.Module):
         counts = {"batch_size_per_image": batch_size_per_image, "detections_per_image": detections_per_image}
         for name, count in {"num_classes": num_classes, **counts}.items():
             if count < 1:
-                raise InputError(f"roi_heads: {name} is {count}; it has to be at least 1.")
+                raise InputError(f"model.detector.roi_heads: {name} is {count}; it has to be at least 1.")
         if unused_logits < 0:
-            raise InputError(f"roi_heads: unused_logits is {unused_logits}; it has to be at least 0.")
+            raise InputError(f"model.detector.roi_heads: unused_logits is {unused_logits}; it has to be at least 0.")
         self.pooler = pooler
         self.box_head = box_head
         self.predictor = BoxPredictor(box_head.out_features, num_classes, unused_logits)
         self.num_classes = num_classes
-        # Background down to IoU 0: fixed proposals have no other negatives to offer than poor ones.
+        # Regions down to IoU 0 are background: fixed proposals have few other negatives.
         self.matcher = Matcher(positive_iou, positive_iou, keep_best=False)
         self.sampler = Sampler(batch_size_per_image, positive_fraction)
         self.box_coder = BoxCoder(delta_weights)
@@ -105,14 +105,14 @@ class RoIHeads(nn.Module):
         self.min_size = min_size
 
     def forward(self, features: dict[str, Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Score regions.
+        """Compute class logits and box deltas of regions.
 
         Args:
             features: ``{"p2": (N, d, H_2, W_2), ...}``.
             boxes: N tensors ``(R_n, 4)`` xyxy, network-input pixels.
 
         Returns:
-            Logits ``(R, K + 1 + U)``, background after the classes, and deltas ``(R, K * 4)``, image by image.
+            Logits ``(R, K + 1 + U)``, background after the classes, and deltas ``(R, K * 4)``, in the order of images.
         """
         return self.predictor(self.box_head(self.pooler(features, boxes)))
 
@@ -122,12 +122,12 @@ class RoIHeads(nn.Module):
     def sample(self, proposals: Sequence[Proposals], targets: Sequence[Targets], seeds: Tensor) -> RoISample:
         """Label proposals by their overlap with ground truth and draw those that enter the losses.
 
-        The objects' own boxes are added to the proposals, so that each of them has a region of its class.
+        The boxes of the objects are added to the proposals, so that each object has at least one region.
 
         Args:
             proposals: N proposals.
             targets: N targets.
-            seeds: int64 ``(N,)``, which regions are drawn; see :func:`fpn_lightning.models.sampler.image_seeds`.
+            seeds: int64 ``(N,)``, seeds of the draw; see :func:`fpn_lightning.models.sampler.image_seeds`.
         """
         pairs = list(zip(proposals, targets, strict=True))
         candidates = [torch.cat((proposal.boxes, target.boxes.to(proposal.boxes))) for proposal, target in pairs]
@@ -135,7 +135,7 @@ class RoIHeads(nn.Module):
             self.matcher(box_iou(target.boxes.to(boxes), boxes))
             for target, boxes in zip(targets, candidates, strict=True)
         ]
-        # Padded with "ignored" to the image with the most candidates.
+        # Pad with "ignored" to the image with the most candidates.
         match_labels = pad_sequence([labels for _, labels in matches], batch_first=True, padding_value=-1)
         positive, negative = self.sampler(match_labels, seeds)
         boxes, labels, matched_boxes = [], [], []
@@ -158,10 +158,10 @@ class RoIHeads(nn.Module):
         targets: Sequence[Targets],
         seeds: Tensor,
     ) -> dict[str, Tensor]:
-        """Classification and box loss of a random sample of regions (Fast R-CNN eq. 1).
+        """Compute the classification and the box loss of a random sample of regions (Fast R-CNN eq. 1).
 
-        Both are sums over sampled regions divided by ``N * batch_size_per_image``, a number that does not depend on
-        what was sampled, so that splitting a batch leaves its gradient unchanged.
+        Both are sums over the sampled regions, divided by ``N * batch_size_per_image``. This number does not depend on
+        the sample, so splitting a batch leaves its gradient unchanged.
 
         Args:
             features: ``{"p2": (N, d, H_2, W_2), ...}``.
@@ -177,7 +177,7 @@ class RoIHeads(nn.Module):
         return self.losses_of_sample(logits, deltas, sample)
 
     def losses_of_sample(self, logits: Tensor, deltas: Tensor, sample: RoISample) -> dict[str, Tensor]:
-        """The losses for a given choice of regions.
+        """Compute the losses of a given sample of regions.
 
         Args:
             logits: ``(R, K + 1 + U)``.
@@ -204,7 +204,7 @@ class RoIHeads(nn.Module):
 
     @torch.no_grad()
     def predict(self, features: dict[str, Tensor], proposals: Sequence[Proposals], sizes: Tensor) -> list[Detections]:
-        """Detect objects: softmax, decode, clip, score threshold, NMS within classes, top-k per image.
+        """Detect objects: softmax, decoding, clipping, score threshold, NMS within classes, top-k per image.
 
         Args:
             features: ``{"p2": (N, d, H_2, W_2), ...}``.
@@ -223,7 +223,7 @@ class RoIHeads(nn.Module):
         probabilities = logits.to(boxes.dtype).softmax(dim=1)[:, : self.num_classes]
         decoded = self.box_coder.decode(boxes, deltas.to(boxes.dtype)).view(-1, self.num_classes, 4)
         if not (probabilities.isfinite().all() and decoded.isfinite().all()):
-            raise FloatingPointError("the box head's logits or boxes are not finite; the model has diverged")
+            raise FloatingPointError("The box head's logits or boxes are not finite: the model has diverged.")
         counts = [len(of_image) for of_image in references]
         return [
             self._select(of_image, scores, (int(size[0]), int(size[1])))
@@ -233,7 +233,7 @@ class RoIHeads(nn.Module):
         ]
 
     def _select(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> Detections:
-        """Boxes ``(P, K, 4)`` and scores ``(P, K)`` of one image to its detections."""
+        """Select the detections of one image from boxes ``(P, K, 4)`` and scores ``(P, K)``."""
         region, labels = (scores > self.score_thresh).nonzero(as_tuple=True)
         boxes, scores = clip_boxes_to_image(boxes[region, labels], size), scores[region, labels]
         large = ((boxes[:, 2:] - boxes[:, :2]) > self.min_size).all(dim=1)

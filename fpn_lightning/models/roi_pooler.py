@@ -1,9 +1,9 @@
-"""Pooling regions from the level of the pyramid that fits their size (FPN §4.2, Eq. 1).
+"""Pooling of regions from the pyramid level that fits their size (FPN §4.2, Eq. 1).
 
 Shape shorthand: N images, d channels of every map, R regions (RoIs) of the whole batch, S output side of pooling.
 
-RoI pooling (Fast R-CNN §2.1) is the paper's; RoIAlign (Mask R-CNN §3), which every later implementation uses, is an
-option (DEVIATIONS.md "RoI operation").
+The paper uses RoI pooling (Fast R-CNN §2.1). RoIAlign (Mask R-CNN §3), used by all later implementations, is an option
+(DEVIATIONS.md "RoI operation").
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torchvision.ops import roi_align, roi_pool
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.pyramids import level_of
 
-# Eq. 1 jumps where a size is exactly a power of two times the canonical one. float32 corners (1333 px and less) make
-# a size wrong by up to 1.5e-6 octaves; a box of 224 px must not land on another level by where it lies. At 224 px this
-# shifts the boundary by 0.0016 px.
-LEVEL_TOLERANCE = 1e-5
+# Eq. 1 jumps at powers of two times the canonical size. Rounding corners up to 1333 px to float32 changes a size by up
+# to 1.5e-6 octaves, and the level of a box of 224 px must not depend on its place. The tolerance moves that boundary by
+# 0.0016 px.
+LEVEL_TOLERANCE = 1e-5  # octaves
 
 PoolingOp = Literal["pool", "align"]
 
@@ -29,14 +29,14 @@ PoolingOp = Literal["pool", "align"]
 def assign_boxes_to_levels(
     boxes: Tensor, min_level: int, max_level: int, canonical_size: float = 224, canonical_level: int = 4
 ) -> Tensor:
-    """The level each region is pooled from: ``k = floor(k0 + log2(sqrt(w h) / 224))`` (FPN Eq. 1).
+    """Compute the level from which each region is pooled: ``k = floor(k0 + log2(sqrt(w h) / 224))`` (FPN Eq. 1).
 
     Args:
-        boxes: ``(R, 4)`` xyxy, network-input pixels. A box without area goes to ``min_level``.
-        min_level: finest level there is; smaller boxes go there too.
-        max_level: coarsest level there is; larger boxes go there too.
-        canonical_size: size √(wh), px, of a box that belongs to ``canonical_level`` (224: ImageNet's crops).
-        canonical_level: k0; 4, since the single-map baseline pools from C4.
+        boxes: ``(R, 4)`` xyxy, network-input pixels. A box without area gets ``min_level``.
+        min_level: the finest level, also for smaller boxes.
+        max_level: the coarsest level, also for larger boxes.
+        canonical_size: size √(wh), px, of a box on ``canonical_level`` (224: ImageNet's crops).
+        canonical_level: k0 (4, as the single-map baseline pools from C4).
 
     Returns:
         int64 ``(R,)`` in ``[min_level, max_level]``.
@@ -48,27 +48,26 @@ def assign_boxes_to_levels(
 
 
 class RoIPooler(nn.Module):
-    """Pools every region to S x S cells from the one map that fits its size; on a single map, from that map.
+    """Pools every region to S x S cells from the map that fits its size, or from the only map.
 
-    The strides are those the pyramid declares, never inferred from the sizes of maps: with odd image sizes that
-    guess would be wrong, and remembered.
+    Strides are those that the pyramid declares; strides inferred from the sizes of maps are wrong for odd image sizes.
 
     Args:
         strides: stride of each map of the pyramid, finest first, ``{"p2": 4, ...}``.
         resolution: S.
         canonical_size: see :func:`assign_boxes_to_levels`.
-        op: ``pool`` (max over quantised bins) or ``align`` (bilinear samples).
+        op: ``pool`` (maximum over quantised bins) or ``align`` (bilinear samples).
         canonical_level: see :func:`assign_boxes_to_levels`.
-        max_level: maps above it are not used; 5, since p6 is for the RPN only (FPN §4.1).
-        sampling_ratio: ``align`` only: samples per bin and axis; 0 takes as many as a bin has cells (detectron2).
-        aligned: ``align`` only: pixel centres at 0.5 (detectron2) instead of 0 (Detectron, torchvision).
+        max_level: coarser maps are not used (5: p6 is for the RPN only, FPN §4.1).
+        sampling_ratio: for ``align``: samples per bin and axis; 0 for one per cell of the map (detectron2).
+        aligned: for ``align``: pixel centres are at 0.5 (detectron2) instead of 0 (Detectron, torchvision).
 
     Attributes:
-        names: the maps that are used, finest first.
+        names: the maps in use, finest first.
         resolution: S.
 
     Raises:
-        InputError: if the pyramid has no map to pool from, or a gap between its levels.
+        InputError: if the pyramid has no map to pool from or skips a level, or if ``canonical_size`` is not positive.
     """
 
     def __init__(
@@ -87,10 +86,11 @@ class RoIPooler(nn.Module):
         levels = [level_of(name) for name in self.names]
         if not levels or levels != list(range(levels[0], levels[0] + len(levels))):
             raise InputError(
-                f"pyramid: regions are pooled from consecutive levels up to p{max_level}; its maps are {list(strides)}."
+                f"model.detector.pyramid: regions are pooled from consecutive levels up to p{max_level}, but its maps "
+                f"are {', '.join(strides)}. Use another pyramid, or set model.detector.roi_heads to null."
             )
         if canonical_size <= 0:
-            raise InputError(f"model.canonical_size is {canonical_size}; it has to be a positive number of px.")
+            raise InputError(f"model.detector.scale.canonical_size is {canonical_size}; it has to be positive.")
         self.min_level, self.max_level = levels[0], levels[-1]
         self.strides = [strides[name] for name in self.names]
         self.resolution = resolution
@@ -101,19 +101,19 @@ class RoIPooler(nn.Module):
         self.aligned = aligned
 
     def levels_of(self, boxes: Tensor) -> Tensor:
-        """The level k each of ``(R, 4)`` boxes is pooled from, int64 ``(R,)``."""
+        """Compute the level k from which each box ``(R, 4)`` is pooled: int64 ``(R,)``."""
         return assign_boxes_to_levels(boxes, self.min_level, self.max_level, self.canonical_size, self.canonical_level)
 
     def forward(self, features: dict[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
         """Pool the regions of a batch.
 
         Args:
-            features: ``{"p2": (N, d, H_2, W_2), ...}``; maps above ``max_level`` are left alone.
+            features: ``{"p2": (N, d, H_2, W_2), ...}``; maps above ``max_level`` are ignored.
             boxes: N tensors ``(R_n, 4)`` xyxy, network-input pixels.
 
         Returns:
-            ``(R, d, S, S)`` with R the sum of the R_n, image by image in the order given. Every map takes part in the
-            result, also one that no region falls on: its gradient is then zero instead of absent, which DDP waits for.
+            ``(R, d, S, S)`` with R the sum of the R_n, in the order of images and boxes. A map without regions takes
+            part too: DDP waits for its gradient, which is then zero.
         """
         counts = [len(of_image) for of_image in boxes]
         every = torch.cat(list(boxes))
@@ -124,11 +124,11 @@ class RoIPooler(nn.Module):
             place = (levels == level).nonzero().flatten()
             places.append(place)
             pooled.append(self._pool(features[name], image[place], every[place], stride))
-        # Back from "level by level" to the order of the regions.
+        # Restore the order of the regions, which were pooled level by level.
         return torch.cat(pooled)[torch.cat(places).argsort()]
 
     def _pool(self, feature: Tensor, image: Tensor, boxes: Tensor, stride: int) -> Tensor:
-        # In half precision box corners would be off by pixels, so the map is widened instead.
+        # Box corners in half precision would be wrong by pixels, so convert the map to float32.
         dtype = torch.promote_types(feature.dtype, torch.float32)
         feature = feature.to(dtype)
         regions = torch.cat((image.to(dtype)[:, None], boxes.to(dtype)), dim=1)  # (R_l, 5)

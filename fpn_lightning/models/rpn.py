@@ -3,7 +3,7 @@
 Shape shorthand: N images, L levels, A anchors per cell, H_l x W_l size of level l, B = sum of H_l * W_l * A over the
 levels, G ground-truth objects of one image, P proposals of one image.
 
-Where the paper says "as in [29]" the values are those of py-faster-rcnn and Detectron (DEVIATIONS.md "RPN").
+Values that the paper takes "as in [29]" are those of py-faster-rcnn and Detectron (DEVIATIONS.md "RPN").
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from fpn_lightning.structures import Proposals, Targets
 
 @dataclass
 class RPNOutputs:
-    """Raw outputs of one forward pass, finest level first; enough for losses and for proposals.
+    """Raw outputs of one forward pass, finest level first, from which losses and proposals are computed.
 
     Attributes:
-        logits: L tensors ``(N, H_l * W_l * A)``, objectness.
+        logits: L tensors ``(N, H_l * W_l * A)``, objectness logits.
         deltas: L tensors ``(N, H_l * W_l * A, 4)``, offsets from the anchors.
         anchors: L tensors ``(H_l * W_l * A, 4)`` xyxy, network-input pixels.
     """
@@ -41,10 +41,10 @@ class RPNOutputs:
 
 
 class RPNHead(nn.Module):
-    """A 3x3 convolution and two sibling 1x1 convolutions, the same for every level (FPN §4.1).
+    """A 3x3 convolution and two sibling 1x1 convolutions, shared by all levels (FPN §4.1).
 
     Args:
-        channels: channels of the maps, kept by the 3x3.
+        channels: channels of the maps and outputs of the 3x3 convolution.
         num_anchors: A.
     """
 
@@ -58,7 +58,7 @@ class RPNHead(nn.Module):
             nn.init.constant_(layer.get_parameter("bias"), 0)
 
     def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """Score one map.
+        """Compute objectness logits and anchor deltas on one map.
 
         Args:
             feature: ``(N, d, H, W)``.
@@ -75,22 +75,25 @@ class RPNHead(nn.Module):
 
 
 class RPN(nn.Module):
-    """Scores anchors, learns from ground truth and proposes regions.
+    """Region proposal network: scores anchors, refines them and proposes the best.
 
     Args:
         in_channels: channels of the pyramid's maps.
-        anchor_generator: places A anchors on every cell; declares the maps and their order.
+        anchor_generator: places A anchors on every cell, and defines the maps and their order.
         shared_head: one head for all levels (the paper's choice) or one for each (FPN §5.1: similar accuracy).
-        positive_iou: anchors from this IoU on are positive, as is the best anchor of every object.
-        negative_iou: anchors below it are negative.
+        positive_iou: anchors with at least this IoU are positive, and so is the best anchor of every object.
+        negative_iou: anchors with a lower IoU are negative.
         batch_size_per_image: anchors in the loss of one image.
-        positive_fraction: at most this part of them is positive.
+        positive_fraction: largest fraction of positives among them.
         smooth_l1_beta: where smooth L1 turns from quadratic to linear.
         loc_weight: factor on the box loss.
         pre_nms_topk: anchors kept by score before NMS, per level.
         post_nms_topk: proposals kept after NMS, per image.
-        nms_thresh: IoU above which the lower-scored proposal of the same level goes.
-        min_size: proposals with a side not longer than this (px) are dropped.
+        nms_thresh: IoU above which the lower-scored proposal of the same level is removed.
+        min_size: proposals with a side of at most this length (px) are removed.
+
+    Raises:
+        InputError: if a shared head would have different numbers of anchors per cell.
     """
 
     def __init__(
@@ -114,7 +117,10 @@ class RPN(nn.Module):
         self.levels = [int(name[1:]) for name in anchor_generator.strides]
         counts = anchor_generator.num_anchors
         if shared_head and len(set(counts)) != 1:
-            raise InputError(f"rpn: a shared head needs as many anchors per cell on every map; they are {counts}")
+            raise InputError(
+                f"model.detector.rpn: a shared head needs the same number of anchors per cell on every map, but "
+                f"model.detector.anchors gives {counts}. Set shared_head to false."
+            )
         self.heads = nn.ModuleList(RPNHead(in_channels, count) for count in (counts[:1] if shared_head else counts))
         self.matcher = Matcher(positive_iou, negative_iou, keep_best=True)
         self.sampler = Sampler(batch_size_per_image, positive_fraction)
@@ -141,7 +147,7 @@ class RPN(nn.Module):
     def label_anchors(self, anchors: Tensor, targets: Sequence[Targets]) -> tuple[Tensor, Tensor]:
         """Match the anchors of every image with its ground truth.
 
-        No rule ties objects to levels: an object belongs to the levels whose anchors it overlaps (FPN §4.1).
+        Objects are not assigned to levels by their size, but through the anchors they overlap (FPN §4.1).
 
         Args:
             anchors: ``(B, 4)``.
@@ -151,22 +157,22 @@ class RPN(nn.Module):
             ``match_labels`` int8 ``(N, B)`` in {1, 0, -1},
             ``matched_idxs`` int64 ``(N, B)`` into the boxes of each image.
         """
-        # Objects per image differ widely; image by image the IoU matrix is (G, B) without padding to the largest G.
+        # One image at a time, since a batch would be padded to the image with the most objects.
         matched_idxs, match_labels = zip(
             *(self.matcher(box_iou(target.boxes.to(anchors), anchors)) for target in targets), strict=True
         )
         return torch.stack(match_labels), torch.stack(matched_idxs)
 
     def losses(self, outputs: RPNOutputs, targets: Sequence[Targets], seeds: Tensor) -> dict[str, Tensor]:
-        """Objectness and box loss (Faster R-CNN eq. 1).
+        """Compute the objectness and the box loss of a random sample of anchors (Faster R-CNN eq. 1).
 
-        Both are sums over sampled anchors divided by ``N * batch_size_per_image``, a number that does not depend on
-        what was sampled, so that splitting a batch leaves its gradient unchanged.
+        Both are sums over the sampled anchors, divided by ``N * batch_size_per_image``. This number does not depend on
+        the sample, so splitting a batch leaves its gradient unchanged.
 
         Args:
-            outputs: of :meth:`forward`.
+            outputs: the result of :meth:`forward`.
             targets: N targets.
-            seeds: int64 ``(N,)``, which anchors are drawn; see :func:`fpn_lightning.models.sampler.image_seeds`.
+            seeds: int64 ``(N,)``, seeds of the draw; see :func:`fpn_lightning.models.sampler.image_seeds`.
 
         Returns:
             Scalars ``loss_rpn_cls`` and ``loss_rpn_loc``.
@@ -178,10 +184,10 @@ class RPN(nn.Module):
     def losses_of_sample(
         self, outputs: RPNOutputs, targets: Sequence[Targets], positive: Tensor, negative: Tensor, matched_idxs: Tensor
     ) -> dict[str, Tensor]:
-        """The losses for a given choice of anchors.
+        """Compute the losses of a given sample of anchors.
 
         Args:
-            outputs: of :meth:`forward`.
+            outputs: the result of :meth:`forward`.
             targets: N targets.
             positive: bool ``(N, B)``.
             negative: bool ``(N, B)``.
@@ -210,10 +216,10 @@ class RPN(nn.Module):
 
     @torch.no_grad()
     def predict(self, outputs: RPNOutputs, sizes: Tensor) -> list[Proposals]:
-        """Turn raw outputs into proposals: top-k per level, decode, clip, NMS within levels, top-k per image.
+        """Turn raw outputs into proposals: top-k per level, decoding, clipping, NMS within levels, top-k per image.
 
         Args:
-            outputs: of :meth:`forward`.
+            outputs: the result of :meth:`forward`.
             sizes: int64 ``(N, 2)`` height and width of every image, network-input pixels.
 
         Returns:
@@ -234,7 +240,7 @@ class RPN(nn.Module):
             levels.append(torch.full_like(top, level))
         all_scores, all_boxes, all_levels = torch.cat(scores, 1), torch.cat(boxes, 1), torch.cat(levels, 1)
         if not (all_scores.isfinite().all() and all_boxes.isfinite().all()):
-            raise FloatingPointError("the RPN's logits or boxes are not finite; the model has diverged")
+            raise FloatingPointError("The RPN's logits or boxes are not finite: the model has diverged.")
         return [
             self._select(all_boxes[n], all_scores[n], all_levels[n], (int(size[0]), int(size[1])))
             for n, size in enumerate(sizes.tolist())

@@ -1,7 +1,7 @@
-"""Chooses which references enter the loss (Faster R-CNN §3.1.3: 256 anchors at 1:1; Fast R-CNN §2.3: RoIs at 1:3).
+"""Random choice of the anchors, RoIs or cells that enter a loss (Faster R-CNN §3.1.3, Fast R-CNN §2.3, FPN App. A).
 
-The choice is a function of a seed per image and the index of the reference, not of a global random state: the same
-on every device, for every way of splitting a batch over processes, and after a resume.
+The choice depends on one seed per image and the index of the candidate, not on a global random state. It is therefore
+the same on every device, for every split of a batch over processes, and after a resume.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ _GOLDEN = -0x61C8864680B583EB  # 0x9e3779b97f4a7c15
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Logical shift: torch shifts int64 arithmetically, so the copied sign bits are masked away."""
+    """Shift logically: torch's shift of int64 copies the sign bit, so the copies are masked."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _mix(x: Tensor) -> Tensor:
-    """Finaliser of SplitMix64 (Steele et al., OOPSLA 2014) on int64; arithmetic wraps modulo 2^64."""
+    """Apply the finaliser of SplitMix64 (Steele et al., OOPSLA 2014) to int64; arithmetic wraps modulo 2^64."""
     x = (x ^ _shift_right(x, 30)) * _MIX_1
     x = (x ^ _shift_right(x, 27)) * _MIX_2
     return x ^ _shift_right(x, 31)
 
 
 def random_keys(seeds: Tensor, count: int) -> Tensor:
-    """Pseudo-random numbers by counting.
+    """Compute pseudo-random numbers from seeds and a counter.
 
     Args:
         seeds: int64 ``(N,)``.
-        count: how many numbers for each seed.
+        count: numbers per seed.
 
     Returns:
-        int64 ``(N, count)``, non-negative; row n depends on ``seeds[n]`` only.
+        int64 ``(N, count)``, non-negative; ``[n]`` depends on ``seeds[n]`` only.
     """
     index = torch.arange(1, count + 1, device=seeds.device, dtype=torch.int64)
     keys = _mix(_mix(seeds)[:, None] + index * _GOLDEN)
@@ -42,11 +42,11 @@ def random_keys(seeds: Tensor, count: int) -> Tensor:
 
 
 def image_seeds(seed: int, step: int, image_ids: Tensor) -> Tensor:
-    """One seed for each image of a batch, a function of (run seed, optimiser step, image id).
+    """Compute one seed for each image of a batch from the run's seed, the optimiser step and the image id.
 
     Args:
         seed: the run's seed.
-        step: the optimiser step the batch belongs to.
+        step: the optimiser step of the batch.
         image_ids: int64 ``(N,)``.
 
     Returns:
@@ -60,8 +60,8 @@ class Sampler:
     """Draws positives and negatives at random, without replacement.
 
     Args:
-        batch_size_per_image: how many references enter the loss.
-        positive_fraction: at most this part of them is positive; missing positives are replaced by negatives.
+        batch_size_per_image: number of candidates that enter the loss of one image.
+        positive_fraction: largest fraction of positives; missing positives are replaced by negatives.
     """
 
     def __init__(self, batch_size_per_image: int = 256, positive_fraction: float = 0.5) -> None:
@@ -85,7 +85,7 @@ class Sampler:
         return positive, negative
 
     def _draw(self, candidates: Tensor, keys: Tensor, counts: Tensor) -> Tensor:
-        """Mark, in each row, the ``counts[n]`` candidates with the smallest keys: ``(N, B)`` bool."""
+        """Mark the ``counts[n]`` candidates with the smallest keys of each image n: bool ``(N, B)``."""
         k = min(self.batch_size_per_image, candidates.shape[1])
         never = torch.iinfo(torch.int64).max
         drawn_keys, drawn = keys.masked_fill(~candidates, never).topk(k, dim=1, largest=False, sorted=True)

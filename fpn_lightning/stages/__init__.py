@@ -1,1 +1,1 @@
-"""LightningModules: what is trained, and how. No box arithmetic here."""
+"""LightningModules: losses, metrics and optimisation around a detector, without box arithmetic."""

@@ -1,4 +1,4 @@
-"""Training Fast R-CNN on fixed proposals (FPN §4.2, §5.2.1): Table 2, and the detectors of Tables 3 to 5."""
+"""Training of Fast R-CNN on fixed proposals (FPN §4.2, §5.2.1): Table 2, and the detectors of Tables 3 to 5."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from fpn_lightning.structures import Batch, Detections
 
 PAPER = Optimization(milestones=(60_000,))
 NO_PROPOSALS = (
-    "Fast R-CNN needs fixed proposals of its images: --data.proposals RUN/proposals, the folder of the stores that "
-    "python train.py predict --config RUN/config.yaml --ckpt_path last --data.predict_split SPLIT writes for a run of "
-    "an RPN, one for each split. There are none for a folder of images."
+    "Fast R-CNN needs fixed proposals for its images. A row names the run that makes them with "
+    "experiment.proposals_of (as configs/table2/c_fpn.yaml does), and make row ROW=TABLE/ROW makes them. By hand: "
+    "--data.proposals RUN/proposals, the folder that python train.py predict --config RUN/config.yaml --ckpt_path last "
+    "--data.predict_split SPLIT writes for the run of an RPN, once for each split. A folder of images has no proposals."
 )
 
 
 class FastRCNNStage(BaseStage):
-    """Trains RoI heads on proposals that are read with the images, and measures average precision.
+    """Trains RoI heads on proposals from files, and measures average precision.
 
     Args:
         detector: backbone, pyramid and RoI heads; ``rpn`` is null.
-        evaluator: ``faster-coco-eval``, or ``pycocotools``, the reference.
+        evaluator: ``faster-coco-eval``, or the reference ``pycocotools``.
         optimization: the default is the paper's, with ``trainer.max_steps: 80000``.
         init_from: see :class:`BaseStage`.
         seed: see :class:`BaseStage`.
@@ -51,19 +52,19 @@ class FastRCNNStage(BaseStage):
             raise InputError(NO_PROPOSALS)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss_cls`` and ``loss_box_reg``."""
+        """Compute ``loss_cls`` and ``loss_box_reg``."""
         heads = self.detector.roi_heads
         assert heads is not None
         check_proposals(batch)
         return heads.losses(self.detector(batch.images), batch.proposals, batch.targets, self.sampling_seeds(batch))
 
     def predict(self, batch: Batch) -> list[Detections]:
-        """Detections of every image, from its fixed proposals."""
+        """Detect objects in every image, from its fixed proposals."""
         check_proposals(batch)
         return self.detector.detect(batch.images, batch.proposals)
 
 
 def check_proposals(batch: Batch) -> None:
-    """Raise InputError for a batch without proposals, such as those of a folder of images."""
+    """Raise InputError if a batch has no proposals, as with a folder of images."""
     if len(batch.proposals) != len(batch):
         raise InputError(NO_PROPOSALS)

@@ -1,7 +1,7 @@
-"""Faster R-CNN trained end to end: an RPN and RoI heads on one pyramid. An extra row of ours to Table 3.
+"""End-to-end training of Faster R-CNN: an RPN and RoI heads on one pyramid. This row of Table 3 is not in the paper.
 
-The paper trains in stages (Tables 2, 3) or by alternation (Table 5); here the losses of both heads are summed in every
-step, and the RoI heads learn on the proposals of the same step.
+The paper trains the two heads one after the other (Tables 2, 3) or alternately (Table 5). Here the losses of both heads
+are summed in every step, and the RoI heads are trained on the proposals of the same step.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from fpn_lightning.evaluation.average_precision import AveragePrecision
 from fpn_lightning.evaluation.coco_evaluator import Backend
 from fpn_lightning.evaluation.proposal_recall import ProposalRecall
 from fpn_lightning.models.detector import Detector
-from fpn_lightning.stages.base import BaseStage, Values, to_orig
+from fpn_lightning.stages.base import BaseStage
+from fpn_lightning.stages.evaluated import Values, to_orig
 from fpn_lightning.stages.optimization import Optimization
 from fpn_lightning.structures import Batch, Detections, Proposals
 
-JOINT = Optimization(milestones=(60_000,))
+FAST_RCNN = Optimization(milestones=(60_000,))
 
 
 class FasterRCNNStage(BaseStage):
     """Trains an RPN and RoI heads together, and measures the recall of proposals and the AP of detections.
 
     Args:
-        detector: backbone, pyramid, RPN and RoI heads; these are trained on all proposals of the RPN
-            (``rpn.post_nms_topk``).
-        recall_limits: numbers of proposals at which their recall is measured.
-        evaluator: ``faster-coco-eval``, or ``pycocotools``, the reference.
+        detector: backbone, pyramid, RPN and RoI heads, which are trained on all ``rpn.post_nms_topk`` proposals.
+        recall_limits: numbers of proposals at which recall is measured.
+        evaluator: ``faster-coco-eval``, or the reference ``pycocotools``.
         optimization: the default is that of the paper's Fast R-CNN, with ``trainer.max_steps: 80000``.
         init_from: see :class:`BaseStage`.
         seed: see :class:`BaseStage`.
@@ -41,7 +41,7 @@ class FasterRCNNStage(BaseStage):
         detector: Detector,
         recall_limits: Sequence[int] = (10, 30, 100, 1000),
         evaluator: Backend = "faster-coco-eval",
-        optimization: Optimization = JOINT,
+        optimization: Optimization = FAST_RCNN,
         init_from: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -50,7 +50,9 @@ class FasterRCNNStage(BaseStage):
         self.precision = AveragePrecision(detector.scale.area_thresholds, backend=evaluator)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss_rpn_cls``, ``loss_rpn_loc``, ``loss_cls`` and ``loss_box_reg``; no gradient passes the proposals.
+        """Compute ``loss_rpn_cls``, ``loss_rpn_loc``, ``loss_cls`` and ``loss_box_reg``.
+
+        The RoI heads' losses have no gradient with respect to the proposals.
 
         If the RPN diverges, its losses are NaN and the RoI heads are trained on ground-truth boxes only. Raising here
         would deadlock the other processes; ``on_before_optimizer_step`` stops all of them together.
@@ -66,7 +68,8 @@ class FasterRCNNStage(BaseStage):
             proposals = rpn.predict(outputs, batch.images.sizes)
         except FloatingPointError:
             losses = {name: value * math.nan for name, value in losses.items()}
-            proposals = [no_proposals(batch.images.pixels.device) for _ in batch.targets]
+            none = torch.zeros(0, device=batch.images.pixels.device)
+            proposals = [Proposals(none.view(0, 4), none, none.long()) for _ in batch.targets]
         return losses | roi_heads.losses(maps, proposals, batch.targets, seeds)
 
     def evaluate_batch(self, batch: Batch) -> None:
@@ -78,18 +81,12 @@ class FasterRCNNStage(BaseStage):
             self.precision.update(detected, truth)
 
     def evaluation_result(self) -> tuple[Values, Tensor]:
-        """``AP``, ``AP50`` … of the detections; ``AR100``, ``AR1k`` … of the proposals, as in Table 1."""
-        # COCO's summary of detections has an AR100 too; one name cannot mean both.
+        """Return ``AP``, ``AP50`` … of the detections and ``AR100``, ``AR1k`` … of the proposals, as in Table 1."""
+        # COCO's summary of detections has an AR100 too, which would replace that of the proposals.
         precision = {name: value for name, value in self.precision.compute().items() if name.startswith("AP")}
         return precision | self.recall.compute(), self.precision.num_images
 
     def predict(self, batch: Batch) -> list[Detections]:
-        """Detections of every image, from the best of its proposals."""
+        """Detect objects in every image, from the best of its proposals."""
         _, detections = self.detector.propose_and_detect(batch.images)
         return detections
-
-
-def no_proposals(device: torch.device) -> Proposals:
-    """The proposals of an image in which none was found."""
-    none = torch.zeros(0, device=device)
-    return Proposals(none.view(0, 4), none, none.long())

@@ -1,4 +1,4 @@
-"""Segmentation proposals (FPN §6, App. A): trained for masks, judged by their average recall. Table 6."""
+"""Training of segmentation proposals (FPN §6, App. A): Table 6."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ PAPER = Optimization(lr=0.03, milestones=(60_000,))
 
 
 class MaskProposalStage(BaseStage):
-    """Trains MLPs that slide over a pyramid and propose segments, and measures their recall.
+    """Trains MLPs that propose segments at all positions of a pyramid, and measures the recall of their masks.
 
     Args:
         detector: backbone, pyramid and ``masks``; ``rpn`` and ``roi_heads`` are null.
         mask_threshold: probability above which a pixel belongs to a mask.
-        mask_interpolation: of the mask logits between the centres of a mask's cells.
+        mask_interpolation: how mask logits are interpolated between the centres of a mask's cells.
         recall_limits: numbers of proposals at which recall is measured.
         optimization: the default is the paper's, with ``trainer.max_steps: 80000``.
         init_from: see :class:`BaseStage`.
         seed: see :class:`BaseStage`.
 
     Raises:
-        InputError: a value out of range, by its configuration key.
+        InputError: if ``mask_threshold`` is out of range.
     """
 
     def __init__(
@@ -47,73 +47,73 @@ class MaskProposalStage(BaseStage):
     ) -> None:
         super().__init__(detector, ["masks"], optimization, init_from, seed)
         if not 0 < mask_threshold < 1:
-            raise InputError(f"model.mask_threshold is {mask_threshold}; it has to be between 0 and 1")
+            raise InputError(f"model.mask_threshold is {mask_threshold}; it has to be between 0 and 1.")
         self.mask_threshold = mask_threshold
         self.mask_interpolation: Interpolation = mask_interpolation
         self.recall = SegmentRecall(recall_limits, detector.scale.area_thresholds)
 
     def setup(self, stage: str) -> None:
-        """As :meth:`BaseStage.setup`, and refuse to train on images that Table 6 evaluates.
+        """See :meth:`BaseStage.setup`; also rejects a training split that shares images with an evaluated one.
 
         Raises:
-            InputError: see :func:`refuse_leak`, and as :meth:`BaseStage.setup`.
+            InputError: see :func:`reject_shared_images` and :meth:`BaseStage.setup`.
         """
         if stage == "fit" and self.data is not None:
-            self._refuse_leak(self.data.train_split)
+            self._reject_shared_images(self.data.train_split)
         super().setup(stage)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As :meth:`BaseStage.on_save_checkpoint`, and what the model was trained on."""
+        """See :meth:`BaseStage.on_save_checkpoint`; also stores the name of the training split."""
         super().on_save_checkpoint(checkpoint)
         if self.data is not None:
             checkpoint["train_split"] = self.data.train_split
 
     def check_origin(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights that were trained on what is evaluated.
+        """Reject weights that were trained on images of an evaluated split.
 
         Raises:
-            InputError: see :func:`refuse_leak`.
+            InputError: see :func:`reject_shared_images`.
         """
-        if (trained_on := checkpoint.get("train_split")) is not None:
-            self._refuse_leak(trained_on)
+        if (train_split := checkpoint.get("train_split")) is not None:
+            self._reject_shared_images(train_split)
 
-    def _refuse_leak(self, train_split: str) -> None:
+    def _reject_shared_images(self, train_split: str) -> None:
         if self._trainer is not None and self.data is not None:
-            refuse_leak(train_split, self.data.val_split, self.data.test_split, self.data.predict_split)
+            reject_shared_images(train_split, self.data.val_split, self.data.test_split, self.data.predict_split)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss_mask`` and ``loss_mask_score``."""
+        """Compute ``loss_mask`` and ``loss_mask_score``."""
         masks = self.detector.masks
         assert masks is not None
         return masks.losses(self.detector(batch.images), batch.images, batch.targets, self.sampling_seeds(batch))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[MaskProposalsOrig]:
-        """Mask proposals of every image, pixels of the image file, best first."""
+        """Propose masks in every image, pixels of the image file, best first."""
         images = batch.images
         return [
             MaskProposalsOrig(
                 image_id=int(images.image_ids[n]),
-                masks=paste_masks(found, images.geometries[n], self.mask_threshold, self.mask_interpolation),
-                scores=found.scores.cpu(),
-                levels=found.levels.cpu(),
+                masks=paste_masks(proposals, images.geometries[n], self.mask_threshold, self.mask_interpolation),
+                scores=proposals.scores.cpu(),
+                levels=proposals.levels.cpu(),
             )
-            for n, found in enumerate(self.detector.propose_masks(images))
+            for n, proposals in enumerate(self.detector.propose_masks(images))
         ]
 
 
-def refuse_leak(train_split: str, *eval_splits: str | None) -> None:
-    """Refuse to judge by val2014, or another split of 2014, what was trained on some of its images.
+def reject_shared_images(train_split: str, *eval_splits: str | None) -> None:
+    """Reject the evaluation on a split of COCO 2014 if some of its images were used for training.
 
-    COCO 2017 parts the images of 2014 anew. val2014 has 40,504 images, of which val2017 took 5,000; the others went
-    to train2017. Splits that people made of 2014's (trainval35k, valminusminival2014) hold them, too. Table 6 is
+    COCO 2017 has the images of 2014 in other splits: of the 40,504 images of val2014, 5,000 are in val2017 and the
+    others in train2017. Unofficial splits of 2014 (trainval35k, valminusminival2014) contain them, too. Table 6 is
     trained on train2014.
 
     Raises:
-        InputError: naming the split.
+        InputError: naming both splits.
     """
     for split in eval_splits:
         if split is not None and "2014" in split and ("2017" in train_split or "val" in train_split):
             raise InputError(
-                f"data.train_split is or was {train_split}, which holds images of {split}; train on train2014, as "
-                "Table 6 does, or evaluate another split"
+                f"The model is or was trained on data.train_split {train_split}, which has images of {split}. Train on "
+                "train2014, as Table 6 does, or evaluate on another split."
             )

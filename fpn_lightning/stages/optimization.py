@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule (FPN §5: SGD, step schedule; Detectron: linear warm-up)."""
+"""Optimiser and learning-rate schedule (SGD and step schedule: FPN §5; linear warm-up: Detectron)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from fpn_lightning.errors import InputError
 
 @dataclass(frozen=True)
 class Optimization:
-    """Everything about the optimiser; the defaults are the paper's RPN (FPN §5.1).
+    """Settings of the optimiser and its schedule; the defaults are those of the paper's RPN (FPN §5.1).
 
-    ``lr``, ``warmup_steps``, ``milestones`` and the trainer's ``max_steps`` are given for ``reference_batch_size``
-    images a step. With another ``data.total_batch_size`` all four are rescaled together when training starts
-    (linear scaling rule), and the rescaled numbers are printed.
+    ``lr``, ``warmup_steps``, ``milestones`` and the trainer's ``max_steps`` are for ``reference_batch_size`` images per
+    step. If ``data.total_batch_size`` differs, all four are rescaled when training starts (linear scaling rule), and
+    the new values are printed.
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -34,7 +34,7 @@ class Optimization:
     schedule: Literal["multistep", "cosine"] = "multistep"
     """``multistep`` multiplies by ``decay`` at every milestone; ``cosine`` falls to 0 at ``max_steps``."""
     milestones: Sequence[int] = (30_000,)
-    """Optimiser steps at which ``multistep`` decays."""
+    """Optimiser steps at which ``multistep`` multiplies the learning rate by ``decay``."""
     decay: float = 0.1
     """Factor at each milestone."""
     warmup_steps: int = 500
@@ -42,13 +42,16 @@ class Optimization:
     warmup_factor: float = 1 / 3
     """Fraction of ``lr`` at step 0."""
     reference_batch_size: int = 16
-    """Images per step that the numbers above are meant for."""
+    """Images per step for which the values above are given."""
     schedule_factor: float = 1
-    """Makes ``milestones`` and the trainer's ``max_steps`` so many times longer when training starts: the paper's "2x"
-    schedules, whatever a preset says of their length."""
+    """Multiplies ``milestones`` and the trainer's ``max_steps`` when training starts. A row with the paper's "2x"
+    schedule sets it to 2, and is twice as long under every preset."""
 
     def rescaled(self, total_batch_size: int) -> Optimization:
-        """Return the same schedule, in images, for another number of images per step, ``schedule_factor`` applied."""
+        """Return the settings for another number of images per step, with ``schedule_factor`` applied.
+
+        The schedule is the same when it is counted in images.
+        """
         factor = total_batch_size / self.reference_batch_size
         return replace(
             self,
@@ -60,7 +63,7 @@ class Optimization:
         )
 
     def lr_factor(self, step: int, max_steps: int) -> float:
-        """The learning rate at an optimiser step, as a fraction of ``lr``."""
+        """Return the learning rate at an optimiser step as a fraction of ``lr``."""
         if self.schedule == "cosine":
             factor = 0.5 * (1 + math.cos(math.pi * min(step / max_steps, 1.0)))
         else:
@@ -74,11 +77,11 @@ class Optimization:
         """Build the optimiser and a schedule that is stepped once per optimiser step.
 
         Args:
-            parameters: the trained ones.
-            max_steps: where ``cosine`` ends.
+            parameters: the parameters to train.
+            max_steps: the last step of ``cosine``.
 
         Raises:
-            InputError: for ``cosine`` without a positive number of steps.
+            InputError: if the schedule is ``cosine`` and ``max_steps`` is not positive.
         """
         if self.schedule == "cosine" and max_steps <= 0:
             raise InputError("model.optimization.schedule 'cosine' needs trainer.max_steps to be positive.")

@@ -1,4 +1,4 @@
-"""Training the region proposal network alone (FPN §4.1, §5.1): Table 1, Figure 1."""
+"""Training of a region proposal network alone (FPN §4.1, §5.1): Table 1, Figure 1."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class RPNStage(BaseStage):
         self.recall = ProposalRecall(recall_limits, detector.scale.area_thresholds)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss_rpn_cls`` and ``loss_rpn_loc``."""
+        """Compute ``loss_rpn_cls`` and ``loss_rpn_loc``."""
         rpn = self.detector.rpn
         assert rpn is not None
         return rpn.losses(rpn(self.detector(batch.images)), batch.targets, self.sampling_seeds(batch))
 
     def predict(self, batch: Batch) -> list[Proposals]:
-        """All ``post_nms_topk`` proposals of every image."""
+        """Propose regions in every image, ``post_nms_topk`` at most."""
         return self.detector.propose(batch.images)

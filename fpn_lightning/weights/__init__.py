@@ -1,1 +1,1 @@
-"""Checkpoints in and out: those of torchvision and detectron2, and one detector from two that share features."""
+"""Reading and writing weights: checkpoints of this project, of torchvision and of detectron2."""

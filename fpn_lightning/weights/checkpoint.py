@@ -1,4 +1,4 @@
-"""Checkpoints of this project: read without running code, by the names of a detector's tensors."""
+"""Reading checkpoints of this project without running code from them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from fpn_lightning.errors import InputError
 from fpn_lightning.state_dicts import State, read_file
 
-PREFIX = "detector."  # of a stage's tensors; checkpoints from before stages held a detector have none
+PREFIX = "detector."  # of a stage's tensors; older checkpoints lack it
 
 
 def read_checkpoint(path: str, named_by: str) -> dict[str, Any]:
@@ -18,32 +18,29 @@ def read_checkpoint(path: str, named_by: str) -> dict[str, Any]:
 
     Args:
         path: checkpoint written by ``fit``.
-        named_by: the option that names it, for messages.
+        named_by: the option that names the file, for messages.
 
     Returns:
-        What it holds; ``state_dict`` has the names of a stage (see :func:`stage_state`).
+        The content of the file; ``state_dict`` has the names of a stage (see :func:`stage_state`).
 
     Raises:
         InputError: if the file is missing or is not a checkpoint.
     """
-    try:
-        content = read_file(path, named_by)
-        state = dict(content["state_dict"].items())
-    except (InputError, AttributeError, KeyError, TypeError) as error:
-        if isinstance(error, InputError) and "is not a file" in str(error):
-            raise InputError(f"{error} Give the path of a checkpoint.") from error
+    content = read_file(path, named_by)
+    state = content.get("state_dict") if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping):
         raise InputError(
-            f"{named_by}: {path} is not a checkpoint of this project ({error}). Checkpoints of others are given as "
-            "torchvision:PATH or detectron2:PATH."
-        ) from error
+            f"{named_by}: {path} is not a checkpoint of this project. Give RUN/checkpoints/last.ckpt; model.init_from "
+            "also takes torchvision:PATH and detectron2:PATH."
+        )
     return {**content, "state_dict": stage_state(state)}
 
 
 def stage_state(state: Mapping[str, Tensor]) -> State:
-    """Tensors by a stage's names; those of older checkpoints (``backbone.…``) get the prefix ``detector.``."""
+    """Name tensors as a stage does: the names of older checkpoints (``backbone.…``) get the prefix ``detector.``."""
     return {PREFIX + name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
 
 
 def detector_state(checkpoint: Mapping[str, Any]) -> State:
-    """A checkpoint's tensors by the names of a :class:`fpn_lightning.models.detector.Detector`."""
+    """Return a checkpoint's tensors by the names of a :class:`fpn_lightning.models.detector.Detector`."""
     return {name.removeprefix(PREFIX): tensor for name, tensor in checkpoint["state_dict"].items()}

@@ -1,8 +1,8 @@
-"""One Faster R-CNN of an RPN and a detector that share trunk and pyramid, the end of training with shared features.
+"""Combining an RPN and a Fast R-CNN that share backbone and pyramid into one Faster R-CNN.
 
-``python -m fpn_lightning.weights.combine RPN_CHECKPOINT DETECTOR_CHECKPOINT OUT``, after steps 3 and 4 (Faster R-CNN
-§3.2; FPN Table 5). ``OUT`` is a checkpoint for ``configs/table3/joint_fpn.yaml``, whose one pass gives what the two
-models give one after the other.
+``python -m fpn_lightning.weights.combine RPN_CHECKPOINT DETECTOR_CHECKPOINT OUT`` follows steps 3 and 4 of the training
+with shared features (Faster R-CNN §3.2; FPN Table 5). ``OUT`` is a checkpoint for ``configs/table3/joint_fpn.yaml``.
+Its predictions in one pass are those of the two models, run one after the other.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fpn_lightning.errors import InputError, complain
 from fpn_lightning.files import whole_file
+from fpn_lightning.state_dicts import listed
 from fpn_lightning.weights.checkpoint import detector_state, read_checkpoint, stage_state
 
 SHARED = ("backbone.", "pyramid.")
@@ -25,23 +26,23 @@ PARTS = {"RPN_CHECKPOINT": "rpn.", "DETECTOR_CHECKPOINT": "roi_heads."}
 
 
 def combine(rpn: dict[str, Any], detector: dict[str, Any]) -> dict[str, Any]:
-    """Put the head of an RPN beside that of a detector.
+    """Combine the checkpoint of an RPN and that of a detector.
 
     Args:
         rpn: checkpoint of an ``RPNStage``.
-        detector: checkpoint of a ``FastRCNNStage`` with the same trunk and pyramid.
+        detector: checkpoint of a ``FastRCNNStage`` with the same backbone and pyramid.
 
     Returns:
-        A checkpoint of a ``FasterRCNNStage`` at the detector's step, without the state of an optimiser.
+        A checkpoint of a ``FasterRCNNStage`` at the detector's step, without the optimiser's state.
 
     Raises:
-        InputError: if one of them lacks its head, or if a tensor of trunk or pyramid is not the same to the bit.
+        InputError: if one of them lacks its head, or if a tensor of backbone or pyramid differs in a single bit.
     """
     heads: dict[str, Tensor] = {}
     for (name, prefix), checkpoint in zip(PARTS.items(), (rpn, detector), strict=True):
         head = {key: value for key, value in detector_state(checkpoint).items() if key.startswith(prefix)}
         if not head:
-            raise InputError(f"{name} has no {prefix}*; the RPN's checkpoint is named first, then the detector's")
+            raise InputError(f"{name} has no {prefix}*. Give the RPN's checkpoint first, then the detector's.")
         heads |= head
     shared, other = (
         {name: value for name, value in detector_state(checkpoint).items() if name.startswith(SHARED)}
@@ -51,9 +52,9 @@ def combine(rpn: dict[str, Any], detector: dict[str, Any]) -> dict[str, Any]:
     differing += sorted(name for name in shared.keys() & other.keys() if not _same(shared[name], other[name]))
     if differing:
         raise InputError(
-            f"the two checkpoints do not share trunk and pyramid; tensors that differ: {len(differing)} "
-            f"({', '.join(differing[:3])} …). Steps 3 and 4 both start from the detector of step 2 (model.init_from) "
-            "with model.freeze_shared true."
+            f"The two checkpoints do not share backbone and pyramid; tensors that differ: {len(differing)} "
+            f"({listed(differing)}). Start steps 3 and 4 from the detector of step 2 (model.init_from), with "
+            "model.freeze_shared true."
         )
     kept = ("epoch", "global_step", "pytorch-lightning_version", "categories")
     return {key: detector[key] for key in kept if key in detector} | {"state_dict": stage_state(shared | heads)}
@@ -66,23 +67,22 @@ def _same(left: Tensor, right: Tensor) -> bool:
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m fpn_lightning.weights.combine", description=__doc__)
-    parser.add_argument("rpn", metavar="RPN_CHECKPOINT", help="of step 3")
-    parser.add_argument("detector", metavar="DETECTOR_CHECKPOINT", help="of step 4")
+    parser.add_argument("rpn", metavar="RPN_CHECKPOINT", help="checkpoint of step 3")
+    parser.add_argument("detector", metavar="DETECTOR_CHECKPOINT", help="checkpoint of step 4")
     parser.add_argument("out", metavar="OUT", type=Path, help="the checkpoint to write")
     arguments = parser.parse_args(args)
     try:
-        checkpoints = (
+        combined = combine(
             read_checkpoint(arguments.rpn, "RPN_CHECKPOINT"),
             read_checkpoint(arguments.detector, "DETECTOR_CHECKPOINT"),
         )
-        combined = combine(*checkpoints)
     except InputError as error:
         return complain(error)
     with whole_file(arguments.out) as temporary:
         torch.save(combined, temporary)
     print(
-        f"written to {arguments.out}: predict with it by --config configs/table3/joint_fpn.yaml, the backbone and the "
-        f"preset of the two runs, and --ckpt_path {arguments.out}"
+        f"written to {arguments.out}. To predict with it, give --config configs/table3/joint_fpn.yaml, the backbone "
+        f"and the preset of the two runs, and --ckpt_path {arguments.out}"
     )
     return 0
 

@@ -1,16 +1,15 @@
-"""detectron2's Faster R-CNN R50-FPN (``.pkl``, ``.pth``): ``--model.init_from detectron2:PATH``, and back.
+"""Faster R-CNN R50-FPN of detectron2 (``.pkl``, ``.pth``): ``--model.init_from detectron2:PATH``, and the export.
 
-Its classes are in our order, background last. Its trunk reads BGR, subtracts a mean that older files hold
-(``pixel_mean``), and has the stride in the first 1x1 of a block.
+Its classes are in our order, background last. Its backbone reads BGR, subtracts a mean that older files contain
+(``pixel_mean``), and has the stride in the first 1x1 convolution of a block.
 
-Back: ``python -m fpn_lightning.weights.detectron2 RUN/checkpoints/last.ckpt OUT.pkl``, for ``MODEL.WEIGHTS``.
+``python -m fpn_lightning.weights.export CHECKPOINT OUT.pkl --to detectron2`` writes a file for ``MODEL.WEIGHTS``.
 """
 
 from __future__ import annotations
 
 import pickle
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,7 @@ from fpn_lightning.models.backbones.base import PIXEL_MEAN, PIXEL_STD
 from fpn_lightning.models.detector import Detector
 from fpn_lightning.models.rpn import RPN
 from fpn_lightning.state_dicts import State, checked, read_state_dict
-from fpn_lightning.weights.others import (
-    check_config,
-    export_names,
-    load_fitting,
-    read_own,
-    renamed,
-    run_export,
-)
+from fpn_lightning.weights.others import check_config, export_names, load_fitting, renamed
 from fpn_lightning.weights.pickles import read_arrays
 from fpn_lightning.weights.torchvision import CATEGORY_IDS, CATEGORY_NAMES
 
@@ -47,7 +39,7 @@ PREFIXES = {
     "roi_heads.predictor.class_logits.": "roi_heads.box_predictor.cls_score.",
     "roi_heads.predictor.box_deltas.": "roi_heads.box_predictor.bbox_pred.",
 }
-# Inside a block: the norm belongs to its convolution.
+# Inside a block, detectron2 names a norm after its convolution.
 IN_BLOCK = (
     (r"\.bn(\d)\.", r".conv\1.norm."),
     (r"\.downsample\.0\.", ".shortcut."),
@@ -57,7 +49,7 @@ CELL_ANCHORS = "proposal_generator.anchor_generator.cell_anchors."
 
 
 def name_of(ours: str) -> str | None:
-    """The name that detectron2 has for one of our tensors; ``None`` where it has none."""
+    """Return detectron2's name for one of our tensors, or ``None``."""
     theirs = renamed(ours, PREFIXES)
     if theirs is not None:
         for pattern, replacement in IN_BLOCK:
@@ -66,17 +58,17 @@ def name_of(ours: str) -> str | None:
 
 
 def load(detector: Detector, path: str) -> dict[str, Any]:
-    """Load a checkpoint of detectron2's Faster R-CNN for COCO, running no code from it.
+    """Load a checkpoint of detectron2's Faster R-CNN for COCO, without running code from it.
 
     Args:
-        detector: a Faster R-CNN as ``configs/zoo/detectron2_r50_fpn.yaml`` builds it.
-        path: ``.pkl`` of its model zoo, or what its trainer saved (``.pth``).
+        detector: a Faster R-CNN as in ``configs/zoo/detectron2_r50_fpn.yaml``.
+        path: a file of its model zoo (``.pkl``) or of its trainer (``.pth``).
 
     Returns:
-        ``categories``, as a checkpoint of ours has them.
+        ``categories``, in the form of our checkpoints.
 
     Raises:
-        InputError: if file or configuration do not fit.
+        InputError: if the file or the configuration does not fit.
     """
     rpn, _ = check_config(detector, path, ZOO, "detectron2", "exact", sampling_ratio=0, aligned=True)
     if path.endswith(".pkl"):
@@ -91,10 +83,10 @@ def load(detector: Detector, path: str) -> dict[str, Any]:
 
 
 def _check_constants(state: State, rpn: RPN, path: str) -> None:
-    """Take out what older files hold besides weights, and compare it with what the model uses.
+    """Remove the constants that older files contain, and compare them with those of the model.
 
     Raises:
-        InputError: naming the first that differs.
+        InputError: naming the first constant that differs.
     """
     cells = list(rpn.anchor_generator.buffers())
     constants = {
@@ -105,36 +97,33 @@ def _check_constants(state: State, rpn: RPN, path: str) -> None:
     for name, ours in constants.items():
         theirs = state.pop(name, ours)
         if theirs.numel() != ours.numel() or not torch.allclose(theirs.reshape(ours.shape).to(ours), ours, atol=1e-3):
-            raise InputError(f"model.init_from: {path}: {name} is {_values(theirs)}; this model's is {_values(ours)}.")
+            raise InputError(
+                f"model.init_from: {path}: {name} is {_values(theirs)}; this model's is {_values(ours)}. Use {ZOO}."
+            )
 
 
 def _values(tensor: Tensor) -> list[float]:
     return [round(value, 3) for value in tensor.flatten().tolist()]
 
 
-def export_state(state: State, category_ids: Sequence[int], path: str) -> State:
-    """Tensors of a Faster R-CNN of ours under detectron2's names; its classes are ours, in our order.
+def export(state: State, category_ids: Sequence[int], path: str, output: Path) -> None:
+    """Write a Faster R-CNN in the format of detectron2's model zoo: arrays by name, pickled.
 
     Args:
-        state: of a checkpoint of this project.
-        category_ids: its category ids, ascending.
-        path: of the checkpoint, for messages.
+        state: tensors by a detector's names.
+        category_ids: category ids of the checkpoint, ascending.
+        path: the checkpoint, for messages.
+        output: the file to write.
 
     Raises:
-        InputError: if it is another kind of model.
+        InputError: if the checkpoint has another kind of model.
     """
     logits = state.get("roi_heads.predictor.class_logits.bias")
     if logits is not None and len(logits) != len(category_ids) + 1:
-        raise InputError(f"{path}: {len(logits)} logits for {len(category_ids)} categories and background.")
-    return export_names(state, name_of, path)
-
-
-def export(checkpoint: str, output: Path) -> None:
-    """Write a checkpoint of this project as detectron2's model zoo does: arrays by name, pickled."""
-    state = export_state(*read_own(checkpoint), checkpoint)
-    content = {"model": {name: tensor.numpy() for name, tensor in state.items()}, "__author__": "fpn_lightning"}
+        raise InputError(
+            f"{path} cannot be exported: it has {len(logits)} class logits; detectron2 needs one for each of the "
+            f"{len(category_ids)} categories and one for background."
+        )
+    theirs = export_names(state, name_of, path)
+    content = {"model": {name: tensor.numpy() for name, tensor in theirs.items()}, "__author__": "fpn_lightning"}
     write_whole(output, pickle.dumps(content, protocol=2))
-
-
-if __name__ == "__main__":
-    sys.exit(run_export(export, "detectron2", None))

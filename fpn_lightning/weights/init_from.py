@@ -1,4 +1,4 @@
-"""Starting a detector from the weights of a checkpoint (``model.init_from``), which is not resuming a run."""
+"""Initial weights of a detector from a checkpoint (``model.init_from``); ``--ckpt_path`` continues a run instead."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ OTHER_PROJECTS = {"torchvision": torchvision.load, "detectron2": detectron2.load
 
 
 def split_source(init_from: str) -> tuple[str | None, str]:
-    """``torchvision:PATH`` or ``detectron2:PATH`` as project and path; a checkpoint of ours as ``None`` and path."""
+    """Split ``torchvision:PATH`` or ``detectron2:PATH`` into project and path; the project is ``None`` for ours."""
     project, _, path = init_from.partition(":")
     return (project, path) if project in OTHER_PROJECTS else (None, init_from)
 
 
 def check_fits(detector: Detector, state: State, named_by: str = "ckpt_path") -> None:
-    """Reject the weights of another model before they are loaded as this one's (``--ckpt_path``).
+    """Check that a checkpoint belongs to the model of the configuration (``--ckpt_path``).
 
     Args:
         detector: the model of the configuration.
@@ -32,48 +32,55 @@ def check_fits(detector: Detector, state: State, named_by: str = "ckpt_path") ->
         named_by: the option or the file, for messages.
 
     Raises:
-        InputError: naming the first tensors that only one of them has, or that differ in shape.
+        InputError: naming the first tensors that are missing, not used or of another shape.
     """
     if problems := compare(detector.state_dict(), state).problems:
         raise InputError(
             f"{named_by}: the checkpoint is of another model than this configuration: {listed(problems)}. Use "
-            "the config.yaml of its run, or the row and the preset that it was trained with"
+            "the config.yaml of its run, or the row and the preset that it was trained with."
         )
 
 
-def load_weights(detector: Detector, init_from: str, whole: Sequence[str] = ("backbone.",)) -> dict[str, Any]:
-    """Load the weights of a checkpoint into a detector, running no code from it.
+def load_weights(detector: Detector, init_from: str, required: Sequence[str] = ("backbone.",)) -> dict[str, Any]:
+    """Load the weights of a checkpoint into a detector, without running code from it.
 
     Args:
-        detector: whose parameters and buffers are set.
+        detector: the model to load into.
         init_from: checkpoint written by ``fit``, or another project's (:func:`split_source`).
-        whole: prefixes of names; of these parts the checkpoint has to hold every tensor.
+        required: prefixes of tensors that must not be missing from the checkpoint.
 
     Returns:
-        The checkpoint, for what else it knows.
+        The whole checkpoint.
 
     Raises:
-        InputError: if the file is missing or is not a checkpoint, or if a tensor's shape differs, or if nothing fits,
-            or if one of ``whole`` is missing.
+        InputError: if the file is missing or is not a checkpoint, if a tensor has another shape, if no tensor fits, or
+            if a required one is missing.
     """
     project, path = split_source(init_from)
     if project is not None:
         if not Path(path).is_file():
-            raise InputError(f"model.init_from: {path} is not a file. Give {project}:PATH of a checkpoint.")
+            raise InputError(
+                f"model.init_from: {path} is not a file. Give {project}:PATH with the path of its weights."
+            )
         return OTHER_PROJECTS[project](detector, path)
     checkpoint = read_checkpoint(path, "model.init_from")
     state = detector_state(checkpoint)
-    found = compare(detector.state_dict(), state)
-    if found.misshapen or not state.keys() & detector.state_dict().keys():
-        detail = listed(found.misshapen) or "no tensor in common"
-        raise InputError(f"model.init_from: {path} does not fit this configuration: {detail}")
-    if absent := [name for name in found.missing if name.startswith(tuple(whole))]:
-        of = "backbone" if absent[0].startswith("backbone.") else "pyramid"
-        raise InputError(f"model.init_from: {path} has no {listed(absent)}: it is of another {of}.")
+    comparison = compare(detector.state_dict(), state)
+    if comparison.misshapen or not state.keys() & detector.state_dict().keys():
+        detail = listed(comparison.misshapen) or "they have no tensor in common"
+        raise InputError(
+            f"model.init_from: {path} does not fit this configuration: {detail}. Use a checkpoint of the same preset."
+        )
+    if absent := [name for name in comparison.missing if name.startswith(tuple(required))]:
+        part = "backbone" if absent[0].startswith("backbone.") else "pyramid"
+        raise InputError(
+            f"model.init_from: {path} has no {listed(absent)}: it has another {part}. Use a checkpoint with the {part} "
+            "of this configuration."
+        )
     detector.load_state_dict(
-        {name: value for name, value in state.items() if name not in found.unexpected}, strict=False
+        {name: value for name, value in state.items() if name not in comparison.unexpected}, strict=False
     )
-    for what, names in (("keeps its initial value", found.missing), ("is not used", found.unexpected)):
+    for what, names in (("keeps its initial value", comparison.missing), ("is not used", comparison.unexpected)):
         if names:
             rank_zero_warn(f"model.init_from {path}: {what}: {listed(names)}")
     return checkpoint

@@ -1,8 +1,7 @@
-"""Reading pickled arrays without trusting the file: nothing but dicts, lists, strings, numbers and arrays is built.
+"""Reading pickled arrays without trusting the file: only dicts, lists, strings, numbers and arrays are built.
 
-A pickle names the functions that rebuild its content and is free to name any. Here the few that NumPy's arrays need
-are answered by functions of our own, which check what they are given; every other name is refused before it is looked
-up. NumPy's own are not used: told wrong facts about an array, they would read memory that is not its.
+A pickle names the functions that rebuild its content, and can name any function. Here a name is looked up in a short
+list and nowhere else. NumPy's own constructors are not called: given a forged shape they could read out of bounds.
 """
 
 from __future__ import annotations
@@ -10,23 +9,22 @@ from __future__ import annotations
 import pickle
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fpn_lightning.errors import InputError
 
-Array = NDArray[Any]
 NUMBER = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
 
 
 class _Dtype:
-    """Answers for ``numpy.dtype``: one of the plain number types."""
+    """Replaces ``numpy.dtype``: allows plain number types only."""
 
     def __init__(self, code: str, *_: Any) -> None:
         if not isinstance(code, str) or not NUMBER.fullmatch(code):
-            raise InputError(f"an array of {code!r}, which are no numbers")
+            raise InputError(f"it has an array of type {code!r}, which is not a number type")
         self.value: np.dtype[Any] = np.dtype(code)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -34,80 +32,65 @@ class _Dtype:
 
 
 class _Array:
-    """Answers for an array that is still to get its content."""
+    """Replaces ``numpy.ndarray``: checks type and length of the content when it is set."""
 
-    value: Array
+    value: NDArray[Any]
+
+    def __init__(self, *_: Any) -> None:  # NumPy pickles an empty array and sets its content afterwards
+        pass
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        shape, dtype, fortran, content = state[-4:]
-        self.value = _filled(content, dtype, shape, "F" if fortran else "C")
+        shape, dtype, is_fortran, content = state[-4:]
+        # Without this check, an integer could allocate any amount of memory.
+        if not isinstance(content, str | bytes | bytearray):
+            raise InputError(f"the content of an array is of type {type(content).__name__}")
+        raw = content.encode("latin1") if isinstance(content, str) else content  # Python 2 pickled bytes as text
+        array = np.frombuffer(raw, dtype.value).reshape(shape, order="F" if is_fortran else "C")
+        self.value = array.astype(dtype.value.newbyteorder("="))
+
+    @classmethod
+    def from_buffer(cls, content: Any, dtype: _Dtype, shape: tuple[int, ...], order: str) -> Self:
+        array = cls()
+        array.__setstate__((shape, dtype, order == "F", content))
+        return array
 
 
-def _filled(content: Any, dtype: _Dtype, shape: tuple[int, ...], order: Any) -> Array:
-    if not isinstance(content, str | bytes | bytearray):  # bytes(10**12) would take that much memory
-        raise InputError(f"the content of an array is a {type(content).__name__}")
-    raw = content.encode("latin1") if isinstance(content, str) else content  # bytes of Python 2 arrive as text
-    return np.frombuffer(raw, dtype.value).reshape(shape, order=order).astype(dtype.value.newbyteorder("="))
-
-
-def _reconstruct(*_: Any) -> _Array:
-    return _Array()
-
-
-def _from_buffer(content: Any, dtype: _Dtype, shape: tuple[int, ...], order: str) -> _Array:
-    array = _Array()
-    array.value = _filled(content, dtype, shape, order)
-    return array
-
-
-def _scalar(dtype: _Dtype, content: Any) -> Any:
-    return _filled(content, dtype, (), "C").item()
-
-
-def _encode(text: str, _: str) -> bytes:
-    return text.encode("latin1")  # how Python 3 writes bytes for Python 2
-
-
-def _no_bytes() -> bytes:
-    return b""  # how it writes none of them
-
-
-ANSWERS: dict[tuple[str, str], Any] = {
+ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): dict,
-    ("_codecs", "encode"): _encode,
-    ("__builtin__", "bytes"): _no_bytes,
+    ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # Python 3 pickles bytes for Python 2 as text,
+    ("__builtin__", "bytes"): lambda: b"",  # and empty bytes as a call
     ("numpy", "dtype"): _Dtype,
     ("numpy", "ndarray"): _Array,
 }
-for _core in ("numpy.core", "numpy._core"):  # up to and from NumPy 2
-    ANSWERS |= {
-        (f"{_core}.multiarray", "_reconstruct"): _reconstruct,
-        (f"{_core}.multiarray", "scalar"): _scalar,
-        (f"{_core}.numeric", "_frombuffer"): _from_buffer,
+for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and 2
+    ALLOWED |= {
+        (f"{_core}.multiarray", "_reconstruct"): _Array,
+        (f"{_core}.multiarray", "scalar"): lambda dtype, content: _Array.from_buffer(content, dtype, (), "C"),
+        (f"{_core}.numeric", "_frombuffer"): _Array.from_buffer,
     }
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ANSWERS:
-            raise InputError(f"it asks for {module}.{name}, which no file of arrays needs")
-        return ANSWERS[module, name]
+        if (module, name) not in ALLOWED:
+            raise InputError(f"it would run {module}.{name}, which arrays do not need")
+        return ALLOWED[module, name]
 
 
-def read_arrays(path: str) -> dict[str, Array]:
-    """The arrays under ``model`` in a pickled dictionary, as detectron2's model zoo has it.
+def read_arrays(path: str) -> dict[str, NDArray[Any]]:
+    """Read the arrays under ``model`` in a pickled dictionary, the format of detectron2's model zoo.
 
     Raises:
-        InputError: if the file is none, or wants anything but dicts, lists, strings, numbers and arrays built.
+        InputError: if the file has another format, or contains more than dicts, lists, strings, numbers and arrays.
     """
     try:
         with Path(path).open("rb") as file:
             content = _Unpickler(file, encoding="latin1").load()
         return {str(name): array.value for name, array in content["model"].items()}
     except InputError as error:
-        raise InputError(f"model.init_from: {path} is not read: {error}.") from error
-    except Exception as error:  # whatever a broken file makes the machine raise
+        raise InputError(f"model.init_from: {path} was not read: {error}. Use a file of detectron2's zoo.") from error
+    except Exception as error:  # a damaged file can raise anything
         raise InputError(
-            f"model.init_from: {path} has no arrays under 'model', as files of detectron2's model zoo do ({error!r}); "
-            "files of Detectron ('blobs') and of bare trunks are others."
+            f"model.init_from: {path} has no arrays under 'model' ({error!r}). Use a file of detectron2's model zoo; "
+            "files of Detectron ('blobs') and weights of a backbone alone have another format."
         ) from error

@@ -1,24 +1,22 @@
-"""torchvision's ``fasterrcnn_resnet50_fpn`` (``.pth``): ``--model.init_from torchvision:PATH``, and back.
+"""``fasterrcnn_resnet50_fpn`` of torchvision (``.pth``): ``--model.init_from torchvision:PATH``, and the export.
 
 Its classifier has a logit for each COCO id below 91, background first. Ours has the 80 categories in the order of
-their ids, then background, then the logits of the ten ids that COCO left out (``roi_heads.unused_logits``), which take
-part in the softmax there and here.
+their ids, then background, then the logits of the ten ids that COCO does not use (``roi_heads.unused_logits``). These
+take part in the softmax in both.
 
-Back: ``python -m fpn_lightning.weights.torchvision RUN/checkpoints/last.ckpt OUT.pth``. The file has the names that
-every release reads::
+``python -m fpn_lightning.weights.export CHECKPOINT OUT.pth --to torchvision`` writes names that every release reads::
 
     backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None)  # frozen BatchNorm
     model = FasterRCNN(backbone, num_classes=91)  # the largest category id + 1
     model.load_state_dict(torch.load("OUT.pth", weights_only=True))
 
-A file holds tensors only: how regions are pooled, anchors are placed and what is added to variances is the model's to
-know. torchvision's own COCO_V1 weights want ``overwrite_eps(model, 0.0)``, which is ``norm_eps: 0.0`` here.
+The file has tensors only. The pooling of regions, the anchors and the epsilon of BatchNorm have to be set in the model.
+torchvision's own COCO_V1 weights need ``overwrite_eps(model, 0.0)``, which is ``norm_eps: 0.0`` here.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,14 +29,7 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.files import whole_file
 from fpn_lightning.models.detector import Detector
 from fpn_lightning.state_dicts import State, read_state_dict
-from fpn_lightning.weights.others import (
-    check_config,
-    export_names,
-    load_fitting,
-    read_own,
-    renamed,
-    run_export,
-)
+from fpn_lightning.weights.others import check_config, export_names, load_fitting, renamed
 
 ZOO = "configs/zoo/torchvision_r50_fpn.yaml"
 # "__background__", then a name or "N/A" for each category id.
@@ -59,34 +50,34 @@ PREFIXES = {
     "roi_heads.predictor.box_deltas.": "roi_heads.box_predictor.bbox_pred.",
 }
 CLASS_LOGITS, BOX_DELTAS = "roi_heads.predictor.class_logits.", "roi_heads.predictor.box_deltas."
-# Releases from 0.13 on have a sequence where a single convolution was; the published file has the older names.
+# Releases from 0.13 on have a sequence instead of a single convolution; the published file has the older names.
 NEWER_NAMES = re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d|rpn\.head\.conv)(?:\.0)?\.0\.(?=weight|bias)")
-NEVER = -1e4  # logit of an id that is no category: a probability of exactly 0 in any precision
+NEVER = -1e4  # logit of an unused id: its probability is exactly 0 in any precision
 
 
 def name_of(ours: str) -> str | None:
-    """The name that torchvision has for one of our tensors; ``None`` where it has none."""
+    """Return torchvision's name for one of our tensors, or ``None``."""
     return renamed(ours, PREFIXES)
 
 
 def class_order(category_ids: Sequence[int]) -> list[int]:
-    """Index of each of our logits among theirs: the categories, background, the ids that are no category."""
+    """Return the index in torchvision's logits of each of ours: the categories, background, the unused ids."""
     gaps = sorted(set(range(1, max(category_ids) + 1)) - set(category_ids))
     return [*category_ids, 0, *gaps]
 
 
 def load(detector: Detector, path: str) -> dict[str, Any]:
-    """Load a checkpoint of torchvision's Faster R-CNN for COCO, running no code from it.
+    """Load a checkpoint of torchvision's Faster R-CNN for COCO, without running code from it.
 
     Args:
-        detector: a Faster R-CNN as ``configs/zoo/torchvision_r50_fpn.yaml`` builds it.
-        path: state dict, as ``torch.save`` wrote it.
+        detector: a Faster R-CNN as in ``configs/zoo/torchvision_r50_fpn.yaml``.
+        path: a state dict written by ``torch.save``.
 
     Returns:
-        ``categories``, as a checkpoint of ours has them.
+        ``categories``, in the form of our checkpoints.
 
     Raises:
-        InputError: if file or configuration do not fit.
+        InputError: if the file or the configuration does not fit.
     """
     check_config(detector, path, ZOO, "torchvision", "torchvision", sampling_ratio=2, aligned=False)
     state = {NEWER_NAMES.sub(r"\1.", name): tensor for name, tensor in read_state_dict(path, "model.init_from").items()}
@@ -95,13 +86,13 @@ def load(detector: Detector, path: str) -> dict[str, Any]:
             if name in state and state[name].shape[:1] != (rows,):
                 raise InputError(
                     f"model.init_from: {path}: {name} is {tuple(state[name].shape)}; torchvision's models for COCO "
-                    f"have {rows} outputs. Models for other data are not read."
+                    f"have {rows} outputs. Models for other data cannot be read."
                 )
 
     def convert(ours: str, tensor: Tensor) -> Tensor:
         if ours.startswith(CLASS_LOGITS):
             return tensor[class_order(CATEGORY_IDS)]
-        if ours.startswith(BOX_DELTAS):  # of background and of ids that are no category: nobody reads them
+        if ours.startswith(BOX_DELTAS):  # those of background and of unused ids are never read
             return tensor.unflatten(0, (-1, 4))[CATEGORY_IDS].flatten(0, 1)
         return tensor
 
@@ -110,27 +101,33 @@ def load(detector: Detector, path: str) -> dict[str, Any]:
 
 
 def export_state(state: State, category_ids: Sequence[int], path: str) -> State:
-    """Tensors of a Faster R-CNN of ours under torchvision's names, its logits indexed by category id.
+    """Convert a Faster R-CNN of ours to torchvision's names, with logits indexed by category id.
 
-    What we do not have is filled in: box deltas of background and of ids that are no category are 0, and the logits of
-    the latter, unless the model has them, are too low for any probability.
+    Box deltas of background and of unused ids are set to 0. Logits of unused ids, unless the model has them, are set so
+    low that their probability is 0.
 
     Args:
-        state: of a checkpoint of this project.
-        category_ids: its category ids, ascending.
-        path: of the checkpoint, for messages.
+        state: tensors by a detector's names.
+        category_ids: category ids of the checkpoint, ascending.
+        path: the checkpoint, for messages.
 
     Raises:
-        InputError: if it is another kind of model.
+        InputError: if the checkpoint has another kind of model.
     """
     theirs = export_names(state, name_of, path)
     if not category_ids or category_ids[0] < 1:
-        raise InputError(f"{path}: category ids have to be from 1 on to be indices; they are {list(category_ids)[:5]}.")
+        raise InputError(
+            f"{path} cannot be exported: torchvision uses category ids as indices, so they have to be 1 or larger; "
+            f"they are {list(category_ids)[:5]}."
+        )
     order = class_order(category_ids)
     for kind in ("weight", "bias"):
         logits, deltas = state[CLASS_LOGITS + kind], state[BOX_DELTAS + kind]
         if len(logits) not in (len(order), len(category_ids) + 1):
-            raise InputError(f"{path}: {len(logits)} logits for {len(category_ids)} categories and background.")
+            raise InputError(
+                f"{path} cannot be exported: it has {len(logits)} class logits for {len(category_ids)} categories and "
+                "background."
+            )
         placed = logits.new_full((len(order), *logits.shape[1:]), 0.0 if kind == "weight" else NEVER)
         placed[order[: len(logits)]] = logits
         boxes = deltas.new_zeros(len(order), 4, *deltas.shape[1:])
@@ -140,12 +137,8 @@ def export_state(state: State, category_ids: Sequence[int], path: str) -> State:
     return theirs
 
 
-def export(checkpoint: str, output: Path) -> None:
-    """Write a checkpoint of this project as a state dict for torchvision; see :func:`export_state`."""
-    state = export_state(*read_own(checkpoint), checkpoint)
+def export(state: State, category_ids: Sequence[int], path: str, output: Path) -> None:
+    """Write a Faster R-CNN of ours as a state dict for torchvision; see :func:`export_state`."""
+    theirs = export_state(state, category_ids, path)
     with whole_file(output) as temporary:
-        torch.save(state, temporary)
-
-
-if __name__ == "__main__":
-    sys.exit(run_export(export, "torchvision", None))
+        torch.save(theirs, temporary)

@@ -1,4 +1,4 @@
-"""Every trunk trains a step through row (c) with one override."""
+"""Row (c) trains a step with every backbone by one override."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.command_line import ROW, read_metrics
 
 MODELS = "fpn_lightning.models"
 SCRATCH = ("weights", "null"), ("norm", "batch"), ("frozen_stages", "0")
-TRUNKS = {
+BACKBONES = {
     "resnet18": ("backbones.ResNetBackbone", (("name", "resnet18"), *SCRATCH)),
     "resnet101": ("backbones.ResNetBackbone", (("name", "resnet101"), *SCRATCH)),
     "resnext101": ("backbones.ResNetBackbone", (("name", "resnext101_32x8d"), *SCRATCH)),
@@ -28,12 +28,12 @@ HEAVY = {"resnet101", "resnext101", "efficientnet_b1", "efficientnet_b2", "effic
 
 
 @pytest.mark.parametrize(
-    "trunk", [pytest.param(name, marks=[pytest.mark.slow] if name in HEAVY else []) for name in TRUNKS]
+    "backbone", [pytest.param(name, marks=[pytest.mark.slow] if name in HEAVY else []) for name in BACKBONES]
 )
-def test_one_step(cli, tiny_data, tmp_path, trunk):
-    if trunk == "timm":
+def test_one_step_of_training(cli, tiny_data, tmp_path, backbone):
+    if backbone == "timm":
         pytest.importorskip("timm", reason="the extra `timm` is not installed")
-    class_path, options = TRUNKS[trunk]
+    class_path, options = BACKBONES[backbone]
     override = ["--model.detector.backbone", f"{MODELS}.{class_path}"]
     for name, value in options:
         override += [f"--model.detector.backbone.{name}", value]

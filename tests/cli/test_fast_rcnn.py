@@ -20,14 +20,14 @@ TABLE2 = REPOSITORY / "configs" / "table2"
 
 @pytest.fixture
 def rpn(cli, arguments, run) -> Path:
-    """A run of one step."""
+    """The run of an RPN, one step long."""
     cli("fit", *arguments, "--trainer.max_steps", "1")
     return run
 
 
 @pytest.fixture
 def stores(cli, rpn) -> Path:
-    """The run's proposals of both splits."""
+    """The folder of its proposals for both splits."""
     for split in ("train", "val"):
         cli("predict", "--config", str(rpn / "config.yaml"), "--ckpt_path", "last", "--data.predict_split", split)
     return rpn / "proposals"
@@ -39,7 +39,7 @@ def fast_rcnn(arguments) -> list[str]:
     return ["--config", str(TABLE2 / "c_fpn.yaml"), *arguments[2:]]
 
 
-def test_the_store_holds_what_the_model_proposes(cli, rpn, stores):
+def test_the_store_has_the_proposals_of_the_model(cli, rpn, stores):
     called = cli("predict", "--config", str(rpn / "config.yaml"), "--ckpt_path", "last", "--data.predict_split", "val")
     store = ProposalStore(stores / "val")
     assert len(store) == 5
@@ -58,7 +58,7 @@ def test_the_store_holds_what_the_model_proposes(cli, rpn, stores):
         assert np.array_equal(stored.levels, expected.levels.numpy())
 
 
-def test_the_scorer_reads_a_store_and_gives_the_runs_recall(cli, rpn, stores, tiny_data, tmp_path, capsys):
+def test_the_scorer_computes_the_runs_recall_from_a_store(cli, rpn, stores, tiny_data, tmp_path, capsys):
     annotations = tiny_data / "annotations" / "instances_val.json"
     limits, thresholds = ["--limits", "10", "100", "1000"], ["--area-thresholds", "85", "769"]
     out = tmp_path / "scores.json"
@@ -67,7 +67,7 @@ def test_the_scorer_reads_a_store_and_gives_the_runs_recall(cli, rpn, stores, ti
     scored, logged = json.loads(out.read_text()), read_metrics(rpn / "metrics.json")
     assert scored["AR1k"] > 0
     assert {key: logged[key] for key in scored} == scored
-    # Boxes are no detections of a category.
+    # Proposals have no categories, so they cannot be scored as detections.
     assert score([*command[:2], "--metric", "bbox"]) == 2
     assert "--metric proposals" in capsys.readouterr().err
     other = tiny_data / "annotations" / "instances_train.json"
@@ -106,7 +106,7 @@ def test_fast_rcnn_from_the_store_to_scored_detections(cli, stores, fast_rcnn, t
         assert value == pytest.approx(logged[key], abs=1e-9), key
 
 
-def test_a_row_takes_the_proposals_that_it_names(cli, stores, fast_rcnn, tiny_data, tmp_path, capsys):
+def test_a_row_uses_the_proposals_that_it_names(cli, stores, fast_rcnn, tiny_data, tmp_path, capsys):
     run = tmp_path / "runs" / "mini" / "table2" / "c_fpn" / "seed0"
     cli("fit", *fast_rcnn, "--trainer.max_steps", "1")
     saved = yaml.safe_load((run / "config.yaml").read_text())
@@ -114,20 +114,20 @@ def test_a_row_takes_the_proposals_that_it_names(cli, stores, fast_rcnn, tiny_da
     by_key = json.loads((run / "metrics.json").read_text())
     cli("validate", *fast_rcnn, "--ckpt_path", "last")
     assert read_metrics(run / "validate" / "metrics.json") == by_key["metrics"]
-    # By hand it is the same experiment, with or without the key.
+    # The same proposals given by hand are the same experiment, with or without the key.
     hand = ["--data.proposals", str(stores), "--experiment.overwrite", "true", "--experiment.proposals_of"]
     for key in ("table1/c_fpn", ""):
         cli("fit", *fast_rcnn, "--trainer.max_steps", "1", *hand, key)
         by_hand = json.loads((run / "metrics.json").read_text())
         for same in ("config_sha256", "metrics", "parents"):
             assert by_hand[same] == by_key[same]
-    # What is given by hand wins, and a folder of images needs no store.
+    # --data.proposals overrides the key; a folder of images has no proposals.
     with pytest.raises(SystemExit):
         cli("fit", *fast_rcnn, "--data.proposals", "elsewhere", "--seed_everything", "1")
     assert "elsewhere/train" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli("predict", *fast_rcnn, "--ckpt_path", "last", "--data.predict_path", str(tiny_data / "val"))
-    assert "There are none for a folder of images" in capsys.readouterr().err
+    assert "A folder of images has no proposals" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli("fit", *fast_rcnn, "--seed_everything", "1")
     error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Joint Faster R-CNN from the command line: both kinds of numbers, and detections of a folder without its data."""
+"""Joint Faster R-CNN from the command line: AR and AP, and detections in a folder of images without the data set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def faster_rcnn(arguments) -> list[str]:
     return ["--config", str(ROW), *arguments[2:]]
 
 
-def test_a_run_logs_every_loss_and_its_checkpoint_finds_things_anywhere(cli, faster_rcnn, tiny_data, tmp_path):
+def test_a_run_logs_every_loss_and_its_checkpoint_predicts_without_the_data(cli, faster_rcnn, tiny_data, tmp_path):
     cli("fit", *faster_rcnn, "--trainer.max_steps", "2")
     run = tmp_path / "runs" / "mini" / "table3" / "joint_fpn" / "seed0"
     record = json.loads((run / "metrics.json").read_text())

@@ -1,4 +1,4 @@
-"""Table 5 from the command line: four steps to shared features, then both heads as one checkpoint."""
+"""Table 5 from the command line: four steps of training with shared features, then one checkpoint of both heads."""
 
 from __future__ import annotations
 

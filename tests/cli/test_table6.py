@@ -1,4 +1,4 @@
-"""The rows of Table 6: the paper's numbers, each row what the one before is and one thing more."""
+"""The rows of Table 6: the paper's numbers, and each row with one change to the row before."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_first_row_holds_the_papers_numbers(cli, capsys):
     assert (masks["loss"], masks["normalizer"], masks["tie_break"]) == ("logistic", "samples", "nearest")
 
 
-def test_rows_add_up_as_in_the_paper(cli, capsys):
+def test_each_row_changes_one_thing_as_in_the_paper(cli, capsys):
     configs = [resolved(cli, capsys, row) for row in ROWS]
     steps = []
     for one, other in itertools.pairwise(configs):

@@ -24,7 +24,7 @@ def image_batch(sizes: Sequence[tuple[int, int]], seed: int = 0, divisor: int = 
 
 
 def whole(sizes: Iterable[tuple[int, int]]) -> list[Geometry]:
-    """How image files of the given (height, width) become network inputs of the same size."""
+    """Geometries of image files that become network inputs of the same (height, width)."""
     return [Geometry((height, width), (height, width)) for height, width in sizes]
 
 
@@ -40,7 +40,7 @@ def labelled(boxes: Sequence[Sequence[float]], labels: Sequence[int]) -> Targets
 
 
 def annotated(target: Targets, image_id: int = 0) -> GroundTruth:
-    """What the annotation file says of objects, where the file is as large as the network input; no crowds."""
+    """The ground truth of objects whose image file is as large as the network input; no crowds."""
     boxes = box_convert(target.boxes, "xyxy", "xywh").double().numpy()
     is_crowd = np.zeros(len(boxes), dtype=bool)
     return GroundTruth(
@@ -49,7 +49,7 @@ def annotated(target: Targets, image_id: int = 0) -> GroundTruth:
 
 
 def box_masks(boxes: torch.Tensor, height: int, width: int) -> list[RLE]:
-    """The masks that boxes ``(., 4)`` are of themselves, in an image of that size."""
+    """Masks that fill the boxes ``(., 4)``, in an image of the given size."""
     polygons = [[[x1, y1, x2, y1, x2, y2, x1, y2]] for x1, y1, x2, y2 in boxes.tolist()]
     return [compressed_rle(polygon, height, width) for polygon in polygons]
 
@@ -61,7 +61,7 @@ def proposals(boxes: Sequence[Sequence[float]] | torch.Tensor) -> Proposals:
 
 
 def random_proposals(count: int, height: int, width: int, seed: int = 0) -> Proposals:
-    """Proposals of all sizes and places in an image."""
+    """Random proposals of all sizes in an image."""
     generator = torch.Generator().manual_seed(seed)
     limit = torch.tensor([width, height], dtype=torch.float32)
     ends = torch.rand(2, count, 2, generator=generator) * limit

@@ -1,4 +1,4 @@
-"""The featurised image pyramid: resizing, mapping boxes back, merging what the scales propose."""
+"""The featurised image pyramid: resizing, mapping boxes back, merging the proposals of all scales."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def proposals(boxes, objectness, level=4):
 C4 = partial(SingleMap, level=4)
 
 
-def stage(scales=(1.0,), design=C4):
+def stage(scales=(1.0,), pyramid=C4):
     torch.manual_seed(0)
-    octaves = [[i] for i in range(5)] if design is FPN else [[0, 1, 2, 3, 4]]
+    octaves = [[i] for i in range(5)] if pyramid is FPN else [[0, 1, 2, 3, 4]]
     made = Detector(
         NarrowResNet(width=8),
-        design,
+        pyramid,
         roi_heads=None,
         anchors=Anchors(octaves),
         scale=Scale(base_anchor_size=8),
@@ -122,9 +122,9 @@ def test_proposals_of_every_scale_arrive_in_the_pixels_of_the_input():
     assert len(propose_on_scales(whole_image, images, (0.5, 1, 2), nms_thresh=0.7, post_nms_topk=10)[1]) == 1
 
 
-@pytest.mark.parametrize("design", [FPN, partial(SingleMap, level=4)], ids=["fpn", "single"])
-def test_scale_one_is_the_rpn_bit_for_bit(design):
-    model, images = stage(design=design), image_batch([(64, 96), (50, 70)])
+@pytest.mark.parametrize("pyramid", [FPN, partial(SingleMap, level=4)], ids=["fpn", "single"])
+def test_scale_one_is_the_rpn_bit_for_bit(pyramid):
+    model, images = stage(pyramid=pyramid), image_batch([(64, 96), (50, 70)])
     plain = model.rpn.predict(model.rpn(model(images)), images.sizes)
     for ours, theirs in zip(model.propose(images), plain, strict=True):
         assert len(ours) > 50
@@ -134,7 +134,7 @@ def test_scale_one_is_the_rpn_bit_for_bit(design):
 
 
 def test_scale_one_merged_with_nothing_changes_nothing_on_a_single_map():
-    # What the shortcut for one scale leaves out: resizing by 1 and a second NMS are the identity.
+    # Scale 1 alone skips the resizing and the second NMS, which would change nothing.
     model, images = stage(), image_batch([(64, 96), (50, 70)])
     scaled = scale_images(images, 1.0)
     assert torch.equal(scaled.pixels, images.pixels)
@@ -157,6 +157,6 @@ def test_a_batch_of_two_sizes_is_two_batches_of_one():
 
 
 @pytest.mark.parametrize("scales", [[], [0.0], [-1.0], [float("nan")], [1.0, 1.0]])
-def test_scales_that_make_no_sense_are_named(scales):
+def test_invalid_scales_are_named(scales):
     with pytest.raises(InputError, match=r"model\.detector\.image_scales"):
         check_scales(scales)

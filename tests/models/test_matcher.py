@@ -1,4 +1,4 @@
-"""Labels of references, on a matrix small enough to check by eye."""
+"""Labels of reference boxes, on a matrix that is small enough to check by eye."""
 
 import pytest
 import torch

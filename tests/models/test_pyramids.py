@@ -1,4 +1,4 @@
-"""The feature designs: what they compute, against a few lines written from the paper."""
+"""The pyramids compute what a few lines written from the paper compute."""
 
 import pytest
 import torch
@@ -112,7 +112,7 @@ def test_single_map_is_the_stage_output():
     assert single.out_channels == 8
     assert single.strides == {"p4": 16}
     assert single(c)["p4"] is c["c4"]
-    with pytest.raises(InputError, match=r"level 6 is none of the trunk's maps \(c2, c3, c4, c5\)"):
+    with pytest.raises(InputError, match=r"no map of level 6; it has c2, c3, c4, c5"):
         SingleMap(CHANNELS, STRIDES, level=6)
 
 
@@ -138,7 +138,7 @@ def test_ssd_leaves_the_fine_maps_out_and_adds_coarse_ones():
     assert torch.allclose(maps["p7"], p7, atol=1e-6)
 
 
-def test_a_part_that_is_left_out_is_an_error_of_its_author():
+def test_subclasses_have_to_define_every_part():
     with pytest.raises(NotImplementedError):
         Pyramid()({})
     with pytest.raises(NotImplementedError):
@@ -170,8 +170,8 @@ ROWS = {
 
 @pytest.mark.parametrize("row", ROWS)
 def test_anchor_counts_of_table_1(row):
-    design, options, sizes, thousands = ROWS[row]
-    pyramid = design(CHANNELS, STRIDES, 5, **options)
+    make, options, sizes, thousands = ROWS[row]
+    pyramid = make(CHANNELS, STRIDES, 5, **options)
     map_sizes = [(-(-800 // stride), -(-1000 // stride)) for stride in pyramid.strides.values()]
     count = sum(map(len, AnchorGenerator(pyramid.strides, sizes)(map_sizes)))
     assert round(count / 1000) == thousands

@@ -1,8 +1,9 @@
-"""The second stage: which regions are sampled, losses and detections by hand, heads and their weights."""
+"""RoI heads: sampled regions, losses and detections by hand, box heads and their weights."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -14,8 +15,8 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.models.backbones.narrow import NarrowResNet
 from fpn_lightning.models.backbones.resnet import ResNetBackbone
 from fpn_lightning.models.box_head import BoxPredictor, Conv5Head, TwoFCHead
+from fpn_lightning.models.detector import Detector
 from fpn_lightning.models.pyramids import FPN, BottomUpPyramid, FinestLevel, SingleMap, TopDownPyramid
-from fpn_lightning.models.rcnn import make_box_head
 from fpn_lightning.models.roi_heads import RoIHeads, RoISample
 from fpn_lightning.models.roi_pooler import RoIPooler
 from fpn_lightning.models.sampler import image_seeds
@@ -37,7 +38,7 @@ def features(count=2, height=64, width=96, seed=0):
 
 
 class FixedHeads(RoIHeads):
-    """Logits and deltas are given instead of computed."""
+    """RoI heads whose logits and deltas are given instead of computed."""
 
     def answer(self, logits, deltas) -> FixedHeads:
         self.answers = torch.tensor(logits), torch.tensor(deltas)
@@ -171,7 +172,7 @@ def test_detections_by_hand():
     assert heads.predict({}, [proposals(boxes)], torch.tensor([[64, 70]]))[0].labels.tolist() == [1, 0]
 
 
-def test_unused_logits_take_probability_but_are_never_found():
+def test_unused_logits_take_probability_but_are_never_detected():
     # Two classes, background, one unused logit that is most likely in the second region.
     probabilities = [[0.6, 0.12, 0.08, 0.2], [0.1, 0.02, 0.08, 0.8]]
     heads = fixed_heads([[math.log(p) for p in row] for row in probabilities], [[0.0] * 8] * 2, unused_logits=1)
@@ -218,13 +219,13 @@ def test_same_detections_whatever_the_batch():
         assert torch.allclose(alone.scores, both[n].scores, atol=1e-6)
 
 
-def test_no_proposals_no_detections():
+def test_without_proposals_there_are_no_detections():
     found = make_heads().predict(features(), [random_proposals(0, 64, 96)] * 2, torch.tensor([[64, 96], [64, 96]]))
     assert [len(detections) for detections in found] == [0, 0]
     assert found[0].boxes.shape == (0, 4)
 
 
-def test_diverged_outputs_are_refused():
+def test_diverged_outputs_are_rejected():
     heads = fixed_heads([[0.0, float("nan"), 0.0]], [[0.0] * 8])
     with pytest.raises(FloatingPointError, match="diverged"):
         heads.predict({}, [proposals([[0, 0, 9, 9]])], torch.tensor([[64, 96]]))
@@ -248,31 +249,29 @@ PYRAMIDS = {"b": SingleMap, "c": FPN, "d": BottomUpPyramid, "e": TopDownPyramid,
 
 @pytest.mark.parametrize("row", PYRAMIDS)
 def test_two_fc_head_fits_every_pyramid(row):
-    trunk = NarrowResNet(width=8)
-    options = {"level": 5} if row == "b" else {}
-    pyramid = PYRAMIDS[row](trunk.channels, trunk.strides, 12, **options)
-    head = make_box_head("2fc", trunk, pyramid, fc_width=20)
-    maps = pyramid(trunk(image_batch([(64, 96)])))
-    pooled = RoIPooler(pyramid.strides, head.resolution)(maps, [torch.tensor([[3.0, 3, 40, 60], [0, 0, 96, 64]])])
-    assert head(pooled).shape == (2, 20)
+    pyramid = partial(SingleMap, level=5) if row == "b" else PYRAMIDS[row]
+    detector = Detector(NarrowResNet(width=8), pyramid, rpn=None, channels=12, fc_width=20)
+    boxes = [torch.tensor([[3.0, 3, 40, 60], [0, 0, 96, 64]])]
+    pooled = detector.roi_heads.pooler(detector(image_batch([(64, 96)])), boxes)
+    assert detector.roi_heads.box_head(pooled).shape == (2, 20)
 
 
-def test_conv5_head_is_the_trunks_own_stage(tmp_path):
+def test_conv5_head_is_the_backbones_own_stage(tmp_path):
     reference = torchvision.models.resnet18(weights=None)
     for module in reference.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean)
     torch.save(reference.state_dict(), tmp_path / "resnet18.pth")
-    trunk = ResNetBackbone("resnet18", weights=str(tmp_path / "resnet18.pth"))
-    pyramid = SingleMap(trunk.channels, trunk.strides, level=4)
-    head = make_box_head("conv5", trunk, pyramid)
+    backbone = ResNetBackbone("resnet18", weights=str(tmp_path / "resnet18.pth"))
+    detector = Detector(backbone, partial(SingleMap, level=4), rpn=None, box_head="conv5")
+    head = detector.roi_heads.box_head
     assert isinstance(head, Conv5Head)
     assert (head.resolution, head.out_features) == (14, 512)
-    assert list(trunk.channels) == list(trunk.strides) == ["c2", "c3", "c4"]
-    assert not [name for name in trunk.state_dict() if name.startswith("stages.3")]
+    assert list(backbone.channels) == list(backbone.strides) == ["c2", "c3", "c4"]
+    assert not [name for name in backbone.state_dict() if name.startswith("stages.3")]
     assert all(parameter.requires_grad for parameter in head.parameters())
-    trunk.load_weights()
-    assert torch.equal(trunk.stages[2][0].conv1.weight, reference.layer3[0].conv1.weight)
+    backbone.load_weights()
+    assert torch.equal(backbone.stages[2][0].conv1.weight, reference.layer3[0].conv1.weight)
     for name, value in head.stage.state_dict().items():
         assert torch.equal(value, reference.layer4.state_dict()[name]), name
     regions = torch.randn(3, 256, 14, 14)
@@ -283,29 +282,27 @@ def test_conv5_head_is_the_trunks_own_stage(tmp_path):
 @pytest.mark.parametrize(
     ("pyramid", "message"),
     [
-        (lambda t: FPN(t.channels, t.strides, 8), "alone; the pyramid is FPN with maps p2, p3, p4, p5, p6"),
-        (lambda t: SingleMap(t.channels, t.strides, level=5), "the map before it, c4, alone; .* with maps p5"),
-        (lambda t: SingleMap(t.channels, t.strides, level=3), "with maps p3"),
+        (FPN, "the single map c4, but the pyramid is FPN with maps p2, p3, p4, p5, p6"),
+        (partial(SingleMap, level=5), "the single map c4, but .* with maps p5"),
+        (partial(SingleMap, level=3), "with maps p3"),
     ],
 )
-def test_conv5_head_follows_c4_only(pyramid, message):
-    trunk = NarrowResNet(width=8)
+def test_conv5_head_reads_c4_only(pyramid, message):
     with pytest.raises(InputError, match=message):
-        make_box_head("conv5", trunk, pyramid(trunk))
-    assert list(trunk.channels) == ["c2", "c3", "c4", "c5"]
+        Detector(NarrowResNet(width=8), pyramid, rpn=None, box_head="conv5")
 
 
 def test_stages_are_taken_from_the_end_and_nothing_between_is_dropped():
-    trunk = NarrowResNet(width=8)
-    with pytest.raises(InputError, match="c4 is not the coarsest"):
-        trunk.take_stage("c4")
-    trunk.take_stage("c5")
+    backbone = NarrowResNet(width=8)
+    with pytest.raises(InputError, match=r"only the coarsest of .* can be taken, not c4"):
+        backbone.take_stage("c4")
+    backbone.take_stage("c5")
     with pytest.raises(InputError, match="the pyramid has to read that map; it reads c3"):
-        trunk.keep(["c3"])
+        backbone.keep(["c3"])
 
 
 @pytest.mark.parametrize("option", ["num_classes", "batch_size_per_image", "detections_per_image"])
-def test_counts_below_one_are_refused(option):
+def test_counts_below_one_are_rejected(option):
     with pytest.raises(InputError, match=f"roi_heads: {option} is 0"):
         RoIHeads(RoIPooler(STRIDES), TwoFCHead(6, width=4), **{option: 0})
 

@@ -149,7 +149,7 @@ def test_same_proposals_whatever_the_batch():
     assert torch.allclose(both[1].boxes, alone[0].boxes, atol=1e-4)
 
 
-def test_diverged_outputs_are_refused():
+def test_diverged_outputs_are_rejected():
     rpn = make_rpn()
     outputs = rpn(features(count=1))
     outputs.logits[0][0, 0] = float("inf")
@@ -167,5 +167,5 @@ def test_unshared_heads_differ_by_level_and_may_differ_in_anchors():
 
     uneven = AnchorGenerator(STRIDES, [[16], [32, 64]])
     assert [x.shape[1] for x in RPN(6, uneven, shared_head=False)(maps).logits] == [288, 144]
-    with pytest.raises(InputError, match=r"as many anchors per cell on every map; they are \[3, 6\]"):
+    with pytest.raises(InputError, match=r"same number of anchors per cell .* gives \[3, 6\]"):
         RPN(6, uneven)

@@ -1,4 +1,4 @@
-"""Sampling: counts, uniformity, and independence of everything but the seed."""
+"""Sampling: counts, uniformity, and dependence on the seed alone."""
 
 import torch
 

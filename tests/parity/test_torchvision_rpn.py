@@ -1,4 +1,4 @@
-"""Our trunk, pyramid and RPN against torchvision's, in float64 on the same input tensor.
+"""Our backbone, pyramid and RPN against torchvision's, in float64 on the same input tensor.
 
 Random float32 weights would prove nothing: saturated scores let a library disagree with itself between thread counts.
 So BatchNorm statistics are calibrated on real images, the objectness is spread, and anchors are rounded as theirs.
@@ -45,9 +45,9 @@ def setting(coco_mini, tmp_path_factory):
     torch.manual_seed(0)
     theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None).double().eval()
     copied = tmp_path_factory.mktemp("weights") / "resnet50.pth"
-    trunk = ResNetBackbone("resnet50", weights=str(copied)).double().eval()
+    backbone = ResNetBackbone("resnet50", weights=str(copied)).double().eval()
     batch = real_batch(coco_mini / "val2017")
-    pixels = trunk.normalize(batch)
+    pixels = backbone.normalize(batch)
     norms = [m for m in theirs.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d | FrozenBatchNorm2d)]
     hooks = [module.register_forward_pre_hook(calibrate) for module in norms]
     with torch.no_grad():
@@ -59,8 +59,8 @@ def setting(coco_mini, tmp_path_factory):
         theirs.rpn.head.bbox_pred.weight *= 0.3 / theirs.rpn.head(list(maps.values()))[1][0].std()
 
     torch.save(theirs.backbone.body.state_dict(), copied)
-    trunk.load_weights()
-    fpn = FPN(trunk.channels, trunk.strides).double()
+    backbone.load_weights()
+    fpn = FPN(backbone.channels, backbone.strides).double()
     for index, name in enumerate(("p2", "p3", "p4", "p5")):
         fpn.lateral_convs[name].load_state_dict(theirs.backbone.fpn.inner_blocks[index][0].state_dict())
         fpn.output_convs[name].load_state_dict(theirs.backbone.fpn.layer_blocks[index][0].state_dict())
@@ -70,13 +70,13 @@ def setting(coco_mini, tmp_path_factory):
     rpn.heads[0].conv.load_state_dict(theirs.rpn.head.conv[0][0].state_dict())
     rpn.heads[0].objectness_logits.load_state_dict(theirs.rpn.head.cls_logits.state_dict())
     rpn.heads[0].anchor_deltas.load_state_dict(theirs.rpn.head.bbox_pred.state_dict())
-    return theirs, trunk, fpn, rpn, batch, pixels
+    return theirs, backbone, fpn, rpn, batch, pixels
 
 
 @torch.no_grad()
 def test_maps_and_proposals_agree(setting):
-    theirs, trunk, fpn, rpn, batch, pixels = setting
-    maps = fpn(trunk(batch))
+    theirs, backbone, fpn, rpn, batch, pixels = setting
+    maps = fpn(backbone(batch))
     reference = theirs.backbone(pixels)
     for ours, other in zip(maps.values(), reference.values(), strict=True):
         assert torch.allclose(ours, other, rtol=1e-9, atol=1e-9)
@@ -95,7 +95,7 @@ def test_maps_and_proposals_agree(setting):
 
 
 def test_losses_agree_on_the_same_sample(setting, monkeypatch):
-    theirs, trunk, fpn, rpn, batch, pixels = setting
+    theirs, backbone, fpn, rpn, batch, pixels = setting
     truth = [
         targets([[10, 20, 100, 120], [150, 30, 200, 90]]),
         targets([[5, 5, 155, 200]]),
@@ -104,7 +104,7 @@ def test_losses_agree_on_the_same_sample(setting, monkeypatch):
     for target in truth:
         target.boxes = target.boxes.double()
     with torch.no_grad():
-        outputs = rpn(fpn(trunk(batch)))
+        outputs = rpn(fpn(backbone(batch)))
         match_labels, matched_idxs = rpn.label_anchors(torch.cat(outputs.anchors), truth)
         positive, negative = rpn.sampler(match_labels, image_seeds(0, 0, batch.image_ids))
         ours = rpn.losses_of_sample(outputs, truth, positive, negative, matched_idxs)

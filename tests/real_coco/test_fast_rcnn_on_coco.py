@@ -1,4 +1,4 @@
-"""Table 2's chain on real COCO images: an RPN, the store of its proposals for both splits, Fast R-CNN on the store."""
+"""Table 2 on real COCO images: an RPN, its proposals for both splits, and Fast R-CNN on these proposals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fast R-CNN as a stage: every parameter trained, losses and detections of the designs of Table 2."""
+"""The Fast R-CNN stage: every parameter is trained, losses and detections for the pyramids of Table 2."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from fpn_lightning.structures import Batch
 from tests.models.builders import annotated, image_batch, labelled, random_proposals
 from tests.stages.test_rows import ROWS
 
-DESIGNS = [(ROWS["a"], "conv5"), *((ROWS[row], "2fc") for row in "bcdef")]
+PYRAMIDS = [(ROWS["a"], "conv5"), *((ROWS[row], "2fc") for row in "bcdef")]
 
 
-def make_stage(design=FPN, head="2fc", **options) -> FastRCNNStage:
+def make_stage(pyramid=FPN, head="2fc", **options) -> FastRCNNStage:
     torch.manual_seed(0)
     heads = partial(RoIHeads, batch_size_per_image=16, **options)
     detector = Detector(
         NarrowResNet(),
-        design,
+        pyramid,
         rpn=None,
         roi_heads=heads,
         box_head=head,
@@ -46,9 +46,9 @@ def make_batch() -> Batch:
     return Batch(images, truth, files, [random_proposals(40, 64, 96), random_proposals(40, 80, 64, seed=1)])
 
 
-@pytest.mark.parametrize(("design", "head"), DESIGNS, ids=["a", "b", "c", "d", "e", "f"])
-def test_every_parameter_is_trained(design, head):
-    stage = make_stage(design, head)
+@pytest.mark.parametrize(("pyramid", "head"), PYRAMIDS, ids=["a", "b", "c", "d", "e", "f"])
+def test_every_parameter_is_trained(pyramid, head):
+    stage = make_stage(pyramid, head)
     losses = stage.losses(make_batch())
     assert set(losses) == {"loss_cls", "loss_box_reg"}
     assert all(loss.isfinite() and loss > 0 for loss in losses.values())
@@ -56,7 +56,7 @@ def test_every_parameter_is_trained(design, head):
     assert [name for name, parameter in stage.named_parameters() if parameter.grad is None] == []
 
 
-def test_the_conv5_head_takes_its_stage_from_the_trunk():
+def test_the_conv5_head_takes_its_stage_from_the_backbone():
     stage, fc = make_stage(partial(SingleMap, level=4), "conv5"), make_stage(partial(SingleMap, level=4))
     stage, fc = stage.detector, fc.detector
     assert list(stage.backbone.channels) == list(fc.backbone.channels) == ["c2", "c3", "c4"]

@@ -1,4 +1,4 @@
-"""Faster R-CNN as a stage: every loss and parameter, one forward pass for recall and precision, what goes where."""
+"""The Faster R-CNN stage: all losses and parameters, and one forward pass for recall and precision."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.models.builders import annotated, image_batch, labelled
 LOSSES = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}
 
 
-def make_stage(design=FPN, head="2fc", eval_proposals=50, octaves=((0,), (1,), (2,), (3,), (4,)), **options):
+def make_stage(pyramid=FPN, head="2fc", eval_proposals=50, octaves=((0,), (1,), (2,), (3,), (4,)), **options):
     torch.manual_seed(0)
     detector = Detector(
         NarrowResNet(),
-        design,
+        pyramid,
         partial(RPN, post_nms_topk=200),
         partial(RoIHeads, batch_size_per_image=16, **options),
         box_head=head,
@@ -48,7 +48,7 @@ def make_batch() -> Batch:
 
 @pytest.fixture
 def passes(monkeypatch) -> list[int]:
-    """Number of images of every pass through a trunk."""
+    """Number of images of every pass through a backbone."""
     seen: list[int] = []
     features = NarrowResNet.features
 
@@ -61,7 +61,7 @@ def passes(monkeypatch) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("design", "head", "octaves"),
+    ("pyramid", "head", "octaves"),
     [
         (FPN, "2fc", ((0,), (1,), (2,), (3,), (4,))),
         (partial(SingleMap, level=4), "conv5", ((0, 1, 2, 3, 4),)),
@@ -69,8 +69,8 @@ def passes(monkeypatch) -> list[int]:
     ],
     ids=["fpn", "c4", "c5"],
 )
-def test_every_parameter_is_trained_in_one_pass(passes, design, head, octaves):
-    stage = make_stage(design, head, octaves=octaves)
+def test_every_parameter_is_trained_in_one_pass(passes, pyramid, head, octaves):
+    stage = make_stage(pyramid, head, octaves=octaves)
     losses = stage.losses(make_batch())
     assert passes == [2]
     assert set(losses) == LOSSES
@@ -80,8 +80,8 @@ def test_every_parameter_is_trained_in_one_pass(passes, design, head, octaves):
 
 
 @pytest.mark.parametrize("part", ["objectness_logits", "anchor_deltas"])
-def test_an_rpn_that_is_not_finite_gives_losses_that_say_so_and_every_gradient(part):
-    # Raising here, on one process of several, would leave the others waiting; on_before_optimizer_step stops them all.
+def test_a_diverged_rpn_gives_nan_losses_and_every_gradient(part):
+    # Raising here would stop one process while the others wait; on_before_optimizer_step stops all of them.
     stage = make_stage()
     with torch.no_grad():
         getattr(stage.detector.rpn.heads[0], part).bias[1] = torch.inf
@@ -102,8 +102,8 @@ def test_a_batch_without_objects_trains():
     assert all(parameter.grad.isfinite().all() for parameter in stage.parameters())
 
 
-def test_the_detectors_losses_leave_the_rpn_alone():
-    # Proposals are numbers to the detector: its gradient reaches trunk and pyramid by the pooled maps only.
+def test_the_roi_heads_losses_do_not_train_the_rpn():
+    # The gradient of the RoI heads reaches backbone and pyramid through the pooled maps only.
     stage = make_stage()
     losses = stage.losses(make_batch())
     (losses["loss_cls"] + losses["loss_box_reg"]).backward()
@@ -122,7 +122,7 @@ def test_recall_and_precision_come_from_one_pass(passes):
     stage, batch = make_stage(score_thresh=0.0).eval(), make_batch()
     proposals, detections = stage.detector.propose_and_detect(batch.images)
     assert min(map(len, proposals)) > 50
-    # Something to find: the 20th proposal of the first image; files here have the size of the network input.
+    # The object to detect is the 20th proposal of the first image. Image files have the size of the network input.
     batch.ground_truths[0] = annotated(labelled(proposals[0].boxes[19:20].tolist(), [1]))
     passes.clear()
     stage.evaluate_batch(batch)
@@ -130,13 +130,13 @@ def test_recall_and_precision_come_from_one_pass(passes):
     values, num_images = stage.evaluation_result()
     assert {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR10", "AR30", "AR100", "AR1k", "AR1k_s"} <= values.keys()
     assert num_images == 2
-    # The limits count proposals, all there are: at 10 it is not among them.
+    # It is not among the best 10 proposals.
     assert (values["AR10"], values["AR30"], values["AR1k"]) == (0, 1, 1)
     assert min(map(len, detections)) > 50
 
 
 @torch.no_grad()
-def test_the_best_proposals_go_to_the_detector():
+def test_the_best_proposals_go_to_the_roi_heads():
     images = make_batch().images
     stages = [make_stage(score_thresh=0.0, eval_proposals=count).eval() for count in (1, 50)]
     (all_of_one, single), (all_of_fifty, many) = (stage.detector.propose_and_detect(images) for stage in stages)
@@ -157,6 +157,6 @@ def test_predictions_are_detections_in_pixels_of_the_file():
         assert torch.equal(image.labels, other.labels)
 
 
-def test_no_proposals_at_test_time_is_refused():
+def test_no_proposals_at_test_time_is_rejected():
     with pytest.raises(InputError, match=r"model\.detector\.eval_proposals is 0"):
         make_stage(eval_proposals=0)

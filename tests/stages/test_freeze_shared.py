@@ -1,4 +1,4 @@
-"""Steps 3 and 4 of sharing: trunk and pyramid stay to the bit, with fixed and with live BatchNorm; the head trains."""
+"""Steps 3 and 4 of sharing: no bit of backbone and pyramid changes, with frozen or live BatchNorm; the head trains."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ SHARED = ("detector.backbone.", "detector.pyramid.")
 OPTIMIZATION = Optimization(lr=0.01, warmup_steps=0)
 
 
-def make_rpn(trunk, pyramid=FPN, **options) -> RPNStage:
+def make_rpn(backbone, pyramid=FPN, **options) -> RPNStage:
     torch.manual_seed(1)
-    detector = Detector(trunk, pyramid, roi_heads=None, channels=8, scale=Scale(base_anchor_size=8))
+    detector = Detector(backbone, pyramid, roi_heads=None, channels=8, scale=Scale(base_anchor_size=8))
     return RPNStage(detector, optimization=OPTIMIZATION, **options)
 
 
-def make_fast_rcnn(trunk, pyramid=FPN, **options) -> FastRCNNStage:
+def make_fast_rcnn(backbone, pyramid=FPN, **options) -> FastRCNNStage:
     torch.manual_seed(1)
     heads = partial(RoIHeads, batch_size_per_image=16)
-    detector = Detector(trunk, pyramid, rpn=None, roi_heads=heads, fc_width=16, channels=8, num_classes=3)
+    detector = Detector(backbone, pyramid, rpn=None, roi_heads=heads, fc_width=16, channels=8, num_classes=3)
     return FastRCNNStage(detector, optimization=OPTIMIZATION, **options)
 
 
@@ -63,27 +63,27 @@ def fit(stage: BaseStage) -> BaseStage:
     return stage
 
 
-@pytest.mark.parametrize("trunk", [narrow, frozen_norm])
+@pytest.mark.parametrize("backbone", [narrow, frozen_norm])
 @pytest.mark.parametrize("make", [make_rpn, make_fast_rcnn])
-def test_only_the_head_changes(make, trunk, tmp_path):
-    detector = make_fast_rcnn(trunk(tmp_path))
-    # no value that a new model would have anyway
+def test_only_the_head_changes(make, backbone, tmp_path):
+    detector = make_fast_rcnn(backbone(tmp_path))
+    # values that a new model does not have
     state = {name: (value * 1.1 + 0.001).to(value.dtype) for name, value in detector.state_dict().items()}
     path = tmp_path / "detector.ckpt"
     torch.save({"state_dict": state}, path)
-    stage = fit(make(trunk(tmp_path), init_from=str(path), freeze_shared=True))
+    stage = fit(make(backbone(tmp_path), init_from=str(path), freeze_shared=True))
     after = stage.state_dict()
     shared = [name for name in after if name.startswith(SHARED)]
     assert shared == [name for name in state if name.startswith(SHARED)]
     assert all(torch.equal(after[name], state[name]) for name in shared)
     assert any(name.endswith("running_mean") for name in shared)
-    before = state if make is make_fast_rcnn else make_rpn(trunk(tmp_path)).state_dict()
+    before = state if make is make_fast_rcnn else make_rpn(backbone(tmp_path)).state_dict()
     heads = [name for name, _ in stage.named_parameters() if not name.startswith(SHARED)]
     assert heads
     assert [name for name in heads if torch.equal(after[name], before[name])] == []
 
 
-def test_without_freezing_the_same_steps_change_the_trunk(tmp_path):
+def test_without_freezing_the_same_steps_change_the_backbone(tmp_path):
     path = tmp_path / "detector.ckpt"
     state = {name: value.clone() for name, value in make_rpn(NarrowResNet()).state_dict().items()}
     torch.save({"state_dict": state}, path)
@@ -106,4 +106,4 @@ def test_nothing_is_frozen_at_random_values(tmp_path):
     other = partial(make_rpn, pyramid=BottomUpPyramid, init_from=str(path))
     with pytest.raises(InputError, match=r"has no pyramid\.lateral_convs.* another pyramid"):
         fit(other(NarrowResNet(), freeze_shared=True))
-    fit(other(NarrowResNet()))  # to start from another design is no error
+    fit(other(NarrowResNet()))  # without freezing, a checkpoint with another pyramid is allowed

@@ -1,4 +1,4 @@
-"""The stage of Table 6: parameters, masks that are missing, the leak, the longer schedule, the whole command line."""
+"""The stage of Table 6: parameters, missing masks, shared images, the longer schedule, and the command line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fpn_lightning.geometry import Geometry
 from fpn_lightning.models.backbones.narrow import NarrowResNet
 from fpn_lightning.models.detector import Detector, Scale
 from fpn_lightning.models.masks.proposer import MaskProposer
-from fpn_lightning.stages.mask_proposals import MaskProposalStage, refuse_leak
+from fpn_lightning.stages.mask_proposals import MaskProposalStage, reject_shared_images
 from fpn_lightning.stages.optimization import Optimization
 from fpn_lightning.structures import Batch
 from tests.command_line import REPOSITORY, read_metrics
@@ -58,7 +58,7 @@ def test_proposals_cover_the_image_file_and_the_recall_counts_them():
     assert {tuple(mask["size"]) for mask in first.masks} == {(128, 128)}
     assert {tuple(mask["size"]) for mask in second.masks} == {(96, 96)}
     assert set(first.levels.tolist()) <= {2, 3, 4, 5, 6}
-    # What the metric is given are these masks: an object that is one of them is found.
+    # The metric gets these masks: an object with the mask of a proposal counts as matched.
     data.ground_truths[0] = replace(data.ground_truths[0], masks=[first.masks[3], first.masks[500]])
     with torch.no_grad():
         model.evaluate_batch(data)
@@ -66,7 +66,7 @@ def test_proposals_cover_the_image_file_and_the_recall_counts_them():
     assert (values["segm_AR1k"], int(num_images)) == (1, 2)
 
 
-def test_masks_that_were_not_loaded_are_asked_for():
+def test_masks_that_were_not_loaded_are_requested():
     for call in ("losses", "evaluate_batch"):
         with pytest.raises(InputError, match=r"data\.load_masks"):
             getattr(stage(), call)(batch(with_masks=False))
@@ -78,17 +78,17 @@ def test_a_threshold_is_a_probability(threshold):
         stage(mask_threshold=threshold)
 
 
-def test_training_on_evaluated_images_is_refused():
-    with pytest.raises(InputError, match="train2017, which holds images of val2014; train on train2014"):
-        refuse_leak("train2017", "val2014", None)
+def test_training_on_evaluated_images_is_rejected():
+    with pytest.raises(InputError, match=r"train2017, which has images of val2014. Train on train2014"):
+        reject_shared_images("train2017", "val2014", None)
     for split in ("trainval35k", "valminusminival2014", "val2014"):
-        with pytest.raises(InputError, match=f"{split}, which holds images of minival2014"):
-            refuse_leak(split, "minival2014")
+        with pytest.raises(InputError, match=f"{split}, which has images of minival2014"):
+            reject_shared_images(split, "minival2014")
     with pytest.raises(InputError, match="val2014"):
-        refuse_leak("train2017", "val2017", "val2014")
-    refuse_leak("train2014", "val2014", None)
-    refuse_leak("train2017", "val2017", "test-dev2017")
-    refuse_leak("train", "val")
+        reject_shared_images("train2017", "val2017", "val2014")
+    reject_shared_images("train2014", "val2014", None)
+    reject_shared_images("train2017", "val2017", "test-dev2017")
+    reject_shared_images("train", "val")
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def renamed(tiny_data, tmp_path):
     return root
 
 
-def test_what_was_trained_on_train2017_is_never_judged_by_val2014(cli, row_arguments, renamed, tmp_path, capsys):
+def test_a_model_trained_on_train2017_is_never_evaluated_on_val2014(cli, row_arguments, renamed, tmp_path, capsys):
     common = [
         *row_arguments,
         "--data.root",
@@ -118,16 +118,16 @@ def test_what_was_trained_on_train2017_is_never_judged_by_val2014(cli, row_argum
     with pytest.raises(SystemExit) as stop:
         cli("fit", *common, "--data.val_split", "val2014")
     assert stop.value.code == 2
-    assert "train2017, which holds images of val2014" in capsys.readouterr().err
+    assert "train2017, which has images of val2014" in capsys.readouterr().err
     cli("fit", *common, "--data.val_split", "val2017")
     run = tmp_path / "runs" / "mini" / "table6" / "dual_28_2x" / "seed0"
     with pytest.raises(SystemExit):
         cli("validate", "--config", str(run / "config.yaml"), "--ckpt_path", "last", "--data.val_split", "val2014")
-    assert "is or was train2017, which holds images of val2014" in capsys.readouterr().err
+    assert "is or was trained on data.train_split train2017, which has images of val2014" in capsys.readouterr().err
     start = ["--model.init_from", str(run / "checkpoints" / "last.ckpt"), "--experiment.root", str(tmp_path / "again")]
     with pytest.raises(SystemExit):
         cli("fit", *common, "--data.train_split", "train2014", "--data.val_split", "val2014", *start)
-    assert "is or was train2017, which holds images of val2014" in capsys.readouterr().err
+    assert "is or was trained on data.train_split train2017, which has images of val2014" in capsys.readouterr().err
 
 
 def test_threshold_and_interpolation_decide_what_belongs_to_a_mask():
@@ -154,7 +154,7 @@ def test_other_cells_are_drawn_at_every_step_and_with_every_seed(monkeypatch):
     assert len(set(values)) == 3
 
 
-def test_a_longer_schedule_keeps_the_rest():
+def test_a_longer_schedule_changes_milestones_only():
     paper = Optimization(lr=0.03, milestones=[60_000], schedule_factor=2)
     same_batch = paper.rescaled(16)
     assert (same_batch.milestones, same_batch.lr, same_batch.warmup_steps) == ((120_000,), 0.03, 500)
@@ -165,7 +165,7 @@ def test_a_longer_schedule_keeps_the_rest():
 
 @pytest.fixture
 def row_arguments(arguments) -> list[str]:
-    """Row, preset and what makes a run take seconds; the row of ``arguments`` replaced by this table's."""
+    """``arguments`` with the row of this table."""
     return ["--config", str(ROW), *arguments[2:], "--data.max_val_images", "null"]
 
 
@@ -173,7 +173,7 @@ def test_fit_predict_and_scoring_agree(cli, row_arguments, tiny_data, tmp_path):
     called = cli("fit", *row_arguments, "--trainer.max_steps", "2", "--model.recall_limits", "[10, 50]")
     run = tmp_path / "runs" / "mini" / "table6" / "dual_28_2x" / "seed0"
     record = json.loads((run / "metrics.json").read_text())
-    assert record["train"]["steps"] == 4  # twice the schedule, whatever the preset says
+    assert record["train"]["steps"] == 4  # twice the preset's schedule
     metrics = read_metrics(run / "metrics.json")
     assert set(metrics) == {f"segm_AR{n}{s}" for n in (10, 50) for s in ("", "_s", "_m", "_l")}
     assert called.model.detector.masks.mask_size == 28

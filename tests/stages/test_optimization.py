@@ -1,4 +1,4 @@
-"""Schedules, at the steps the paper names."""
+"""Learning-rate schedules at the steps of the paper."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A stage as a whole: no parameter without a gradient, whatever the row reads of the trunk (DDP waits for each)."""
+"""In every row all parameters get a gradient, since DDP waits for each of them."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_every_parameter_is_trained(row):
 def test_row_a_leaves_conv5_out_and_still_loads_weights(tmp_path):
     reference = torchvision.models.resnet18(weights=None)
     torch.save(reference.state_dict(), tmp_path / "resnet18.pth")
-    trunk = ResNetBackbone("resnet18", weights=str(tmp_path / "resnet18.pth"))
-    detector = Detector(trunk, ROWS["a"], roi_heads=None, anchors=Anchors([[0, 1, 2, 3, 4]]))
-    assert list(trunk.channels) == ["c2", "c3", "c4"]
-    trunk.load_weights()
+    backbone = ResNetBackbone("resnet18", weights=str(tmp_path / "resnet18.pth"))
+    detector = Detector(backbone, ROWS["a"], roi_heads=None, anchors=Anchors([[0, 1, 2, 3, 4]]))
+    assert list(backbone.channels) == ["c2", "c3", "c4"]
+    backbone.load_weights()
     assert torch.equal(detector.backbone.stages[2][0].conv1.weight, reference.layer3[0].conv1.weight)
     assert not [name for name in detector.state_dict() if "stages.3" in name]

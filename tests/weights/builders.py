@@ -1,4 +1,4 @@
-"""Models of torchvision to compare with, and ours as a configuration of the zoo builds it."""
+"""Models of torchvision as references, and our detectors from the configurations of the zoo."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fpn_lightning.stages.base import BaseStage
 from tests.command_line import REPOSITORY
 
 ZOO = REPOSITORY / "configs" / "zoo"
-COCO_GAPS = [12, 26, 29, 30, 45, 66, 68, 69, 71, 83]  # ids below 91 that are no category
+COCO_GAPS = [12, 26, 29, 30, 45, 66, 68, 69, 71, 83]  # ids below 91 that COCO does not use
 
 
 def zoo_detector(name: str, **changes: Any) -> Detector:
@@ -39,11 +39,11 @@ def small_backbone(convention: str = "torchvision") -> dict[str, Any]:
     return {"class_path": "fpn_lightning.models.backbones.ResNetBackbone", "init_args": arguments}
 
 
-def torchvision_model(trunk: str = "resnet50", fc_width: int = 1024, **options: Any) -> FasterRCNN:
+def torchvision_model(backbone: str = "resnet50", fc_width: int = 1024, **options: Any) -> FasterRCNN:
     """Faster R-CNN for COCO as torchvision builds it for its COCO_V1 weights: frozen BatchNorm without an epsilon."""
     torch.manual_seed(0)
     model = FasterRCNN(
-        resnet_fpn_backbone(backbone_name=trunk, weights=None),
+        resnet_fpn_backbone(backbone_name=backbone, weights=None),
         box_head=TwoMLPHead(256 * 7**2, fc_width),
         box_predictor=FastRCNNPredictor(fc_width, 91),
         **options,
@@ -62,7 +62,7 @@ def pixels_of(folder: Path, sizes: list[tuple[int, int]]) -> list[torch.Tensor]:
 
 
 def noise(sizes: list[tuple[int, int]]) -> list[torch.Tensor]:
-    """Coarse noise, uint8 ``(3, h, w)``: unlike fine noise it has something at every level."""
+    """Coarse noise, uint8 ``(3, h, w)``: unlike fine noise it has structure at every level."""
     images = []
     for seed, (h, w) in enumerate(sizes):
         coarse = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
@@ -81,7 +81,7 @@ def calibrate(model: FasterRCNN, pixels: torch.Tensor, sizes: list[tuple[int, in
         model: torchvision's.
         pixels: normalised network input.
         sizes: of the images in it.
-        gap_bias: added to the logits of ids that are no category, whose detections a trained model never gives.
+        gap_bias: added to the logits of unused ids, which a trained model never detects.
     """
 
     def take_statistics(module: FrozenBatchNorm2d, inputs: tuple[torch.Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints of this project: those from before stages held a detector are read, others are rejected by name."""
+"""Checkpoints of this project: older ones are read, and those of other models are rejected."""
 
 from __future__ import annotations
 

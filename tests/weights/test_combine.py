@@ -1,4 +1,4 @@
-"""One Faster R-CNN of two checkpoints: it finds what the two models find one after the other, to the bit."""
+"""One Faster R-CNN from two checkpoints: its detections equal those of the two models to the bit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DETECTOR = {**COMMON, "roi_heads": HEADS, "fc_width": 16, "num_classes": 3}
 
 @pytest.fixture
 def stages() -> tuple[RPNStage, FastRCNNStage]:
-    """An RPN and a detector with the same trunk and pyramid, in evaluation mode."""
+    """An RPN and a detector with the same backbone and pyramid, in evaluation mode."""
     torch.manual_seed(0)
     detector = FastRCNNStage(Detector(NarrowResNet(), rpn=None, **DETECTOR)).train()
     detector(image_batch([(64, 96), (80, 64)]))  # live BatchNorm gets statistics that a new model has not
@@ -46,7 +46,7 @@ def files(stages, tmp_path) -> list[str]:
     return [str(tmp_path / f"{name}.ckpt") for name in ("rpn", "detector", "both")]
 
 
-def test_one_pass_finds_what_two_models_find(stages, files, capsys):
+def test_one_pass_gives_the_detections_of_two_models(stages, files, capsys):
     assert main(files) == 0
     assert "--config configs/table3/joint_fpn.yaml" in capsys.readouterr().out
     torch.manual_seed(5)
@@ -74,7 +74,7 @@ def test_one_pass_finds_what_two_models_find(stages, files, capsys):
 
 
 @pytest.mark.parametrize("name", ["backbone.stem.1.running_var", "pyramid.output_convs.p3.weight"])
-def test_one_bit_of_difference_is_refused(files, tmp_path, capsys, name):
+def test_one_bit_of_difference_is_rejected(files, tmp_path, capsys, name):
     checkpoint = torch.load(files[0], weights_only=True)
     first = checkpoint["state_dict"][f"detector.{name}"].view(-1)
     first[0] = torch.nextafter(first[0], first[0] + 1)
@@ -86,7 +86,7 @@ def test_one_bit_of_difference_is_refused(files, tmp_path, capsys, name):
     assert not (tmp_path / "both.ckpt").exists()
 
 
-def test_other_files_are_refused(files, capsys):
+def test_files_of_other_models_are_rejected(files, capsys):
     assert main([files[1], files[0], files[2]]) == 2
     assert "RPN_CHECKPOINT has no rpn.*" in capsys.readouterr().err
     assert main([files[0], "nowhere.ckpt", files[2]]) == 2

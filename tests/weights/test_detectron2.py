@@ -1,4 +1,4 @@
-"""Weights of detectron2 in and out: published names, conventions, and pickles that must not run."""
+"""Import and export of detectron2's weights: published names, conventions, and pickles whose code must not run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.weights import detectron2 as d2
+from fpn_lightning.weights.export import main as export
 from fpn_lightning.weights.init_from import load_weights
 from fpn_lightning.weights.pickles import read_arrays
 from tests.weights.builders import zoo_detector
@@ -23,7 +23,7 @@ RPN, ROI = "proposal_generator.rpn_head.", "roi_heads."
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-    """Names and shapes of detectron2's R50-FPN (with a narrow box head), as its own files have them."""
+    """Names and shapes in files of detectron2's R50-FPN, with a narrow box head."""
     convs: dict[str, tuple[int, ...]] = {"backbone.bottom_up.stem.conv1": (64, 3, 7, 7)}
     inputs = 64
     for stage, count in BLOCKS.items():
@@ -68,7 +68,7 @@ def path(arrays, tmp_path_factory) -> str:
 
 
 def older(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """With what older files hold besides weights: mean, standard deviation, anchors."""
+    """Add the constants of older files: mean, standard deviation, anchors."""
     extra = {
         "pixel_mean": np.array([103.53, 116.28, 123.675], np.float32).reshape(3, 1, 1),
         "pixel_std": np.ones((3, 1, 1), np.float32),
@@ -92,7 +92,7 @@ def d2_stage(**changes):
     return zoo_detector("detectron2_r50_fpn", **({"fc_width": FC} | changes))
 
 
-def test_every_tensor_lands_where_it_must(arrays, tmp_path):
+def test_every_tensor_is_loaded_into_its_place(arrays, tmp_path):
     detector = d2_stage()
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nothing is left over
@@ -102,11 +102,11 @@ def test_every_tensor_lands_where_it_must(arrays, tmp_path):
     def at(name: str) -> torch.Tensor:
         return torch.from_numpy(arrays[name])
 
-    trunk = detector.backbone
-    pairs = [(trunk.stem[0], "stem.conv1"), (trunk.stem[1], "stem.conv1.norm")]
+    backbone = detector.backbone
+    pairs = [(backbone.stem[0], "stem.conv1"), (backbone.stem[1], "stem.conv1.norm")]
     for stage_index, count in BLOCKS.items():
         for block in range(count):
-            ours, prefix = trunk.stages[stage_index - 2][block], f"res{stage_index}.{block}."
+            ours, prefix = backbone.stages[stage_index - 2][block], f"res{stage_index}.{block}."
             for layer in (1, 2, 3):
                 pairs.append((getattr(ours, f"conv{layer}"), f"{prefix}conv{layer}"))
                 pairs.append((getattr(ours, f"bn{layer}"), f"{prefix}conv{layer}.norm"))
@@ -132,7 +132,7 @@ def test_every_tensor_lands_where_it_must(arrays, tmp_path):
     assert seen == set(arrays)
 
 
-def test_its_conventions_are_the_configurations(arrays, tmp_path):
+def test_the_configuration_has_the_conventions_of_detectron2(arrays, tmp_path):
     detector = d2_stage()
     assert detector.backbone.pixel_mean.flatten().tolist() == pytest.approx([103.53, 116.28, 123.675])  # BGR
     assert detector.backbone.pixel_std.flatten().tolist() == [1, 1, 1]
@@ -158,30 +158,30 @@ def test_its_conventions_are_the_configurations(arrays, tmp_path):
         ({"num_classes": 20}, r"cls_score\.bias is \(81,\) in the file, \(21,\) in the model"),
     ],
 )
-def test_a_configuration_that_does_not_fit_is_refused(path, change, named):
+def test_a_configuration_that_does_not_fit_is_rejected(path, change, named):
     with pytest.raises(InputError, match=named):
         load_weights(d2_stage(**change), path)
 
 
-def test_what_is_missing_is_named(arrays, tmp_path):
+def test_missing_tensors_are_named(arrays, tmp_path):
     less = {name: value for name, value in arrays.items() if "res4.5.conv2.norm.running" not in name}
     with pytest.raises(InputError, match=r"res4\.5\.conv2\.norm\.running_mean, .*res4\.5\.conv2\.norm\.running_var\."):
         load_weights(d2_stage(), write(less, tmp_path / "model.pkl"))
 
 
-def test_weights_of_a_run_that_diverged_are_refused(arrays, tmp_path):
+def test_weights_of_a_run_that_diverged_are_rejected(arrays, tmp_path):
     name = f"{RPN}conv.bias"
     changed = arrays | {name: np.full_like(arrays[name], np.inf)}
-    with pytest.raises(InputError, match=rf"{name} is not finite"):
+    with pytest.raises(InputError, match=rf"{name} has values that are not finite"):
         load_weights(d2_stage(), write(changed, tmp_path / "model.pkl"))
 
 
-def test_there_and_back(arrays, path, tmp_path):
+def test_an_export_equals_the_imported_file(arrays, path, tmp_path):
     detector = d2_stage()
     ids = load_weights(detector, path)["categories"]["ids"]
     own = {"state_dict": detector.state_dict(), "categories": {"ids": ids, "names": [str(i) for i in ids]}}
     torch.save(own, tmp_path / "last.ckpt")
-    assert d2.run_export(d2.export, "detectron2", [str(tmp_path / "last.ckpt"), str(tmp_path / "out.pkl")]) == 0
+    assert export([str(tmp_path / "last.ckpt"), str(tmp_path / "out.pkl"), "--to", "detectron2"]) == 0
     with (tmp_path / "out.pkl").open("rb") as file:
         again = pickle.load(file)["model"]  # by Python itself, as detectron2 does
     assert again.keys() == arrays.keys()
@@ -224,7 +224,7 @@ class Runs:
 
 
 @pytest.mark.parametrize("module", [os.__name__, "builtins", "numpy"])
-def test_a_pickle_that_would_run_something_is_refused_without_running_it(tmp_path, module):
+def test_a_pickle_that_would_run_something_is_rejected_without_running_it(tmp_path, module):
     marker = tmp_path / "was_here"
     calls = {
         "os": Runs(os.mkdir, str(marker)),
@@ -232,21 +232,21 @@ def test_a_pickle_that_would_run_something_is_refused_without_running_it(tmp_pat
         "numpy": Runs(np.save, str(marker), 1),
     }
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"model": {"weight": calls[module]}}))
-    with pytest.raises(InputError, match=r"evil\.pkl is not read: it asks for .*, which no file of arrays needs"):
+    with pytest.raises(InputError, match=r"evil\.pkl was not read: it would run .*, which arrays do not need"):
         load_weights(d2_stage(), f"detectron2:{tmp_path / 'evil.pkl'}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.pkl"]
 
 
-def test_arrays_that_are_no_numbers_or_too_short_are_refused(tmp_path):
+def test_arrays_of_objects_or_of_too_little_content_are_rejected(tmp_path):
     write({"a": np.array([{}, []], dtype=object)}, tmp_path / "objects.pkl")
-    with pytest.raises(InputError, match=r"an array of 'O8', which are no numbers"):
+    with pytest.raises(InputError, match=r"an array of type 'O8', which is not a number type"):
         read_arrays(str(tmp_path / "objects.pkl"))
-    # A number in place of the content would be that many bytes.
+    # bytes(10**12) would allocate that many bytes.
     huge = pickle.dumps({"model": {"a": Runs(np._core.numeric._frombuffer, 10**12, np.dtype("u1"), (10**12,), "C")}})
     (tmp_path / "huge.pkl").write_bytes(huge)
-    with pytest.raises(InputError, match=r"huge\.pkl is not read: the content of an array is a int"):
+    with pytest.raises(InputError, match=r"huge\.pkl was not read: the content of an array is of type int"):
         read_arrays(str(tmp_path / "huge.pkl"))
-    # NumPy itself would take the shape at its word.
+    # A forged shape: four elements of three bytes.
     short = pickle.dumps({"model": {"a": np.arange(3, dtype=np.uint8)}}, protocol=2)
     assert short.count(b"K\x03\x85") == 1  # the shape (3,)
     (tmp_path / "short.pkl").write_bytes(short.replace(b"K\x03\x85", b"K\x04\x85"))

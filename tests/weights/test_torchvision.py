@@ -1,4 +1,4 @@
-"""Weights of torchvision in and out: names of all releases, the order of classes, what is refused, one command."""
+"""Import and export of torchvision's weights: names of all releases, order of classes, rejected files."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torchvision.models.detection import FasterRCNN
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.weights import torchvision as tv
+from fpn_lightning.weights.export import main as export
 from fpn_lightning.weights.init_from import load_weights
 from tests.weights.builders import COCO_GAPS, ZOO, calibrate, noise, small_backbone, torchvision_model, zoo_detector
 
@@ -79,7 +80,7 @@ def test_names_of_older_releases_and_of_trainers_are_read(theirs, path, tmp_path
     }
     assert "backbone.fpn.inner_blocks.0.weight" in older
     assert "rpn.head.conv.bias" in older
-    # What torchvision's own trainer saves, its command line among it.
+    # torchvision's training script also saves its command line.
     torch.save(
         {"model": older, "args": argparse.Namespace(lr=0.02, data_path="coco"), "epoch": 3}, tmp_path / "older.pth"
     )
@@ -103,7 +104,7 @@ def test_names_of_older_releases_and_of_trainers_are_read(theirs, path, tmp_path
             },
             r"pyramid is FinestLevel and has to be FPN",
         ),
-        # These have tensors of the same names and shapes, and compute something else.
+        # The tensors have the same names and shapes, but the model computes something else.
         ({"pyramid": "fpn_lightning.models.pyramids.BottomUpPyramid"}, r"pyramid is BottomUpPyramid"),
         ({"roi_pooler": pooler(canonical_level=3)}, r"roi_pooler\.canonical_level is 3 and has to be 4"),
         ({"roi_pooler": pooler(max_level=4)}, r"roi_pooler\.max_level is 4 and has to be 5"),
@@ -115,10 +116,10 @@ def test_names_of_older_releases_and_of_trainers_are_read(theirs, path, tmp_path
         ({"channels": 64}, r"inner_blocks\.0\.weight is \(256, 64, 1, 1\) in the file, \(64, 64, 1, 1\)"),
     ],
 )
-def test_a_configuration_that_does_not_fit_is_refused(path, change, named):
-    with pytest.raises(InputError, match=named) as refusal:
+def test_a_configuration_that_does_not_fit_is_rejected(path, change, named):
+    with pytest.raises(InputError, match=named) as rejection:
         load_weights(small_detector(**change), f"torchvision:{path}")
-    assert "configs/zoo/torchvision_r50_fpn.yaml" in str(refusal.value)
+    assert "configs/zoo/torchvision_r50_fpn.yaml" in str(rejection.value)
 
 
 def test_missing_and_unused_tensors_are_named(theirs, tmp_path):
@@ -138,10 +139,10 @@ def test_missing_and_unused_tensors_are_named(theirs, tmp_path):
         load_weights(small_detector(), f"torchvision:{tmp_path / 'voc.pth'}")
 
 
-def test_a_deeper_trunk_is_refused(theirs, tmp_path):
+def test_a_deeper_backbone_is_rejected(theirs, tmp_path):
     deeper = theirs.state_dict() | {"backbone.body.layer3.2.conv1.weight": torch.zeros(256, 256, 3, 3)}
     torch.save(deeper, tmp_path / "deeper.pth")
-    with pytest.raises(InputError, match=r"of a larger model: backbone\.body\.layer3\.2\.conv1\.weight left over"):
+    with pytest.raises(InputError, match=r"has a larger model: backbone\.body\.layer3\.2\.conv1\.weight left over"):
         load_weights(small_detector(), f"torchvision:{tmp_path / 'deeper.pth'}")
 
 
@@ -153,19 +154,19 @@ def test_a_deeper_trunk_is_refused(theirs, tmp_path):
         (CLASSIFIER, torch.zeros(91, 32).to_sparse(), r"cls_score\.weight is not a dense tensor"),
         (CLASSIFIER, torch.zeros(91, 32, device="meta"), r"cls_score\.weight is not a dense tensor"),
         (CLASSIFIER, torch.zeros(91, 32, dtype=torch.complex64), r"cls_score\.weight is not a dense tensor"),
-        (CLASSIFIER, torch.full((91, 32), torch.nan), r"cls_score\.weight is not finite"),
+        (CLASSIFIER, torch.full((91, 32), torch.nan), r"cls_score\.weight has values that are not finite"),
         (CLASSIFIER, torch.tensor(1.0), r"cls_score\.weight is \(\); torchvision's models for COCO have 91 outputs"),
         (CLASSIFIER.replace("weight", "bias"), torch.zeros(81), r"cls_score\.bias is \(81,\)"),
         ("roi_heads.box_predictor.bbox_pred.bias", torch.zeros(363), r"bbox_pred\.bias is \(363,\).*have 364 outputs"),
     ],
 )
-def test_what_is_no_weight_is_named(theirs, tmp_path, name, value, message):
+def test_entries_that_are_not_weights_are_named(theirs, tmp_path, name, value, message):
     torch.save(theirs.state_dict() | {name: value}, tmp_path / "odd.pth")
     with pytest.raises(InputError, match=rf"odd\.pth.*{message}"):
         load_weights(small_detector(), f"torchvision:{tmp_path / 'odd.pth'}")
 
 
-def test_files_that_are_none_are_refused(tmp_path):
+def test_files_without_weights_are_rejected(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.pth is not a file"):
         load_weights(small_detector(), f"torchvision:{tmp_path / 'nowhere.pth'}")
     (tmp_path / "text.pth").write_text("no weights")
@@ -173,10 +174,10 @@ def test_files_that_are_none_are_refused(tmp_path):
         load_weights(small_detector(), f"torchvision:{tmp_path / 'text.pth'}")
     torch.save({"model": PurePosixPath("somewhere")}, tmp_path / "other.pth")
     with pytest.raises(
-        InputError, match=r"other\.pth cannot be read \(it asks for pathlib\.PurePosixPath, which"
-    ) as refusal:
+        InputError, match=r"other\.pth cannot be read \(it would run pathlib\.PurePosixPath, which"
+    ) as rejection:
         load_weights(small_detector(), f"torchvision:{tmp_path / 'other.pth'}")
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(rejection.value)
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
     with pytest.raises(InputError, match=r"list\.pth is not a state dict"):
         load_weights(small_detector(), f"torchvision:{tmp_path / 'list.pth'}")
@@ -188,11 +189,11 @@ def save_own(detector, ids: list[int], file) -> str:
 
 
 @torch.no_grad()
-def test_the_way_back_gives_torchvisions_own_detections(theirs, path, tmp_path, capsys):
+def test_an_exported_model_gives_torchvisions_detections(theirs, path, tmp_path, capsys):
     detector = small_detector()
     load_weights(detector, f"torchvision:{path}")
     own = save_own(detector, tv.CATEGORY_IDS, tmp_path / "last.ckpt")
-    assert tv.run_export(tv.export, "torchvision", [own, str(tmp_path / "out.pth")]) == 0
+    assert export([own, str(tmp_path / "out.pth"), "--to", "torchvision"]) == 0
     assert "written to" in capsys.readouterr().out
     again = torchvision_model("resnet18", 32, min_size=128, max_size=256)
     again.load_state_dict(torch.load(tmp_path / "out.pth", weights_only=True))  # strict: every tensor and no other
@@ -202,7 +203,7 @@ def test_the_way_back_gives_torchvisions_own_detections(theirs, path, tmp_path, 
         assert all(torch.equal(found[key], other[key]) for key in ("boxes", "labels", "scores"))
 
 
-def test_a_model_without_logits_for_the_gaps_gives_them_no_probability():
+def test_unused_ids_get_no_probability_from_a_model_without_their_logits():
     torch.manual_seed(0)
     detector = small_detector(roi_heads="fpn_lightning.models.roi_heads.RoIHeads", num_classes=3)
     state = tv.export_state(detector.state_dict(), [2, 3, 5], "last.ckpt")
@@ -217,13 +218,13 @@ def test_a_model_without_logits_for_the_gaps_gives_them_no_probability():
     assert torch.equal(deltas[[2, 3, 5]].flatten(0, 1), detector.roi_heads.predictor.box_deltas.weight)
 
 
-def test_other_models_are_not_exported(tmp_path, capsys):
+def test_models_that_torchvision_lacks_are_not_exported(tmp_path, capsys):
     state = {"backbone.stem.0.weight": torch.zeros(8, 3, 3, 3), "mask.weight": torch.zeros(1)}
     torch.save({"state_dict": state, "categories": {"ids": [1], "names": ["a"]}}, tmp_path / "last.ckpt")
     out = tmp_path / "out.pth"
-    assert tv.run_export(tv.export, "torchvision", [str(tmp_path / "last.ckpt"), str(out)]) == 2
-    assert "nothing there is like mask.weight" in capsys.readouterr().err
-    assert tv.run_export(tv.export, "torchvision", [str(tmp_path / "nowhere.ckpt"), str(out)]) == 2
+    assert export([str(tmp_path / "last.ckpt"), str(out), "--to", "torchvision"]) == 2
+    assert "there is no place for mask.weight" in capsys.readouterr().err
+    assert export([str(tmp_path / "nowhere.ckpt"), str(out), "--to", "torchvision"]) == 2
     assert "nowhere.ckpt is not a file" in capsys.readouterr().err
     assert not out.exists()
 
@@ -235,10 +236,10 @@ def run(tmp_path) -> Path:
 
 @pytest.fixture
 def zoo_arguments(path, tmp_path, monkeypatch) -> list[str]:
-    """What follows the subcommand; a trunk's own weights are not to be fetched."""
+    """Arguments after the subcommand; fetching weights of a backbone is an error."""
 
     def no_download(*_: object) -> None:
-        raise AssertionError("weights of a trunk were fetched")
+        raise AssertionError("weights of a backbone were fetched")
 
     monkeypatch.setattr("fpn_lightning.models.backbones.resnet.fetch_torchvision_state", no_download)
     return [
@@ -252,7 +253,7 @@ def zoo_arguments(path, tmp_path, monkeypatch) -> list[str]:
 
 @torch.no_grad()
 def test_one_command_gives_torchvisions_detections_of_a_folder(cli, theirs, zoo_arguments, run, tmp_path):
-    # Images have the size of the network input, so what differs is float32 arithmetic alone, not how they are resized.
+    # Images have the size of the network input, so that resizing does not matter.
     folder = tmp_path / "photos"
     folder.mkdir()
     images = noise(SIZES)
@@ -268,7 +269,7 @@ def test_one_command_gives_torchvisions_detections_of_a_folder(cli, theirs, zoo_
         assert len(mine) == len(reference["boxes"]) > 20
         boxes = torch.tensor([row["bbox"] for row in mine])
         boxes[:, 2:] += boxes[:, :2]
-        # Nearly equal scores may come in another order, so each finds its own: same category, box and score.
+        # Nearly equal scores may be in another order: match detections by category and box.
         found = torch.tensor([[row["category_id"], row["score"]] for row in mine])
         other = torch.stack((reference["labels"], reference["scores"]), dim=1)
         distance = torch.cdist(boxes, reference["boxes"], p=torch.inf)
@@ -287,7 +288,7 @@ def test_fine_tuning_starts_from_the_file_and_says_so(cli, path, zoo_arguments, 
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     assert record["parents"] == [f"torchvision:{path} sha256:{digest}"]
     assert {"AP", "AR1k"} <= record["metrics"].keys()
-    # The labels are those of the data, in the same order: nothing has to be relearnt.
+    # The labels are those of the data, in the same order, so the classifier fits.
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["categories"]["ids"] == tv.CATEGORY_IDS
     assert checkpoint["categories"]["names"] == [tv.CATEGORY_NAMES[i] for i in tv.CATEGORY_IDS]

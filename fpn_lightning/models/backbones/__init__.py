@@ -1,6 +1,6 @@
-"""Classification networks that give c2..c5 (the bottom-up pathway of FPN §3).
+"""Backbones: classification networks that compute c2..c5 (the bottom-up pathway of FPN §3).
 
-What a backbone promises is in :mod:`fpn_lightning.models.backbones.base`.
+Their interface is described in :mod:`fpn_lightning.models.backbones.base`.
 """
 
 from fpn_lightning.models.backbones.narrow import NarrowResNet

@@ -1,12 +1,12 @@
-"""What every trunk, the bottom-up pathway of FPN §3, promises: stage outputs c2..c5, strides, preprocessing, weights.
+"""Interface of backbones (the bottom-up pathway of FPN §3): outputs c2..c5, strides, preprocessing and weights.
 
 Shape shorthand: N images, H x W padded input size, s_k stride of level k, C_k channels of c_k.
 
-A trunk *declares* the channels and strides of its outputs; nothing else in the project computes a stride
-(the paper's trunks have strides 4, 8, 16, 32; the narrow one for CPUs has 2, 4, 8, 16).
+A backbone *declares* the channels and strides of its outputs; no other part of the project computes a stride (the
+paper's backbones have strides 4, 8, 16, 32; the narrow one for CPUs has 2, 4, 8, 16).
 
-It also owns the preprocessing its weights were trained with (``convention``), so that weights, mean, standard
-deviation, channel order and the place of the stride can only be chosen together.
+It also applies the preprocessing that its weights need (``convention``): mean, standard deviation, channel order and
+the place of the stride go together with the weights.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from fpn_lightning.structures import ImageBatch
 Norm = Literal["frozen", "batch", "group"]
 Convention = Literal["torchvision", "caffe", "detectron2"]
 
-# RGB in [0, 1] for torchvision's weights; BGR in [0, 255] for the Caffe weights the paper started from, and for
-# detectron2's, which subtract ImageNet's mean as torchvision knows it.
+# torchvision's weights take RGB in [0, 1]. The Caffe weights that the paper used and detectron2's take BGR in
+# [0, 255]; detectron2 subtracts the mean of torchvision.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PIXEL_MEAN: dict[str, tuple[float, ...]] = {
@@ -46,8 +46,8 @@ def norm_layer(norm: Norm, eps: float = 1e-5) -> Callable[[int], nn.Module]:
     """Return the constructor of a normalisation layer.
 
     Args:
-        norm: ``frozen`` (statistics and affine fixed, as ResNet App. A fine-tunes), ``batch`` or ``group``
-            (for training from scratch; 32 groups, fewer where 32 does not divide the channels).
+        norm: ``frozen`` (fixed statistics and affine parameters, as in ResNet App. A), ``batch`` or ``group`` (for
+            training from scratch; 32 groups, or fewer if 32 does not divide the channels).
         eps: added to the variance.
     """
     if norm == "frozen":
@@ -58,15 +58,15 @@ def norm_layer(norm: Norm, eps: float = 1e-5) -> Callable[[int], nn.Module]:
 
 
 class Backbone(nn.Module):
-    """A trunk: what it declares, its preprocessing and its optional pre-trained weights.
+    """Base class of backbones.
 
     Subclasses set ``channels`` and ``strides`` and implement :meth:`features`.
 
     Attributes:
         channels: channels C_k of each output, ``{"c2": C_2, ...}``.
         strides: stride s_k of each output in network-input pixels, ``{"c2": s_2, ...}``.
-        convention: whose preprocessing the trunk applies.
-        weights: what :meth:`load_weights` loads, ``None`` for training from scratch.
+        convention: whose preprocessing is applied.
+        weights: pre-trained weights that :meth:`load_weights` loads; ``None`` for training from scratch.
     """
 
     channels: dict[str, int]
@@ -75,9 +75,9 @@ class Backbone(nn.Module):
     def __init__(self, convention: Convention = "torchvision", weights: str | None = None) -> None:
         super().__init__()
         self.convention = convention
-        # jsonargparse turns the null of `--model.detector.backbone.weights null` into this word (not so in YAML files).
+        # jsonargparse makes the string "None" of `--model.detector.backbone.weights null` (but not of null in YAML).
         self.weights = None if weights == "None" else weights
-        # Not persistent: they follow from `convention`, and a checkpoint must not be able to contradict it.
+        # Not persistent: `convention` defines them, and a checkpoint must not contradict it.
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN[convention]).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD[convention]).view(3, 1, 1), persistent=False)
 
@@ -88,8 +88,8 @@ class Backbone(nn.Module):
             images: ``pixels`` uint8 ``(N, 3, H, W)``.
 
         Returns:
-            ``(N, 3, H, W)`` in the dtype of the trunk's buffers. Padding is exactly 0 *after* normalisation, so that
-            it looks like the mean colour to the trunk whatever shares the batch.
+            ``(N, 3, H, W)`` in the dtype of the backbone's buffers. Padding is exactly 0 *after* normalisation, which
+            is the mean colour.
         """
         mean, std = self.get_buffer("pixel_mean"), self.get_buffer("pixel_std")
         pixels = images.pixels.to(mean.dtype)
@@ -104,7 +104,7 @@ class Backbone(nn.Module):
         return pixels.masked_fill_(~inside, 0)
 
     def features(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Compute the stage outputs.
+        """Compute the outputs c_k.
 
         Args:
             pixels: normalised input ``(N, 3, H, W)``.
@@ -115,76 +115,76 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def forward(self, images: ImageBatch) -> dict[str, Tensor]:
-        """Normalise a batch and return its stage outputs; see :meth:`normalize` and :meth:`features`."""
+        """Normalise a batch and compute the outputs c_k; see :meth:`normalize` and :meth:`features`."""
         return self.features(self.normalize(images))
 
     def keep(self, used: Sequence[str]) -> None:
-        """Drop what lies behind the coarsest output a feature design reads, before the weights are loaded.
+        """Drop the layers after the coarsest output that a pyramid reads; called before the weights are loaded.
 
-        A layer that no loss reaches would be counted, computed, and waited for by DDP. A trunk that cannot be cut
-        leaves this as it is.
+        These layers would cost time, and DDP would wait for their gradients. The default is to drop nothing.
 
         Args:
             used: names of the outputs that are read.
         """
 
     def take_stage(self, name: str) -> nn.Module:
-        """Hand the stage of the coarsest output over to a head, which runs it on regions (the conv5 head on C4).
+        """Move the ResNet stage of the coarsest output to a head that runs it on regions (the conv5 head on C4).
 
-        The trunk no longer has it; :meth:`load_weights` still fills it.
+        The backbone no longer runs the stage, but :meth:`load_weights` still loads its weights.
 
         Args:
-            name: of that output.
+            name: name of the output.
 
         Raises:
-            InputError: if the trunk is not made of stages.
+            InputError: if the backbone does not consist of stages.
         """
         raise InputError(
-            f"model.box_head 'conv5' needs a trunk made of stages; {type(self).__name__} is none. Use 2fc."
+            f"model.detector.box_head 'conv5' needs a backbone of stages, as a ResNet is; {type(self).__name__} does "
+            "not have them. Use 2fc."
         )
 
     def download_weights(self) -> None:
-        """Fetch pre-trained weights into a cache, so that one process does it for all."""
+        """Fetch pre-trained weights into a cache; called in one process for all."""
 
     def load_weights(self) -> None:
-        """Load the pre-trained weights named by ``weights``; does nothing where it is ``None``."""
+        """Load the pre-trained weights that ``weights`` names, if any."""
 
     @torch.no_grad()
     def check_declared(self, height: int, width: int) -> None:
-        """Run a black image through the trunk and compare the outputs with what it declares.
+        """Run an image through the backbone and compare its outputs with the declared channels and strides.
 
         Args:
-            height: of the image, px.
-            width: of the image, px.
+            height: height of the image, px.
+            width: width of the image, px.
 
         Raises:
-            InputError: naming both, if names, channels or sizes differ.
+            InputError: if names, channels or sizes differ; the message gives both.
         """
         training = self.training
         outputs = self.eval().features(self.get_buffer("pixel_mean").new_zeros(1, 3, height, width))
         self.train(training)
-        found = [(name, *output.shape[1:]) for name, output in outputs.items()]
+        actual = [(name, *output.shape[1:]) for name, output in outputs.items()]
         declared = [(c, self.channels[c], -(-height // s), -(-width // s)) for c, s in self.strides.items()]
-        if found != declared:
+        if actual != declared:
             raise InputError(
                 f"backbone: {type(self).__name__} declares {declared} (name, channels, height, width) for an image of "
-                f"{height} x {width}, but its outputs are {found}."
+                f"{height} x {width}, but its outputs are {actual}. Correct its channels and strides."
             )
 
 
 class StagedBackbone(Backbone):
-    """A trunk that is a stem and a chain of stages, one for each output."""
+    """A backbone that consists of a stem and a chain of stages, one for each output."""
 
     stem: nn.Module
     stages: nn.ModuleList
 
     def __init__(self, convention: Convention = "torchvision", weights: str | None = None) -> None:
         super().__init__(convention, weights)
-        # Not registered: the head that runs these stages owns their parameters; they are remembered for loading.
+        # A tuple, so that they are not registered: the head owns their parameters. Kept for loading weights.
         self._taken: tuple[nn.Module, ...] = ()
 
     def features(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Return the outputs of the stages, c2..c5 (FPN §3)."""
+        """Compute the outputs of the stages, c2..c5 (FPN §3)."""
         x = self.stem(pixels)
         outputs = {}
         for name, stage in zip(self.channels, self.stages, strict=True):
@@ -193,16 +193,16 @@ class StagedBackbone(Backbone):
         return outputs
 
     def keep(self, used: Sequence[str]) -> None:
-        """Drop the stages behind the coarsest of ``used``.
+        """Drop the stages after the coarsest of ``used``.
 
         Raises:
-            InputError: if a head has taken the stage behind one that would be dropped.
+            InputError: if a head has taken the last stage and the stage before it would be dropped.
         """
         count = max(list(self.channels).index(name) for name in used) + 1
         if self._taken and count < len(self.stages):
             raise InputError(
-                f"backbone: a head runs the stage behind {list(self.channels)[-1]}, so the pyramid has to read that "
-                f"map; it reads {', '.join(used)}."
+                f"backbone: the box head runs the stage after {list(self.channels)[-1]}, so the pyramid has to read "
+                f"that map; it reads {', '.join(used)}."
             )
         self.stages = self.stages[:count]
         names = list(self.channels)[:count]
@@ -212,7 +212,7 @@ class StagedBackbone(Backbone):
     def take_stage(self, name: str) -> nn.Module:
         """See :meth:`Backbone.take_stage`."""
         if name != list(self.channels)[-1] or len(self.channels) < 2:
-            raise InputError(f"backbone: {name} is not the coarsest of {list(self.channels)}; no other can be taken.")
+            raise InputError(f"backbone: only the coarsest of {list(self.channels)} can be taken, not {name}.")
         stage = self.stages[-1]
         self.stages = self.stages[:-1]
         self._taken = (stage, *self._taken)
@@ -220,7 +220,7 @@ class StagedBackbone(Backbone):
         return stage
 
     def loadable(self) -> nn.Module:
-        """The trunk as its weights know it, with the stages that were taken."""
+        """Return the whole backbone, with the stages that a head has taken, for loading weights."""
         whole = nn.Module()
         whole.stem = self.stem
         whole.stages = nn.ModuleList([*self.stages, *self._taken])

@@ -1,4 +1,4 @@
-"""A trunk small enough to train from scratch on a CPU (not in the paper)."""
+"""A backbone that is small enough to train from scratch on a CPU (not in the paper)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from fpn_lightning.models.backbones.base import StagedBackbone, norm_layer
 
 
 class NarrowResNet(StagedBackbone):
-    """A small residual trunk for CPUs: strides 2, 4, 8, 16 and few channels, trained from scratch.
+    """A small ResNet for CPUs: strides 2, 4, 8, 16 and few channels, trained from scratch.
 
     Args:
-        width: channels of c2; each further stage doubles them.
-        blocks: residual blocks of each stage c2..c5. With 0 in front, c2 is the bare stem: its receptive field is then
-            about the size of a small object, as in an ImageNet ResNet; one block more doubles it (which decides
-            whether a bottom-up pyramid falls behind FPN at this scale).
+        width: channels of c2; each later stage doubles them.
+        blocks: residual blocks of the stages c2..c5. If the first number is 0, c2 is the output of the stem, and its
+            receptive field is about as large as a small object, as in an ImageNet ResNet. One more block doubles it;
+            whether a bottom-up pyramid is worse than FPN at this scale depends on it.
         norm: ``batch`` or ``group``.
+
+    Raises:
+        InputError: if one of c3..c5 would have no block.
     """
 
     def __init__(
@@ -30,7 +33,7 @@ class NarrowResNet(StagedBackbone):
     ) -> None:
         super().__init__()
         if any(count < 1 for count in blocks[1:]) or blocks[0] < 0:
-            raise InputError(f"backbone: blocks {blocks} leaves a stage empty; c3..c5 need at least one block each.")
+            raise InputError(f"backbone.blocks is {blocks}; c3..c5 need at least one block each.")
         make_norm = norm_layer(norm)
         self.stem = nn.Sequential(
             nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False), make_norm(width), nn.ReLU(inplace=True)

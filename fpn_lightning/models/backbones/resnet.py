@@ -1,7 +1,7 @@
-"""Bottom-up pathway (FPN §3): ResNets, and how any classifier of torchvision becomes a trunk.
+"""ResNet backbones (FPN §3), and the base class of all backbones that are classifiers of torchvision.
 
-What a backbone promises is in :mod:`fpn_lightning.models.backbones.base`; other families are in ``torchvision``,
-``timm`` and ``narrow``.
+The interface is in :mod:`fpn_lightning.models.backbones.base`; other families are in ``torchvision``, ``timm`` and
+``narrow``.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ ResNetName = Literal[
 
 
 class TorchvisionBackbone(StagedBackbone):
-    """A classifier of torchvision cut into a stem and four stages, with its optional weights.
+    """A classifier of torchvision, cut into a stem and four stages.
 
-    Subclasses build their parts and hand them to :meth:`_assemble`.
+    Subclasses build these parts and pass them to :meth:`_assemble`.
 
     Args:
         name: torchvision's name of the model.
         weights: a member of torchvision's weights enum (``IMAGENET1K_V1``), the path of a state dict with
-            torchvision's names, or ``None``. Loaded by :meth:`load_weights`, never by the constructor.
-        norm: ``frozen`` for pre-trained trunks; ``batch`` or ``group`` from scratch; ``None`` where the model has no
+            torchvision's names, or ``None``. Loaded by :meth:`load_weights`, not by the constructor.
+        norm: ``frozen`` for pre-trained backbones, ``batch`` or ``group`` from scratch; ``None`` for models without
             BatchNorm.
-        frozen_stages: how many stages stay as they were loaded, the stem counting as one.
-        convention: whose preprocessing the trunk applies.
+        frozen_stages: number of stages that keep their loaded weights; the stem counts as one.
+        convention: whose preprocessing is applied.
 
     Raises:
         InputError: if the arguments do not fit together.
@@ -59,18 +59,21 @@ class TorchvisionBackbone(StagedBackbone):
                 "Set norm to 'batch' or 'group', or name weights."
             )
         if weights is not None and norm == "group":
-            raise InputError("backbone: norm 'group' has no place for the BatchNorm statistics of pre-trained weights.")
+            raise InputError(
+                "backbone: norm 'group' cannot use the BatchNorm statistics of pre-trained weights. "
+                "Set norm to 'frozen' or 'batch', or weights to null."
+            )
         if weights is None and frozen_stages > 0:
             raise InputError("backbone: frozen_stages > 0 without weights would freeze random filters. Set it to 0.")
         if not 0 <= frozen_stages <= 5:
-            raise InputError(f"backbone: frozen_stages must lie in 0..5 (stem, c2..c5), not {frozen_stages}.")
+            raise InputError(f"backbone: frozen_stages is {frozen_stages}; it has to be in 0..5 (stem, c2..c5).")
         member = torchvision_weights(name, weights)
         if member is not None and convention != "torchvision":
-            raise InputError(f"backbone: weights {weights} are torchvision's; convention must be 'torchvision'.")
-        # vgg16 also has Caffe's filters, which torchvision feeds with another mean and standard deviation.
+            raise InputError(f"backbone: weights {weights} are torchvision's; set convention to 'torchvision'.")
+        # The other weights of vgg16 are Caffe's, for which torchvision uses another mean and standard deviation.
         if member is not None:
-            preset = member.transforms()
-            if (tuple(preset.mean), tuple(preset.std)) != (IMAGENET_MEAN, IMAGENET_STD):
+            transforms = member.transforms()
+            if (tuple(transforms.mean), tuple(transforms.std)) != (IMAGENET_MEAN, IMAGENET_STD):
                 raise InputError(f"backbone: weights {weights} of {name} need another mean. Use IMAGENET1K_V1.")
         self.name = name
         self.frozen_stages = frozen_stages
@@ -83,14 +86,14 @@ class TorchvisionBackbone(StagedBackbone):
         prefixes: dict[str, str | None],
         first_stride: int = 4,
     ) -> None:
-        """Take the parts and freeze the first ``frozen_stages`` of them.
+        """Set the parts and freeze the first ``frozen_stages`` of them.
 
         Args:
-            stem: everything before the stage of c2.
-            stages: those of c2..c5.
-            channels: of c2..c5.
-            prefixes: torchvision's module name to ours, ``None`` for what a trunk leaves out.
-            first_stride: stride of c2; each further stage doubles it.
+            stem: the layers before the stage of c2.
+            stages: the stages of c2..c5.
+            channels: the channels of c2..c5.
+            prefixes: torchvision's module names to ours; ``None`` for modules that are left out.
+            first_stride: stride of c2; each later stage doubles it.
         """
         self.stem = stem
         self.stages = nn.ModuleList(stages)
@@ -104,14 +107,14 @@ class TorchvisionBackbone(StagedBackbone):
         return [self.stem, *self.stages][: self.frozen_stages]
 
     def train(self, mode: bool = True) -> Self:
-        """Switch the mode; frozen stages stay in evaluation mode, or live BatchNorm would still drift there."""
+        """Set the mode; frozen stages stay in evaluation mode, so that live BatchNorm does not change there."""
         super().train(mode)
         for part in self._frozen_parts():
             part.eval()
         return self
 
     def keep(self, used: Sequence[str]) -> None:
-        """See :meth:`StagedBackbone.keep`; the weights of dropped stages are then not wanted."""
+        """See :meth:`StagedBackbone.keep`; weights of dropped stages are then ignored."""
         super().keep(used)
         count = len(self.stages) + len(self._taken)
 
@@ -121,13 +124,13 @@ class TorchvisionBackbone(StagedBackbone):
         self._prefixes = {theirs: None if is_dropped(ours) else ours for theirs, ours in self._prefixes.items()}
 
     def download_weights(self) -> None:
-        """Fetch enum weights into torch's cache; local files need nothing."""
+        """Fetch torchvision's weights into torch's cache; local files need no download."""
         member = torchvision_weights(self.name, self.weights)
         if member is not None:
             fetch_torchvision_state(member)
 
     def load_weights(self) -> None:
-        """Load the named weights; every missing or unexpected tensor outside the classifier is an error.
+        """Load the weights; a missing or unexpected tensor is an error, unless it belongs to the classifier.
 
         Raises:
             InputError: if the file is missing or does not fit, naming the file and the tensors.
@@ -139,7 +142,7 @@ class TorchvisionBackbone(StagedBackbone):
             known = sorted(get_model_weights(self.name).__members__)
             raise InputError(
                 f"backbone: weights {self.weights!r} is neither a file nor one of torchvision's {known} "
-                f"for {self.name}; those of a whole detector are given by model.init_from."
+                f"for {self.name}. For the weights of a whole detector use model.init_from."
             )
         state = (
             fetch_torchvision_state(member) if member is not None else read_state_dict(self.weights, "backbone.weights")
@@ -148,17 +151,17 @@ class TorchvisionBackbone(StagedBackbone):
 
 
 class ResNetBackbone(TorchvisionBackbone):
-    """ResNet-18/34/50/101 (the paper's trunks are 50 and 101) and ResNeXt-50/101, from torchvision.
+    """ResNet-18/34/50/101 and ResNeXt-50/101 of torchvision; the paper uses ResNet-50 and 101.
 
     Args:
-        name: which ResNet.
+        name: torchvision's name of the model.
         weights: a member of torchvision's weights enum (``IMAGENET1K_V1``), the path of a state dict with
-            torchvision's names, or ``None``. Loaded by :meth:`load_weights`, never by the constructor.
-        norm: ``frozen`` for pre-trained trunks; ``batch`` or ``group`` from scratch.
-        frozen_stages: how many stages stay as they were loaded, the stem counting as one: 2 freezes conv1 and
+            torchvision's names, or ``None``. Loaded by :meth:`load_weights`, not by the constructor.
+        norm: ``frozen`` for pre-trained backbones; ``batch`` or ``group`` from scratch.
+        frozen_stages: number of stages that keep their loaded weights; the stem counts as one. 2 freezes conv1 and
             conv2_x, as Detectron's ``FREEZE_AT = 2`` (the paper does not say; DEVIATIONS.md "Frozen stages").
         convention: ``torchvision`` (RGB, stride in the 3x3), ``caffe`` or ``detectron2`` (BGR, stride in the first
-            1x1; they differ in the mean that is subtracted).
+            1x1; the two subtract different means).
         norm_eps: added to the variances by the normalisation layers.
 
     Raises:
@@ -175,12 +178,12 @@ class ResNetBackbone(TorchvisionBackbone):
         norm_eps: float = 1e-5,
     ) -> None:
         super().__init__(name, weights, norm, frozen_stages, convention)
-        trunk = getattr(resnet, name)(weights=None, norm_layer=norm_layer(norm, norm_eps))
-        stages = nn.ModuleList([trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4])
+        model = getattr(resnet, name)(weights=None, norm_layer=norm_layer(norm, norm_eps))
+        stages = nn.ModuleList([model.layer1, model.layer2, model.layer3, model.layer4])
         if convention != "torchvision":
             _move_stride_to_first_conv(stages)
         self._assemble(
-            stem=nn.Sequential(trunk.conv1, trunk.bn1, trunk.relu, trunk.maxpool),
+            stem=nn.Sequential(model.conv1, model.bn1, model.relu, model.maxpool),
             stages=stages,
             channels=[64, 128, 256, 512] if name in ("resnet18", "resnet34") else [256, 512, 1024, 2048],
             prefixes={"conv1": "stem.0", "bn1": "stem.1", "fc": None}
@@ -189,6 +192,6 @@ class ResNetBackbone(TorchvisionBackbone):
 
 
 def _move_stride_to_first_conv(stages: nn.ModuleList) -> None:
-    """Put the stride of each bottleneck into its first 1x1, where the Caffe weights expect it."""
+    """Move the stride of each bottleneck to its first 1x1 convolution, as the Caffe weights need it."""
     for block in (module for module in stages.modules() if isinstance(module, resnet.Bottleneck)):
         block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride

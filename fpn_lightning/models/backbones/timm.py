@@ -1,7 +1,7 @@
-"""Any trunk of timm (PyTorch Image Models) that can hand out maps of several strides (not in the paper).
+"""Backbones of timm (PyTorch Image Models): any model with maps of several strides (not in the paper).
 
-An optional extra: ``pip install 'fpn_lightning[timm]'``. What timm declares about a model is checked by a forward
-pass when it is built.
+They need an optional extra: ``pip install 'fpn_lightning[timm]'``. The channels and strides that timm declares are
+checked by a forward pass when a model is built.
 """
 
 from __future__ import annotations
@@ -22,22 +22,21 @@ from fpn_lightning.state_dicts import read_state_dict
 
 
 class TimmBackbone(Backbone):
-    """A trunk from timm: c_k is the last map at stride 2^k; mean and standard deviation are those timm states.
+    """A model of timm: c_k is its last map with stride 2^k, and pixels are normalised as timm does for the model.
 
-    Dropout and stochastic depth are switched off: a training step must depend on nothing but the seed, the step and
-    the images.
+    Dropout and stochastic depth are switched off, so that a training step depends only on seed, step and images.
 
     Args:
         model_name: timm's name, with or without the tag of its weights (``resnet18.a1_in1k``).
-        weights: ``pretrained`` for those timm fetches for ``model_name``, the path of a state dict with timm's names
-            (``.safetensors`` or written by ``torch.save``), or ``None``. Loaded by :meth:`load_weights`, never by
-            the constructor.
+        weights: ``pretrained`` for timm's weights of ``model_name``, the path of a state dict with timm's names
+            (``.safetensors`` or written by ``torch.save``), or ``None``. Loaded by :meth:`load_weights`, not by the
+            constructor.
         norm: ``frozen`` (with weights) or ``batch`` for models with BatchNorm; ``None`` for models without.
-        trunk_strides: strides of the maps to hand out, ascending powers of two.
+        map_strides: strides of the maps to use, ascending powers of two.
 
     Raises:
-        InputError: if timm is not installed, does not know the model or cannot give these maps; if the model does
-            not take images of any size; or if the arguments do not fit together.
+        InputError: if timm is not installed or does not know the model; if the model lacks a map or does not take
+            images of any size; or if the arguments do not fit together.
     """
 
     def __init__(
@@ -45,50 +44,52 @@ class TimmBackbone(Backbone):
         model_name: str,
         weights: str | None = None,
         norm: Literal["frozen", "batch"] | None = None,
-        trunk_strides: Sequence[int] = (4, 8, 16, 32),
+        map_strides: Sequence[int] = (4, 8, 16, 32),
     ) -> None:
         super().__init__("torchvision", weights)
-        ascending = list(trunk_strides) == sorted(set(trunk_strides))
-        if not trunk_strides or not ascending or any(stride < 1 or stride & (stride - 1) for stride in trunk_strides):
-            raise InputError(f"backbone: trunk_strides {list(trunk_strides)} must be ascending powers of two.")
+        ascending = list(map_strides) == sorted(set(map_strides))
+        if not map_strides or not ascending or any(stride < 1 or stride & (stride - 1) for stride in map_strides):
+            raise InputError(f"backbone: map_strides is {list(map_strides)}; give ascending powers of two.")
         self.model_name = model_name
         timm = _import_timm()
         body = self._create()
         info = body.feature_info
-        index_at = dict(zip(info.reduction(), info.out_indices, strict=True))  # of several maps the last one stays
-        if not index_at.keys() >= set(trunk_strides):
+        index_at = dict(zip(info.reduction(), info.out_indices, strict=True))  # the last map of each stride
+        if not index_at.keys() >= set(map_strides):
             raise InputError(
-                f"backbone: timm's {model_name} has maps at strides {sorted(index_at)}, "
-                f"trunk_strides asks for {list(trunk_strides)}."
+                f"backbone: timm's {model_name} has maps at strides {sorted(index_at)}, but map_strides is "
+                f"{list(map_strides)}. Use another model or other strides."
             )
-        self._out_indices = tuple(index_at[stride] for stride in trunk_strides)
+        self._out_indices = tuple(index_at[stride] for stride in map_strides)
         if self._out_indices != tuple(info.out_indices):
-            body = self._create(out_indices=self._out_indices)  # without layers whose output nobody reads
+            body = self._create(out_indices=self._out_indices)  # without the layers after the last map
         for module in body.modules():
             if isinstance(module, timm.layers.DropPath):
                 module.drop_prob = 0.0
             elif isinstance(module, nn.Dropout):
                 module.p = 0.0
         body = self._apply_norm(body, norm)
-        names = [f"c{stride.bit_length() - 1}" for stride in trunk_strides]
+        names = [f"c{stride.bit_length() - 1}" for stride in map_strides]
         self.channels = dict(zip(names, body.feature_info.channels(), strict=True))
-        self.strides = dict(zip(names, trunk_strides, strict=True))
+        self.strides = dict(zip(names, map_strides, strict=True))
         self.pixel_mean = 255 * torch.tensor(body.pretrained_cfg["mean"]).view(3, 1, 1)
         self.pixel_std = 255 * torch.tensor(body.pretrained_cfg["std"]).view(3, 1, 1)
         self.body: nn.Module = body
         try:
-            self.check_declared(2 * trunk_strides[-1], 3 * trunk_strides[-1])
+            self.check_declared(2 * map_strides[-1], 3 * map_strides[-1])
         except InputError:
             raise
-        except Exception as error:  # models for one image size stop in ways of their own
-            raise InputError(f"backbone: timm's {model_name} does not take images of any size ({error}).") from error
+        except Exception as error:  # models for one image size raise various exceptions
+            raise InputError(
+                f"backbone: timm's {model_name} does not take images of any size ({error}). Use another model."
+            ) from error
 
     def _apply_norm(self, body: Any, norm: str | None) -> Any:
         has_batchnorm = any(isinstance(module, nn.BatchNorm2d) for module in body.modules())
         if has_batchnorm and norm is None:
             raise InputError(f"backbone: timm's {self.model_name} has BatchNorm; set norm to 'frozen' or 'batch'.")
         if not has_batchnorm and norm is not None:
-            raise InputError(f"backbone: timm's {self.model_name} has no BatchNorm; norm must be null, not {norm!r}.")
+            raise InputError(f"backbone: timm's {self.model_name} has no BatchNorm; set norm to null, not {norm!r}.")
         if norm == "frozen" and self.weights is None:
             raise InputError(
                 "backbone: norm 'frozen' without weights would freeze untrained statistics. "
@@ -97,54 +98,54 @@ class TimmBackbone(Backbone):
         return _import_timm().layers.freeze_batch_norm_2d(body) if norm == "frozen" else body
 
     def _create(self, **options: Any) -> Any:
-        """Build the model with timm; ``options`` are those of ``timm.create_model``."""
+        """Build the model with timm; ``options`` are arguments of ``timm.create_model``."""
         timm = _import_timm()
         try:
             return timm.create_model(self.model_name, features_only=True, **options)
-        except Exception as error:  # timm has no exception of its own
+        except Exception as error:  # timm does not define an exception
             similar = [] if timm.is_model(self.model_name) else get_close_matches(self.model_name, timm.list_models())
             raise InputError(
-                f"backbone: timm {timm.__version__} cannot make a trunk of {self.model_name!r}: {error}"
+                f"backbone: timm {timm.__version__} cannot build {self.model_name!r} as a backbone: {error}"
                 + (f". Similar names: {', '.join(similar)}." if similar else "")
             ) from error
 
     def features(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Return the maps at the declared strides, finest first."""
+        """Compute the maps at the declared strides, finest first."""
         return dict(zip(self.channels, self.body(pixels), strict=True))
 
     def download_weights(self) -> None:
-        """Fetch timm's weights into its cache; local files need nothing."""
+        """Fetch timm's weights into its cache; local files need no download."""
         if self.weights == "pretrained":
             self._create(pretrained=True)
 
     def load_weights(self) -> None:
-        """Load the named weights; every missing or unexpected tensor outside the classifier is an error.
+        """Load the weights; a missing or unexpected tensor is an error, unless it belongs to the classifier.
 
         Raises:
             InputError: if the file is missing or does not fit, naming the file and the tensors.
         """
         if self.weights is None:
             return
-        overlay = None
+        from_file = None
         if self.weights != "pretrained":
             if not Path(self.weights).is_file():
                 raise InputError(f"backbone: weights {self.weights!r} is neither a file nor 'pretrained'.")
-            overlay = {"state_dict": self._read_fitting_state(self.weights), "source": ""}
-        # Only timm knows how names of a whole model become names of its feature extractor.
-        loaded = self._create(out_indices=self._out_indices, pretrained=True, pretrained_cfg_overlay=overlay)
+            from_file = {"state_dict": self._read_fitting_state(self.weights), "source": ""}
+        # timm maps the names of a whole model to those of its feature extractor.
+        loaded = self._create(out_indices=self._out_indices, pretrained=True, pretrained_cfg_overlay=from_file)
         self.body.load_state_dict(loaded.state_dict())
 
     def _read_fitting_state(self, path: str) -> dict[str, Tensor]:
-        """Read a file and compare it with the whole model, since timm passes over what a feature extractor lacks."""
+        """Read a file and compare it with the whole model: timm ignores tensors that a feature extractor lacks."""
         model = _import_timm().create_model(self.model_name)
         classifiers = model.pretrained_cfg.get("classifier") or ()
         heads = tuple(f"{head}." for head in ((classifiers,) if isinstance(classifiers, str) else classifiers))
         state = read_state_dict(path, "backbone.weights")
-        wanted, found = (
+        ours, theirs = (
             {key: value for key, value in tensors.items() if not key.startswith(heads)}
             for tensors in (model.state_dict(), state)
         )
-        check_fit(wanted, found, path, self.model_name)
+        check_fit(ours, theirs, path, self.model_name)
         return state
 
 

@@ -1,12 +1,12 @@
-"""Trunks of other families from torchvision: VGG-16, MobileNetV2, EfficientNet, ConvNeXt (not in the paper).
+"""Other backbones of torchvision: VGG-16, MobileNetV2, EfficientNet, ConvNeXt (not in the paper).
 
-FPN §1 calls the construction independent of the backbone; each class here declares four maps at strides 4, 8, 16, 32:
-c_k is the last map of its stride. What only serves classification (the wide 1x1 convolution before the average pool
-of MobileNetV2 and EfficientNet, the last LayerNorm of ConvNeXt, fully connected layers) is left out. Stochastic
-depth is switched off: a training step must depend on nothing but the seed, the step and the images.
+The paper says that FPN does not depend on the backbone (FPN §1). Each class here has four maps with strides 4, 8, 16,
+32; c_k is the last map of its stride. Layers for classification alone are left out: the wide 1x1 convolution before
+the average pooling of MobileNetV2 and EfficientNet, the last LayerNorm of ConvNeXt, fully connected layers. Stochastic
+depth is switched off, so that a training step depends only on seed, step and images.
 
-MobileNetV2 and EfficientNet can be made small enough to be trained from scratch on a CPU; for small images
-``first_stride: 2`` takes the subsampling out of the stage of c2 and makes the strides 2, 4, 8, 16.
+MobileNetV2 and EfficientNet can be made small enough to train from scratch on a CPU. For small images
+``first_stride: 2`` removes the subsampling from the stage of c2, and the strides are 2, 4, 8, 16.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from fpn_lightning.models.backbones.resnet import TorchvisionBackbone
 
 
 class FeaturesBackbone(TorchvisionBackbone):
-    """A trunk cut out of the ``features`` sequence that most of torchvision's classifiers have."""
+    """A backbone that is cut from ``features``, the sequence of layers in most of torchvision's classifiers."""
 
     def _cut(self, layers: nn.Sequential, ends: Sequence[int], channels: Sequence[int], first_stride: int = 4) -> None:
         """Cut the sequence into the stem and the stages of c2..c5.
 
         Args:
             layers: torchvision's ``features``.
-            ends: index after the last layer of the stem and of each stage; what follows is left out.
-            channels: of c2..c5.
+            ends: index after the last layer of the stem and of each stage; later layers are left out.
+            channels: channels of c2..c5.
             first_stride: stride of c2, 4 or 2; with 2 the stage of c2 keeps the resolution of its input.
         """
         parts = ["stem", "stages.0", "stages.1", "stages.2", "stages.3"]
@@ -45,20 +45,21 @@ class FeaturesBackbone(TorchvisionBackbone):
             prefixes |= {f"features.{index}": f"{part}.{index}" for index in range(start, end)}
         stem, *stages = (layers[start:end] for start, end in bounds)
         if first_stride == 2:
-            # Not in the stem: at full resolution the stem would cost more than all that follows.
+            # Not in the stem: at full resolution it would cost more than all later layers.
             for conv in (layer for layer in stages[0].modules() if isinstance(layer, nn.Conv2d)):
                 conv.stride = (1, 1)
         self._assemble(stem, stages, channels, prefixes, first_stride)
 
 
 class VGGBackbone(FeaturesBackbone):
-    """VGG-16, the trunk of Faster R-CNN: c2..c5 are conv3_3, conv4_3, conv5_3 (after ReLU) and pool5.
+    """VGG-16, the backbone of Faster R-CNN: c2..c5 are conv3_3, conv4_3, conv5_3 (after ReLU) and pool5.
 
     Args:
         name: ``vgg16`` or, with BatchNorm, ``vgg16_bn``.
         weights: as for :class:`~fpn_lightning.models.backbones.resnet.ResNetBackbone`.
-        norm: ``frozen`` or ``batch`` for ``vgg16_bn``; ``None`` for ``vgg16``, which has no such layers.
-        frozen_stages: how many of stem (conv1, conv2), conv3, conv4, conv5, pool5 stay as loaded; 1 as in Fast R-CNN.
+        norm: ``frozen`` or ``batch`` for ``vgg16_bn``; ``None`` for ``vgg16``, which has no BatchNorm.
+        frozen_stages: number of stages that keep their loaded weights, of stem (conv1, conv2), conv3, conv4, conv5,
+            pool5; 1 as in Fast R-CNN.
 
     Raises:
         InputError: if the arguments do not fit together.
@@ -73,10 +74,12 @@ class VGGBackbone(FeaturesBackbone):
     ) -> None:
         super().__init__(name, weights, norm, frozen_stages, "torchvision")
         if name == "vgg16" and norm is not None:
-            raise InputError(f"backbone: vgg16 has no normalisation layers, norm {norm!r} has no place. Use vgg16_bn.")
+            raise InputError(
+                f"backbone: vgg16 has no BatchNorm, so norm cannot be {norm!r}. Use vgg16_bn, or set norm to null."
+            )
         if name == "vgg16_bn" and norm is None:
             raise InputError("backbone: vgg16_bn needs norm 'frozen' (pre-trained) or 'batch'.")
-        # The whole classifier would allocate 0.5 GB of fully connected layers first.
+        # Built without the classifier, whose fully connected layers take 0.5 GB.
         layers = vgg.make_layers(vgg.cfgs["D"], batch_norm=name == "vgg16_bn")
         for index, layer in enumerate(layers):
             if isinstance(layer, nn.Conv2d):
@@ -85,19 +88,19 @@ class VGGBackbone(FeaturesBackbone):
             elif isinstance(layer, nn.BatchNorm2d) and norm == "frozen":
                 layers[index] = FrozenBatchNorm2d(layer.num_features)
         pools = [index for index, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
-        # A map at stride 2^k ends before the pool that halves it: pools[1] opens the stage of c2.
+        # The last map of a stride is the one before a pooling layer: pools[1] is the first layer of the stage of c2.
         self._cut(layers, [*pools[1:], pools[4] + 1], [256, 512, 512, 512])
 
 
 class MobileNetV2Backbone(FeaturesBackbone):
-    """MobileNetV2 (Sandler et al., CVPR 2018), whose maps have 24, 32, 96 and 320 channels.
+    """MobileNetV2 (Sandler et al., CVPR 2018); its maps have 24, 32, 96 and 320 channels.
 
     Args:
         weights: as for :class:`~fpn_lightning.models.backbones.resnet.ResNetBackbone`.
-        norm: ``frozen`` for pre-trained trunks; ``batch`` or ``group`` from scratch.
-        frozen_stages: how many of stem (stride 2), c2, c3, c4, c5 stay as loaded.
+        norm: ``frozen`` for pre-trained backbones; ``batch`` or ``group`` from scratch.
+        frozen_stages: number of stages that keep their loaded weights, of stem (stride 2), c2, c3, c4, c5.
         width_mult: multiplies the channels of every layer, rounded to a multiple of 8.
-        first_stride: stride of c2, 4 or 2; each further stage doubles it.
+        first_stride: stride of c2, 4 or 2; each later stage doubles it.
 
     Raises:
         InputError: if the arguments do not fit together.
@@ -140,17 +143,17 @@ _EFFICIENTNET_WIDTH_DEPTH = {
 class EfficientNetBackbone(FeaturesBackbone):
     """EfficientNet-B0 to B4 (Tan and Le, ICML 2019); the maps of B0 have 24, 40, 112 and 320 channels.
 
-    Its squeeze-and-excitation averages over the padding too, so what shares a batch moves results more than in other
-    trunks; evaluation has batches of one image by default.
+    Its squeeze-and-excitation layers average over the padding too, so results depend more on the other images of a
+    batch than with other backbones. By default, evaluation uses batches of one image.
 
     Args:
-        name: which EfficientNet.
+        name: torchvision's name of the variant.
         weights: as for :class:`~fpn_lightning.models.backbones.resnet.ResNetBackbone`.
-        norm: ``frozen`` for pre-trained trunks; ``batch`` or ``group`` from scratch.
-        frozen_stages: how many of stem (stride 2), c2, c3, c4, c5 stay as loaded.
-        width_mult: multiplies the channels of the named variant, rounded to a multiple of 8.
-        depth_mult: multiplies the layers of the named variant, rounded up.
-        first_stride: stride of c2, 4 or 2; each further stage doubles it.
+        norm: ``frozen`` for pre-trained backbones; ``batch`` or ``group`` from scratch.
+        frozen_stages: number of stages that keep their loaded weights, of stem (stride 2), c2, c3, c4, c5.
+        width_mult: multiplies the channels of the variant, rounded to a multiple of 8.
+        depth_mult: multiplies the layers of the variant, rounded up.
+        first_stride: stride of c2, 4 or 2; each later stage doubles it.
 
     Raises:
         InputError: if the arguments do not fit together.
@@ -183,11 +186,11 @@ class EfficientNetBackbone(FeaturesBackbone):
 
 
 class ConvNeXtBackbone(FeaturesBackbone):
-    """ConvNeXt-Tiny (Liu et al., CVPR 2022). Its LayerNorms keep no statistics, hence no argument ``norm``.
+    """ConvNeXt-Tiny (Liu et al., CVPR 2022). There is no argument ``norm``, as LayerNorm has no statistics.
 
     Args:
         weights: as for :class:`~fpn_lightning.models.backbones.resnet.ResNetBackbone`.
-        frozen_stages: how many of stem (the 4 x 4 patches), c2, c3, c4, c5 stay as loaded.
+        frozen_stages: number of stages that keep their loaded weights, of stem (4 x 4 patches), c2, c3, c4, c5.
 
     Raises:
         InputError: if the arguments do not fit together.
@@ -199,11 +202,12 @@ class ConvNeXtBackbone(FeaturesBackbone):
         self._cut(layers, [1, 2, 4, 6, 8], [96, 192, 384, 768])
 
 
-def _check_multipliers(trunk: FeaturesBackbone, **multipliers: float) -> None:
+def _check_multipliers(backbone: FeaturesBackbone, **multipliers: float) -> None:
     for name, value in multipliers.items():
         if value <= 0:
-            raise InputError(f"backbone: {name} must be positive, not {value}.")
-        if value != 1 and torchvision_weights(trunk.name, trunk.weights) is not None:
+            raise InputError(f"backbone: {name} is {value}; it has to be positive.")
+        if value != 1 and torchvision_weights(backbone.name, backbone.weights) is not None:
             raise InputError(
-                f"backbone: weights {trunk.weights} of {trunk.name} are for {name} 1, not {value}. Set weights to null."
+                f"backbone: weights {backbone.weights} of {backbone.name} are for {name} 1, not {value}. "
+                "Set weights to null."
             )

@@ -1,12 +1,12 @@
-"""The sliding windows of the mask MLPs (FPN §6, App. A): where they lie and which object each is to predict.
+"""Positions of the mask MLPs on the maps, and the object that each of them learns (FPN §6, App. A).
 
-Shape shorthand: L levels, M MLPs, H_l x W_l size of level l, B = M * sum of H_l * W_l windows, G objects of one image.
+Shape shorthand: L levels, M MLPs, H_l x W_l size of level l, B = M * sum of H_l * W_l cells, G objects of one image.
 
 A *cell* is one position of one MLP on one level. The cell (row i, column j) of a map with stride s is centred at
-(j * s, i * s), as anchors are. Level l and MLP m make one *group* of cells, which stands for objects of one size.
+(j * s, i * s), as anchors are. The cells of level l and MLP m form one *group*, which is for objects of one size.
 
-The size of an object is max(width, height) here, as in §6. An object belongs to the group whose size is nearest in
-log space, and there to the cells whose centre is at most one stride from its own (DEVIATIONS.md "Mask cells").
+The size of an object is max(width, height) here, as in §6. An object belongs to the group with the nearest size in log
+space, and in this group to the cells whose centre is at most one stride from its own (DEVIATIONS.md "Mask cells").
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ TieBreak = Literal["nearest", "smallest"]
 
 
 class CellGrid:
-    """The cells of all groups over the maps of one batch, level by level, MLP by MLP, row-major.
+    """The cells of all groups over the maps of one batch, ordered by level, MLP, row and column.
 
     Args:
         map_sizes: ``(H_l, W_l)`` of every level, finest first.
         strides: stride of every level, px of the network input.
         sizes: object size of every group, px of the network input: L lists of M.
-        device: where the cells' tensors lie.
+        device: device of the tensors.
 
     Attributes:
         num_cells: B.
@@ -54,13 +54,13 @@ class CellGrid:
         self.num_cells = int(ends[-1])
 
     def locate(self, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Group, row and column of cells, each int64 ``(P,)``; ``cells`` int64 ``(P,)`` in [0, B)."""
+        """Return group, row and column of cells, each int64 ``(P,)``; ``cells`` is int64 ``(P,)`` in [0, B)."""
         groups = torch.searchsorted(self._starts, cells, right=True) - 1
         within, widths = cells - self._starts[groups], self._shapes[groups, 1]
         return groups, within // widths, within % widths
 
     def windows(self, cells: Tensor, padding: float) -> Tensor:
-        """The squares that cells predict a mask of: float32 ``(P, 4)`` xyxy, network-input pixels.
+        """Return the squares in which cells predict a mask: float32 ``(P, 4)`` xyxy, network-input pixels.
 
         Args:
             cells: int64 ``(P,)``.
@@ -72,7 +72,7 @@ class CellGrid:
         return torch.cat((centres - half, centres + half), dim=1)
 
     def inside(self, size: tuple[int, int]) -> Tensor:
-        """Which cells are centred on the image and not on padding: bool ``(B,)``; ``size`` height and width, px."""
+        """Mark the cells whose centre is on the image and not on padding: bool ``(B,)``; ``size`` is height, width."""
         groups, rows, columns = self.locate(torch.arange(self.num_cells, device=self._starts.device))
         strides = self._strides[groups]
         return (rows * strides < size[0]) & (columns * strides < size[1])
@@ -80,23 +80,23 @@ class CellGrid:
     def label(
         self, boxes: Tensor, size: tuple[int, int], tolerance: float = 1.0, tie_break: TieBreak = "nearest"
     ) -> tuple[Tensor, Tensor]:
-        """Say for every cell which object it is to predict.
+        """Assign an object to every cell that is to predict one.
 
         Args:
             boxes: ``(G, 4)`` xyxy, network-input pixels.
             size: height and width of the image without padding, px.
             tolerance: largest distance between the centres of cell and object along each axis, in strides.
-            tie_break: of several objects that a cell could predict, the ``nearest`` centre or the ``smallest`` object;
-                equals go to the first.
+            tie_break: a cell that fits several objects gets the one with the ``nearest`` centre, or the ``smallest``
+                one; the first of equal ones.
 
         Returns:
-            ``match_labels`` int8 ``(B,)``: 1 an object, 0 none, -1 a cell on padding, which is not looked at;
-            ``matched_idxs`` int64 ``(B,)`` into ``boxes``, 0 where there is no object.
+            ``match_labels`` int8 ``(B,)``: 1 for an object, 0 for no object, -1 for a cell on padding, which is
+            ignored; ``matched_idxs`` int64 ``(B,)`` into ``boxes``, 0 without an object.
         """
         match_labels = self.inside(size).to(torch.int8) - 1
         matched_idxs = torch.zeros(self.num_cells, dtype=torch.int64, device=match_labels.device)
         cells, objects, keys = self._pairs(boxes.to(self.group_sizes), tolerance, tie_break)
-        # By cell, then by key, then by object: the first pair of each cell wins. Stable sorts, from the last key on.
+        # Sort by cell, then key, then object; the first pair of each cell wins. Stable sorts run from the last key on.
         order = torch.argsort(keys, stable=True)
         order = order[torch.argsort(cells[order], stable=True)]
         cells, objects = cells[order], objects[order]
@@ -109,12 +109,12 @@ class CellGrid:
         return match_labels, matched_idxs
 
     def groups_of(self, boxes: Tensor) -> Tensor:
-        """The group of each object, int64 ``(G,)``: nearest to max(width, height) in log space."""
+        """Return the group of each object, int64 ``(G,)``: its size is nearest to max(width, height) in log space."""
         sizes = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1).clamp(min=torch.finfo(boxes.dtype).tiny)
         return (sizes.log()[:, None] - self.group_sizes.log()).abs().argmin(dim=1)
 
     def _pairs(self, boxes: Tensor, tolerance: float, tie_break: TieBreak) -> tuple[Tensor, Tensor, Tensor]:
-        """Cells and objects that fit, each ``(Q,)``, objects ascending, and what decides between objects."""
+        """Return pairs of cells and objects that fit, each ``(Q,)``, objects ascending, and the keys of ties."""
         groups = self.groups_of(boxes)
         strides, shapes = self._strides[groups], self._shapes[groups]  # (G,), (G, 2)
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / strides[:, None]  # (G, 2) x, y in strides

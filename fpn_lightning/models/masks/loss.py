@@ -1,4 +1,4 @@
-"""What masks are trained on, and how far they are from it (FPN App. A; the form of the loss is DeepMask's).
+"""Targets of a batch's masks and the loss of predicted masks (FPN App. A; the logistic loss is DeepMask's).
 
 Shape shorthand: P masks of m x m cells.
 """
@@ -27,33 +27,33 @@ def target_masks(
     mask_size: int,
     soft: bool,
 ) -> Tensor:
-    """What the masks of positive cells should be.
+    """Compute the target masks of the positive cells of a batch.
 
     Args:
         images: the batch.
-        targets: of its N images.
+        targets: N targets.
         image: int64 ``(P,)`` the image of each cell, ascending.
-        matched_idxs: int64 ``(P,)`` its object, into the boxes of that image.
+        matched_idxs: int64 ``(P,)`` the object of each cell, into the boxes of its image.
         windows: ``(P, 4)`` xyxy, network-input pixels.
         mask_size: m.
-        soft: covered parts in [0, 1] instead of whether half is covered.
+        soft: give the covered fraction of each mask cell in [0, 1]; otherwise 1 where at least half is covered, else 0.
 
     Returns:
         float32 ``(P, m, m)`` on the device of ``windows``.
 
     Raises:
-        InputError: if the targets carry no masks.
+        InputError: if the targets have no masks.
     """
     parts = [windows.new_zeros(0, mask_size, mask_size)]
     for n, target in enumerate(targets):
-        rows = image == n
-        if not rows.any():
+        own = image == n
+        if not own.any():
             continue
         check_masks(target)
         coverage = mask_targets(
             target.masks,
-            matched_idxs[rows].cpu().numpy(),
-            windows[rows].double().cpu().numpy(),
+            matched_idxs[own].cpu().numpy(),
+            windows[own].double().cpu().numpy(),
             images.geometries[n],
             mask_size,
         )
@@ -63,23 +63,24 @@ def target_masks(
 
 
 def mask_loss(logits: Tensor, targets: Tensor, form: MaskLoss) -> Tensor:
-    """The losses of masks, summed over masks.
+    """Compute the sum of the losses of masks.
 
     Args:
         logits: ``(P, m, m)``.
         targets: ``(P, m, m)`` in [0, 1].
-        form: ``logistic``: the mean over a mask's cells of the logistic loss, as in DeepMask. ``dice``: 1 - 2 |p t| /
-            (|p|² + |t|²) with probabilities p (Milletari et al., 3DV 2016), which weighs large and small objects alike.
+        form: ``logistic`` is the logistic loss, averaged over the cells of a mask, as in DeepMask. ``dice`` is
+            1 - 2 |p t| / (|p|² + |t|²) with probabilities p (Milletari et al., 3DV 2016); it weighs large and small
+            objects equally.
 
     Returns:
-        A scalar, 0 for no masks.
+        A scalar, 0 if P is 0.
     """
     if form == "logistic":
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / (
             logits.shape[1] * logits.shape[2]
         )
     probabilities = logits.sigmoid().flatten(1)
-    wanted = targets.flatten(1)
-    overlap = (probabilities * wanted).sum(dim=1)
-    total = probabilities.square().sum(dim=1) + wanted.square().sum(dim=1)
+    targets = targets.flatten(1)
+    overlap = (probabilities * targets).sum(dim=1)
+    total = probabilities.square().sum(dim=1) + targets.square().sum(dim=1)
     return (1 - 2 * overlap / total.clamp(min=1e-6)).sum()

@@ -1,4 +1,4 @@
-"""The MLP that slides over a map and predicts a score and a mask at each position (FPN App. A).
+"""The MLP that predicts a score and a mask at each position of a map (FPN App. A).
 
 Shape shorthand: N images, d channels, H x W size of a map, P chosen cells, k side of the window, m side of a mask.
 """
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 class MaskMLP(nn.Module):
-    """A k x k convolution, a ReLU and two sibling 1 x 1 convolutions, the same for every level.
+    """A k x k convolution, a ReLU and two sibling 1 x 1 convolutions, shared by all levels.
 
     Args:
         in_channels: d.
@@ -36,7 +36,7 @@ class MaskMLP(nn.Module):
         return self.score_logits(F.relu(self.hidden(feature))).flatten(1)
 
     def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """Evaluate every cell of a map ``(N, d, H, W)``: what the other methods compute in part.
+        """Compute scores and masks of every cell of a map ``(N, d, H, W)``; the other methods compute parts of this.
 
         Returns:
             Score logits ``(N, H * W)`` and mask logits ``(N, H * W, m, m)``, cells row-major.
@@ -47,7 +47,7 @@ class MaskMLP(nn.Module):
         return self.score_logits(hidden).flatten(1), masks
 
     def hidden_at(self, feature: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
-        """Hidden units at chosen cells only, from the k x k patches around them.
+        """Compute the hidden units of chosen cells only, from the k x k patches around them.
 
         Args:
             feature: ``(N, d, H, W)``.
@@ -56,7 +56,7 @@ class MaskMLP(nn.Module):
             column: int64 ``(P,)`` in [0, W).
 
         Returns:
-            ``(P, 512)``, zero or above.
+            ``(P, 512)``, at least 0.
         """
         k = self.window
         padded = F.pad(feature, (k // 2,) * 4)  # (N, d, H + k - 1, W + k - 1)
@@ -70,10 +70,10 @@ class MaskMLP(nn.Module):
         return F.relu(F.linear(patches.flatten(1), weight, self.hidden.bias))
 
     def score_logits_of(self, hidden: Tensor) -> Tensor:
-        """Score logits ``(P,)`` from hidden units ``(P, 512)``."""
+        """Compute score logits ``(P,)`` from hidden units ``(P, 512)``."""
         return F.linear(hidden, self.score_logits.weight.flatten(1), self.score_logits.bias)[:, 0]
 
     def mask_logits_of(self, hidden: Tensor) -> Tensor:
-        """Mask logits ``(P, m, m)`` from hidden units ``(P, 512)``."""
+        """Compute mask logits ``(P, m, m)`` from hidden units ``(P, 512)``."""
         logits = F.linear(hidden, self.mask_logits.weight.flatten(1), self.mask_logits.bias)
         return logits.unflatten(1, (self.mask_size, self.mask_size))

@@ -1,7 +1,7 @@
-"""From masks over windows of the network input to run lengths over the image file (FPN §6: no post-processing).
+"""Pasting masks from windows of the network input into the image file, as run lengths (FPN §6: no post-processing).
 
-One mask at a time, and of it only the part of the image that its window covers: memory does not grow with the number
-of proposals, and no bitmap of the whole image is made unless a window covers it.
+Masks are pasted one by one, and only pixels inside the window are computed. Memory therefore does not depend on the
+number of proposals, and no bitmap of the whole image is made.
 """
 
 from __future__ import annotations
@@ -26,50 +26,51 @@ def paste_masks(
     threshold: float = 0.2,
     interpolation: Interpolation = "bilinear",
 ) -> list[RLE]:
-    """Masks of one image in pixels of its file; a pixel belongs to a mask if its centre is likelier than a threshold.
+    """Paste the masks of one image; a pixel belongs to a mask if the probability at its centre is above a threshold.
 
     Args:
-        proposals: of one image.
+        proposals: proposals of one image.
         geometry: how the image file became the network input.
         threshold: probability in (0, 1) above which a pixel is foreground (DEVIATIONS.md "Mask threshold").
-        interpolation: of the logits between the centres of a mask's cells.
+        interpolation: how logits are interpolated between the centres of a mask's cells.
 
     Returns:
-        P masks; one whose window lies outside the image, or whose pixels are all below the threshold, is empty.
+        P masks in pixels of the image file. A mask is empty if its window is outside the image or no pixel is
+        above the threshold.
     """
     logits = geometry.mirror_masks(proposals.mask_logits.float().cpu().numpy())
     windows = geometry.to_image(proposals.windows.double().cpu().numpy())
-    least = math.log(threshold / (1 - threshold))
+    threshold_logit = math.log(threshold / (1 - threshold))
     height, width = geometry.size_orig
     masks = []
     for mask, (x1, y1, x2, y2) in zip(logits, windows.tolist(), strict=True):
         by_column, left = _weights(x1, x2, width, mask.shape[1], interpolation)
         by_row, top = _weights(y1, y2, height, mask.shape[0], interpolation)
-        columns = by_column @ mask.T @ by_row.T > least  # (w, m) (m, m) (m, h): COCO's masks are column-major
+        columns = by_column @ mask.T @ by_row.T > threshold_logit  # (w, m) (m, m) (m, h); COCO is column-major
         masks.append(encode_columns(columns, top, left, height, width))
     return masks
 
 
 def encode_columns(columns: NDArray[np.bool_], top: int, left: int, height: int, width: int) -> RLE:
-    """The RLE of an image that is 0 but for one part, as ``pycocotools.mask.encode`` would make it of the whole.
+    """Encode a mask that is 0 outside a rectangle, with the result of ``pycocotools.mask.encode`` on the whole image.
 
     Args:
-        columns: bool ``(w, h)``, the columns of that part.
+        columns: bool ``(w, h)``, the columns of the rectangle.
         top: its first row in the image.
         left: its first column in the image.
-        height: of the image.
-        width: of the image.
+        height: height of the image.
+        width: width of the image.
     """
     framed = np.zeros((columns.shape[0], columns.shape[1] + 2), dtype=np.int8)
     framed[:, 1:-1] = columns
-    # Starts and ends of runs take turns in each column, so they do in the image.
+    # Starts and ends of runs alternate in each column, and therefore in the image.
     column, row = np.nonzero(framed[:, 1:] != framed[:, :-1])
     changes = (left + column) * height + top + row
-    # A run that ends with a column and goes on at the top of the next is one run.
+    # A run that ends with a column and continues at the top of the next one is a single run.
     ends, starts = changes[1:-1:2], changes[2::2]
-    apart = np.ones(len(changes), dtype=bool)
-    apart[1:-1] = np.repeat(ends != starts, 2)
-    counts = np.diff(np.concatenate(([0], changes[apart], [height * width]))).tolist()
+    kept = np.ones(len(changes), dtype=bool)
+    kept[1:-1] = np.repeat(ends != starts, 2)
+    counts = np.diff(np.concatenate(([0], changes[kept], [height * width]))).tolist()
     if counts[-1] == 0:
         counts.pop()
     coded = mask_api.frPyObjects({"size": [height, width], "counts": counts}, height, width)
@@ -79,10 +80,10 @@ def encode_columns(columns: NDArray[np.bool_], top: int, left: int, height: int,
 def _weights(
     start: float, end: float, length: int, count: int, interpolation: Interpolation
 ) -> tuple[NDArray[np.float32], int]:
-    """Weights ``(pixels, count)`` of ``count`` equal cells of [start, end] for each pixel centre in it; first pixel."""
+    """Return weights ``(pixels, count)`` of ``count`` cells of [start, end] at pixel centres inside; first pixel."""
     first, last = (int(np.clip(np.ceil(bound - 0.5), 0, length)) for bound in (start, end))
     centres = np.arange(first, last) + 0.5
-    # In cells, 0 at the centre of the first; beyond the outermost centres the outermost value holds.
+    # In cells, 0 at the centre of the first one; clipped to the centres of the outermost cells.
     places = np.clip((centres - start) / (end - start) * count - 0.5, 0, count - 1)
     if interpolation == "nearest":
         return np.eye(count, dtype=np.float32)[np.floor(places + 0.5).astype(np.int64)], first

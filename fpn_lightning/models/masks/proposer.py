@@ -1,13 +1,13 @@
-"""Segmentation proposals from a feature pyramid (FPN §6, App. A): MLPs that slide over every level.
+"""Segmentation proposals from a feature pyramid: MLPs at all positions of every level (FPN §6, App. A).
 
 Shape shorthand: N images, L levels, M MLPs, d channels, H_l x W_l size of level l, B cells of one image (all positions
 of all MLPs on all levels), P chosen cells, m side of a mask in cells, k side of an MLP's window in cells of the map.
 
 An MLP is a k x k convolution with 512 outputs, a ReLU and two sibling 1 x 1 convolutions. In training only the sampled
-cells are evaluated, from patches of the maps: the same numbers as the whole maps would give at these cells, at a small
-part of the cost. In prediction every cell is scored, and masks are computed for the best scores only.
+cells are computed, from patches of the maps: the same numbers as from whole maps, at a fraction of the cost. In
+prediction every cell is scored, and masks are computed for the best scores only.
 
-Where the paper is silent see DEVIATIONS.md, rows that begin with "Mask".
+Values that the paper does not give: DEVIATIONS.md, rows that begin with "Mask".
 """
 
 from __future__ import annotations
@@ -32,32 +32,33 @@ Normalizer = Literal["samples", "positives"]
 
 
 class MaskProposer(nn.Module):
-    """Scores cells, learns masks of objects centred on them and proposes the best.
+    """Scores cells, predicts masks of objects centred on them, and proposes the best.
 
     Args:
         in_channels: d.
         strides: stride of every map, finest first, ``{"p2": 4, ...}``.
-        base_size: object size that the finest level stands for, px of the network input; it doubles from level to
-            level (FPN §6: 32 on P2 to 512 on P6).
+        base_size: object size of the finest level, px of the network input; it doubles with each level (FPN §6: 32 on
+            P2 to 512 on P6).
         windows: side k of each MLP's window in cells.
-        octaves: for each MLP the octaves by which its objects are larger than the level's: 0, or 0.5 for the half
-            octaves of the 7x7 MLP (128√2 px on P4).
+        octaves: object size of each MLP relative to the level's, in octaves: 0, or 0.5 for the half octaves of the
+            7x7 MLP (128√2 px on P4).
         mask_size: m; 14, or 28 for "2x mask resolution".
         hidden_channels: outputs of the k x k convolution.
         padding: a mask covers ``1 + padding`` times the object size.
-        centre_tolerance: a cell predicts an object whose centre is at most so many strides away along each axis.
-        tie_break: which of several objects a cell predicts, see :meth:`CellGrid.label`.
+        centre_tolerance: largest distance along each axis, in strides, between a cell and the centre of its object.
+        tie_break: which of several objects a cell predicts; see :meth:`CellGrid.label`.
         batch_size_per_image: cells in the loss of one image (2048 in 16 images).
-        positive_fraction: at most this part of them is positive (1 : 3).
+        positive_fraction: largest fraction of positives among them (1 : 3).
         mask_weight: factor on the mask loss.
-        loss: of one mask: ``logistic``, the mean over its cells, or ``dice``.
-        normalizer: the mask loss of an image is divided by all cells in its loss (``samples``, as the score loss is) or
-            by the most that can be positive (``positives``).
-        soft_targets: learn the part of each mask cell that the object covers; otherwise whether that is half of it.
+        loss: loss of one mask, ``logistic`` or ``dice``; see :func:`fpn_lightning.models.masks.loss.mask_loss`.
+        normalizer: the mask loss of an image is divided by the number of cells in its loss (``samples``, as the score
+            loss is), or by the largest number of positives (``positives``).
+        soft_targets: the target of a mask cell is the fraction that the object covers; otherwise 1 if that is at least
+            half, else 0.
         topk: proposals of one image.
 
     Raises:
-        InputError: a value that cannot be, by its configuration key.
+        InputError: if a value is out of range; the message names the key.
     """
 
     def __init__(
@@ -83,10 +84,10 @@ class MaskProposer(nn.Module):
         super().__init__()
         if not windows or len(windows) != len(octaves) or any(side < 1 or side % 2 == 0 for side in windows):
             raise InputError(
-                f"masks.windows is {list(windows)} and masks.octaves {list(octaves)}: give one or more odd windows and "
-                "as many octaves"
+                f"model.detector.masks: windows is {list(windows)} and octaves is {list(octaves)}; give one or more "
+                "odd windows, and one octave for each."
             )
-        for key, value, fits, wanted in (
+        for key, value, is_valid, valid in (
             ("mask_size", mask_size, mask_size >= 1, "at least 1"),
             ("hidden_channels", hidden_channels, hidden_channels >= 1, "at least 1"),
             ("padding", padding, padding >= 0, "at least 0"),
@@ -96,8 +97,8 @@ class MaskProposer(nn.Module):
             ("mask_weight", mask_weight, mask_weight >= 0, "at least 0"),
             ("topk", topk, topk >= 1, "at least 1"),
         ):
-            if not fits:
-                raise InputError(f"masks.{key} is {value}; it has to be {wanted}")
+            if not is_valid:
+                raise InputError(f"model.detector.masks: {key} is {value}; it has to be {valid}.")
         self.strides = dict(strides)
         self.levels = [int(name[1:]) for name in strides]
         self.sizes = [[base_size * 2 ** (i + octave) for octave in octaves] for i in range(len(strides))]
@@ -114,7 +115,7 @@ class MaskProposer(nn.Module):
         self.topk = topk
 
     def grid(self, features: dict[str, Tensor]) -> CellGrid:
-        """The cells over the maps ``{"p2": (N, d, H_2, W_2), ...}``."""
+        """Lay the cells over the maps ``{"p2": (N, d, H_2, W_2), ...}``."""
         maps = [features[name] for name in self.strides]
         sizes = [(feature.shape[-2], feature.shape[-1]) for feature in maps]
         return CellGrid(sizes, list(self.strides.values()), self.sizes, maps[0].device)
@@ -125,12 +126,12 @@ class MaskProposer(nn.Module):
         return torch.cat([mlp.score_map(feature) for feature in maps for mlp in self._mlps()], dim=1)
 
     def _mlps(self) -> Iterable[MaskMLP]:
-        return cast("Iterable[MaskMLP]", self.mlps)  # nn.ModuleList does not say what it holds
+        return cast("Iterable[MaskMLP]", self.mlps)  # nn.ModuleList is not typed
 
     # ---- training --------------------------------------------------------------------------------------------------
 
     def label_cells(self, grid: CellGrid, images: ImageBatch, targets: Sequence[Targets]) -> tuple[Tensor, Tensor]:
-        """Labels in {1, 0, -1} and objects of the cells of every image, ``(N, B)`` each; see :meth:`CellGrid.label`."""
+        """Return labels in {1, 0, -1} and objects of all cells, ``(N, B)`` each; see :meth:`CellGrid.label`."""
         labelled = [
             grid.label(target.boxes, (height, width), self.centre_tolerance, self.tie_break)
             for target, (height, width) in zip(targets, images.sizes.tolist(), strict=True)
@@ -141,16 +142,16 @@ class MaskProposer(nn.Module):
     def losses(
         self, features: dict[str, Tensor], images: ImageBatch, targets: Sequence[Targets], seeds: Tensor
     ) -> dict[str, Tensor]:
-        """Score and mask loss (FPN App. A).
+        """Compute the score and the mask loss of a random sample of cells (FPN App. A).
 
-        Both are sums divided by a number that is fixed per image, so that splitting a batch leaves its gradient
-        unchanged. Negatives take part in the score loss only.
+        Both are sums divided by a fixed number per image, so splitting a batch leaves its gradient unchanged.
+        Negatives enter the score loss only.
 
         Args:
             features: ``{"p2": (N, d, H_2, W_2), ...}``.
-            images: the batch the features are of.
+            images: the batch of these features.
             targets: N targets with masks.
-            seeds: int64 ``(N,)``, which cells are drawn; see :func:`fpn_lightning.models.sampler.image_seeds`.
+            seeds: int64 ``(N,)``, seeds of the draw; see :func:`fpn_lightning.models.sampler.image_seeds`.
 
         Returns:
             Scalars ``loss_mask`` and ``loss_mask_score``.
@@ -160,7 +161,7 @@ class MaskProposer(nn.Module):
         positive, negative = self.sampler(match_labels, seeds)
         image, cell = (positive | negative).nonzero(as_tuple=True)
         is_positive = positive[image, cell]
-        wanted = target_masks(
+        mask_targets = target_masks(
             images,
             targets,
             image[is_positive],
@@ -169,14 +170,14 @@ class MaskProposer(nn.Module):
             self.mask_size,
             self.soft_targets,
         )
-        row = is_positive.cumsum(dim=0) - 1  # where a positive's mask stands among those wanted
+        mask_index = is_positive.cumsum(dim=0) - 1  # of each positive among the masks
         score_losses, mask_losses = [], []
         for mlp, picked, hidden in self._hidden(features, grid, image, cell):
             positives = is_positive[picked]
             score = mlp.score_logits_of(hidden).float()
             score_losses.append(F.binary_cross_entropy_with_logits(score, positives.to(score), reduction="sum"))
             logits = mlp.mask_logits_of(hidden[positives]).float()
-            mask_losses.append(mask_loss(logits, wanted[row[picked[positives]]], self.loss))
+            mask_losses.append(mask_loss(logits, mask_targets[mask_index[picked[positives]]], self.loss))
         count = len(targets) * self.sampler.batch_size_per_image
         mask_count = count * (self.sampler.positive_fraction if self.normalizer == "positives" else 1)
         return {
@@ -187,9 +188,9 @@ class MaskProposer(nn.Module):
     def _hidden(
         self, features: dict[str, Tensor], grid: CellGrid, image: Tensor, cell: Tensor
     ) -> Iterator[tuple[MaskMLP, Tensor, Tensor]]:
-        """Evaluate chosen cells, MLP by MLP: the MLP, rows of ``cell`` int64 ``(P',)``, hidden units ``(P', 512)``.
+        """Yield for each MLP: the MLP, the indices into ``cell`` int64 ``(P',)`` and their hidden units ``(P', 512)``.
 
-        Every MLP and every map takes part, without cells too: DDP waits for the gradient of each parameter.
+        MLPs and maps without cells take part too, since DDP waits for the gradient of every parameter.
         """
         groups, rows, columns = grid.locate(cell)
         for number, mlp in enumerate(self._mlps()):
@@ -204,7 +205,7 @@ class MaskProposer(nn.Module):
 
     @torch.no_grad()
     def predict(self, features: dict[str, Tensor], sizes: Tensor) -> list[MaskProposals]:
-        """Masks at the best scores; no NMS and no other post-processing (FPN §6).
+        """Propose the masks with the best scores, without NMS or other post-processing (FPN §6).
 
         Args:
             features: ``{"p2": (N, d, H_2, W_2), ...}``.
@@ -218,7 +219,7 @@ class MaskProposer(nn.Module):
         """
         grid, scores = self.grid(features), self(features).float()
         if not scores.isfinite().all():
-            raise FloatingPointError("the mask MLPs' scores are not finite; the model has diverged")
+            raise FloatingPointError("The scores of the mask MLPs are not finite: the model has diverged.")
         return [
             self._best(
                 {name: value[n : n + 1] for name, value in features.items()}, grid, scores[n], (size[0], size[1])

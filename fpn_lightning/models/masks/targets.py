@@ -1,7 +1,7 @@
-"""What a mask MLP is to predict: an object's mask inside a window of the network input (FPN §6, App. A).
+"""Target masks: the mask of an object inside a window of the network input (FPN §6, App. A).
 
-The mask stays run lengths until here. It is decoded once an object, in pixels of the image file, and every cell of the
-target is the part of its area that the mask covers: exact, whatever the scale, without resizing the bitmap.
+Masks are decoded from run lengths here, once per object, in pixels of the image file. The value of a target's cell is
+the fraction of its area that the mask covers. It is exact at every scale, since the bitmap is not resized.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ def mask_targets(
     geometry: Geometry,
     mask_size: int,
 ) -> NDArray[np.float32]:
-    """Coverage of the cells of windows by objects of one image.
+    """Compute how much of each cell of windows is covered by objects of one image.
 
     Args:
-        masks: of objects of the image, in pixels of its file.
-        objects: int64 ``(P,)`` which of them each window is for.
-        windows: float64 ``(P, 4)`` xyxy, network-input pixels; may reach outside the image, where no object is.
+        masks: masks of the image's objects, in pixels of its file.
+        objects: int64 ``(P,)`` the object of each window, an index into ``masks``.
+        windows: float64 ``(P, 4)`` xyxy, network-input pixels; cells outside the image are not covered.
         geometry: how the image file became the network input.
         mask_size: m.
 
     Returns:
-        float32 ``(P, m, m)`` in [0, 1], rows from top to bottom as the network sees them.
+        float32 ``(P, m, m)`` in [0, 1], in the orientation of the network input, rows from top to bottom.
     """
     targets = np.zeros((len(objects), mask_size, mask_size), dtype=np.float32)
     windows_orig = geometry.to_image(windows)
     for chosen in np.unique(objects):
         bitmap = geometry.hide_unseen(np.asarray(mask_api.decode(masks[chosen]), dtype=np.uint8))
-        for row in np.flatnonzero(objects == chosen):
-            targets[row] = covered(bitmap, windows_orig[row], mask_size)
+        for index in np.flatnonzero(objects == chosen):
+            targets[index] = covered(bitmap, windows_orig[index], mask_size)
     return geometry.mirror_masks(targets)
 
 
 def covered(bitmap: Bitmap, window: NDArray[np.float64], mask_size: int) -> NDArray[np.float64]:
-    """The part of each of m x m equal cells of a window that a bitmap covers.
+    """Compute the fraction of each of the m x m cells of a window that a bitmap covers.
 
     Args:
         bitmap: uint8 ``(H, W)`` in {0, 1}; pixel (y, x) is the square from (x, y) to (x + 1, y + 1).
@@ -65,7 +65,7 @@ def covered(bitmap: Bitmap, window: NDArray[np.float64], mask_size: int) -> NDAr
 
 
 def _overlaps(start: float, end: float, length: int, count: int) -> tuple[NDArray[np.float64], int]:
-    """How long each of ``count`` equal parts of [start, end] lies on each pixel, ``(count, pixels)``; first pixel."""
+    """Return the overlaps ``(count, pixels)`` of ``count`` equal parts of [start, end] with pixels; first pixel."""
     first, last = (int(np.clip(bound, 0, length)) for bound in (np.floor(start), np.ceil(end)))
     edges = np.linspace(start, end, count + 1)[:, None]
     pixels = np.arange(first, last)

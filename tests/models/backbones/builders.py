@@ -1,4 +1,4 @@
-"""What the tests of all trunks share: weights that are not the initial ones, and a step of the RPN on a trunk."""
+"""Helpers for the tests of all backbones: weights other than the initial ones, and a training step of an RPN."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.models.builders import image_batch, targets
 
 
 def trained_batchnorm(model: nn.Module) -> nn.Module:
-    """The model in evaluation mode, its BatchNorm statistics and affines no longer 0 and 1."""
+    """Set random BatchNorm statistics and affine parameters, and return the model in evaluation mode."""
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -25,16 +25,16 @@ def trained_batchnorm(model: nn.Module) -> nn.Module:
 
 
 def saved(model: nn.Module, folder: Path) -> str:
-    """Path of the model's state dict in a new file."""
+    """Save the model's state dict and return the path."""
     path = folder / "weights.pth"
     torch.save(model.state_dict(), path)
     return str(path)
 
 
-def one_step(trunk: Backbone) -> RPNStage:
-    """A stage around the trunk after the backward pass of one batch, one image of which has no objects."""
+def one_step(backbone: Backbone) -> RPNStage:
+    """Return a stage with the backbone after one backward pass; one image of the batch has no objects."""
     torch.manual_seed(0)
-    detector = Detector(trunk, roi_heads=None, channels=16, scale=Scale(base_anchor_size=8))
+    detector = Detector(backbone, roi_heads=None, channels=16, scale=Scale(base_anchor_size=8))
     stage = RPNStage(detector).train()
     objects = [targets([[4, 4, 30, 24], [36, 30, 60, 60]]), targets([])]
     losses = stage.losses(Batch(image_batch([(64, 64), (64, 57)]), objects))
@@ -44,7 +44,7 @@ def one_step(trunk: Backbone) -> RPNStage:
 
 
 def check_gradients(stage: RPNStage) -> None:
-    """Every trained parameter has a gradient, and it is finite."""
+    """Check that every trained parameter has a finite gradient."""
     for name, parameter in stage.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, name

@@ -1,4 +1,4 @@
-"""Trunks of torchvision: declared shapes, arguments that fit together, gradients, frozen parts."""
+"""Backbones of torchvision: declared shapes, arguments that fit together, gradients, frozen parts."""
 
 from functools import partial
 
@@ -26,7 +26,7 @@ SCRATCH = {"weights": None, "frozen_stages": 0}
 BATCH = SCRATCH | {"norm": "batch"}
 SMALL_MOBILENET = partial(MobileNetV2Backbone, **BATCH, width_mult=0.25, first_stride=2)
 SMALL_EFFICIENTNET = partial(EfficientNetBackbone, **BATCH, width_mult=0.25, depth_mult=0.5, first_stride=2)
-TRUNKS = {
+BACKBONES = {
     "resnext50_32x4d": partial(ResNetBackbone, "resnext50_32x4d", **BATCH),
     "vgg16": partial(VGGBackbone, "vgg16", **SCRATCH),
     "vgg16_bn": partial(VGGBackbone, "vgg16_bn", **BATCH),
@@ -38,11 +38,11 @@ TRUNKS = {
     "convnext_tiny": partial(ConvNeXtBackbone, **SCRATCH),
     "narrow_resnet": NarrowResNet,
 }
-TRUNKS |= {f"efficientnet_b{i}": partial(EfficientNetBackbone, f"efficientnet_b{i}", **BATCH) for i in range(1, 5)}
+BACKBONES |= {f"efficientnet_b{i}": partial(EfficientNetBackbone, f"efficientnet_b{i}", **BATCH) for i in range(1, 5)}
 HEAVY = {f"resnext101_{shape}": partial(ResNetBackbone, f"resnext101_{shape}", **BATCH) for shape in ("32x8d", "64x4d")}
-every_trunk = pytest.mark.parametrize(
+every_backbone = pytest.mark.parametrize(
     "make",
-    [pytest.param(make, id=name) for name, make in TRUNKS.items()]
+    [pytest.param(make, id=name) for name, make in BACKBONES.items()]
     + [pytest.param(make, id=name, marks=pytest.mark.slow) for name, make in HEAVY.items()],
 )
 
@@ -55,28 +55,28 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def declared(trunk):
-    return list(trunk.channels.values()), list(trunk.strides.values())
+def declared(backbone):
+    return list(backbone.channels.values()), list(backbone.strides.values())
 
 
-@every_trunk
+@every_backbone
 def test_declared_strides_and_channels_are_true(make):
-    trunk = make()
-    features = trunk(image_batch([(93, 131), (64, 160)]))  # padded to 96 x 160
-    assert list(features) == ["c2", "c3", "c4", "c5"] == list(trunk.channels) == list(trunk.strides)
+    backbone = make()
+    features = backbone(image_batch([(93, 131), (64, 160)]))  # padded to 96 x 160
+    assert list(features) == ["c2", "c3", "c4", "c5"] == list(backbone.channels) == list(backbone.strides)
     for name, feature in features.items():
-        stride = trunk.strides[name]
-        assert tuple(feature.shape) == (2, trunk.channels[name], 96 // stride, 160 // stride)
-    assert trunk.training
-    trunk.check_declared(96, 160)
-    assert trunk.training
+        stride = backbone.strides[name]
+        assert tuple(feature.shape) == (2, backbone.channels[name], 96 // stride, 160 // stride)
+    assert backbone.training
+    backbone.check_declared(96, 160)
+    assert backbone.training
 
 
 def test_declarations_by_hand():
-    assert declared(TRUNKS["vgg16"]()) == ([256, 512, 512, 512], [4, 8, 16, 32])
-    assert declared(TRUNKS["mobilenet_v2"]()) == ([24, 32, 96, 320], [4, 8, 16, 32])
-    assert declared(TRUNKS["efficientnet_b0"]()) == ([24, 40, 112, 320], [4, 8, 16, 32])
-    assert declared(TRUNKS["convnext_tiny"]()) == ([96, 192, 384, 768], [4, 8, 16, 32])
+    assert declared(BACKBONES["vgg16"]()) == ([256, 512, 512, 512], [4, 8, 16, 32])
+    assert declared(BACKBONES["mobilenet_v2"]()) == ([24, 32, 96, 320], [4, 8, 16, 32])
+    assert declared(BACKBONES["efficientnet_b0"]()) == ([24, 40, 112, 320], [4, 8, 16, 32])
+    assert declared(BACKBONES["convnext_tiny"]()) == ([96, 192, 384, 768], [4, 8, 16, 32])
     # A quarter of 24, 32, 96, 320 is 6, 8, 24, 80; nothing has fewer than 8 channels.
     assert declared(SMALL_MOBILENET()) == ([8, 8, 24, 80], [2, 4, 8, 16])
     # A quarter of 112 is 28, rounded to 32.
@@ -84,37 +84,37 @@ def test_declarations_by_hand():
 
 
 def test_a_false_declaration_is_noticed():
-    trunk = SMALL_MOBILENET()
-    trunk.strides = {name: 2 * stride for name, stride in trunk.strides.items()}
+    backbone = SMALL_MOBILENET()
+    backbone.strides = {name: 2 * stride for name, stride in backbone.strides.items()}
     with pytest.raises(InputError, match=r"MobileNetV2Backbone declares .*\('c2', 8, 16, 24\).*\('c2', 8, 32, 48\)"):
-        trunk.check_declared(64, 96)
+        backbone.check_declared(64, 96)
 
 
 @pytest.mark.parametrize(
     ("make", "arguments", "message"),
     [
         (VGGBackbone, {"weights": "IMAGENET1K_FEATURES"}, "need another mean"),
-        (VGGBackbone, {"norm": "frozen"}, "vgg16 has no normalisation layers"),
+        (VGGBackbone, {"norm": "frozen"}, "vgg16 has no BatchNorm"),
         (VGGBackbone, {"name": "vgg16_bn"}, "vgg16_bn needs norm"),
         (MobileNetV2Backbone, {"width_mult": 0.5}, "are for width_mult 1, not 0.5"),
         (MobileNetV2Backbone, {"weights": None, "norm": "batch", "frozen_stages": 1}, "would freeze random filters"),
-        (MobileNetV2Backbone, BATCH | {"width_mult": 0.0}, "width_mult must be positive"),
+        (MobileNetV2Backbone, BATCH | {"width_mult": 0.0}, "width_mult is 0.0; it has to be positive"),
         (EfficientNetBackbone, {"depth_mult": 0.5}, "are for depth_mult 1, not 0.5"),
         (EfficientNetBackbone, {"weights": None, "frozen_stages": 0}, "norm 'frozen' without weights"),
         (ConvNeXtBackbone, {"weights": None}, "would freeze random filters"),
     ],
 )
-def test_wrong_pairs_are_refused(make, arguments, message):
+def test_arguments_that_do_not_fit_together_are_rejected(make, arguments, message):
     with pytest.raises(InputError, match=message):
         make(**arguments)
 
 
-@every_trunk
+@every_backbone
 def test_one_training_step_reaches_every_parameter(make):
     stage = one_step(make())
     check_gradients(stage)
     moved = [bool(parameter.grad.any()) for parameter in stage.detector.backbone.parameters()]
-    assert sum(moved) > 0.9 * len(moved)  # dead ReLUs of a random trunk leave a few untouched
+    assert sum(moved) > 0.9 * len(moved)  # dead ReLUs of a random backbone leave a few untouched
 
 
 @pytest.mark.parametrize(
@@ -137,32 +137,32 @@ def test_null_weights_on_the_command_line_are_none(key):
 
 def test_frozen_parts_do_not_move(tmp_path):
     path = saved(trained_batchnorm(torchvision.models.mobilenet_v2(weights=None)), tmp_path)
-    trunk = MobileNetV2Backbone(path, frozen_stages=3)
-    trunk.load_weights()
-    before = {name: value.clone() for name, value in trunk.state_dict().items()}
-    stage = one_step(trunk)
+    backbone = MobileNetV2Backbone(path, frozen_stages=3)
+    backbone.load_weights()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    stage = one_step(backbone)
     torch.optim.SGD([p for p in stage.parameters() if p.requires_grad], lr=0.1).step()
-    moved = {name for name, value in trunk.state_dict().items() if not torch.equal(value, before[name])}
+    moved = {name for name, value in backbone.state_dict().items() if not torch.equal(value, before[name])}
     assert moved
     assert all(name.startswith(("stages.2.", "stages.3.")) for name in moved)
-    norms = {name for name, module in trunk.named_modules() if isinstance(module, FrozenBatchNorm2d)}
+    norms = {name for name, module in backbone.named_modules() if isinstance(module, FrozenBatchNorm2d)}
     assert not any(name.rpartition(".")[0] in norms for name in moved)
 
 
 def test_frozen_vgg_keeps_conv1_and_conv2(tmp_path):
     reference = nn.Module()
     reference.features = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"])
-    trunk = VGGBackbone(weights=saved(reference, tmp_path))
-    frozen = [layer for layer in trunk.modules() if isinstance(layer, nn.Conv2d) and not layer.weight.requires_grad]
+    backbone = VGGBackbone(weights=saved(reference, tmp_path))
+    frozen = [layer for layer in backbone.modules() if isinstance(layer, nn.Conv2d) and not layer.weight.requires_grad]
     assert [layer.out_channels for layer in frozen] == [64, 64, 128, 128]
 
 
 def test_a_training_step_draws_no_random_numbers():
     # Stochastic depth would: a resumed run would then differ from an uninterrupted one.
-    for make in (SMALL_EFFICIENTNET, TRUNKS["convnext_tiny"]):
-        trunk = make().train()
+    for make in (SMALL_EFFICIENTNET, BACKBONES["convnext_tiny"]):
+        backbone = make().train()
         state = torch.get_rng_state()
-        trunk(image_batch([(32, 32), (32, 32)]))
+        backbone(image_batch([(32, 32), (32, 32)]))
         assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -1,4 +1,4 @@
-"""Weights of torchvision read from files: features equal torchvision's own, and what does not fit is named."""
+"""Weights of torchvision from files: features equal torchvision's, and tensors that do not fit are named."""
 
 from functools import partial
 from urllib.error import URLError
@@ -23,7 +23,7 @@ from tests.models.builders import image_batch
 
 
 def taps(model, x, indices):
-    """The outputs of the given layers of a torchvision ``features`` sequence."""
+    """Return the outputs of some layers of torchvision's ``features`` sequence."""
     outputs = []
     for index, layer in enumerate(model.features):
         x = layer(x)
@@ -65,14 +65,14 @@ def test_features_equal_torchvision(name, tmp_path):
     else:
         reference = trained_batchnorm(torchvision.models.get_model(name, weights=None))
     path = saved(reference, tmp_path)
-    trunk = (make(weights=path) if make is ConvNeXtBackbone else make(weights=path, norm=norm)).eval()
-    trunk.load_weights()
+    backbone = (make(weights=path) if make is ConvNeXtBackbone else make(weights=path, norm=norm)).eval()
+    backbone.load_weights()
     batch = image_batch([(64, 64)])
     whole = LikeResNeXt(reference) if name.startswith("resnext") else reference
     with torch.no_grad():
-        wanted = taps(whole, trunk.normalize(batch), indices)
-        found = trunk(batch)
-    assert any(isinstance(module, nn.BatchNorm2d) for module in trunk.modules()) == (norm == "batch")
+        wanted = taps(whole, backbone.normalize(batch), indices)
+        found = backbone(batch)
+    assert any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()) == (norm == "batch")
     assert len(wanted) == 4
     for reference_map, own_map in zip(wanted, found.values(), strict=True):
         assert torch.allclose(own_map, reference_map, rtol=1e-4, atol=1e-4 * float(reference_map.abs().max()))
@@ -94,7 +94,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
         half.load_weights()
 
 
-def test_files_that_are_no_state_dict_are_refused(tmp_path):
+def test_files_without_a_state_dict_are_rejected(tmp_path):
     path = tmp_path / "broken.pth"
     path.write_bytes(b"no weights")
     with pytest.raises(InputError, match=r"broken\.pth.*cannot be read"):
@@ -117,7 +117,7 @@ class Evil:
         return (print, ("code from a weights file was run",))
 
 
-def test_no_code_of_a_file_is_run(tmp_path, capsys):
+def test_code_in_a_file_is_not_run(tmp_path, capsys):
     path = tmp_path / "evil.pth"
     torch.save({"a": Evil()}, path)
     with pytest.raises(InputError, match=r"evil\.pth.*cannot be read"):
@@ -137,15 +137,15 @@ def test_weights_that_cannot_be_fetched_name_the_address_and_the_cache(monkeypat
 
 
 def test_fetched_weights_are_those_in_torchs_cache(monkeypatch, tmp_path):
-    # What a download leaves behind, put there by hand: no network is needed.
+    # The file of a download is put into the cache by hand, so that no network is needed.
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     member = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     reference = trained_batchnorm(torchvision.models.mobilenet_v2(weights=None))
     torch.save(reference.state_dict(), cache / member.url.rpartition("/")[2])
-    trunk = MobileNetV2Backbone()
-    trunk.download_weights()
-    trunk.load_weights()
-    assert torch.equal(trunk.stem[0][0].weight, reference.features[0][0].weight)
-    assert torch.equal(trunk.stages[3][-1].conv[-1].running_var, reference.features[17].conv[-1].running_var)
+    backbone = MobileNetV2Backbone()
+    backbone.download_weights()
+    backbone.load_weights()
+    assert torch.equal(backbone.stem[0][0].weight, reference.features[0][0].weight)
+    assert torch.equal(backbone.stages[3][-1].conv[-1].running_var, reference.features[17].conv[-1].running_var)

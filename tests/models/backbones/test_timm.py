@@ -1,4 +1,4 @@
-"""Trunks of timm, where it is installed."""
+"""Backbones of timm, if it is installed."""
 
 import sys
 
@@ -33,21 +33,21 @@ def timm():
     ],
 )
 def test_declared_strides_and_channels_are_true(timm, name, norm, channels):
-    trunk = TimmBackbone(name, norm=norm)
-    assert list(trunk.channels.items()) == list(zip(["c2", "c3", "c4", "c5"], channels, strict=True))
-    features = trunk(image_batch([(93, 131)]))  # padded to 96 x 160
+    backbone = TimmBackbone(name, norm=norm)
+    assert list(backbone.channels.items()) == list(zip(["c2", "c3", "c4", "c5"], channels, strict=True))
+    features = backbone(image_batch([(93, 131)]))  # padded to 96 x 160
     for level, feature in features.items():
-        stride = trunk.strides[level]
-        assert tuple(feature.shape) == (1, trunk.channels[level], 96 // stride, 160 // stride)
+        stride = backbone.strides[level]
+        assert tuple(feature.shape) == (1, backbone.channels[level], 96 // stride, 160 // stride)
     if name != "hrnet_w18_small":
-        check_gradients(one_step(trunk))
+        check_gradients(one_step(backbone))
 
 
 def test_maps_are_named_by_their_stride(timm):
-    trunk = TimmBackbone("resnet18", norm="batch", trunk_strides=(2, 8))
-    assert trunk.strides == {"c1": 2, "c3": 8}
-    assert trunk.channels == {"c1": 64, "c3": 128}
-    assert not any(name.startswith("body.layer3") for name in trunk.state_dict())  # nobody reads beyond c3
+    backbone = TimmBackbone("resnet18", norm="batch", map_strides=(2, 8))
+    assert backbone.strides == {"c1": 2, "c3": 8}
+    assert backbone.channels == {"c1": 64, "c3": 128}
+    assert not any(name.startswith("body.layer3") for name in backbone.state_dict())  # layers after c3 are dropped
 
 
 @pytest.mark.parametrize(
@@ -56,26 +56,26 @@ def test_maps_are_named_by_their_stride(timm):
 def test_weights_from_a_file_equal_timm(timm, name, norm, tmp_path):
     torch.manual_seed(0)
     reference = trained_batchnorm(timm.create_model(name))
-    trunk = TimmBackbone(name, weights=saved(reference, tmp_path), norm=norm).eval()
-    trunk.load_weights()
+    backbone = TimmBackbone(name, weights=saved(reference, tmp_path), norm=norm).eval()
+    backbone.load_weights()
     batch = image_batch([(64, 64)])
     with torch.no_grad():
-        wanted = reference.forward_intermediates(trunk.normalize(batch), intermediates_only=True)
-        found = trunk(batch)
+        wanted = reference.forward_intermediates(backbone.normalize(batch), intermediates_only=True)
+        found = backbone(batch)
     by_stride = {64 // feature.shape[-1]: feature for feature in wanted}
     for level, feature in found.items():
-        reference_map = by_stride[trunk.strides[level]]
+        reference_map = by_stride[backbone.strides[level]]
         assert torch.allclose(feature, reference_map, rtol=1e-4, atol=1e-4 * float(reference_map.abs().max())), level
 
 
 def test_frozen_batchnorm_does_not_move(timm, tmp_path):
     path = saved(trained_batchnorm(timm.create_model("resnet18")), tmp_path)
-    trunk = TimmBackbone("resnet18", weights=path, norm="frozen")
-    trunk.load_weights()
-    before = {name: value.clone() for name, value in trunk.state_dict().items()}
-    stage = one_step(trunk)
+    backbone = TimmBackbone("resnet18", weights=path, norm="frozen")
+    backbone.load_weights()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    stage = one_step(backbone)
     torch.optim.SGD([p for p in stage.parameters() if p.requires_grad], lr=0.1).step()
-    moved = {name for name, value in trunk.state_dict().items() if not torch.equal(value, before[name])}
+    moved = {name for name, value in backbone.state_dict().items() if not torch.equal(value, before[name])}
     assert moved
     assert not any("bn" in name or "downsample.1" in name for name in moved)
 
@@ -93,9 +93,9 @@ def test_weights_that_do_not_fit_are_named(timm, tmp_path):
 
 def test_preprocessing_is_the_models_own(timm):
     # Big Transfer's images are scaled to [-1, 1].
-    trunk = TimmBackbone("resnetv2_50x1_bit")
-    assert trunk.pixel_mean.flatten().tolist() == pytest.approx([127.5] * 3)
-    assert not any(name.startswith("pixel_") for name in trunk.state_dict())
+    backbone = TimmBackbone("resnetv2_50x1_bit")
+    assert backbone.pixel_mean.flatten().tolist() == pytest.approx([127.5] * 3)
+    assert not any(name.startswith("pixel_") for name in backbone.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -104,18 +104,18 @@ def test_preprocessing_is_the_models_own(timm):
         ({"model_name": "resnet81"}, r"Unknown model.*Similar names: resnet18"),
         ({"model_name": "resnet18"}, "has BatchNorm; set norm"),
         ({"model_name": "resnet18", "norm": "frozen"}, "norm 'frozen' without weights"),
-        ({"model_name": "convnext_atto", "norm": "batch"}, "has no BatchNorm; norm must be null"),
+        ({"model_name": "convnext_atto", "norm": "batch"}, "has no BatchNorm; set norm to null"),
         ({"model_name": "vit_tiny_patch16_224"}, r"has maps at strides \[16\]"),
         ({"model_name": "swin_tiny_patch4_window7_224"}, "does not take images of any size"),
-        ({"model_name": "resnet18", "norm": "batch", "trunk_strides": [8, 4]}, "must be ascending powers of two"),
-        ({"model_name": "resnet18", "norm": "batch", "trunk_strides": [4, 12]}, "must be ascending powers of two"),
+        ({"model_name": "resnet18", "norm": "batch", "map_strides": [8, 4]}, "give ascending powers of two"),
+        ({"model_name": "resnet18", "norm": "batch", "map_strides": [4, 12]}, "give ascending powers of two"),
     ],
 )
-def test_what_cannot_be_a_trunk_is_refused(timm, arguments, message):
+def test_models_that_cannot_be_backbones_are_rejected(timm, arguments, message):
     with pytest.raises(InputError, match=message):
         TimmBackbone(**arguments)
 
 
-def test_a_file_that_is_not_there_is_named(timm):
+def test_a_missing_file_is_named(timm):
     with pytest.raises(InputError, match=r"'nowhere\.pth' is neither a file nor 'pretrained'"):
         TimmBackbone("resnet18", weights="nowhere.pth", norm="frozen").load_weights()

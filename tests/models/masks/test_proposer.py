@@ -1,4 +1,4 @@
-"""The mask MLPs: dense and sampled forms, losses, proposals."""
+"""Mask MLPs: whole maps and sampled cells give the same numbers; losses; proposals."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_images_without_objects_give_finite_losses_and_all_gradients():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in masks.parameters())
 
 
-def test_objects_without_masks_are_refused():
+def test_objects_without_masks_are_rejected():
     images = image_batch([(64, 96)])
     with pytest.raises(InputError, match=r"data\.load_masks"):
         make().losses(features(1), images, [targets([[8, 8, 24, 24]])], image_seeds(0, 0, images.image_ids))
@@ -215,7 +215,7 @@ def test_options_of_labels_and_targets_are_used():
     assert mask_losses["soft"] != mask_losses["default"]
 
 
-def test_diverged_scores_are_refused():
+def test_diverged_scores_are_rejected():
     masks = make()
     masks.mlps[0].score_logits.bias.data.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="diverged"):
@@ -235,7 +235,7 @@ def test_diverged_scores_are_refused():
         {"mask_weight": -1.0},
     ],
 )
-def test_values_that_cannot_be_are_named(options):
+def test_values_out_of_range_are_named(options):
     with pytest.raises(InputError, match="|".join(options)):
         make(**options)
 

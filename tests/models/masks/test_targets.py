@@ -69,7 +69,7 @@ def test_a_cell_learns_the_mask_of_its_own_object(soft):
     assert wanted.tolist() == ([[[0, 0.25], [0, 0.5]]] if soft else [[[0, 0], [0, 1]]])
 
 
-def test_all_forms_of_a_mask_are_one():
+def test_all_forms_of_a_mask_give_the_same_run_lengths():
     bitmap = mask_api.decode(compressed_rle(SQUARE, 6, 8))
     coded = mask_api.encode(np.asfortranarray(bitmap))
     text = {"size": [6, 8], "counts": coded["counts"].decode()}

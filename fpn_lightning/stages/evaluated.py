@@ -1,0 +1,132 @@
+"""Validation and test of a stage: predictions are compared with ground truth, and the metrics are logged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from fpn_lightning.data.datamodule import COCODataModule
+from fpn_lightning.errors import InputError
+from fpn_lightning.evaluation.average_precision import AveragePrecision
+from fpn_lightning.evaluation.proposal_recall import Recall
+from fpn_lightning.structures import Batch, Detections, DetectionsOrig, ImageBatch, Proposals
+
+Values = dict[str, float | None]
+
+
+class EvaluatedStage(LightningModule):
+    """Evaluates the predictions of a subclass with the metrics that it registers.
+
+    Attributes:
+        evaluation: metrics of the last evaluation pass, fractions in [0, 1]; ``None`` where undefined.
+        evaluated_images: number of images in that pass.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.evaluation: Values = {}
+        self.evaluated_images = 0
+
+    def predict(self, batch: Batch) -> Sequence[Proposals | Detections]:
+        """Return one prediction for each image of a batch, network-input pixels, best first."""
+        raise NotImplementedError
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Any]:
+        """Return one prediction for each image of a batch, in pixels of the image file, best first."""
+        return to_orig(batch.images, self.predict(batch))
+
+    def evaluate_batch(self, batch: Batch) -> None:
+        """Add the predictions for a batch to the metric."""
+        (metric,) = self.metrics
+        for prediction, ground_truth in zip(self.predict_step(batch, 0), batch.ground_truths, strict=True):
+            metric.update(prediction, ground_truth)
+
+    @property
+    def metrics(self) -> list[Recall | AveragePrecision]:
+        """The metrics that the subclass has registered, in order."""
+        return [part for part in self.children() if isinstance(part, Recall | AveragePrecision)]
+
+    def evaluation_result(self) -> tuple[Values, Tensor]:
+        """Return the metrics over the images of all processes, and the number of images in this process."""
+        values: Values = {}
+        for metric in self.metrics:
+            values |= metric.compute()
+        return values, self.metrics[0].num_images
+
+    @property
+    def data(self) -> COCODataModule | None:
+        """The data module of the run, ``None`` if the trainer was given data loaders instead."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        return datamodule if isinstance(datamodule, COCODataModule) else None
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch to the metrics.
+
+        Raises:
+            InputError: if the split has no annotations.
+        """
+        if not batch.ground_truths:
+            raise _nothing_to_score("val")
+        self.evaluate_batch(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics under ``val/``."""
+        self._finish_evaluation("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[DetectionsOrig]] | None:
+        """Add a batch to the metrics or, if the split has no annotations, return its detections.
+
+        Returns:
+            ``{"detections": ...}`` for a split without annotations, which an evaluation server scores.
+
+        Raises:
+            InputError: if the split has no annotations and the stage does not predict detections.
+        """
+        if batch.ground_truths:
+            self.evaluate_batch(batch)
+            return None
+        predictions = self.predict_step(batch, batch_idx)
+        if not all(isinstance(prediction, DetectionsOrig) for prediction in predictions):
+            raise _nothing_to_score("test")
+        return {"detections": predictions}
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics under ``test/`` if the split has annotations."""
+        if self.data is None or self.data.has_annotations("test"):
+            self._finish_evaluation("test")
+
+    def _finish_evaluation(self, prefix: str) -> None:
+        """Keep the metrics of a pass and log them under ``prefix``, or ``<prefix>_partial`` if images are missing."""
+        values, num_images = self.evaluation_result()
+        total = self.trainer.strategy.reduce(num_images.clone(), reduce_op="sum")
+        self.evaluation, self.evaluated_images = values, int(total)
+        split_size = self.data.describe(prefix)["num_images"] if self.data is not None else self.evaluated_images
+        if self.evaluated_images != split_size:
+            if not self.trainer.sanity_checking:
+                rank_zero_warn(
+                    f"{self.evaluated_images} of {split_size} images were evaluated: logged as {prefix}_partial/…"
+                )
+            prefix += "_partial"
+        defined = {f"{prefix}/{name}": value for name, value in values.items() if value is not None}
+        self.log_dict(defined, logger=False, sync_dist=True)  # for callbacks
+        if not self.trainer.sanity_checking:
+            for logger in self.loggers:  # at the number of steps taken; Lightning would log one less
+                logger.log_metrics(defined, step=self.global_step)
+        for metric in self.metrics:
+            metric.reset()
+
+
+def to_orig(images: ImageBatch, predictions: Sequence[Proposals | Detections]) -> list[Any]:
+    """Map predictions for a batch to ``ProposalsOrig`` or ``DetectionsOrig``, on the CPU and in the same order."""
+    sources = zip(predictions, images.geometries, images.image_ids.tolist(), strict=True)
+    return [prediction.to_orig(geometry, image_id) for prediction, geometry, image_id in sources]
+
+
+def _nothing_to_score(prefix: str) -> InputError:
+    return InputError(
+        f"data.{prefix}_split has no annotations, so there is nothing to score. Choose a split with annotations."
+    )
