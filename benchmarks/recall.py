@@ -26,7 +26,7 @@ from compare import REPORT
 from numpy.typing import NDArray
 from recall_peers import compare_recall
 
-from fpn_lightning.evaluation.arrays import FileProposals
+from fpn_lightning.evaluation.arrays import FileResults
 from fpn_lightning.evaluation.proposal_recall import ProposalRecall
 from fpn_lightning.structures import GroundTruth
 
@@ -48,11 +48,11 @@ def synthetic_image(rng: np.random.Generator, num_boxes: int, num_objects: float
     return boxes, scores, gt_boxes, gt_boxes[:, 2] * gt_boxes[:, 3] * 0.7, rng.random(count) < 0.02
 
 
-def given(image_id: int, *columns: NDArray[Any]) -> tuple[FileProposals, GroundTruth]:
+def given(image_id: int, *columns: NDArray[Any]) -> tuple[FileResults, GroundTruth]:
     """What ``update`` takes."""
     boxes, scores, gt_boxes, areas, is_crowd = columns
     labels = np.zeros(len(areas), dtype=np.int64)
-    return FileProposals(boxes, scores), GroundTruth(image_id, gt_boxes, areas, is_crowd, labels)
+    return FileResults(boxes, scores), GroundTruth(image_id, gt_boxes, areas, is_crowd, labels)
 
 
 def coco_tables(images: Sequence[Columns]) -> tuple[dict[str, Any], dict[str, Any]]:

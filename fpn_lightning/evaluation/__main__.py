@@ -5,82 +5,84 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from fpn_lightning.data.coco.index import COCOIndex
 from fpn_lightning.errors import InputError
-from fpn_lightning.evaluation.annotations import Record, read_annotations
-from fpn_lightning.evaluation.coco_evaluator import Backend, average_precision, by_class_name, class_agnostic_recall
+from fpn_lightning.evaluation.coco_evaluator import Backend, Records, Values, average_precision, by_class_name
 from fpn_lightning.evaluation.matching import area_ranges
 from fpn_lightning.evaluation.proposal_recall import ProposalRecall, check_limits
-from fpn_lightning.evaluation.results import ProposalTable, read_proposals, read_results
-from fpn_lightning.evaluation.stored_proposals import StoredResults
+from fpn_lightning.evaluation.results import ResultTable, StoredResults, read_results
+from fpn_lightning.evaluation.segment_recall import SegmentRecall
 from fpn_lightning.files import write_whole
 from fpn_lightning.structures import GroundTruth
 
-Values = dict[str, float | None]
 
+def update_with_all_images(
+    update: Callable[[Any, GroundTruth], None],
+    index: COCOIndex,
+    results: ResultTable | StoredResults,
+    with_masks: bool = False,
+) -> None:
+    """Update a metric with every image of an annotation file; images without results count too.
 
-def score_proposals(
-    annotations: dict[str, list[Record]],
-    proposals: ProposalTable | StoredResults,
-    limits: Sequence[int],
-    area_thresholds: Sequence[float],
-) -> Values:
-    """Recall of proposals over every image of an annotation file; images without proposals count too."""
-    objects: dict[int, list[Record]] = {image["id"]: [] for image in annotations["images"]}
-    for annotation in annotations["annotations"]:
-        objects[annotation["image_id"]].append(annotation)
-    metric = ProposalRecall(limits, area_thresholds)
-    for image_id, annotated in objects.items():
-        ground_truth = GroundTruth(
-            image_id,
-            np.array([item["bbox"] for item in annotated]),
-            np.array([item["area"] for item in annotated]),
-            np.array([item["iscrowd"] for item in annotated]),
-            np.array([item["category_id"] for item in annotated]),
-        )
-        metric.update(proposals.of(image_id), ground_truth)
-    return metric.compute()
+    Args:
+        update: called with the results and the objects of one image.
+        index: the annotation file.
+        results: what is scored.
+        with_masks: give objects their masks.
+
+    Raises:
+        InputError: naming the object that has no usable mask.
+    """
+    for row, image_id in enumerate(index.image_ids.tolist()):
+        annotation_ids, boxes, areas, is_crowd, labels = index.objects_of(row)
+        masks = index.masks_of(row) if with_masks else []
+        ground_truth = GroundTruth(image_id, boxes, areas, is_crowd, labels, annotation_ids, masks)
+        update(results.of(image_id), ground_truth)
 
 
 def score_files(arguments: argparse.Namespace) -> tuple[Values, Values]:
     """Read both files and score them as the command line asks.
 
     Returns:
-        The metrics, and AP by name of class (empty where classes are not told apart).
+        The metrics, and AP by name of class (empty where classes do not matter).
     """
+    metric, thresholds, stored = arguments.metric, arguments.area_thresholds, arguments.results.is_dir()
+    with_masks = metric == "segm"
+    with_classes = metric != "proposals" and not arguments.class_agnostic
+    default = (1, 10, 100) if with_classes else (10, 30, 100, 1000) if metric == "proposals" else (10, 100, 1000)
+    limits = arguments.limits or default
     # Settings first: files may take minutes to read.
-    area_ranges(arguments.area_thresholds)
-    limits = arguments.limits
-    if limits is not None:
-        check_limits(limits)
-    metric, thresholds, backend = arguments.metric, arguments.area_thresholds, arguments.backend
-    if arguments.per_class and (metric == "proposals" or arguments.class_agnostic):
+    area_ranges(thresholds)
+    check_limits(limits)
+    if arguments.per_class and not with_classes:
         raise InputError("--per-class goes with --metric bbox or segm, without --class-agnostic; drop one of them")
-    stored = arguments.results.is_dir()
     if stored and metric != "proposals":
         raise InputError(f"{arguments.results} is a folder, so a store of proposals: score it with --metric proposals")
-    annotations = read_annotations(arguments.annotations, with_masks=metric == "segm")
-    if metric == "proposals":
-        proposals: ProposalTable | StoredResults
-        if stored:
-            proposals = StoredResults(arguments.results, arguments.annotations)
-        else:
-            proposals = read_proposals(arguments.results, {image["id"] for image in annotations["images"]})
-        return score_proposals(annotations, proposals, limits or (10, 30, 100, 1000), thresholds), {}
-    results = read_results(arguments.results, annotations, metric, arguments.class_agnostic)
-    if arguments.class_agnostic:
-        limits = limits or (10, 100, 1000)
-        return class_agnostic_recall(annotations, results, metric, limits, thresholds, backend), {}
-    values, class_values = average_precision(annotations, results, metric, limits or (1, 10, 100), thresholds, backend)
-    names = {category["id"]: category["name"] for category in annotations["categories"]}
-    return values, by_class_name(class_values, names)
+    index = COCOIndex.open(arguments.annotations)
+    if not index.has_annotations:
+        raise InputError(f"{arguments.annotations}: has no list 'annotations'; give a COCO instances file")
+    results = (
+        StoredResults(arguments.results, index.fingerprint)
+        if stored
+        else read_results(arguments.results, index, with_masks, with_classes)
+    )
+    if not with_classes:
+        recall = (SegmentRecall if with_masks else ProposalRecall)(limits, thresholds)
+        update_with_all_images(recall.update, index, results, with_masks)
+        return recall.compute(), {}
+    records = Records("segm" if with_masks else "bbox")
+    update_with_all_images(records.add, index, results, with_masks)
+    values, by_label = average_precision(records, limits, thresholds, arguments.backend)
+    category_ids = index.categories.ids
+    by_id = {category_id: by_label.get(label) for label, category_id in enumerate(category_ids)}
+    return values, by_class_name(by_id, dict(zip(category_ids, index.categories.names, strict=True)))
 
 
 def write_json(path: Path, values: Mapping[str, float | Values | None]) -> None:
@@ -121,7 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--class-agnostic",
         action="store_true",
-        help="with bbox or segm: recall whatever the class (Table 6) in place of AP; proposals are so anyway",
+        help="with bbox or segm: recall whatever the class (Table 6) in place of AP; always so with proposals",
     )
     parser.add_argument(
         "--limits",
@@ -139,7 +141,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="px² between small, medium and large objects (default: 1024 9216)",
     )
     parser.add_argument(
-        "--backend", choices=get_args(Backend), default="faster-coco-eval", help="evaluator of bbox and segm"
+        "--backend",
+        choices=get_args(Backend),
+        default="faster-coco-eval",
+        help="evaluator of AP; recall whatever the class is counted by this package, equal to both",
     )
     parser.add_argument(
         "--per-class",

@@ -1,35 +1,46 @@
-"""What metrics are given, as float64 arrays."""
+"""The columns that metrics are updated with, checked and as float64 arrays."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.structures import GroundTruth
+from fpn_lightning.structures import RLE, GroundTruth
 
 
-class FileProposals(NamedTuple):
-    """Proposals of one image as a result file holds them: in its numbers, which xyxy would round.
+@dataclass(frozen=True)
+class FileResults:
+    """Predictions of one image with the numbers of a result file, which a conversion to xyxy would round.
 
     Attributes:
-        boxes_xywh: float64 ``(P, 4)`` pixels of the image file, any order.
-        objectness: float64 ``(P,)`` higher is better; logits or probabilities.
+        boxes_xywh: float64 ``(D, 4)`` pixels of the image file, any order; not used where masks are scored.
+        scores: float64 ``(D,)`` higher is better; logits or probabilities.
+        labels: int64 ``(D,)`` in [0, K); not used where the class does not matter.
+        masks: D masks of the image file; empty where boxes are scored.
     """
 
     boxes_xywh: NDArray[np.float64]
-    objectness: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    masks: list[RLE] = field(default_factory=list)
+
+    @property
+    def objectness(self) -> NDArray[np.float64]:
+        """The scores, under the name that proposals have for them."""
+        return self.scores
 
 
 def float_rows(values: Tensor | NDArray[Any], name: str, width: int | None = None) -> NDArray[np.float64]:
-    """Float64 array of shape ``(n,)`` or ``(n, width)``.
+    """Convert values to a float64 array of shape ``(n,)`` or ``(n, width)``.
 
     Args:
         values: any real dtype, any device.
-        name: of the values, for messages.
+        name: what to call the values in messages.
         width: length of a row; None for one number a row.
 
     Raises:

@@ -1,7 +1,7 @@
-"""COCO's average precision of detections as a metric that images are added to one by one (FPN §5.2, Tables 2 to 5).
+"""COCO's average precision of detections as a metric that is updated image by image (FPN §5.2, Tables 2 to 5).
 
-Until evaluation, detections and objects are kept as arrays: 48 bytes a detection, 56 an object. Shapes: D detections
-and G objects of one image.
+Detections and objects are kept as arrays until they are evaluated: 48 bytes a detection, 56 an object. Shapes: D
+detections and G objects of one image.
 """
 
 from __future__ import annotations
@@ -19,23 +19,27 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.evaluation.annotations import Record
-from fpn_lightning.evaluation.arrays import float_rows
-from fpn_lightning.evaluation.coco_evaluator import Backend, by_class_name, evaluate, with_ap_limit
+from fpn_lightning.evaluation.arrays import FileResults, float_rows
+from fpn_lightning.evaluation.coco_evaluator import (
+    Backend,
+    ClassValues,
+    Records,
+    Values,
+    average_precision,
+    by_class_name,
+)
 from fpn_lightning.evaluation.matching import area_ranges
 from fpn_lightning.evaluation.proposal_recall import check_limits
 from fpn_lightning.structures import DetectionsOrig, GroundTruth
 
-Values = dict[str, float | None]
-ClassValues = dict[int, float | None]
 Array = Tensor | NDArray[Any]
 
 
 class AveragePrecision(Metric):
     """Average precision over a split, equal to COCO's evaluator on the same boxes.
 
-    Neither the order of the images nor the number of processes moves a bit of the result: images are evaluated in the
-    order of their ids. With several processes the first one evaluates, once, and tells the others.
+    The result is the same to the bit for any order of the images and any number of processes: images are evaluated in
+    the order of their ids. With several processes the first one evaluates and sends the values to the others.
 
     Args:
         area_thresholds: between small and medium and between medium and large objects, px² of the image file.
@@ -67,7 +71,7 @@ class AveragePrecision(Metric):
     ) -> None:
         # torchmetrics' own gathering cannot join a process that saw no image to others.
         super().__init__(dist_sync_fn=_gather)
-        area_ranges(area_thresholds)  # refuses what cannot be used
+        area_ranges(area_thresholds)  # rejects thresholds that cannot be used
         self.area_thresholds = tuple(area_thresholds)
         self.limits = check_limits(limits)
         self.backend: Backend = backend
@@ -77,7 +81,7 @@ class AveragePrecision(Metric):
 
     @property
     def num_images(self) -> Tensor:
-        """int64 scalar: different images that this process was given, on the metric's device."""
+        """int64 scalar on the metric's device: number of different images that this process has seen."""
         ids = {image_id for rows in self.images for image_id in rows[:, 0].tolist()}
         return torch.tensor(len(ids), device=self.device)
 
@@ -89,14 +93,14 @@ class AveragePrecision(Metric):
             ground_truth: its objects, with labels as those of the detections.
 
         Raises:
-            InputError: naming the image, for two images, for lengths that disagree, a value that is not finite or a
-                label that is no whole number.
+            InputError: naming the image, if the two are of different images, lengths disagree, a value is not finite or
+                a label is not a whole number.
         """
         image_id = prediction.image_id
         if image_id != ground_truth.image_id:
             raise InputError(f"detections of image {image_id} with the objects of image {ground_truth.image_id}")
         name = f"image {image_id}: "
-        found = _table(
+        detected = _table(
             (prediction.boxes_xywh, name + "boxes_xywh", 4),
             (prediction.scores, name + "scores", None),
             (prediction.labels, name + "labels", None),
@@ -107,8 +111,8 @@ class AveragePrecision(Metric):
             (ground_truth.is_crowd, name + "the objects' is_crowd", None),
             (ground_truth.labels, name + "the objects' labels", None),
         )
-        self.images.append(torch.tensor([[image_id, len(found), len(annotated)]]))
-        self.detections.append(torch.from_numpy(found))
+        self.images.append(torch.tensor([[image_id, len(detected), len(annotated)]]))
+        self.detections.append(torch.from_numpy(detected))
         self.objects.append(torch.from_numpy(annotated))
 
     def compute(self) -> Values:
@@ -127,7 +131,7 @@ class AveragePrecision(Metric):
             try:
                 outcome = [self._evaluate()]
             except Exception as error:
-                # The other processes wait for an answer, and would for ever.
+                # Sent to the other processes, which would wait for an answer forever.
                 outcome = [error]
         if distributed:
             torch.distributed.broadcast_object_list(outcome)
@@ -139,7 +143,7 @@ class AveragePrecision(Metric):
     def per_class(self, names: Mapping[int, str]) -> Values:
         """``AP`` by name of class, best first, then classes without ground truth (``None``).
 
-        Every process must call it, as it calls :meth:`compute` unless that was done already.
+        It calls :meth:`compute` where that was not done yet, so every process must call it.
 
         Args:
             names: name of each label; where two labels share a name, the labels are added to it.
@@ -155,17 +159,15 @@ class AveragePrecision(Metric):
     def _evaluate(self) -> tuple[Values, ClassValues]:
         states = (_joined(state) for state in (self.images, self.detections, self.objects))
         with _collector_paused():
-            ground_truth, detections = _records(*states)
-            cells = evaluate(ground_truth, detections, with_ap_limit(self.limits), self.area_thresholds, self.backend)
-        return cells.precision_columns() | cells.recall_columns(self.limits), cells.class_precision()
+            return average_precision(_records(*states), self.limits, self.area_thresholds, self.backend)
 
 
 @contextlib.contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Keep Python from looking for reference cycles, which records do not form.
+    """Pause Python's search for reference cycles, which records do not form.
 
-    While records are made by the hundred thousand it would visit every object of the process again and again, for a
-    third of an evaluation's time (benchmarks/average_precision.py).
+    While hundreds of thousands of records are made, the search would visit every object of the process again and again
+    and take a third of an evaluation's time (benchmarks/average_precision.py).
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -177,7 +179,7 @@ def _collector_paused() -> Iterator[None]:
 
 
 def _table(*columns: tuple[Array, str, int | None]) -> NDArray[np.float64]:
-    """Columns of one length side by side; the last one must hold whole numbers."""
+    """Put columns of one length side by side; the last one must hold whole numbers."""
     arrays = [float_rows(*column) for column in columns]
     lengths = [len(array) for array in arrays]
     if len(set(lengths)) > 1:
@@ -189,7 +191,7 @@ def _table(*columns: tuple[Array, str, int | None]) -> NDArray[np.float64]:
 
 
 def _gather(part: Tensor, group: Any = None) -> list[Tensor]:
-    """The parts of a state of all processes that have one, by rank, on the CPU."""
+    """One state of all processes that have images, by rank, on the CPU."""
     parts: list[Any] = [None] * torch.distributed.get_world_size(group)
     torch.distributed.all_gather_object(parts, part.cpu().numpy(), group)
     return [torch.from_numpy(array) for array in parts if array.size] or [part]
@@ -202,9 +204,7 @@ def _joined(state: Tensor | list[Tensor]) -> NDArray[Any]:
     return state.cpu().numpy()
 
 
-def _records(
-    images: NDArray[np.int64], detections: NDArray[np.float64], objects: NDArray[np.float64]
-) -> tuple[dict[str, list[Record]], list[Record]]:
+def _records(images: NDArray[np.int64], detections: NDArray[np.float64], objects: NDArray[np.float64]) -> Records:
     """The records that an evaluator reads, image by image in the order of ids, each image once."""
     images = images.reshape(-1, 3).astype(np.int64)
     ends = images[:, 1:].cumsum(axis=0)
@@ -217,21 +217,12 @@ def _records(
                 "let the sampler give each image of the split to one process, once"
             )
         rows[image_id] = own
-    found: list[Record] = []
-    annotated: list[Record] = []
+    records = Records()
     for image_id in sorted(rows):
-        for *box, score, label in rows[image_id][0].tolist():
-            area = box[2] * box[3]
-            record = {"image_id": image_id, "category_id": int(label), "bbox": box, "score": score, "area": area}
-            found.append({**record, "id": len(found) + 1, "iscrowd": 0})
-        for *box, area, crowd, label in rows[image_id][1].tolist():
-            # Ids from 1: both evaluators read id 0 as "unmatched".
-            record = {"image_id": image_id, "category_id": int(label), "bbox": box, "area": area}
-            annotated.append({**record, "id": len(annotated) + 1, "iscrowd": int(crowd != 0)})
-    labels = sorted({record["category_id"] for record in (*annotated, *found)})
-    ground_truth = {
-        "images": [{"id": image_id} for image_id in sorted(rows)],
-        "annotations": annotated,
-        "categories": [{"id": label} for label in labels],
-    }
-    return ground_truth, found
+        detected, annotated = rows[image_id]
+        labels, gt_labels = detected[:, 5].astype(np.int64), annotated[:, 6].astype(np.int64)
+        records.add(
+            FileResults(detected[:, :4], detected[:, 4], labels),
+            GroundTruth(image_id, annotated[:, :4], annotated[:, 4], annotated[:, 5] != 0, gt_labels),
+        )
+    return records

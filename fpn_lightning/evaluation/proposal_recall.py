@@ -18,7 +18,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.evaluation.arrays import FileProposals, float_rows, object_columns
+from fpn_lightning.evaluation.arrays import FileResults, float_rows, object_columns
 from fpn_lightning.evaluation.matching import IOU_THRESHOLDS, area_ranges, box_iou_xywh, count_matches, ignored_objects
 from fpn_lightning.structures import GroundTruth, ProposalsOrig
 
@@ -129,7 +129,7 @@ class Recall(Metric):
 class ProposalRecall(Recall):
     """Average recall of proposals over a split, equal to COCO's evaluator with ``useCats=0`` (FPN §5.1)."""
 
-    def update(self, prediction: ProposalsOrig | FileProposals, ground_truth: GroundTruth) -> None:
+    def update(self, prediction: ProposalsOrig | FileResults, ground_truth: GroundTruth) -> None:
         """Add one image. An image without proposals must be added too: its objects stay in the denominator.
 
         Args:

@@ -1,184 +1,203 @@
-"""Reading COCO result files: detections as records for AP, proposals as arrays for recall."""
+"""Reading COCO result files and proposal stores: the predictions of one image at a time, as arrays."""
 
 from __future__ import annotations
 
+import json
+import reprlib
 from array import array
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as mask_api
 
-from fpn_lightning.data.coco.segmentations import COMPRESSED_COUNTS, counts_fault, covered_pixels
+from fpn_lightning.data.coco.index import COCOIndex
+from fpn_lightning.data.coco.segmentations import COMPRESSED_COUNTS, compressed_rle, covered_pixels, segmentation_fault
+from fpn_lightning.data.proposals.store import ProposalStore
 from fpn_lightning.errors import InputError
-from fpn_lightning.evaluation.annotations import Record, is_box, is_id, is_number, read_json, shown
-from fpn_lightning.evaluation.arrays import FileProposals
+from fpn_lightning.evaluation.arrays import FileResults
+from fpn_lightning.structures import RLE
 
-TAKEN = object()  # stands where a proposal was in the file; None could be the file's own null
+Entry = dict[str, Any]
+LARGEST = 1e15  # px; with larger numbers an IoU would overflow
+TAKEN = object()  # takes the place of a result that was moved into arrays; None could be the file's own null
+
+
+class StoredResults:
+    """The proposals of a store, read image by image, so that the store may be larger than the memory.
+
+    Args:
+        folder: ``<run>/proposals/<split>``.
+        fingerprint: sha256 of the annotation file.
+
+    Raises:
+        InputError: the store is not complete, or was made from another annotation file.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.store = ProposalStore(folder)
+        self.store.check_fingerprint(fingerprint)
+
+    def of(self, image_id: int) -> FileResults:
+        """The proposals of one image."""
+        stored = self.store.read(image_id)
+        top_left, bottom_right = np.split(stored.boxes_orig.astype(np.float64), 2, axis=1)
+        return FileResults(np.hstack((top_left, bottom_right - top_left)), stored.objectness.astype(np.float64))
 
 
 @dataclass(frozen=True)
-class ProposalTable:
-    """All proposals of a result file as arrays, image by image.
+class ResultTable:
+    """All results of a file, image by image.
 
     Attributes:
-        boxes_xywh: float64 ``(N, 4)`` pixels of the image file.
-        scores: float64 ``(N,)``.
-        rows: image id to its slice of rows. Within an image rows keep the order of the file, category by category:
-            COCO's order among equal scores.
+        results: of all images. Within an image rows are in the order of the category ids and then of the file, which
+            is COCO's order among equal scores.
+        rows: which rows belong to an image, by image id.
     """
 
-    boxes_xywh: NDArray[np.float64]
-    scores: NDArray[np.float64]
+    results: FileResults
     rows: dict[int, slice]
 
-    def of(self, image_id: int) -> FileProposals:
-        """The proposals of one image; none for an image without proposals."""
-        rows = self.rows.get(image_id, slice(0, 0))
-        return FileProposals(self.boxes_xywh[rows], self.scores[rows])
+    def of(self, image_id: int) -> FileResults:
+        """The results of one image; empty arrays for an image without results."""
+        rows, table = self.rows.get(image_id, slice(0, 0)), self.results
+        return FileResults(table.boxes_xywh[rows], table.scores[rows], table.labels[rows], table.masks[rows])
 
 
-def read_proposals(path: Path, image_ids: set[int]) -> ProposalTable:
-    """Read proposals (``image_id``, ``bbox`` xywh, ``score``) without keeping an object per box.
-
-    Each entry is moved into arrays (56 bytes a proposal) as soon as the parser has read it.
+def read_results(path: Path, index: COCOIndex, with_masks: bool = False, with_classes: bool = False) -> ResultTable:
+    """Read a COCO result list into arrays: 56 bytes a box, whatever the file's size.
 
     Args:
-        path: a COCO result list. ``category_id`` may be absent; it only orders equal scores.
-        image_ids: the images of the annotation file.
+        path: the list; may be empty. Each entry has ``image_id``, ``score`` and ``bbox`` (xywh) or ``segmentation``.
+        index: the annotation file that the results are for.
+        with_masks: read ``segmentation`` (RLE or polygons) and leave boxes out; otherwise read ``bbox``.
+        with_classes: every entry needs a ``category_id`` of the annotation file. Otherwise the ids, if there are any,
+            only order equal scores.
 
     Raises:
-        InputError: naming file, entry and image, for a key that is missing, a box or a score that is not finite, or
-            an image that the annotation file does not list.
+        InputError: naming file, entry and image, for a value that is missing, unknown, not finite or of a wrong size.
     """
-    ids, categories, boxes, scores = array("q"), array("q"), array("d"), array("d")
+    sizes = dict(zip(index.image_ids.tolist(), index.sizes.tolist(), strict=True))
+    known = set(index.categories.ids)
+    ids, categories, scores, boxes = array("q"), array("q"), array("d"), array("d")
+    masks: list[RLE] = []
 
-    def take(entry: Record) -> object:
+    def take(entry: Entry) -> object:
+        """Move a result into the arrays as soon as the parser has read it."""
         if "image_id" not in entry:
-            return entry  # a mask inside a result, or no result at all: told apart below
-        name = _name(path, len(ids), entry)
-        _check_result(name, entry, image_ids)
-        if not is_box(entry.get("bbox")):
-            raise _no_box(name, entry)
-        category = entry.get("category_id", 0)
+            return entry  # the mask of a result, or an entry that is rejected below
+        name = _name(path, len(ids), entry["image_id"])
+        _check(name, entry, sizes)
+        category_id = entry.get("category_id")
+        if with_classes and not (_is_id(category_id) and category_id in known):
+            raise InputError(
+                f"{name}: category_id is {_shown(category_id)}, which the annotation file's `categories` does not list;"
+                " write the file's own category ids, or score with --class-agnostic"
+            )
+        if with_masks:
+            masks.append(_mask(name, entry.get("segmentation"), sizes[entry["image_id"]]))
+        elif _is_box(entry.get("bbox")):
+            boxes.extend(entry["bbox"])
+        else:
+            given = _shown(entry.get("bbox"))
+            raise InputError(f"{name}: bbox is {given}; give four finite numbers x, y, width, height below 1e15")
         ids.append(entry["image_id"])
-        categories.append(category if is_id(category) else 0)
-        boxes.extend(entry["bbox"])
+        categories.append(category_id if _is_id(category_id) else 0)
         scores.append(entry["score"])
         return TAKEN
 
-    content = read_json(path, take)
-    _check_list(path, content)
+    _read_list(path, take, ids)
+    _check_covered(path, ids, masks)
+
+    order = np.lexsort((categories, ids))
+    sorted_ids, labels = np.asarray(ids)[order], np.asarray(categories)[order]
+    starts = np.flatnonzero(np.diff(sorted_ids, prepend=sorted_ids[:1] - 1))
+    ends = np.append(starts[1:], len(sorted_ids)).tolist()
+    table = FileResults(
+        np.zeros((len(ids), 4)) if with_masks else np.asarray(boxes).reshape(-1, 4)[order],
+        np.asarray(scores)[order],
+        index.categories.to_labels(labels) if with_classes else labels,
+        [masks[i] for i in order] if with_masks else [],
+    )
+    rows = {int(sorted_ids[start]): slice(start, end) for start, end in zip(starts.tolist(), ends, strict=False)}
+    return ResultTable(table, rows)
+
+
+def _read_list(path: Path, take: Callable[[Entry], object], taken: array[int]) -> None:
+    """Parse the file with ``take`` called on each JSON object, and check that all entries of the list were taken."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            content = json.load(file, object_hook=take)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a JSON file") from error
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a complete JSON file ({error}); write it again") from error
+    if not isinstance(content, list):
+        raise InputError(f"{path}: holds no JSON list; give a COCO result file (the annotation file comes first)")
     for row, entry in enumerate(content):
         if entry is not TAKEN:
             raise InputError(f"{path}: entry {row} has no image_id; give a list of COCO results")
-    if len(content) != len(ids):
+    if len(content) != len(taken):
         raise InputError(f"{path}: results stand inside other results; give a flat list of COCO results")
 
-    order = np.lexsort((categories, ids))
-    sorted_ids = np.asarray(ids)[order]
-    starts = np.flatnonzero(np.diff(sorted_ids, prepend=sorted_ids[:1] - 1))
-    ends = np.append(starts[1:], len(sorted_ids))
-    rows = {int(sorted_ids[start]): slice(int(start), int(end)) for start, end in zip(starts, ends, strict=False)}
-    return ProposalTable(np.asarray(boxes).reshape(-1, 4)[order], np.asarray(scores)[order], rows)
+
+def _name(path: Path, row: int, image_id: object) -> str:
+    return f"{path}: entry {row} (image {_shown(image_id)})"
 
 
-def read_results(
-    path: Path, annotations: dict[str, list[Record]], iou_type: str, class_agnostic: bool = False
-) -> list[Record]:
-    """Read detections for AP.
-
-    Args:
-        path: a COCO result list; may be empty.
-        annotations: what ``read_annotations`` returned.
-        iou_type: ``bbox`` or ``segm``.
-        class_agnostic: do without ``category_id``: a category missing or unknown is taken for the first one.
-
-    Returns:
-        Records with ``image_id``, ``category_id``, ``score``, and ``bbox`` or ``segmentation`` (compressed RLE).
-        For ``segm`` a box in the file is left out: COCO's evaluator would take its area for the mask's.
-
-    Raises:
-        InputError: naming file, entry and image, for whatever is missing, unknown, not finite or of a wrong size.
-    """
-    content = read_json(path)
-    _check_list(path, content)
-    sizes = {image["id"]: [image.get("height"), image.get("width")] for image in annotations["images"]}
-    category_ids = {category["id"] for category in annotations["categories"]}
-    results = []
-    for row, entry in enumerate(content):
-        if not isinstance(entry, dict) or "image_id" not in entry:
-            raise InputError(f"{path}: entry {row} has no image_id; give a list of COCO results")
-        name = _name(path, row, entry)
-        _check_result(name, entry, sizes.keys())
-        category = entry.get("category_id")
-        if not is_id(category) or category not in category_ids:
-            if not class_agnostic:
-                raise InputError(
-                    f"{name}: category_id is {shown(category)}, which the annotation file's `categories` does not list;"
-                    " write the file's own category ids, or score with --class-agnostic"
-                )
-            category = min(category_ids)
-        record = {"image_id": entry["image_id"], "category_id": category, "score": entry["score"]}
-        if iou_type == "bbox":
-            if not is_box(entry.get("bbox")):
-                raise _no_box(name, entry)
-            record["bbox"] = entry["bbox"]
-        else:
-            record["segmentation"] = _compressed_rle(name, entry.get("segmentation"), sizes[entry["image_id"]])
-        results.append(record)
-    if iou_type == "segm":
-        _check_covered(path, results)
-    return results
+def _is_id(value: object) -> TypeGuard[int]:
+    return type(value) is int and abs(value) < 2**63
 
 
-def _name(path: Path, row: int, entry: Record) -> str:
-    return f"{path}: entry {row} (image {shown(entry['image_id'])})"
+def _is_number(value: object, largest: float) -> bool:
+    # False for NaN and Infinity, which JSON as Python reads it may hold.
+    return type(value) in (int, float) and -largest < value < largest  # type: ignore[operator]
 
 
-def _no_box(name: str, entry: Record) -> InputError:
-    return InputError(
-        f"{name}: bbox is {shown(entry.get('bbox'))}; give four finite numbers x, y, width, height below 1e15"
-    )
+def _is_box(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(_is_number(x, LARGEST) for x in value)
 
 
-def _check_list(path: Path, content: object) -> None:
-    if not isinstance(content, list):
-        raise InputError(f"{path}: holds no JSON list; give a COCO result file (the annotation file comes first)")
+def _shown(value: object) -> str:
+    text = reprlib.repr(value)  # cuts what is nested deeply, on which repr would fail
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _check_result(name: str, entry: Record, image_ids: Any) -> None:
-    if not is_id(entry["image_id"]) or entry["image_id"] not in image_ids:
+def _check(name: str, entry: Entry, image_ids: Container[int]) -> None:
+    if not _is_id(entry["image_id"]) or entry["image_id"] not in image_ids:
         raise InputError(f"{name}: the annotation file lists no such image; score the split the results are for")
-    if not is_number(entry.get("score")):
-        raise InputError(f"{name}: score is {shown(entry.get('score'))}; give a finite number")
+    if not _is_number(entry.get("score"), 1e300):
+        raise InputError(f"{name}: score is {_shown(entry.get('score'))}; give a finite number")
 
 
-def _compressed_rle(name: str, segmentation: object, size: list[Any]) -> Record:
-    """Check a mask of a result and bring it to COCO's compressed form."""
-    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
-        raise InputError(f"{name}: segmentation is no RLE; give {{'size': [height, width], 'counts': ...}}")
-    if segmentation["size"] != size:
+def _mask(name: str, segmentation: Any, size: list[int]) -> RLE:
+    """The mask of a result as compressed RLE; whether it covers the image is checked later, for many at once."""
+    is_compressed = (
+        isinstance(segmentation, dict)
+        and segmentation.get("size") == size
+        and isinstance(segmentation.get("counts"), str)
+        and COMPRESSED_COUNTS.fullmatch(segmentation["counts"])
+    )
+    if not is_compressed and (fault := segmentation_fault(segmentation, *size)):
         raise InputError(
-            f"{name}: the mask's size is {shown(segmentation['size'])}, the image's {size}; give masks of the file"
+            f"{name}: segmentation is not a mask of the image: {fault}; "
+            "give {'size': [height, width], 'counts': ...} of the image file"
         )
-    counts = segmentation["counts"]
-    if isinstance(counts, str) and COMPRESSED_COUNTS.fullmatch(counts):
-        return {"size": size, "counts": counts}
-    if fault := counts_fault(counts, size[0] * size[1]):
-        raise InputError(f"{name}: the mask's counts are wrong: {fault}; write the mask again")
-    return {"size": size, "counts": mask_api.frPyObjects(segmentation, *size)["counts"].decode()}
+    return compressed_rle(segmentation, *size)
 
 
-def _check_covered(path: Path, results: list[Record]) -> None:
-    """Refuse masks that do not cover their image exactly: the evaluators may never return from comparing them."""
-    # A hundred at once take a fifth of the time of a hundred alone.
-    for first in range(0, len(results), 100):
-        rles = [result["segmentation"] for result in results[first : first + 100]]
-        covered = covered_pixels([rle["counts"] for rle in rles]).tolist()
-        for row, (rle, found) in enumerate(zip(rles, covered, strict=True), start=first):
-            if found != rle["size"][0] * rle["size"][1]:
-                name = _name(path, row, results[row])
-                raise InputError(f"{name}: the mask's counts do not add up to height x width; write the mask again")
+def _check_covered(path: Path, ids: array[int], masks: list[RLE]) -> None:
+    """Reject masks whose counts do not cover their image exactly: COCO's mask API may hang on them."""
+    # A hundred masks at once take a fifth of the time of a hundred alone.
+    for first in range(0, len(masks), 100):
+        some = masks[first : first + 100]
+        covered: NDArray[np.int64] = covered_pixels([mask["counts"] for mask in some])
+        wrong = np.flatnonzero(covered != [mask["size"][0] * mask["size"][1] for mask in some])
+        if wrong.size:
+            row = first + int(wrong[0])
+            name = _name(path, row, ids[row])
+            raise InputError(f"{name}: the mask's counts do not add up to height x width; write the mask again")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.evaluation.arrays import float_rows, object_columns
+from fpn_lightning.evaluation.arrays import FileResults, float_rows, object_columns
 from fpn_lightning.evaluation.matching import count_matches, ignored_objects
 from fpn_lightning.evaluation.proposal_recall import Recall
 from fpn_lightning.mask_structures import MaskProposalsOrig
@@ -42,7 +42,7 @@ class SegmentRecall(Recall):
 
     prefix = "segm_"
 
-    def update(self, prediction: MaskProposalsOrig, ground_truth: GroundTruth) -> None:
+    def update(self, prediction: MaskProposalsOrig | FileResults, ground_truth: GroundTruth) -> None:
         """Add one image. An image without proposals must be added too: its objects stay in the denominator.
 
         Args:

@@ -6,11 +6,18 @@ from pathlib import Path
 import pytest
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep indexes of read-only folders out of the home folder."""
+    monkeypatch.setenv("FPN_LIGHTNING_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> tuple[Path, Path]:
     """Two images, three objects, and results that find two of them."""
     annotations = {
-        "images": [{"id": 5, "height": 100, "width": 80}, {"id": 9, "height": 100, "width": 80}],
+        "images": [{"id": i, "file_name": f"{i}.png", "height": 100, "width": 80} for i in (5, 9)],
         "annotations": [
             {"id": 1, "image_id": 5, "category_id": 3, "bbox": [0, 0, 10, 10], "area": 100, "iscrowd": 0},
             {"id": 2, "image_id": 5, "category_id": 4, "bbox": [40, 0, 40, 40], "area": 1600, "iscrowd": 0},

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torchvision.ops import box_convert
 
-from fpn_lightning.evaluation.arrays import FileProposals
+from fpn_lightning.evaluation.__main__ import main
+from fpn_lightning.evaluation.arrays import FileResults
 from fpn_lightning.structures import DetectionsOrig, GroundTruth
 
 
@@ -31,10 +33,10 @@ class Scene:
     gt_labels: np.ndarray
 
     @property
-    def given(self) -> tuple[FileProposals, GroundTruth]:
+    def given(self) -> tuple[FileResults, GroundTruth]:
         """What ``ProposalRecall.update`` takes."""
         annotated = GroundTruth(0, self.gt_boxes, self.gt_areas, self.gt_is_crowd, self.gt_labels)
-        return FileProposals(self.boxes, self.scores), annotated
+        return FileResults(self.boxes, self.scores), annotated
 
 
 def detected(image_id: int, boxes_xywh: Any, scores: Any, labels: Any, *annotated: Any) -> tuple[Any, ...]:
@@ -42,6 +44,10 @@ def detected(image_id: int, boxes_xywh: Any, scores: Any, labels: Any, *annotate
     boxes = torch.as_tensor(boxes_xywh).reshape(-1, 4)
     others = (torch.as_tensor(column) for column in (scores, labels))
     return DetectionsOrig(image_id, box_convert(boxes, "xywh", "xyxy"), *others), GroundTruth(image_id, *annotated)
+
+
+def image_record(image_id: int, height: int, width: int) -> dict[str, Any]:
+    return {"id": image_id, "file_name": f"{image_id}.png", "height": height, "width": width}
 
 
 def coco_dataset(scenes: list[Scene]) -> dict[str, Any]:
@@ -61,7 +67,7 @@ def coco_dataset(scenes: list[Scene]) -> dict[str, Any]:
                 }
             )
     return {
-        "images": [{"id": i + 1, "height": 500, "width": 500} for i in range(len(scenes))],
+        "images": [image_record(i + 1, 500, 500) for i in range(len(scenes))],
         "annotations": annotations,
         "categories": [{"id": i, "name": f"c{i}"} for i in range(1, 6)],
     }
@@ -123,6 +129,43 @@ def random_scene(rng: np.random.Generator) -> Scene:
     return Scene(boxes, scores, gt_boxes, gt_areas, gt_is_crowd, rng.integers(0, 5, num_gt))
 
 
+def random_masks(rng: np.random.Generator) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Images with overlapping noisy masks, crowds, equal masks, empty masks, tied scores; some without objects."""
+    images = [image_record(i, 30, 40) for i in range(1, 9)]
+    categories = [{"id": i, "name": str(i)} for i in range(1, 5)]
+    annotations: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+
+    def blob() -> dict[str, Any]:
+        bitmap = np.zeros((30, 40), dtype=np.uint8, order="F")
+        y, x = rng.integers(0, 26), rng.integers(0, 36)
+        bitmap[y : y + rng.integers(1, 20), x : x + rng.integers(1, 20)] = 1
+        if rng.random() < 0.5:
+            bitmap[:: rng.integers(2, 5)] = 0
+        return {"size": [30, 40], "counts": mask_api.encode(bitmap)["counts"].decode()}
+
+    for image in images:
+        for _ in range(rng.integers(0, 6)):
+            mask = annotations[-1]["segmentation"] if annotations and rng.random() < 0.2 else blob()
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image["id"],
+                    "category_id": int(rng.integers(1, 5)),
+                    "segmentation": mask,
+                    "bbox": mask_api.toBbox(mask).tolist(),
+                    "area": float(rng.choice([mask_api.area(mask), 40, 150])),  # 40 and 150 part the size classes
+                    "iscrowd": int(rng.random() < 0.2),
+                }
+            )
+        of_image = [item["segmentation"] for item in annotations if item["image_id"] == image["id"]]
+        for _ in range(rng.integers(0, 25)):
+            mask = of_image[rng.integers(len(of_image))] if of_image and rng.random() < 0.4 else blob()
+            score = float(rng.integers(0, rng.choice([1, 4, 1000]), endpoint=True)) / 7
+            results.append({"image_id": image["id"], "category_id": 1, "segmentation": mask, "score": score})
+    return {"images": images, "annotations": annotations, "categories": categories}, results
+
+
 def assert_same_cells(values: dict[Any, float | None], expected: dict[Any, float | None]) -> None:
     """The same columns to 1e-9, and the same ones without a value."""
     assert values.keys() == expected.keys()
@@ -173,7 +216,7 @@ def write_coco_files(images: dict[int, tuple[np.ndarray, ...]], folder: Path) ->
             common = {"id": len(annotations) + 1, "image_id": image_id, "category_id": CATEGORY_IDS[label]}
             annotations.append({**common, "bbox": box, "area": area, "iscrowd": int(is_crowd)})
     content = {
-        "images": [{"id": image_id, "height": 500, "width": 500} for image_id in images],
+        "images": [image_record(image_id, 500, 500) for image_id in images],
         "annotations": annotations,
         "categories": [{"id": category_id, "name": f"c{category_id}"} for category_id in CATEGORY_IDS],
     }
@@ -181,6 +224,21 @@ def write_coco_files(images: dict[int, tuple[np.ndarray, ...]], folder: Path) ->
     for path, written in zip(paths, (content, results), strict=True):
         path.write_text(json.dumps(written))
     return paths
+
+
+def scored(annotations: object, results: object, *options: object) -> dict[str, Any]:
+    """What ``python -m fpn_lightning.evaluation`` writes about two files."""
+    output = Path(str(results)).with_name("scored.json")
+    assert main([str(argument) for argument in (annotations, results, *options, "--output", output)]) == 0
+    return json.loads(output.read_text())
+
+
+def scored_content(folder: Path, dataset: Any, results: Any, *options: object) -> dict[str, Any]:
+    """The same for the content of two files, which are written to ``folder``."""
+    paths = folder / "annotations.json", folder / "results.json"
+    for path, content in zip(paths, (dataset, results), strict=True):
+        path.write_text(json.dumps(content))
+    return scored(*paths, *options)
 
 
 def pycocotools_summary(annotations: Path, results: Path) -> tuple[dict[str, float | None], dict[int, float | None]]:

@@ -7,10 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fpn_lightning.data.coco.index import COCOIndex
 from fpn_lightning.evaluation.__main__ import main
-from fpn_lightning.evaluation.results import read_proposals
+from fpn_lightning.evaluation.results import read_results
 
-from .reference import coco_dataset, coco_results, pycocotools_recall, random_scene
+from .reference import (
+    assert_same_cells,
+    coco_dataset,
+    coco_results,
+    pycocotools_recall,
+    random_masks,
+    random_scene,
+    scored,
+    scored_content,
+)
 
 GOLDEN = {
     ("bbox", "AP AP50 AP75 APs APm APl AR1 AR10 AR100 AR100_s AR100_m AR100_l"): (
@@ -20,12 +30,6 @@ GOLDEN = {
         "0.319545 0.562288 0.298927 0.387374 0.310183 0.326934 0.268230 0.415449 0.416839 0.469450 0.376759 0.381472"
     ),
 }
-
-
-def _score(*args: object) -> dict[str, float | None]:
-    output = Path(str(args[1])).with_name("scored.json")
-    assert main([str(argument) for argument in (*args, "--output", output)]) == 0
-    return json.loads(output.read_text())
 
 
 @pytest.fixture
@@ -46,7 +50,7 @@ def _rewrite(path: Path, change: Callable[[list], object]) -> None:
 @pytest.mark.parametrize("backend", ["faster-coco-eval", "pycocotools"])
 @pytest.mark.parametrize(("metric", "names"), GOLDEN)
 def test_golden_average_precision(golden, metric, names, backend):
-    values = _score(golden["annotations"], golden[metric], "--metric", metric, "--backend", backend)
+    values = scored(golden["annotations"], golden[metric], "--metric", metric, "--backend", backend)
     expected = [float(number) for number in GOLDEN[metric, names].split()]
     np.testing.assert_allclose([values[name] for name in names.split()], expected, rtol=0, atol=5.1e-7)
 
@@ -65,14 +69,14 @@ MASK_RECALL = [0.058795, 0.355422, 0.481807, 0.481807, 0.504914, 0.465833, 0.451
     ],
 )
 def test_golden_class_agnostic_recall(golden, kind, options, prefix, expected):
-    values = _score(golden["annotations"], golden[kind], "--limits", 1, 10, 100, 1000, "--metric", *options)
+    values = scored(golden["annotations"], golden[kind], "--limits", 1, 10, 100, 1000, "--metric", *options)
     names = ["AR1", "AR10", "AR100", "AR1k", "AR1k_s", "AR1k_m", "AR1k_l"]
     np.testing.assert_allclose([values[prefix + name] for name in names], expected, rtol=0, atol=5.1e-7)
     assert len(values) == 16
 
 
 def test_proposals_equal_pycocotools_to_the_last_digits(golden):
-    values = _score(golden["annotations"], golden["bbox"], "--metric", "proposals")
+    values = scored(golden["annotations"], golden["bbox"], "--metric", "proposals")
     dataset, results = (json.loads(golden[name].read_text()) for name in ("annotations", "bbox"))
     expected = pycocotools_recall(dataset, results, (10, 30, 100, 1000))
     np.testing.assert_allclose(list(values.values()), expected.T.ravel(), rtol=0, atol=1e-12)
@@ -86,17 +90,15 @@ def test_tied_scores_of_several_categories_follow_coco(tmp_path, seed):
     for result in results:
         result["category_id"] = int(rng.integers(1, 6))
     results = [results[i] for i in rng.permutation(len(results))]
-    annotations, path = tmp_path / "annotations.json", tmp_path / "results.json"
-    annotations.write_text(json.dumps(dataset))
-    path.write_text(json.dumps(results))
-    values = _score(annotations, path, "--metric", "proposals", "--limits", 2, 5, 30, "--area-thresholds", 10, 2000)
+    options = ("--metric", "proposals", "--limits", 2, 5, 30, "--area-thresholds", 10, 2000)
+    values = scored_content(tmp_path, dataset, results, *options)
     expected = pycocotools_recall(dataset, results, (2, 5, 30), (10, 2000))
     got = [-1 if value is None else value for value in values.values()]
     np.testing.assert_allclose(got, expected.T.ravel(), rtol=0, atol=1e-12)
 
 
 def test_columns_limits_and_null(small, capsys):
-    values = _score(*small, "--metric", "proposals", "--limits", 1, 1000)
+    values = scored(*small, "--metric", "proposals", "--limits", 1, 1000)
     # Of three objects the first is found at all 10 thresholds, the second (IoU 0.5) at one, as the second box.
     assert values == pytest.approx(
         {
@@ -111,15 +113,15 @@ def test_columns_limits_and_null(small, capsys):
 
 def test_area_thresholds_reach_every_metric(small):
     for metric, name in (("proposals", "AR100_s"), ("bbox", "APs")):
-        assert _score(*small, "--metric", metric)[name] == pytest.approx(0.5, abs=0.01)
-        assert _score(*small, "--metric", metric, "--area-thresholds", 50, 2000)[name] is None
+        assert scored(*small, "--metric", metric)[name] == pytest.approx(0.5, abs=0.01)
+        assert scored(*small, "--metric", metric, "--area-thresholds", 50, 2000)[name] is None
 
 
 def test_category_is_not_needed_for_recall(small):
-    expected = _score(*small, "--metric", "proposals")
+    expected = scored(*small, "--metric", "proposals")
     _rewrite(small[1], lambda results: [result.pop("category_id") for result in results])
-    assert _score(*small, "--metric", "proposals") == expected
-    agnostic = _score(*small, "--metric", "bbox", "--class-agnostic", "--limits", 10, 30, 100, 1000)
+    assert scored(*small, "--metric", "proposals") == expected
+    agnostic = scored(*small, "--metric", "bbox", "--class-agnostic", "--limits", 10, 30, 100, 1000)
     assert agnostic == pytest.approx(expected)
 
 
@@ -127,16 +129,16 @@ def test_category_is_not_needed_for_recall(small):
 @pytest.mark.parametrize("backend", ["faster-coco-eval", "pycocotools"])
 def test_empty_results_give_zeros(small, metric, backend):
     small[1].write_text("[]")
-    values = _score(*small, "--metric", metric, "--backend", backend)
+    values = scored(*small, "--metric", metric, "--backend", backend)
     assert {value for name, value in values.items() if not name.endswith(("_l", "APl"))} == {0}
 
 
 def test_masks_of_other_tools_are_kept_out_of_the_proposals(small):
     """Result files with a mask beside each box score like those without."""
-    expected = _score(*small, "--metric", "proposals")
+    expected = scored(*small, "--metric", "proposals")
     mask = {"size": [100, 80], "counts": "0"}
     _rewrite(small[1], lambda results: [result.update(segmentation=mask) for result in results])
-    assert _score(*small, "--metric", "proposals") == expected
+    assert scored(*small, "--metric", "proposals") == expected
 
 
 def test_output_is_whole_or_absent(small, tmp_path, capsys):
@@ -150,9 +152,10 @@ def test_output_is_whole_or_absent(small, tmp_path, capsys):
 
 def test_proposals_are_grouped_by_image(small):
     _rewrite(small[1], lambda results: results.insert(0, {"image_id": 9, "bbox": [1, 2, 3, 4], "score": -2}))
-    table = read_proposals(small[1], {5, 9})
-    assert table.boxes_xywh[table.rows[9]].tolist() == [[1, 2, 3, 4]]
-    assert table.scores[table.rows[5]].tolist() == [0.9, 0.5]
+    table = read_results(small[1], COCOIndex.open(small[0]))
+    assert table.of(9).boxes_xywh.tolist() == [[1, 2, 3, 4]]
+    assert table.of(5).scores.tolist() == [0.9, 0.5]
+    assert table.of(7).boxes_xywh.shape == (0, 4)
 
 
 def test_boxes_beside_masks_change_nothing(golden, tmp_path):
@@ -163,6 +166,67 @@ def test_boxes_beside_masks_change_nothing(golden, tmp_path):
     with_boxes = tmp_path / "with_boxes.json"
     with_boxes.write_text(json.dumps(results))
     options = ("--metric", "segm")
-    assert _score(golden["annotations"], with_boxes, *options) == _score(
+    assert scored(golden["annotations"], with_boxes, *options) == scored(
         golden["annotations"], golden["segm"], *options
     )
+
+
+def _scene_of_classes(seed: int, metric: str) -> tuple[dict, list]:
+    rng = np.random.default_rng(seed)
+    scenes = [random_scene(rng) for _ in range(10)]
+    dataset, results = random_masks(rng) if metric == "segm" else (coco_dataset(scenes), coco_results(scenes))
+    for result in results:
+        result["category_id"] = int(rng.integers(1, 5))
+    return dataset, results
+
+
+@pytest.mark.parametrize("metric", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", range(6))
+def test_backends_give_the_same_numbers(tmp_path, seed, metric):
+    dataset, results = _scene_of_classes(seed, metric)
+    options = ("--metric", metric, "--limits", 2, 5, 1000, "--area-thresholds", 40, 150, "--per-class", "--backend")
+    fast, reference = (
+        scored_content(tmp_path, dataset, results, *options, backend) for backend in ("faster-coco-eval", "pycocotools")
+    )
+    assert_same_cells(fast.pop("per_class"), reference.pop("per_class"))
+    assert_same_cells(fast, reference)
+    assert any(reference.values())
+
+
+@pytest.mark.parametrize("metric", ["bbox", "segm"])
+def test_class_agnostic_recall_equals_pycocotools(tmp_path, metric):
+    dataset, results = _scene_of_classes(3, metric)
+    options = ("--metric", metric, "--class-agnostic", "--limits", 1, 3, 1000, "--area-thresholds", 40, 150)
+    values = scored_content(tmp_path, dataset, results, *options)
+    expected = pycocotools_recall(dataset, results, (1, 3, 1000), (40, 150), metric)
+    got = [-1 if value is None else value for value in values.values()]
+    np.testing.assert_allclose(got, expected.T.ravel(), rtol=0, atol=1e-9)
+
+
+def test_limits_do_not_change_ap(tmp_path):
+    dataset, results = _scene_of_classes(0, "bbox")
+    usual = scored_content(tmp_path, dataset, results, "--metric", "bbox")
+    other = scored_content(tmp_path, dataset, results, "--metric", "bbox", "--limits", 3, 1000)
+    names = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
+    assert {name: usual[name] for name in names} == {name: other[name] for name in names}
+    assert "AR3" in other
+    assert "AR100" not in other
+
+
+def test_polygons_are_masks_of_a_result_too(small):
+    square = [[0, 0, 10, 0, 10, 10, 0, 10]]
+    small[1].write_text(json.dumps([{"image_id": 5, "category_id": 3, "segmentation": square, "score": 1}]))
+    assert scored(*small, "--metric", "segm", "--class-agnostic")["segm_AR10"] == pytest.approx(1 / 3)
+
+
+def test_the_index_of_a_read_only_folder_lies_in_the_cache(small, tmp_path, cache):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    annotations = small[0].rename(folder / small[0].name)
+    folder.chmod(0o555)
+    try:
+        assert scored(annotations, small[1], "--metric", "proposals")["AR100"] > 0
+        assert [path.name for path in folder.iterdir()] == [annotations.name]
+        assert len(list(cache.iterdir())) == 1
+    finally:
+        folder.chmod(0o755)

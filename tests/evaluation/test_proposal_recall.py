@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.evaluation.arrays import FileProposals
+from fpn_lightning.evaluation.arrays import FileResults
 from fpn_lightning.evaluation.proposal_recall import AREA_SUFFIXES, ProposalRecall, match_image, recall_key
 from fpn_lightning.structures import GroundTruth, ProposalsOrig
 
@@ -25,10 +25,10 @@ def _ours(scenes: list[Scene], limits: tuple[int, ...], thresholds: tuple[float,
     return np.array([[-1 if cell is None else cell for cell in row] for row in cells])
 
 
-def one_class(boxes, scores, *annotated) -> tuple[FileProposals, GroundTruth]:
+def one_class(boxes, scores, *annotated) -> tuple[FileResults, GroundTruth]:
     """What ``update`` takes, of columns; every object has label 0."""
     columns = [np.asarray(column, dtype=float) for column in (boxes, scores, *annotated)]
-    return FileProposals(*columns[:2]), GroundTruth(4, *columns[2:], np.zeros(len(annotated[0])))
+    return FileResults(*columns[:2]), GroundTruth(4, *columns[2:], np.zeros(len(annotated[0])))
 
 
 def test_one_object_by_hand():
@@ -108,7 +108,7 @@ def test_equals_pycocotools_on_real_annotations(coco_mini: Path):
             np.array([a["iscrowd"] for a in objects]),
             np.array([labels[a["category_id"]] for a in objects]),
         )
-        metric.update(FileProposals(boxes, scores), annotated)
+        metric.update(FileResults(boxes, scores), annotated)
         results += [
             {"image_id": image["id"], "category_id": 1, "bbox": box.tolist(), "score": float(score)}
             for box, score in zip(boxes, scores, strict=True)
@@ -194,7 +194,7 @@ def test_bad_values_are_named(column, value, message):
     columns = [box, np.ones(1), box, np.ones(1), np.zeros(1, bool), np.zeros(1)]
     columns[column] = value
     with pytest.raises(InputError, match=message):
-        ProposalRecall().update(FileProposals(*columns[:2]), GroundTruth(4, *columns[2:]))
+        ProposalRecall().update(FileResults(*columns[:2]), GroundTruth(4, *columns[2:]))
 
 
 def test_proposals_of_a_model_are_taken_as_they_are():

@@ -18,7 +18,7 @@ from fpn_lightning.evaluation.segment_recall import SegmentRecall, mask_iou
 from fpn_lightning.mask_structures import MaskProposalsOrig
 from fpn_lightning.structures import GroundTruth
 
-from .reference import pycocotools_recall
+from .reference import pycocotools_recall, random_masks
 
 
 def rectangle(x, y, width, height, size=(40, 60)):
@@ -55,43 +55,6 @@ def ours(dataset: dict[str, Any], results: list[dict[str, Any]], limits, thresho
     values = metric.compute()
     cells = [[values["segm_" + recall_key(limit, suffix)] for limit in limits] for suffix in AREA_SUFFIXES]
     return np.array([[-1 if cell is None else cell for cell in row] for row in cells])
-
-
-def random_masks(rng: np.random.Generator) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Images with overlapping noisy masks, crowds, equal masks, empty masks, tied scores; some without objects."""
-    images = [{"id": i, "height": 30, "width": 40} for i in range(1, 9)]
-    categories = [{"id": i, "name": str(i)} for i in range(1, 5)]
-    annotations: list[dict[str, Any]] = []
-    results: list[dict[str, Any]] = []
-
-    def blob() -> dict[str, Any]:
-        bitmap = np.zeros((30, 40), dtype=np.uint8, order="F")
-        y, x = rng.integers(0, 26), rng.integers(0, 36)
-        bitmap[y : y + rng.integers(1, 20), x : x + rng.integers(1, 20)] = 1
-        if rng.random() < 0.5:
-            bitmap[:: rng.integers(2, 5)] = 0
-        return {"size": [30, 40], "counts": mask_api.encode(bitmap)["counts"].decode()}
-
-    for image in images:
-        for _ in range(rng.integers(0, 6)):
-            mask = annotations[-1]["segmentation"] if annotations and rng.random() < 0.2 else blob()
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image["id"],
-                    "category_id": int(rng.integers(1, 5)),
-                    "segmentation": mask,
-                    "bbox": mask_api.toBbox(mask).tolist(),
-                    "area": float(rng.choice([mask_api.area(mask), 40, 150])),  # 40 and 150 part the size classes
-                    "iscrowd": int(rng.random() < 0.2),
-                }
-            )
-        of_image = [item["segmentation"] for item in annotations if item["image_id"] == image["id"]]
-        for _ in range(rng.integers(0, 25)):
-            mask = of_image[rng.integers(len(of_image))] if of_image and rng.random() < 0.4 else blob()
-            score = float(rng.integers(0, rng.choice([1, 4, 1000]), endpoint=True)) / 7
-            results.append({"image_id": image["id"], "category_id": 1, "segmentation": mask, "score": score})
-    return {"images": images, "annotations": annotations, "categories": categories}, results
 
 
 def test_one_object_by_hand():

@@ -20,10 +20,7 @@ from fpn_lightning.data.dataset import COCODataset
 from fpn_lightning.data.training_rows import training_rows
 from fpn_lightning.data.transforms import ResizeAndFlip, large_enough
 from fpn_lightning.errors import InputError
-from fpn_lightning.evaluation.__main__ import score_proposals
-from fpn_lightning.evaluation.annotations import read_annotations
-from fpn_lightning.evaluation.coco_evaluator import average_precision
-from fpn_lightning.evaluation.results import read_proposals, read_results
+from fpn_lightning.evaluation.__main__ import build_parser, score_files
 from tests.data.builders import annotation, document
 
 Place = tuple[str | int, ...]
@@ -225,21 +222,15 @@ def clean_scores(folder: Path, file: File, results: bytes) -> None:
     for path, content in zip(paths, (file[0], results), strict=True):
         path.write_bytes(content)
     for metric in ("proposals", "bbox", "segm"):
-        at_fault = paths[0]
+        arguments = build_parser().parse_args([*map(str, paths), "--metric", metric])
         try:
-            annotations = read_annotations(paths[0], with_masks=metric == "segm")
-            at_fault = paths[1]
-            if metric == "proposals":
-                proposals = read_proposals(paths[1], {image["id"] for image in annotations["images"]})
-                values = score_proposals(annotations, proposals, (10, 100), (32**2, 96**2))
-            else:
-                values, _ = average_precision(annotations, read_results(paths[1], annotations, metric), metric)
+            values, _ = score_files(arguments)
         except InputError as error:
             message = str(error)
         else:
-            message = str(at_fault)
+            message = str(paths)
             assert all(value is None or 0 <= value <= 1 for value in values.values())
-        assert str(at_fault) in message
+        assert any(str(path) in message for path in paths)
 
 
 test_data, test_data_slow = fuzzed(data_is_clean_or_refused, 250, 2000, file=annotation_files(0, 1, 1, 1, 2, 3, 4))
