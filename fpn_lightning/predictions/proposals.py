@@ -1,4 +1,4 @@
-"""``predict --data.predict_split NAME`` of a stage that proposes: the store ``<run>/proposals/NAME``."""
+"""``predict --data.predict_split NAME`` with an RPN: the proposal store ``<run>/proposals/NAME``."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ import hashlib
 import secrets
 from pathlib import Path
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.data.dataset import COCODataset
 from fpn_lightning.data.proposals.header import ProposalHeader
 from fpn_lightning.data.proposals.writer import ShardWriter, complete_store
-from fpn_lightning.predictions.detections import PredictionWriter
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.rpn import RPNStage
 from fpn_lightning.structures import Batch, ProposalsOrig
 
 
-class ProposalStoreWriter(PredictionWriter):
-    """Writes the proposals of a split as they come, shard by shard, every process its own.
+class ProposalStoreWriter(Callback):
+    """Writes the proposals of a split in shards; every process writes its own shards.
 
     Args:
         root: ``<run>/proposals``.
-        config_sha256: digest of the configuration that predicts, see :func:`fpn_lightning.runs.recorder.config_sha256`.
+        config_sha256: digest of the configuration, see :func:`fpn_lightning.runs.recorder.config_sha256`.
         images_per_shard: images held in memory before they are written.
     """
 
@@ -34,7 +33,7 @@ class ProposalStoreWriter(PredictionWriter):
         self._writer: ShardWriter | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Agree on the name of this writing; a folder of images or a detector gets no store."""
+        """Open the store if an RPN predicts a split; all processes use the same random token in their file names."""
         split = trainer.datamodule.predict_split  # type: ignore[attr-defined]
         if stage == "predict" and split is not None and isinstance(pl_module, RPNStage):
             token = trainer.strategy.broadcast(secrets.token_hex(6))
@@ -49,38 +48,38 @@ class ProposalStoreWriter(PredictionWriter):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take the proposals of a batch."""
+        """Add the proposals of a batch."""
         if self._writer is not None:
-            for found in outputs:
-                self._writer.add(
-                    found.image_id, found.boxes_orig.numpy(), found.objectness.numpy(), found.levels.numpy()
-                )
+            for proposals in outputs:
+                arrays = (proposals.boxes_orig, proposals.objectness, proposals.levels)
+                self._writer.add(proposals.image_id, *(array.numpy() for array in arrays))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no shard of a writing that will not be completed."""
+        """Remove the shards of the unfinished store."""
         if self._writer is not None:
             self._writer.discard()
 
-    def finish(self, trainer: Trainer, data: COCODataModule) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the last shard; the first process then writes the header."""
         if self._writer is None:
             return
         self._writer.flush()
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            images, stage = data.prediction_images, trainer.lightning_module
+            data: COCODataModule = trainer.datamodule  # type: ignore[attr-defined]
+            images = data.prediction_images
             assert isinstance(images, COCODataset)
-            assert isinstance(stage, RPNStage)
-            assert stage.detector.rpn is not None
+            assert isinstance(pl_module, RPNStage)
+            assert pl_module.detector.rpn is not None
             described = data.describe("predict")
             header = ProposalHeader(
                 data_name=described["name"],
                 split=described["split"],
                 fingerprint=described["fingerprint"],
-                checkpoint_sha256=_weights_sha256(trainer, stage),
+                checkpoint_sha256=_weights_sha256(trainer, pl_module),
                 config_sha256=self.config_sha256,
-                post_nms_topk=stage.detector.rpn.post_nms_topk,
-                nms_thresh=stage.detector.rpn.nms_thresh,
+                post_nms_topk=pl_module.detector.rpn.post_nms_topk,
+                nms_thresh=pl_module.detector.rpn.nms_thresh,
                 num_images=0,
                 num_proposals=0,
                 shards=(),
@@ -89,7 +88,7 @@ class ProposalStoreWriter(PredictionWriter):
 
 
 def _weights_sha256(trainer: Trainer, stage: BaseStage) -> str:
-    """Digest of the file the weights came from."""
-    path = trainer.ckpt_path or stage.init_from  # one of them is given, see cli.py
+    """Digest of the file that the weights were read from."""
+    path = trainer.ckpt_path or stage.init_from  # cli.py checks that one of them is given
     with Path(str(path)).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
