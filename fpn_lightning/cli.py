@@ -20,7 +20,7 @@ from fpn_lightning.drawing.callback import PictureCallback
 from fpn_lightning.errors import InputError, complain
 from fpn_lightning.files import write_whole
 from fpn_lightning.predictions.coco_server import ServerFileWriter
-from fpn_lightning.predictions.detections import DetectionsWriter, PredictionWriter, check_source
+from fpn_lightning.predictions.detections import DetectionsWriter, check_source
 from fpn_lightning.predictions.proposals import ProposalStoreWriter
 from fpn_lightning.runs.console import print_metrics, set_up_logging
 from fpn_lightning.runs.csv_log import AppendingCSVLogger
@@ -204,23 +204,9 @@ class CLI(LightningCLI):
         self._write_summary("val")
 
     def after_test(self) -> None:
-        """Write the metrics beside the run's own, or the file for the evaluation server."""
+        """Write the metrics beside the run's own; without annotations there are none."""
         if self.datamodule.has_annotations("test"):
             self._write_summary("test")
-        else:
-            self._finish_writers()
-
-    # ---- predict ---------------------------------------------------------------------------------------------------
-
-    def after_predict(self) -> None:
-        """Let the writers finish, when all processes have predicted all their images."""
-        self._finish_writers()
-
-    def _finish_writers(self) -> None:
-        self.trainer.strategy.barrier()
-        for callback in getattr(self.trainer, "callbacks", []):  # unknown to Lightning's types
-            if isinstance(callback, PredictionWriter):
-                callback.finish(self.trainer, self.datamodule)
 
     def _write_summary(self, split: str) -> None:
         if self.trainer.is_global_zero:

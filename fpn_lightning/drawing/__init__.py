@@ -1,1 +1,1 @@
-"""Pictures of what a model sees and finds: proposals by pyramid level, and the maps of the levels."""
+"""Pictures of predictions, ground truth and feature maps."""

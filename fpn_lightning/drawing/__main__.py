@@ -1,4 +1,7 @@
-"""One picture a row for the reports: ``python -m fpn_lightning.drawing --preset mini --table table1``."""
+"""One picture per row for the reports, from the last validation of its run.
+
+python -m fpn_lightning.drawing --preset mini --table table1
+"""
 
 from __future__ import annotations
 
@@ -7,88 +10,67 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fpn_lightning.drawing.finished_runs import FinishedRun, find_finished, varied_images
-from fpn_lightning.drawing.model import draw_example, evaluating
-from fpn_lightning.drawing.sheet import png
+from fpn_lightning.drawing.callback import FOLDER
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
 
-MOST_BYTES = 60_000
-"""Pictures are committed: one that takes more is drawn smaller, as far as anything can be seen."""
-LONGEST_SIDES = (960, 640, 480, 320)
 
-
-def draw_table(
+def copy_pictures(
     runs: Path,
     preset: str,
     table: str,
-    seed: int,
     output: Path,
-    count: int = 1,
-    image_ids: Sequence[int] = (),
-    data_root: str | None = None,
-    top_k: int = 30,
+    seed: int = 0,
     row: str | None = None,
+    image_id: int | None = None,
 ) -> list[Path]:
-    """Draw the same validation images with the model of every finished row of a table.
+    """Copy a picture of each finished run of a table to ``<output>/<table>_<row>.png``.
+
+    Rows that were validated on the same images get a picture of the same image.
 
     Args:
         runs: folder of all runs.
-        preset: of the runs.
-        table: whose rows are drawn.
-        seed: of the runs.
-        output: folder that gets ``<table>_<row>.png`` for the first image, ``<table>_<row>_<image id>.png`` for others.
-        count: how many images, where ``image_ids`` does not say which.
-        image_ids: of the validation split; by default the first ones with small, medium and large objects.
-        data_root: where the data set lies now, if not where the runs had it.
-        top_k: boxes drawn in an image.
-        row: the only one to draw.
+        preset: preset of the runs.
+        table: table of the runs.
+        output: folder of the copies.
+        seed: seed of the runs.
+        row: the only row to copy; by default all finished rows.
+        image_id: the image; by default the one with the lowest id among those drawn.
 
     Returns:
         The paths written.
 
     Raises:
-        InputError: no row is finished, a run has lost its checkpoint, or the split has no such image.
+        InputError: no run is finished, or a run has no picture or not the one of ``image_id``.
     """
-    chosen, written = list(image_ids), []
-    # All are opened before the first is drawn: what is missing is said at once.
-    for run in [FinishedRun(folder, data_root) for folder in find_finished(runs, preset, table, seed, row)]:
-        stage, dataset, collate = run.load()
-        chosen = chosen or varied_images(dataset, stage.detector.scale.area_thresholds, count)
-        for number, image_id in enumerate(chosen):
-            title, name = f"{table}/{run.row}, step {run.step}", f"{table}_{run.row}"
-            place = run.place(dataset, image_id)
-            with evaluating(stage):
-                for longest in LONGEST_SIDES:
-                    content = png(draw_example(stage, dataset, collate, place, stage.device, title, top_k, longest))
-                    if len(content) <= MOST_BYTES:
-                        break
-            path = output / f"{name if number == 0 else f'{name}_{image_id}'}.png".replace("/", "_")
-            write_whole(path, content)
-            written.append(path)
+    folder, pattern = runs / preset / table, f"{row or '*'}/seed{seed}/metrics.json"
+    finished = sorted(record.parent for record in folder.glob(pattern))
+    if not finished:
+        raise InputError(f"{folder} holds no finished run with seed {seed}: no {pattern}")
+    # Find all pictures before copying the first, so that an error leaves nothing half done.
+    found = [(run.parent.name, _find_picture(run, image_id)) for run in finished]
+    written = []
+    for name, picture in found:
+        written.append(output / f"{table}_{name}.png".replace("/", "_"))
+        write_whole(written[-1], picture.read_bytes())
     return written
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m fpn_lightning.drawing", description=__doc__)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs (default: %(default)s)")
-    parser.add_argument("--preset", required=True, help="of the runs")
-    parser.add_argument("--table", required=True, help="its finished rows are drawn")
-    parser.add_argument("--row", help="the only row to draw (default: all finished)")
-    parser.add_argument("--seed", type=int, default=0, help="of the runs (default: %(default)s)")
-    parser.add_argument("--images", type=int, default=1, metavar="COUNT", help="pictures a row (default: %(default)s)")
-    parser.add_argument(
-        "--image-id",
-        type=int,
-        nargs="+",
-        default=(),
-        metavar="ID",
-        help="which validation images (default: the first ones with small, medium and large objects)",
-    )
-    parser.add_argument("--data-root", help="where the data set lies, if not where the runs had it")
-    parser.add_argument("--top-k", type=int, default=30, help="boxes drawn in an image (default: %(default)s)")
-    parser.add_argument("--output", type=Path, help="folder of the pictures (default: reports/<preset>/pictures)")
-    return parser
+def _find_picture(run: Path, image_id: int | None) -> Path:
+    """The picture of a run's last step; pictures that ``validate`` has drawn count too."""
+    drawn = [*run.glob(f"{FOLDER}/step*/*.png"), *run.glob(f"validate/{FOLDER}/step*/*.png")]
+    last = max((_step(path) for path in drawn), default=0)
+    wanted = [path for path in drawn if _step(path) == last and image_id in (None, int(path.stem))]
+    if not wanted:
+        raise InputError(
+            f"{run} has no picture{'' if image_id is None else f' of image {image_id}'} of its last step. Draw some: "
+            f"python train.py validate --config {run / 'config.yaml'} --ckpt_path last --pictures.num_images 10"
+        )
+    return min(wanted, key=lambda path: int(path.stem))
+
+
+def _step(picture: Path) -> int:
+    return int(picture.parent.name.removeprefix("step"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,29 +82,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, or 1 after a message on standard error.
     """
-    given = _parser().parse_args(argv)
+    parser = argparse.ArgumentParser(prog="python -m fpn_lightning.drawing", description=__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs (default: %(default)s)")
+    parser.add_argument("--preset", required=True, help="preset of the runs")
+    parser.add_argument("--table", required=True, help="table of the runs")
+    parser.add_argument("--row", help="the only row (default: all finished rows)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the runs (default: %(default)s)")
+    parser.add_argument("--image-id", type=int, metavar="ID", help="the image (default: lowest id that was drawn)")
+    parser.add_argument("--output", type=Path, help="folder of the pictures (default: reports/<preset>/pictures)")
+    given = parser.parse_args(argv)
     output = given.output or Path("reports") / given.preset / "pictures"
     try:
-        for name in ("images", "top_k"):
-            if getattr(given, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} is {getattr(given, name)}; it has to be at least 1")
-        written = draw_table(
-            given.runs,
-            given.preset,
-            given.table,
-            given.seed,
-            output,
-            given.images,
-            given.image_id,
-            given.data_root,
-            given.top_k,
-            given.row,
-        )
-        for path in written:
-            print(f"written: {path}")
+        paths = copy_pictures(given.runs, given.preset, given.table, output, given.seed, given.row, given.image_id)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    for path in paths:
+        print(f"written: {path}")
     return 0
 
 

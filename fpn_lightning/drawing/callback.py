@@ -1,24 +1,27 @@
-"""Pictures while a run goes on: of the same few images at every validation, and of what ``predict`` finds."""
+"""Pictures of a few images at every validation, and of the images of ``predict``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
 from rich.console import Console
+from torch import nn
 
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.data.dataset import COCODataset
 from fpn_lightning.data.image_folder import ImageFolder
-from fpn_lightning.drawing.marks import Result
-from fpn_lightning.drawing.model import draw_example, draw_result, evaluating
-from fpn_lightning.drawing.names import picture_names
-from fpn_lightning.drawing.sheet import png
+from fpn_lightning.drawing.feature_maps import feature_maps_of
+from fpn_lightning.drawing.figure import draw_figure, png
+from fpn_lightning.drawing.image import Prediction, draw_image
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
-from fpn_lightning.predictions.detections import PredictionWriter
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.structures import Batch
 
@@ -26,24 +29,25 @@ FOLDER = "pictures"
 VALIDATION_IMAGES = 4
 
 
-class PictureCallback(PredictionWriter):
-    """Draws what was found in an image and its feature maps, in pixels of the image file.
+class PictureCallback(Callback):
+    """Draws predictions, ground truth and feature maps of images.
 
-    ``fit``, ``validate`` and ``test``: at each evaluation the first images of the split by id go into
-    ``<output>/pictures/step<step>/<image id>.png``, and in one call to every logger that takes images. They are read
-    and predicted for the purpose by the first process; metrics and random state do not notice.
+    After each evaluation of ``fit``, ``validate`` and ``test``, the first process draws the images of the split that
+    have objects of the most size classes. Files are ``<output>/pictures/step<step>/<image id>.png``; each logger that
+    takes images gets them in one call. The images are read and predicted again, so metrics and random state stay the
+    same.
 
-    ``predict``: every image of a folder goes into ``<run>/predict/pictures/<its name>.png``, one of a split into
-    ``<image id>.png``. What was predicted is drawn; only the maps take a forward pass of their own.
+    In ``predict``, every image of a folder is drawn into ``<run>/predict/pictures/<file name>.png``, and every image
+    of a split into ``<image id>.png``. The predictions of ``predict`` are drawn; a second forward pass gives the maps.
 
     Args:
-        num_images: most pictures of one evaluation or of one ``predict``; 0 draws none. By default 4 of an
-            evaluation, and all of a ``predict``.
-        top_k: boxes drawn in an image, best first.
-        of_splits: draw the images of ``data.predict_split`` too, not only those of ``data.predict_path``.
+        num_images: maximum number of pictures per evaluation or ``predict``; 0 draws none. By default 4 per
+            evaluation and all images of a ``predict``.
+        top_k: predictions drawn per image, best first.
+        of_splits: also draw the images of ``data.predict_split``, not only those of ``data.predict_path``.
 
     Raises:
-        InputError: ``num_images`` is below 0 or ``top_k`` below 1.
+        InputError: ``num_images`` is below 0 or ``top_k`` is below 1.
     """
 
     def __init__(self, num_images: int | None = None, top_k: int = 30, of_splits: bool = False) -> None:
@@ -55,24 +59,42 @@ class PictureCallback(PredictionWriter):
         self.top_k = top_k
         self.of_splits = of_splits
         self._checkpoint_step = 0
-        self._names: dict[int, str] | None = None  # of the pictures of a folder, by image id
-        self._left = 0  # how many pictures this process may still draw in predict
+        self._remaining = 0  # pictures that this process may still draw in predict
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note the step of the weights, which the trainer counts only in ``fit``."""
+        """Note the step of the weights; outside ``fit`` the trainer does not know it."""
         self._checkpoint_step = checkpoint["global_step"]
+
+    def _draw(
+        self, stage: BaseStage, batch: Batch, index: int, prediction: Prediction, image: NDArray[np.uint8], title: str
+    ) -> bytes:
+        """Draw image ``index`` of a batch as a PNG; ``image`` is the image file, uint8 ``(H, W, 3)`` RGB."""
+        images = batch.images.only(index)
+        truth = batch.ground_truths[index] if batch.ground_truths else None
+        maps = {name: features[0] for name, features in stage.detector(images).items()}
+        drawn = draw_image(
+            image,
+            prediction,
+            self.top_k,
+            [int(name.removeprefix("p")) for name in maps],
+            stage.categories.names,
+            None if truth is None else truth.boxes_orig[~truth.is_crowd],
+        )
+        title = f"{title}, {image.shape[1]} x {image.shape[0]} px"
+        feature_maps = feature_maps_of(maps, stage.detector.pyramid.strides, images.geometries[0].size)
+        return png(draw_figure(title, drawn, feature_maps, truth is not None))
 
     # ---- fit, validate, test ---------------------------------------------------------------------------------------
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the first validation images."""
-        self._draw_examples(trainer, pl_module, trainer.val_dataloaders, "val")
+        """Draw validation images."""
+        self._draw_split(trainer, pl_module, trainer.val_dataloaders, "val")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the first test images."""
-        self._draw_examples(trainer, pl_module, trainer.test_dataloaders, "test")
+        """Draw test images."""
+        self._draw_split(trainer, pl_module, trainer.test_dataloaders, "test")
 
-    def _draw_examples(self, trainer: Trainer, stage: LightningModule, loader: Any, prefix: str) -> None:
+    def _draw_split(self, trainer: Trainer, stage: LightningModule, loader: Any, prefix: str) -> None:
         dataset = getattr(loader, "dataset", None)
         wanted = VALIDATION_IMAGES if self.num_images is None else self.num_images
         if wanted == 0 or not trainer.is_global_zero or trainer.sanity_checking:
@@ -82,13 +104,14 @@ class PictureCallback(PredictionWriter):
         step = max(trainer.global_step, self._checkpoint_step)
         folder = _cleared(Path(trainer.default_root_dir) / FOLDER / f"step{step}")
         paths = []
-        with evaluating(stage), trainer.precision_plugin.forward_context():
-            for place in range(min(wanted, len(dataset))):
-                picture = draw_example(
-                    stage, dataset, loader.collate_fn, place, stage.device, f"step {step}", self.top_k
-                )
-                paths.append(folder / f"{dataset.index.image_ids[dataset.rows[place]]}.png")
-                write_whole(paths[-1], png(picture))
+        with _evaluating(stage), trainer.precision_plugin.forward_context():
+            for place in varied_places(dataset, stage.detector.scale.area_thresholds, wanted):
+                sample = dataset[place, 0]
+                batch = loader.collate_fn([sample]).to(stage.device)
+                (prediction,) = stage.predict_step(batch, 0)
+                image, title = dataset.pixels_orig(sample.image_id), f"step {step}, image {sample.image_id}"
+                paths.append(folder / f"{sample.image_id}.png")
+                write_whole(paths[-1], self._draw(stage, batch, 0, prediction, image, title))
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
                 names = [f"image {path.stem}" for path in paths]
@@ -97,17 +120,12 @@ class PictureCallback(PredictionWriter):
     # ---- predict ---------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Before ``predict``: name the pictures, share them out among the processes, remove those of another time."""
-        if stage != "predict":
-            return
+        """Before ``predict``: divide the number of pictures among the processes and remove earlier pictures."""
         data: COCODataModule = trainer.datamodule  # type: ignore[attr-defined]
-        if data.predict_path is None and not self.of_splits:
+        if stage != "predict" or (data.predict_path is None and not self.of_splits):
             return
-        images = data.prediction_images
-        if isinstance(images, ImageFolder):
-            self._names = dict(enumerate(picture_names(images.file_names), start=1))
-        most = len(images) if self.num_images is None else self.num_images
-        self._left = len(range(trainer.global_rank, most, trainer.world_size))
+        limit = len(data.prediction_images) if self.num_images is None else self.num_images
+        self._remaining = len(range(trainer.global_rank, limit, trainer.world_size))
         if trainer.is_global_zero:
             _cleared(Path(trainer.default_root_dir) / FOLDER)
 
@@ -115,35 +133,64 @@ class PictureCallback(PredictionWriter):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Sequence[Result],
+        outputs: Sequence[Prediction],
         batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draw the results of a batch, up to this process's share."""
-        if self._left == 0 or not isinstance(pl_module, BaseStage):
+        """Draw the predictions of a batch."""
+        outputs = outputs[: self._remaining]
+        if not outputs or not isinstance(pl_module, BaseStage):
             return
         images = trainer.datamodule.prediction_images  # type: ignore[attr-defined]
-        with evaluating(pl_module), trainer.precision_plugin.forward_context():
-            for index, result in enumerate(outputs[: self._left]):
-                name = self._names[result.image_id] if self._names is not None else f"{result.image_id}.png"
-                pixels = images.pixels_orig(result.image_id)
-                title = images.file_name(result.image_id)
-                picture = draw_result(
-                    pl_module.detector, pl_module.categories, batch, index, result, pixels, title, self.top_k
+        with _evaluating(pl_module), trainer.precision_plugin.forward_context():
+            for index, prediction in enumerate(outputs):
+                title = images.file_name(prediction.image_id)
+                name = title if isinstance(images, ImageFolder) else prediction.image_id
+                picture = self._draw(
+                    pl_module, batch, index, prediction, images.pixels_orig(prediction.image_id), title
                 )
-                write_whole(Path(trainer.default_root_dir) / FOLDER / name, png(picture))
-        self._left -= len(outputs[: self._left])
+                write_whole(Path(trainer.default_root_dir) / FOLDER / f"{name}.png", picture)
+        self._remaining -= len(outputs)
 
-    def finish(self, trainer: Trainer, data: COCODataModule) -> None:
-        """Say where the pictures are."""
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """After ``predict``: print where the pictures are."""
         folder = Path(trainer.default_root_dir) / FOLDER
-        if trainer.is_global_zero and (data.predict_path is not None or self.of_splits) and any(folder.glob("*.png")):
+        drawn = self.of_splits or trainer.datamodule.predict_path is not None  # type: ignore[attr-defined]
+        if stage == "predict" and trainer.is_global_zero and drawn and any(folder.glob("*.png")):
             Console().print(f"pictures in {folder}", soft_wrap=True)
 
 
+def varied_places(dataset: COCODataset, area_thresholds: tuple[float, float], count: int) -> list[int]:
+    """Places of the images that have objects of the most size classes; among equals the first images.
+
+    Args:
+        dataset: a split.
+        area_thresholds: px² between small and medium and between medium and large objects. Crowd regions do not count.
+        count: number of images; a smaller split gives fewer.
+    """
+    classes = []
+    for row in dataset.rows.tolist():
+        objects = dataset.index.objects_of(row)
+        classes.append(len(np.unique(np.searchsorted(area_thresholds, objects.areas[~objects.is_crowd], side="right"))))
+    return np.argsort(-np.asarray(classes), kind="stable")[:count].tolist()
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every submodule is in its earlier mode."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
 def _cleared(folder: Path) -> Path:
-    """Remove the pictures that lie in a folder."""
+    """Remove the pictures of a folder."""
     for old in folder.glob("*.png"):
         old.unlink()
     return folder

@@ -1,4 +1,4 @@
-"""A feature map as an image: how much each cell stands out, over the part of the image it stands for."""
+"""A feature map as a picture: how much each cell differs from the typical cell, at its place in the image."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 _BGR = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_VIRIDIS)
 VIRIDIS = np.asarray(_BGR[:, 0, ::-1], dtype=np.uint8)
-"""``(256, 3)`` RGB from weak to strong; light and dark differ as much as the hues."""
-_LARGER = 8  # cells
+"""uint8 ``(256, 3)`` RGB, from weak (dark) to strong (light)."""
+_MIN_INNER = 8  # cells: a map with a shorter side is scaled with its outermost cells
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class FeatureMap:
     Attributes:
         name: ``p2``.
         stride: network-input pixels from one cell to the next.
-        strength: float32 ``(H, W)``, mean over the channels of the absolute difference to the channel's median cell;
-            cells of padding only are left out.
-        size: height and width of the network input the map was computed of, without padding.
+        strength: float32 ``(H, W)``: the absolute difference to the channel's median over all cells, averaged over
+            the channels. Cells that cover only padding are left out.
+        size: height and width of the image in the network input, without padding.
     """
 
     name: str
@@ -35,13 +35,13 @@ class FeatureMap:
 
 
 def feature_maps_of(maps: dict[str, Tensor], strides: dict[str, int], size: tuple[int, int]) -> list[FeatureMap]:
-    """How much the cells of one image's maps stand out.
+    """Compute how much each cell of one image's maps stands out.
 
-    Background is most of an image, and trained maps may be large there: it is the difference to it that shows what a
-    level tells apart.
+    Most of an image is background, and the values of a trained map may be large there. The difference to the background
+    shows what a level responds to.
 
     Args:
-        maps: ``{"p2": (d, H_2, W_2), ...}``, of one image.
+        maps: ``{"p2": (d, H_2, W_2), ...}`` of one image.
         strides: stride of every map.
         size: height and width of the image in the network input, without padding.
     """
@@ -56,22 +56,22 @@ def feature_maps_of(maps: dict[str, Tensor], strides: dict[str, int], size: tupl
 
 
 def paint(feature_map: FeatureMap, height: int, width: int) -> NDArray[np.uint8]:
-    """Paint a map over the whole image, every cell a rectangle of one colour.
+    """Paint a map over the area of the whole image. Each cell is a rectangle of one colour.
 
-    Dark blue is the weakest; yellow is the twentieth part that is strongest, since one strong cell would leave nothing
-    else to see. For the same reason the outermost cells of a larger map do not set the scale: they respond to the
-    padding of the convolutions.
+    Dark blue is weak. The strongest 5 % of the cells are yellow; if the single strongest cell set the scale, all others
+    would be dark. The outermost cells of a larger map do not set the scale either: they respond to the padding of the
+    convolutions.
 
     Args:
         feature_map: the map.
-        height: of the painting, px.
-        width: of the painting, px.
+        height: height of the picture, px.
+        width: width of the picture, px.
 
     Returns:
         uint8 ``(height, width, 3)`` RGB.
     """
     strength = feature_map.strength
-    inner = strength[1:-1, 1:-1] if min(strength.shape) >= _LARGER else strength
+    inner = strength[1:-1, 1:-1] if min(strength.shape) >= _MIN_INNER else strength
     low, high = np.percentile(inner, (1, 95))
     level = np.clip((strength - low) / max(high - low, 1e-12), 0, 1)
     coloured = VIRIDIS[np.round(255 * level).astype(np.uint8)]

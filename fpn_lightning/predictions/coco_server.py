@@ -1,29 +1,28 @@
-"""``test`` on a split without annotations: the result file that COCO's evaluation server scores (FPN Table 4)."""
+"""``test`` on a split without annotations: the result file for COCO's evaluation server (FPN Table 4)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
 from fpn_lightning.data.datamodule import COCODataModule
-from fpn_lightning.predictions.detections import PredictionWriter
 from fpn_lightning.predictions.result_file import ResultFile, detection_lines
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.structures import Batch, DetectionsOrig
 
-MOST = 100  # detections of an image that COCO's evaluation counts
+TOP_K = 100  # detections per image in COCO's evaluation
 
 
-class ServerFileWriter(PredictionWriter):
+class ServerFileWriter(Callback):
     """Writes ``detections_<split>_<algorithm>_results.json``, the name and the format that the server asks for.
 
-    A list of ``{image_id, category_id, bbox, score}``, image by image, at most 100 an image, best first. Nothing is
-    written for a split with annotations, which is scored here.
+    The file is a list of ``{image_id, category_id, bbox, score}``, ordered by image id, with the best 100 detections
+    of each image. A split with annotations is evaluated here and gets no file.
 
     Args:
-        algorithm: its name; the server parts a file's name at underscores, so the name gets hyphens for them.
+        algorithm: name of the algorithm. The server splits the file name at underscores, so they become hyphens.
     """
 
     def __init__(self, algorithm: str) -> None:
@@ -31,7 +30,7 @@ class ServerFileWriter(PredictionWriter):
         self._file: ResultFile | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Open this process's own file."""
+        """Open the file of this process."""
         data: COCODataModule = trainer.datamodule  # type: ignore[attr-defined]
         if stage == "test" and not data.has_annotations("test"):
             name = f"detections_{data.test_split}_{self.algorithm}_results.json"
@@ -49,22 +48,23 @@ class ServerFileWriter(PredictionWriter):
         """Write the detections of a batch."""
         if self._file is not None and outputs is not None:
             assert isinstance(pl_module, BaseStage)
-            for found in outputs["detections"]:
-                self._file.write(found.image_id, detection_lines(found, MOST, pl_module.categories))
+            for detections in outputs["detections"]:
+                self._file.write(detections.image_id, detection_lines(detections, TOP_K, pl_module.categories))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no half file."""
+        """Remove the unfinished file."""
         if self._file is not None:
             self._file.discard()
 
-    def finish(self, trainer: Trainer, data: COCODataModule) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Merge the files of all processes.
 
         Raises:
-            InputError: if an image of the split is missing, since the server scores the whole split.
+            InputError: the results of an image are missing; the server evaluates the whole split.
         """
         if self._file is None:
             return
+        data: COCODataModule = trainer.datamodule  # type: ignore[attr-defined]
         num_images = data.describe("test")["num_images"]
         self._file.complete(trainer, num_images=num_images)
         if trainer.is_global_zero:

@@ -1,4 +1,4 @@
-"""What ``predict`` leaves behind: writers that take results as they come, process by process, without gathering."""
+"""``predict``: the file ``detections.json``, written image by image in every process and merged at the end."""
 
 from __future__ import annotations
 
@@ -20,15 +20,19 @@ from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.rpn import RPNStage
 from fpn_lightning.structures import Batch, DetectionsOrig, ProposalsOrig
 
-BOXES = 100  # of an image that are written, where nothing else is asked for
+DEFAULT_TOP_K = 100  # boxes written per image
 
 
 def check_source(subcommand: str, split: str | None, path: str | None) -> None:
-    """Make sure that ``predict`` is told what to read, and that nothing else is.
+    """Check that ``predict`` gets either a split or a folder, and that other subcommands get neither.
+
+    Args:
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+        split: ``data.predict_split``.
+        path: ``data.predict_path``.
 
     Raises:
-        InputError: both or none of ``data.predict_split`` and ``data.predict_path`` for ``predict``, or one of them
-            for another subcommand.
+        InputError: ``predict`` got both or neither of them, or another subcommand got one.
     """
     given = (split is not None) + (path is not None)
     if subcommand == "predict" and given != 1:
@@ -41,31 +45,19 @@ def check_source(subcommand: str, split: str | None, path: str | None) -> None:
         )
 
 
-class PredictionWriter(Callback):
-    """A callback that takes results batch by batch and completes its files in :meth:`finish`.
+class DetectionsWriter(Callback):
+    """Writes ``detections.json``: a list of ``{image_id, file_name, bbox, score, category_id}``, ordered by image id.
 
-    Each process writes files of its own. ``setup`` is the place to open them: a process without images runs no hook
-    of the prediction itself.
-    """
-
-    def finish(self, trainer: Trainer, data: COCODataModule) -> None:
-        """Complete the files; called on every process once all of them have written their last result."""
-        raise NotImplementedError
-
-
-class DetectionsWriter(PredictionWriter):
-    """Writes ``detections.json``: a list of ``{image_id, file_name, bbox, score, category_id}``, image by image.
-
-    ``bbox`` is x, y, width, height in pixels of the image file (as a viewer shows it, for a folder of images); the
-    scores of an image descend. Proposals belong to no category: theirs is 1, their score the objectness as a
-    probability; of a split they go into a store instead. Segment proposals have, in place of ``bbox``, a
-    ``segmentation`` (RLE of the image file's size) and a ``level``. For a folder, images that could not be read go into
-    ``skipped.json`` and are listed at the end.
+    ``bbox`` is x, y, width, height in pixels of the image file; for a folder of images, of the image as a viewer shows
+    it. The scores of an image descend. A proposal has category 1, and its score is the sigmoid of its objectness. The
+    proposals of a split are written to a proposal store instead. A segment proposal has a ``segmentation`` (RLE of the
+    image file's size) and a ``level`` instead of ``bbox``. Images of a folder that cannot be read are listed in
+    ``skipped.json`` and printed at the end.
 
     Args:
-        top_k: results of an image that are written, best first; without a number the best 100 boxes, which COCO counts,
-            and all segment proposals, of which Table 6 counts 1000.
-        of_splits: write the file for the proposals of ``data.predict_split`` too, beside their store.
+        top_k: results written per image, best first. By default the best 100 boxes, as in COCO's evaluation, or all
+            segment proposals (Table 6 evaluates 1000).
+        of_splits: write the file also for the proposals of ``data.predict_split``, beside their store.
 
     Raises:
         InputError: ``top_k`` is below 1.
@@ -79,7 +71,7 @@ class DetectionsWriter(PredictionWriter):
         self._file: ResultFile | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Open this process's own file, which keeps a line per image until all have written theirs."""
+        """Open the file of this process. Every process runs this hook, also one that gets no image."""
         data = _data(trainer)
         stored = data.predict_split is not None and isinstance(pl_module, RPNStage) and not self.of_splits
         if stage == "predict" and not stored:
@@ -102,18 +94,18 @@ class DetectionsWriter(PredictionWriter):
                 self._file.write(result.image_id, lines)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no half file."""
+        """Remove the unfinished file."""
         if self._file is not None:
             self._file.discard()
 
-    def finish(self, trainer: Trainer, data: COCODataModule) -> None:
-        """Write what this process skipped; the first process then merges the files of all."""
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Merge the files of all processes and report the skipped images."""
         if self._file is None:
             return
         loader = trainer.predict_dataloaders
         skipped = self._file.complete(trainer, [vars(image) for image in getattr(loader, "skipped", [])])
         if trainer.is_global_zero:
-            _report(self._file.path.parent, skipped, len(data.prediction_images))
+            _report(self._file.path.parent, skipped, len(_data(trainer).prediction_images))
         self._file = None
 
 
@@ -138,11 +130,11 @@ def _lines(
             {**image, "segmentation": mask, "score": score, "category_id": 1, "level": level}
             for mask, score, level in zip(result.masks[:top_k], scores, levels, strict=True)
         ]
-    top_k = BOXES if top_k is None else top_k
+    top_k = DEFAULT_TOP_K if top_k is None else top_k
     if isinstance(result, DetectionsOrig):
         return [image | line for line in detection_lines(result, top_k, categories)]
     boxes = result.boxes_xywh[:top_k].tolist()
-    scores = torch.sigmoid(result.objectness[:top_k].double()).tolist()  # in float32 high ones would tie
+    scores = torch.sigmoid(result.objectness[:top_k].double()).tolist()  # in float32, high scores would tie
     return [{**image, "bbox": box, "score": score, "category_id": 1} for box, score in zip(boxes, scores, strict=True)]
 
 
@@ -154,6 +146,6 @@ def _report(folder: Path, skipped: list[dict[str, Any]], num_images: int) -> Non
         write_whole(names, json.dumps(skipped, indent=2) + "\n")
         console.print(f"{len(skipped)} of {num_images} images could not be read and were skipped:", soft_wrap=True)
         for image in skipped:
-            reason = image["reason"].encode(errors="backslashreplace").decode()  # a file's name may be no UTF-8
+            reason = image["reason"].encode(errors="backslashreplace").decode()  # a file name need not be UTF-8
             console.print(f"  {reason}", soft_wrap=True, markup=False, highlight=False)
     console.print(f"written to {folder / 'detections.json'}", soft_wrap=True)

@@ -1,28 +1,27 @@
-"""``predict --data.predict_split NAME`` of a stage that proposes: the store ``<run>/proposals/NAME``."""
+"""``predict --data.predict_split NAME`` with an RPN: the proposal store ``<run>/proposals/NAME``."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.data.dataset import COCODataset
 from fpn_lightning.data.proposals.header import ProposalHeader
 from fpn_lightning.data.proposals.writer import ShardWriter, complete_store
-from fpn_lightning.predictions.detections import PredictionWriter
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.rpn import RPNStage
 from fpn_lightning.structures import Batch, ProposalsOrig
 
 
-class ProposalStoreWriter(PredictionWriter):
+class ProposalStoreWriter(Callback):
     """Writes the proposals of a split as they come; every process writes a shard of its own.
 
     Args:
         root: ``<run>/proposals``.
-        config_sha256: digest of the configuration that predicts, see :func:`fpn_lightning.runs.recorder.config_sha256`.
+        config_sha256: digest of the configuration, see :func:`fpn_lightning.runs.recorder.config_sha256`.
     """
 
     def __init__(self, root: Path, config_sha256: str) -> None:
@@ -45,44 +44,44 @@ class ProposalStoreWriter(PredictionWriter):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take the proposals of a batch."""
+        """Add the proposals of a batch."""
         if self._writer is not None:
-            for found in outputs:
-                self._writer.add(
-                    found.image_id, found.boxes_orig.numpy(), found.objectness.numpy(), found.levels.numpy()
-                )
+            for proposals in outputs:
+                arrays = (proposals.boxes_orig, proposals.objectness, proposals.levels)
+                self._writer.add(proposals.image_id, *(array.numpy() for array in arrays))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Delete the shard of this process; the store will not be completed."""
         if self._writer is not None:
             self._writer.discard()
 
-    def finish(self, trainer: Trainer, data: COCODataModule) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the shard; the first process then completes the store."""
         if self._writer is None:
             return
         self._writer.close()
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            images, stage = data.prediction_images, trainer.lightning_module
+            data: COCODataModule = trainer.datamodule  # type: ignore[attr-defined]
+            images = data.prediction_images
             assert isinstance(images, COCODataset)
-            assert isinstance(stage, RPNStage)
-            assert stage.detector.rpn is not None
+            assert isinstance(pl_module, RPNStage)
+            assert pl_module.detector.rpn is not None
             described = data.describe("predict")
             header = ProposalHeader(
                 data_name=described["name"],
                 split=described["split"],
                 fingerprint=described["fingerprint"],
-                checkpoint_sha256=_weights_sha256(trainer, stage),
+                checkpoint_sha256=_weights_sha256(trainer, pl_module),
                 config_sha256=self.config_sha256,
-                post_nms_topk=stage.detector.rpn.post_nms_topk,
-                nms_thresh=stage.detector.rpn.nms_thresh,
+                post_nms_topk=pl_module.detector.rpn.post_nms_topk,
+                nms_thresh=pl_module.detector.rpn.nms_thresh,
             )
             complete_store(self._writer.folder, trainer.world_size, header, images.index.image_ids)
 
 
 def _weights_sha256(trainer: Trainer, stage: BaseStage) -> str:
-    """Digest of the file the weights came from."""
-    path = trainer.ckpt_path or stage.init_from  # one of them is given, see cli.py
+    """Digest of the file that the weights were read from."""
+    path = trainer.ckpt_path or stage.init_from  # cli.py checks that one of them is given
     with Path(str(path)).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Results as one JSON list: written image by image, by every process for itself, and merged by image id at the end."""
+"""A JSON list of results: every process writes its own part, image by image; the parts are merged by image id."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Line = dict[str, Any]
 
 
 class ResultFile:
-    """What one process adds to a result file; nothing is gathered, one image is in memory at a time.
+    """One process's part of a result file. Only one image at a time is in memory, also when the parts are merged.
 
     Args:
-        path: of the whole file.
-        rank: of this process.
+        path: path of the whole file.
+        rank: rank of this process.
     """
 
     def __init__(self, path: Path, rank: int) -> None:
@@ -38,24 +38,23 @@ class ResultFile:
         self._file.write(json.dumps([image_id, lines]) + "\n")
 
     def discard(self) -> None:
-        """Leave no half file."""
+        """Remove the part of this process."""
         self._file.close()
         self._part(self.rank).unlink(missing_ok=True)
 
     def complete(self, trainer: Trainer, skipped: Sequence[Line] = (), num_images: int | None = None) -> list[Line]:
-        """Merge the files of all processes on the first of them, once all have written theirs.
+        """Wait until all processes have called this method; the first process then merges their parts.
 
         Args:
-            trainer: whose processes they are.
-            skipped: what this process has to say of images without results.
-            num_images: of how many images the file has to tell; ``None`` for any number.
+            trainer: gives the processes and their barrier.
+            skipped: a line for each image that this process could not read.
+            num_images: number of images that must have results; ``None`` accepts any number.
 
         Returns:
-            What all processes skipped, by image id; empty on all but the first process.
+            The skipped lines of all processes, by image id; an empty list on all but the first process.
 
         Raises:
-            InputError: on the first process, if results of another number of images were written; an earlier file
-                stays as it was.
+            InputError: on the first process, if the number of images differs. An earlier file stays as it was.
         """
         self._file.write(json.dumps([None, skipped]) + "\n")
         self._file.close()
@@ -73,28 +72,29 @@ class ResultFile:
         return self.path.with_name(f".{self.path.stem}.rank{rank}.part")
 
 
-def detection_lines(found: DetectionsOrig, top_k: int, categories: Categories) -> list[Line]:
+def detection_lines(detections: DetectionsOrig, top_k: int, categories: Categories) -> list[Line]:
     """The best detections of an image in COCO's result format.
 
     Args:
-        found: detections of an image, best first.
-        top_k: how many of them.
-        categories: of their labels.
+        detections: the detections of an image, best first.
+        top_k: number of detections to keep.
+        categories: maps labels to category ids.
 
     Returns:
-        ``{image_id, category_id, bbox, score}`` each; ``bbox`` is x, y, width, height in pixels of the image file.
+        One ``{image_id, category_id, bbox, score}`` per detection; ``bbox`` is x, y, width, height in pixels of the
+        image file.
     """
-    boxes = found.boxes_xywh[:top_k].tolist()
-    scores = found.scores[:top_k].double().tolist()
-    category_ids = categories.to_category_ids(found.labels[:top_k].numpy()).tolist()
+    boxes = detections.boxes_xywh[:top_k].tolist()
+    scores = detections.scores[:top_k].double().tolist()
+    category_ids = categories.to_category_ids(detections.labels[:top_k].numpy()).tolist()
     return [
-        {"image_id": found.image_id, "category_id": category, "bbox": box, "score": score}
+        {"image_id": detections.image_id, "category_id": category, "bbox": box, "score": score}
         for category, box, score in zip(category_ids, boxes, scores, strict=True)
     ]
 
 
 def _merge(parts: list[Path], path: Path, num_images: int | None) -> list[Line]:
-    """Merge the lines of all processes by image id; returns what was skipped."""
+    """Merge the parts by image id and return the skipped lines."""
     all_skipped: list[Line] = []
     written = 0
 

@@ -1,4 +1,4 @@
-"""Pictures of a run: which files, at what cost to the run (none), and for which loggers."""
+"""Pictures of a run: which files are drawn, that they do not change the run, and which loggers get them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ import torch
 from PIL import Image
 
 from fpn_lightning.data.coco.index import COCOIndex
-from fpn_lightning.drawing.__main__ import main as draw
-from fpn_lightning.drawing.callback import PictureCallback
-from fpn_lightning.drawing.finished_runs import varied_images
-from fpn_lightning.drawing.model import evaluating
+from fpn_lightning.drawing.__main__ import main as copy_pictures
+from fpn_lightning.drawing.callback import PictureCallback, _evaluating, varied_places
 from tests.cli.test_wandb import offline_runs
 from tests.command_line import REPOSITORY, read_log, read_metrics, run_python, weights
 
@@ -25,10 +23,17 @@ def pictures(folder: Path) -> list[str]:
 
 @pytest.fixture
 def image_ids(tiny_data) -> list[int]:
-    return COCOIndex.open(tiny_data / "annotations" / "instances_val.json").image_ids.tolist()
+    """The validation images, those with objects of the most size classes first."""
+    index = COCOIndex.open(tiny_data / "annotations" / "instances_val.json")
+
+    def classes(image_id: int) -> set[int]:
+        objects = index.objects_of(index.row(image_id))
+        return {int(area >= 85) + int(area >= 769) for area in objects.areas[~objects.is_crowd]}
+
+    return sorted(index.image_ids.tolist(), key=lambda image_id: (-len(classes(image_id)), image_id))
 
 
-def test_every_validation_draws_the_first_images_and_changes_nothing(cli, arguments, run, tmp_path, image_ids):
+def test_every_validation_draws_varied_images_and_changes_nothing(cli, arguments, run, tmp_path, image_ids):
     arguments += ["--trainer.val_check_interval", "2"]
     called = cli("fit", *arguments, "--pictures.num_images", "2")
     expected = [f"step{step}/{image_id}.png" for step in (2, 4) for image_id in image_ids[:2]]
@@ -75,7 +80,7 @@ def test_validate_draws_under_the_step_of_the_checkpoint(cli, arguments, run, im
         (("--pictures.top_k", "0"), "pictures.top_k is 0"),
     ],
 )
-def test_numbers_that_cannot_be_are_refused(cli, arguments, capsys, wrong, message):
+def test_impossible_numbers_are_rejected(cli, arguments, capsys, wrong, message):
     with pytest.raises(SystemExit) as stop:
         cli("fit", *arguments, *wrong)
     assert stop.value.code == 2
@@ -88,7 +93,7 @@ def test_modes_come_back_after_an_error():
     seen = []
 
     def fail() -> None:
-        with evaluating(model):
+        with _evaluating(model):
             seen.extend((any(part.training for part in model.modules()), torch.is_grad_enabled()))
             raise ZeroDivisionError
 
@@ -114,52 +119,45 @@ def test_weights_and_biases_gets_the_pictures_in_one_call(cli, arguments, run, m
     assert {(folder / name).read_bytes() for name in sent} == drawn
 
 
-def test_one_picture_a_row_for_the_reports(cli, arguments, run, tmp_path, capsys, tiny_data):
+def test_the_reports_get_a_picture_of_each_finished_row(cli, arguments, run, tmp_path, capsys, image_ids):
+    arguments += ["--trainer.val_check_interval", "2"]
     cli("fit", *arguments, "--pictures.num_images", "0")
     options = ["--runs", str(tmp_path / "runs"), "--preset", "mini", "--table", "table1"]
+    assert copy_pictures(options) == 1
+    assert f"validate --config {run / 'config.yaml'} --ckpt_path last" in capsys.readouterr().err
+
+    cli("fit", *arguments, "--pictures.num_images", "2", "--experiment.overwrite", "true")
     output = tmp_path / "reports"
-    assert draw([*options, "--output", str(output), "--images", "2"]) == 0
-    index = COCOIndex.open(tiny_data / "annotations" / "instances_val.json")
-
-    def classes(image_id: int) -> set[int]:
-        objects = index.objects_of(index.row(image_id))
-        return {int(area >= 85) + int(area >= 769) for area in objects.areas[~objects.is_crowd]}
-
-    best = sorted(index.image_ids.tolist(), key=lambda image_id: (-len(classes(image_id)), image_id))
-    assert pictures(output) == sorted(["table1_c_fpn.png", f"table1_c_fpn_{best[1]}.png"])
-    first = (output / "table1_c_fpn.png").read_bytes()
-    assert len(first) < 60_000
-    assert draw([*options, "--row", "c_fpn", "--output", str(output), "--image-id", str(best[0])]) == 0
-    assert (output / "table1_c_fpn.png").read_bytes() == first  # the default, and the same bytes again
-
+    assert copy_pictures([*options, "--output", str(output)]) == 0
+    assert pictures(output) == ["table1_c_fpn.png"]
+    copied, last = output / "table1_c_fpn.png", run / "pictures" / "step4"
+    assert copied.read_bytes() == (last / f"{min(image_ids[:2])}.png").read_bytes()
+    other = max(image_ids[:2])
+    assert copy_pictures([*options, "--row", "c_fpn", "--output", str(output), "--image-id", str(other)]) == 0
+    assert copied.read_bytes() == (last / f"{other}.png").read_bytes()
     for wrong, message in (
-        (["--image-id", "123456"], "has no image 123456"),
+        (["--image-id", "123456"], "has no picture of image 123456"),
         (["--seed", "1"], "holds no finished run with seed 1"),
         (["--row", "f_finest"], "holds no finished run with seed 0: no f_finest/seed0"),
-        (["--images", "0"], "--images is 0"),
-        (["--data-root", "nowhere"], "nowhere"),
     ):
-        assert draw([*options, *wrong]) == 1
+        assert copy_pictures([*options, *wrong]) == 1
         assert message in capsys.readouterr().err
-    checkpoint = run / "checkpoints" / "last.ckpt"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
-    assert draw(options) == 1
-    assert "last.ckpt is no whole checkpoint" in capsys.readouterr().err
-    checkpoint.unlink()
-    assert draw(options) == 1
-    assert "last.ckpt is missing" in capsys.readouterr().err
+
+    # What validate has drawn counts too.
+    shutil.rmtree(run / "pictures")
+    cli("validate", "--config", str(run / "config.yaml"), "--ckpt_path", "last", "--pictures.num_images", "100")
+    assert copy_pictures([*options, "--output", str(output), "--image-id", str(image_ids[-1])]) == 0
 
 
 def test_images_with_the_most_size_classes_come_first(cli, arguments):
-    data = cli("fit", *arguments, "--trainer.max_steps", "1").datamodule
+    data = cli("fit", *arguments, "--trainer.max_steps", "1", "--pictures.num_images", "0").datamodule
     dataset = data.val_dataloader().dataset
-    ids = dataset.index.image_ids.tolist()
-    assert varied_images(dataset, (0, 1e9), 3) == ids[:3]  # all objects are medium
-    assert sorted(varied_images(dataset, (85, 769), 100)) == ids
+    assert varied_places(dataset, (0, 1e9), 3) == [0, 1, 2]  # all objects are medium
+    assert sorted(varied_places(dataset, (85, 769), 100)) == list(range(5))
 
 
 def folder_of_images(tiny_data: Path, folder: Path) -> Path:
-    """Five images whose names clash or cannot be read: a.png, a.jpg, b.png, and two that are none."""
+    """Three images, two of which differ only in their extension, and two files that cannot be read."""
     folder.mkdir()
     first, second, *_ = sorted((tiny_data / "val").iterdir())
     shutil.copy(first, folder / "a.png")
@@ -177,18 +175,18 @@ def test_predict_draws_a_folder(cli, arguments, run, tmp_path, tiny_data):
     config = ["predict", "--config", str(run / "config.yaml"), "--ckpt_path", "last", "--data.root", "nowhere"]
     drawn = run / "predict" / "pictures"
     cli(*config, "--data.predict_path", str(folder), "--data.eval_batch_size", "2")
-    assert pictures(drawn) == ["a.jpg.png", "a.png.png", "b.png"]
+    assert pictures(drawn) == ["a.jpg.png", "a.png.png", "b.png.png"]
     batched = {name: (drawn / name).read_bytes() for name in pictures(drawn)}
     assert len(set(batched.values())) == 3
     with Image.open(drawn / "a.jpg.png") as wide, Image.open(drawn / "a.png.png") as square:
         assert wide.height < square.height  # 64 x 40 px stay so
 
     cli(*config, "--data.predict_path", str(folder), "--pictures.num_images", "2")
-    assert pictures(drawn) == ["a.jpg.png", "a.png.png"]  # the first that can be read; the third is of another time
+    assert pictures(drawn) == ["a.jpg.png", "a.png.png"]  # the first that can be read
     cli(*config, "--data.predict_path", str(folder / "b.png"), "--pictures.num_images", "0")
     assert pictures(drawn) == []
     cli(*config, "--data.predict_path", str(folder / "b.png"))
-    assert pictures(drawn) == ["b.png"]
+    assert pictures(drawn) == ["b.png.png"]
 
 
 def test_predict_draws_a_split_only_where_asked_to(cli, arguments, run, tmp_path, image_ids):
@@ -199,7 +197,7 @@ def test_predict_draws_a_split_only_where_asked_to(cli, arguments, run, tmp_path
     cli(*config, "--pictures.of_splits", "true")
     assert pictures(run / "predict" / "pictures") == sorted(f"{image_id}.png" for image_id in image_ids)
     cli(*config, "--pictures.of_splits", "true", "--pictures.num_images", "1")
-    assert pictures(run / "predict" / "pictures") == [f"{image_ids[0]}.png"]
+    assert pictures(run / "predict" / "pictures") == [f"{min(image_ids)}.png"]
 
 
 @pytest.mark.slow

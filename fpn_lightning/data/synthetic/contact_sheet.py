@@ -1,87 +1,60 @@
-"""One picture of the first images of a generated split, with boxes, masks and names, to see what the data is like."""
+"""One picture of the first images of a generated split, with boxes, masks and category names."""
 
 from __future__ import annotations
 
-import colorsys
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+import torch
 from pycocotools import mask as mask_api
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.functional import resize, to_pil_image
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks, make_grid
 
-from fpn_lightning.data.synthetic.shapes import CATEGORIES, Colour
+from fpn_lightning.data.coco.segmentations import compressed_rle
+from fpn_lightning.data.synthetic.shapes import CATEGORIES
+from fpn_lightning.files import whole_file
 
-_ROWS, _COLUMNS, _CELL, _GAP = 4, 5, 220, 6
+_IMAGES, _COLUMNS = 20, 5
+_CELL, _GAP, _LABEL = 240, 6, 14  # px
+# Dark enough for white text.
+_COLOURS = {c.id: f"hsl({360 * n // len(CATEGORIES)}, 75%, 40%)" for n, c in enumerate(CATEGORIES)}
+_NAMES = {category.id: category.name for category in CATEGORIES}
 
 
-def save_contact_sheet(root: Path, split: str) -> None:
-    """Write ``root/contact_sheet.png`` from up to 20 images of a split, as its files describe them.
+def save_contact_sheet(root: Path, split: str, content: dict[str, Any]) -> None:
+    """Write ``root/contact_sheet.png`` from up to 20 images. Each category has a colour.
 
-    Colours stand for categories; a crowd region is named "crowd of ...".
+    Args:
+        root: folder of the data set.
+        split: name of the split.
+        content: its annotation file.
     """
-    content = json.loads((root / "annotations" / f"instances_{split}.json").read_text())
-    images = content["images"][: _ROWS * _COLUMNS]
-    rows = -(-len(images) // _COLUMNS)
-    step = _CELL + _GAP
-    sheet = Image.new("RGB", (_COLUMNS * step + _GAP, rows * step + _GAP), "white")
-    for number, image in enumerate(images):
+    cells = []
+    for image in content["images"][:_IMAGES]:
         annotations = [item for item in content["annotations"] if item["image_id"] == image["id"]]
-        cell = _cell(root / split / image["file_name"], annotations)
-        sheet.paste(cell, (_GAP + number % _COLUMNS * step, _GAP + number // _COLUMNS * step))
-    # A palette keeps the file to a third.
-    small = sheet.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    temporary = root / f".contact_sheet.{os.getpid()}.tmp"
-    small.save(temporary, format="PNG", optimize=True)
-    temporary.replace(root / "contact_sheet.png")
+        pixels = decode_image(str(root / split / image["file_name"]), ImageReadMode.RGB)
+        cells.append(_draw(resize(pixels, [_CELL, _CELL]), annotations, image["width"]))
+    sheet = to_pil_image(make_grid(cells, nrow=_COLUMNS, padding=_GAP, pad_value=255))
+    with whole_file(root / "contact_sheet.png") as temporary:
+        sheet.quantize(256).save(temporary, format="PNG", optimize=True)  # a palette makes the file smaller
 
 
-def _cell(path: Path, annotations: list[dict[str, Any]]) -> Image.Image:
-    with Image.open(path) as file:
-        image = file.convert("RGB")
-    scale = _CELL / image.width
-    picture = image.resize((_CELL, _CELL), Image.Resampling.LANCZOS)
-    for annotation in annotations:
-        mask = Image.fromarray(_decode(annotation["segmentation"], image.height, image.width) * np.uint8(64))
-        colour = _colours()[annotation["category_id"]]
-        picture.paste(colour, mask=mask.resize(picture.size, Image.Resampling.BILINEAR))
-    draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(9)
-    names = {category.id: category.name for category in CATEGORIES}
-    for annotation in annotations:
-        x, y, width, height = (value * scale for value in annotation["bbox"])
-        colour = _colours()[annotation["category_id"]]
-        draw.rectangle((x, y, x + width - 1, y + height - 1), outline=colour)
-        name = names[annotation["category_id"]]
-        _label(draw, font, (x, y), f"crowd of {name}" if annotation["iscrowd"] else name, colour)
-    return picture
-
-
-def _label(draw: ImageDraw.ImageDraw, font: Any, corner: tuple[float, float], text: str, colour: Colour) -> None:
-    """Write a name on a strip above the corner, or below it at the upper border."""
-    width = font.getlength(text)
-    left = min(max(corner[0], 0), _CELL - width - 4)
-    top = corner[1] - 11 if corner[1] >= 11 else corner[1]
-    draw.rectangle((left, top, left + width + 3, top + 10), fill=colour)
-    draw.text((left + 2, top - 1), text, fill="white", font=font)
-
-
-def _decode(segmentation: Any, height: int, width: int) -> np.ndarray:
-    if isinstance(segmentation, list):
-        code = mask_api.merge(mask_api.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        code = mask_api.frPyObjects(segmentation, height, width)
-    else:
-        code = segmentation
-    return np.asarray(mask_api.decode(code), dtype=np.uint8)
-
-
-def _colours() -> dict[int, Colour]:
-    """One strong, fairly dark colour per category id, white text is readable on it."""
-    colours = {}
-    for number, category in enumerate(CATEGORIES):
-        red, green, blue = colorsys.hsv_to_rgb(number / len(CATEGORIES), 0.85, 0.72)
-        colours[category.id] = (int(red * 255), int(green * 255), int(blue * 255))
-    return colours
+def _draw(pixels: Tensor, annotations: list[dict[str, Any]], size: int) -> Tensor:
+    """Draw annotations of an image of ``size`` px on its scaled pixels, uint8 ``(3, H, W)``."""
+    if not annotations:
+        return pixels
+    masks = [mask_api.decode(compressed_rle(item["segmentation"], size, size)) for item in annotations]
+    scaled = resize(torch.from_numpy(np.stack(masks)), list(pixels.shape[1:])) > 0
+    colours = [_COLOURS[item["category_id"]] for item in annotations]
+    names = ["crowd of " * item["iscrowd"] + _NAMES[item["category_id"]] for item in annotations]
+    boxes = torch.tensor([item["bbox"] for item in annotations])
+    boxes[:, 2:] += boxes[:, :2]  # x, y, width, height -> x1, y1, x2, y2
+    boxes *= _CELL / size
+    pixels = draw_segmentation_masks(pixels, scaled, 0.25, list(colours))
+    pixels = draw_bounding_boxes(pixels, boxes, colors=list(colours))
+    # Above the boxes; torchvision writes a label inside its box, where it hides a small object.
+    above = (boxes - torch.tensor([0, _LABEL, 0, _LABEL])).clamp(min=0)
+    return draw_bounding_boxes(pixels, above, names, list(colours), width=0, label_colors="white", fill_labels=True)

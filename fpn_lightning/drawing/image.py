@@ -1,0 +1,191 @@
+"""Predictions and ground truth drawn on an image: proposals coloured by pyramid level, detections by category."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pycocotools import mask as mask_api
+from torch import Tensor
+from torch.nn.functional import max_pool2d
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+
+from fpn_lightning.mask_structures import MaskProposalsOrig
+from fpn_lightning.structures import RLE, DetectionsOrig, ProposalsOrig
+
+Colour = tuple[int, int, int]
+Prediction = ProposalsOrig | DetectionsOrig | MaskProposalsOrig
+# The colours of Okabe and Ito, which people with any colour vision can distinguish.
+COLOURS: tuple[Colour, ...] = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (213, 94, 0),
+    (204, 121, 167),
+    (0, 114, 178),
+)
+MAX_SIDE = 960  # px: longer side of a drawn image
+LINE = 2  # px: width of a box's outline
+LABEL = 14  # px: height of a label
+DASH = 4  # px: length of a dash of the ground truth
+FILL = 0.45  # opacity of a mask
+
+
+@dataclass(frozen=True)
+class DrawnImage:
+    """An image with its predictions and ground truth.
+
+    Attributes:
+        pixels: uint8 ``(3, H, W)`` RGB, the scaled image.
+        heading: describes the predictions.
+        legend: texts and colours of the levels; empty for detections, which have labels.
+    """
+
+    pixels: Tensor
+    heading: str
+    legend: list[tuple[str, Colour]]
+
+
+def level_colour(level: int) -> Colour:
+    """RGB of pyramid level k. Level 2 has the first colour; the colours repeat after seven levels."""
+    return COLOURS[(level - 2) % len(COLOURS)]
+
+
+def draw_image(
+    image: NDArray[np.uint8],
+    prediction: Prediction,
+    top_k: int,
+    levels: Sequence[int],
+    category_names: Sequence[str],
+    ground_truth_orig: NDArray[np.float64] | None = None,
+) -> DrawnImage:
+    """Draw the best predictions and the ground truth of an image. The first prediction is drawn on top.
+
+    Args:
+        image: uint8 ``(H, W, 3)`` RGB, the image file.
+        prediction: predictions for the image, best first.
+        top_k: number of predictions to draw.
+        levels: levels of the model's maps. The legend shows them even if no proposal comes from them.
+        category_names: by label. A label without a name is written as ``class 7``.
+        ground_truth_orig: float64 ``(G, 4)`` xyxy, pixels of the image file; None if it is not known.
+    """
+    scale = drawing_scale(image.shape[:2])
+    pixels = torch.from_numpy(resize(image, scale)).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
+    names: list[str] | None = None
+    legend: list[tuple[str, Colour]] = []
+    if isinstance(prediction, DetectionsOrig):
+        labels = prediction.labels[:top_k].tolist()
+        colours = [COLOURS[label % len(COLOURS)] for label in labels]
+        names = [
+            f"{category_names[label] if label < len(category_names) else f'class {label}'} {score:.2f}"
+            for label, score in zip(labels, prediction.scores.tolist(), strict=False)
+        ]
+        kind = "detections"
+    else:
+        drawn = prediction.levels[:top_k].tolist()
+        colours = [level_colour(level) for level in drawn]
+        legend = [(f"p{level}: {drawn.count(level)}", level_colour(level)) for level in sorted({*levels, *drawn})]
+        kind = "proposals by level"
+    if isinstance(prediction, MaskProposalsOrig):
+        pixels = draw_masks(pixels, prediction.masks[:top_k], colours)
+        kind = "segment proposals by level"
+    else:
+        pixels = draw_boxes(pixels, prediction.boxes_orig[:top_k] * scale, colours, names)
+    if ground_truth_orig is not None:
+        pixels = draw_ground_truth(pixels, torch.from_numpy(ground_truth_orig) * scale)
+    return DrawnImage(pixels, f"top {len(colours)} {kind}", legend)
+
+
+def drawing_scale(size: tuple[int, ...]) -> float:
+    """Factor by which an image is scaled: a whole number for a small image, below 1 for a large one.
+
+    The longer side of the scaled image is between ``MAX_SIDE / 2`` and ``MAX_SIDE``, so lines are thin compared with
+    what they mark.
+
+    Args:
+        size: height and width of the image file, px.
+    """
+    longer, least = max(size), MAX_SIDE // 2
+    return float(-(-least // longer)) if longer < least else min(1.0, MAX_SIDE / longer)
+
+
+def resize(image: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
+    """Scale an image or mask, uint8 ``(H, W)`` or ``(H, W, 3)``. Pixels are repeated, or averaged to shrink it."""
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    method = cv2.INTER_NEAREST if scale >= 1 else cv2.INTER_AREA
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method), dtype=np.uint8)
+
+
+def draw_boxes(
+    pixels: Tensor, boxes: Tensor, colours: Sequence[Colour], names: Sequence[str] | None = None, line: int = LINE
+) -> Tensor:
+    """Draw the outlines of boxes with their names, the first box on top.
+
+    Args:
+        pixels: uint8 ``(3, H, W)`` RGB.
+        boxes: ``(B, 4)`` xyxy, pixels of ``pixels``.
+        colours: one per box.
+        names: one per box, or None.
+        line: width of the outlines, px.
+
+    Returns:
+        A new uint8 ``(3, H, W)``.
+    """
+    if not len(boxes):  # torchvision warns
+        return pixels
+    corners = boxes.round().long()
+    corners[:, 2:] -= 1  # a box ends before the pixel x2, y2, and torchvision draws that pixel too
+    height, width = pixels.shape[1:]
+    corners = corners.clamp(torch.zeros(4, dtype=torch.long), torch.tensor([width, height, width, height]) - 1)
+    corners[:, 2:] = corners[:, 2:].maximum(corners[:, :2])
+    corners, from_last = corners.flip(0), list(reversed(colours))
+    pixels = draw_bounding_boxes(pixels, corners, colors=from_last, width=line)
+    if names is None:
+        return pixels
+    # Above the boxes; torchvision writes a label inside its box, where it hides a small object.
+    above = (corners - torch.tensor([0, LABEL, 0, LABEL])).clamp(min=0)
+    labels = list(reversed(names))
+    return draw_bounding_boxes(pixels, above, labels, from_last, width=0, fill_labels=True)
+
+
+def draw_ground_truth(pixels: Tensor, boxes: Tensor) -> Tensor:
+    """Draw boxes one pixel wide, with dashes of white and black, which are visible on any image.
+
+    Args:
+        pixels: uint8 ``(3, H, W)`` RGB.
+        boxes: ``(G, 4)`` xyxy, pixels of ``pixels``.
+
+    Returns:
+        A new uint8 ``(3, H, W)``.
+    """
+    outlines = draw_boxes(torch.zeros_like(pixels), boxes, [(255, 255, 255)] * len(boxes), line=1) > 0
+    y, x = torch.meshgrid(torch.arange(pixels.shape[1]), torch.arange(pixels.shape[2]), indexing="ij")
+    dashes = (x + y) // DASH % 2 * 255
+    return torch.where(outlines, dashes.to(torch.uint8), pixels)
+
+
+def draw_masks(pixels: Tensor, masks: Sequence[RLE], colours: Sequence[Colour]) -> Tensor:
+    """Fill and outline masks (FPN §6, Fig. 4). Where several masks cover a pixel, the first one is visible.
+
+    Args:
+        pixels: uint8 ``(3, H, W)`` RGB, the scaled image.
+        masks: of the image file's size, best first.
+        colours: one per mask.
+
+    Returns:
+        A new uint8 ``(3, H, W)``.
+    """
+    if not masks:  # torchvision warns
+        return pixels
+    height, width = pixels.shape[1:]
+    bitmaps = [cv2.resize(mask_api.decode(mask), (width, height), interpolation=cv2.INTER_NEAREST) for mask in masks]
+    covered = torch.from_numpy(np.stack(bitmaps)).bool()  # (M, H, W)
+    visible = covered & (covered.cumsum(dim=0, dtype=torch.int32) == 1)
+    edges = visible & (max_pool2d((~visible).half(), 3, stride=1, padding=1) > 0)
+    pixels = draw_segmentation_masks(pixels, visible, FILL, list(colours))
+    return draw_segmentation_masks(pixels, edges, 1.0, list(colours))
