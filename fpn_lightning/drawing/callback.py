@@ -87,7 +87,7 @@ class PictureCallback(PredictionWriter):
                 picture = draw_example(
                     stage, dataset, loader.collate_fn, place, stage.device, f"step {step}", self.top_k
                 )
-                paths.append(folder / f"{dataset.index.image_ids[dataset.rows[place]]}.png")
+                paths.append(folder / f"{dataset.index.image_ids[dataset.places[place]]}.png")
                 write_whole(paths[-1], png(picture))
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):

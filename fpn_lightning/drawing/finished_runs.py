@@ -83,7 +83,7 @@ class FinishedRun:
         Raises:
             InputError: the run was not validated on it.
         """
-        found = np.flatnonzero(dataset.index.image_ids[dataset.rows] == image_id)
+        found = np.flatnonzero(dataset.index.image_ids[dataset.places] == image_id)
         if not len(found):
             raise InputError(f"{dataset.index.annotation_file} has no image {image_id} that {self.config_path} uses")
         return int(found[0])
@@ -98,8 +98,8 @@ def varied_images(dataset: COCODataset, area_thresholds: tuple[float, float], co
         count: how many; fewer where the split has fewer.
     """
     classes = []
-    for row in dataset.rows.tolist():
+    for row in dataset.places.tolist():
         objects = dataset.index.objects_of(row)
         classes.append(len(np.unique(np.searchsorted(area_thresholds, objects.areas[~objects.is_crowd], side="right"))))
     places = np.argsort(-np.asarray(classes), kind="stable")[:count]
-    return dataset.index.image_ids[dataset.rows[places]].tolist()
+    return dataset.index.image_ids[dataset.places[places]].tolist()

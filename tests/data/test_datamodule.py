@@ -139,7 +139,7 @@ class TestSetup:
         assert len(description.pop("fingerprint")) == 64
         assert description == {"name": "two images", "split": "val2017", "num_images": 5}
         assert (data.category_ids, data.category_names) == ((1, 3), ("person", "car"))
-        with pytest.raises(InputError, match="'other' is none of"):
+        with pytest.raises(InputError, match="there is no split 'other'"):
             data.describe("other")
 
     def test_wrong_data(self, root: Path, tmp_path: Path) -> None:

@@ -119,10 +119,10 @@ class TestEvaluationBatches:
         samplers = [EvaluationBatchSampler(count, batch_size, rank, world_size) for rank in range(world_size)]
         batches = [list(sampler) for sampler in samplers]
         assert [len(sampler) for sampler in samplers] == [len(batch) for batch in batches]
-        rows = [[row for batch in rank for row, _ in batch] for rank in batches]
-        assert sorted(row for rank in rows for row in rank) == list(range(count))
-        assert all(rank == sorted(rank) for rank in rows)
-        assert max(map(len, rows)) - min(map(len, rows)) <= 1
+        seen = [[position for batch in rank for position, _ in batch] for rank in batches]
+        assert sorted(position for rank in seen for position in rank) == list(range(count))
+        assert all(rank == sorted(rank) for rank in seen)
+        assert max(map(len, seen)) - min(map(len, seen)) <= 1
 
     def test_by_hand(self) -> None:
         assert list(EvaluationBatchSampler(5, 2, rank=0, world_size=2)) == [[(0, 0), (2, 0)], [(4, 0)]]

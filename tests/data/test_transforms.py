@@ -87,7 +87,7 @@ class TestPixels:
 
 class TestBoxes:
     @pytest.mark.parametrize("flipped", [False, True])
-    def test_unusable_boxes_are_dropped_and_rows_follow(self, flipped: bool) -> None:
+    def test_unusable_boxes_are_left_out_and_the_others_are_named(self, flipped: bool) -> None:
         boxes = {
             "zero width": [10, 10, 10, 20],
             "whole": [0, 0, 80, 60],

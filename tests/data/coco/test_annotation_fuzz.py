@@ -17,7 +17,7 @@ from pycocotools import mask as mask_api
 from fpn_lightning.data.coco.index import COCOIndex
 from fpn_lightning.data.coco.segmentations import covered_pixels
 from fpn_lightning.data.dataset import COCODataset
-from fpn_lightning.data.training_rows import training_rows
+from fpn_lightning.data.training_images import training_images
 from fpn_lightning.data.transforms import ResizeAndFlip, large_enough
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.__main__ import score_proposals
@@ -130,7 +130,7 @@ def refusal_of_split(path: Path, content: bytes, min_box_size: float = 1.0) -> s
     try:
         index = COCOIndex.open(path)
         message = refusal_of_masks(index)
-        rows, counts = training_rows(index, transform)
+        places, counts = training_images(index, transform)
     except InputError as error:
         return message or str(error)
     for row in range(len(index)):
@@ -138,8 +138,8 @@ def refusal_of_split(path: Path, content: bytes, min_box_size: float = 1.0) -> s
     assert ((index.objects.labels >= 0) & (index.objects.labels < len(index.categories))).all()
     if index.sizes.max() < 5000:  # else no such image could be read
         dropped = sum(counts.values()) - counts["images_without_objects"]
-        kept = count_targets(index, transform, rows)
-        assert dropped + kept + index.objects.is_crowd.sum() == len(index.object_rows)
+        kept = count_targets(index, transform, places)
+        assert dropped + kept + index.objects.is_crowd.sum() == len(index.object_places)
     return message
 
 
@@ -154,16 +154,16 @@ def refusal_of_masks(index: COCOIndex) -> str | None:
     return None
 
 
-def count_targets(index: COCOIndex, transform: ResizeAndFlip, rows: np.ndarray) -> int:
-    """Number of objects trained on, each of them usable and the one its row says."""
+def count_targets(index: COCOIndex, transform: ResizeAndFlip, places: np.ndarray) -> int:
+    """Number of objects trained on, each of them usable and with its own label."""
     count = 0
     for training in (False, True):
-        dataset = COCODataset(index, Path("nowhere"), transform, rows, training)
-        for place in range(len(rows)):
+        dataset = COCODataset(index, Path("nowhere"), transform, places, training)
+        for position in range(len(places)):
             with pytest.MonkeyPatch.context() as patch:
                 blank = lambda path, size, image_id: np.zeros((*size, 3), dtype=np.uint8)  # noqa: E731
                 patch.setattr("fpn_lightning.data.dataset.read_image", blank)
-                sample = dataset[place, 0]
+                sample = dataset[position, 0]
             targets, (height, width) = sample.targets, sample.geometry.size
             boxes = targets.boxes.numpy()
             assert ((boxes >= 0) & (boxes <= [width, height, width, height])).all()  # also False for NaN
@@ -217,7 +217,7 @@ def one_fault_is_named_by_id(folder: Path, file: File) -> None:
 
 def boxes_are_usable(folder: Path, file: File, least: float) -> None:
     message = refusal_of_split(folder / "instances.json", file[0], least)
-    assert message is None or "not one object" in message
+    assert message is None or "none of its objects" in message
 
 
 def clean_scores(folder: Path, file: File, results: bytes) -> None:
