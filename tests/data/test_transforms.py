@@ -101,7 +101,7 @@ class TestBoxes:
         }
         geometry = Geometry((60, 80), (120, 160), flipped)
         out, kept = usable_boxes(np.array(list(boxes.values()), dtype=float), geometry, 1.0)
-        assert [list(boxes)[row] for row in kept] == ["whole", "partly outside", "exactly 1 px"]
+        assert [list(boxes)[i] for i in kept] == ["whole", "partly outside", "exactly 1 px"]
         assert out[:2].tolist() == [[0, 0, 160, 120], [120, 0, 160, 40] if flipped else [0, 0, 40, 40]]
         assert (out.dtype, kept.dtype) == (np.float32, np.int64)
 

@@ -1,4 +1,4 @@
-"""Whatever an annotation or result file holds, reading it ends in clean data or in one InputError that names it."""
+"""Reading any annotation or result file ends in clean data or in one InputError that names it."""
 
 from __future__ import annotations
 
@@ -122,19 +122,19 @@ def result_files(draw: st.DrawFn) -> bytes:
     return change_bytes(draw, json.dumps(content).encode())
 
 
-def refusal_of_split(path: Path, content: bytes, min_box_size: float = 1.0) -> str | None:
-    """Read all that training reads; the message where something of it is refused."""
+def error_of_split(path: Path, content: bytes, min_box_size: float = 1.0) -> str | None:
+    """Read all that training reads; the message if it is rejected."""
     path.write_bytes(content)
     transform = ResizeAndFlip(short_sides=(45,), max_side=70, min_box_size=min_box_size)
     message = None
     try:
         index = COCOIndex.open(path)
-        message = refusal_of_masks(index)
+        message = error_of_masks(index)
         places, counts = training_images(index, transform)
     except InputError as error:
         return message or str(error)
-    for row in range(len(index)):
-        assert Path("/split").joinpath(index.file_name(row)).resolve().is_relative_to("/split")
+    for place in range(len(index)):
+        assert Path("/split").joinpath(index.file_name(place)).resolve().is_relative_to("/split")
     assert ((index.objects.labels >= 0) & (index.objects.labels < len(index.categories))).all()
     if index.sizes.max() < 5000:  # else no such image could be read
         dropped = sum(counts.values()) - counts["images_without_objects"]
@@ -143,10 +143,10 @@ def refusal_of_split(path: Path, content: bytes, min_box_size: float = 1.0) -> s
     return message
 
 
-def refusal_of_masks(index: COCOIndex) -> str | None:
-    for row, (height, width) in enumerate(index.sizes.tolist()):
+def error_of_masks(index: COCOIndex) -> str | None:
+    for place, (height, width) in enumerate(index.sizes.tolist()):
         try:
-            masks = index.masks_of(row)
+            masks = index.masks_of(place)
         except InputError as error:
             return str(error)
         for mask in masks if height * width < 10**6 else []:
@@ -185,7 +185,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", NAMES[:7])
 def test_no_image_is_read_from_outside_the_folder(folder: Path, name: str) -> None:
     content = document(images=[{"id": 7, "file_name": name, "height": 60, "width": 80}])
-    message = refusal_of_split(folder / "names.json", json.dumps(content).encode())
+    message = error_of_split(folder / "names.json", json.dumps(content).encode())
     assert "names.json: image 7: 'file_name' is" in str(message)
 
 
@@ -203,20 +203,20 @@ def fuzzed(check: Callable[..., None], few: int, many: int, **strategies: Any) -
     return quick, pytest.mark.slow(slow)
 
 
-def data_is_clean_or_refused(folder: Path, file: File) -> None:
-    message = refusal_of_split(folder / "instances.json", file[0])
+def data_is_clean_or_rejected(folder: Path, file: File) -> None:
+    message = error_of_split(folder / "instances.json", file[0])
     assert message is None or "instances.json" in message
 
 
 def one_fault_is_named_by_id(folder: Path, file: File) -> None:
     path, (content, place) = folder / "instances.json", file
     ids = {"images": (9, 7), "annotations": (12, 11, 13, 14)}.get(str(place[0]))
-    if (message := refusal_of_split(path, content)) and ids and len(place) > 2 and place[2] != "id":
+    if (message := error_of_split(path, content)) and ids and len(place) > 2 and place[2] != "id":
         assert f"{path}: {place[0][:-1]} {ids[place[1]]}" in message or f"(image {ids[place[1]]})" in message
 
 
 def boxes_are_usable(folder: Path, file: File, least: float) -> None:
-    message = refusal_of_split(folder / "instances.json", file[0], least)
+    message = error_of_split(folder / "instances.json", file[0], least)
     assert message is None or "none of its objects" in message
 
 
@@ -242,7 +242,7 @@ def clean_scores(folder: Path, file: File, results: bytes) -> None:
         assert str(at_fault) in message
 
 
-test_data, test_data_slow = fuzzed(data_is_clean_or_refused, 250, 2000, file=annotation_files(0, 1, 1, 1, 2, 3, 4))
+test_data, test_data_slow = fuzzed(data_is_clean_or_rejected, 250, 2000, file=annotation_files(0, 1, 1, 1, 2, 3, 4))
 test_one_fault, test_one_fault_slow = fuzzed(one_fault_is_named_by_id, 150, 1000, file=annotation_files(1))
 test_boxes, test_boxes_slow = fuzzed(boxes_are_usable, 60, 1000, file=files_of_boxes(), least=st.floats(0, 8))
 test_scores, test_scores_slow = fuzzed(clean_scores, 250, 1500, file=annotation_files(0, 1), results=result_files())
