@@ -17,21 +17,19 @@ from fpn_lightning.data.image_folder import ImageFolder
 from fpn_lightning.data.loaders import PredictionLoader, SkippingCollate, evaluation_loader, training_loader
 from fpn_lightning.data.proposals.store import ProposalStore
 from fpn_lightning.data.samplers import TrainingBatchSampler, TrainingLoader, accumulation_steps
-from fpn_lightning.data.training_rows import training_rows
+from fpn_lightning.data.training_images import training_images
 from fpn_lightning.data.transforms import ResizeAndFlip, SizeRounding
 from fpn_lightning.errors import InputError
 
 Role = Literal["train", "val", "test", "predict"]
-ROLES: dict[str | None, tuple[Role, ...]] = {
-    "fit": ("train", "val"),
-    "validate": ("val",),
-    "test": ("test",),
-    "predict": ("predict",),
-}
+ROLES: dict[str | None, tuple[Role, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
+ROLES |= {"test": ("test",), "predict": ("predict",)}
+POSITIVE = ["num_classes", "total_batch_size", "batch_size_per_device", "eval_batch_size"]
+POSITIVE += ["max_train_images", "max_val_images", "train_proposals", "eval_proposals"]
 
 
 class COCODataModule(pl.LightningDataModule):
-    """Training, validation and test batches (:class:`fpn_lightning.structures.Batch`) of a data set in COCO's layout.
+    """Batches (:class:`fpn_lightning.structures.Batch`) of a data set in COCO's layout.
 
     Annotations are ``root/annotations/instances_<split>.json``, images ``root/<split>/<file_name>``. The defaults are
     the paper's (FPN §5.1, §5.2).
@@ -44,37 +42,36 @@ class COCODataModule(pl.LightningDataModule):
         num_classes: foreground classes; has to be the number of categories in the annotation files.
         total_batch_size: images of one optimiser step: processes × images per process × accumulation steps.
         batch_size_per_device: images of one training micro-batch.
-        eval_batch_size: images of one evaluation batch. With 1 no image is padded by another.
-        short_side: length the shorter side is scaled to. Of several, training draws one per image and epoch;
-            evaluation uses the last.
-        max_side: most the longer side may get.
+        eval_batch_size: images of one evaluation batch. With 1 an image is not padded to the size of another.
+        short_side: length of the shorter side after resizing. If there are several, training draws one per image and
+            epoch, evaluation uses the last.
+        max_side: limit of the longer side.
         size_rounding: ``nearest`` (as detectron2) or ``floor`` (as torchvision).
-        flip_probability: chance of a horizontal flip in training.
-        random_crop: cut a part out of each training image before it is resized, whose height and width are each at
-            least this fraction of the image's, in (0, 1]; None, as in the paper, for whole images. Objects and
-            proposals are clipped to it. An image may be left without objects. Evaluation never crops.
-        size_divisor: batches are padded to a multiple of it; the largest stride of the trunk.
-        min_box_size: training boxes narrower or lower, in network-input pixels, are dropped and counted.
-        load_masks: give objects their masks, which segment proposals are trained on and scored by.
+        flip_probability: probability of a horizontal flip in training.
+        random_crop: crop each training image, before resizing, to a height and a width of at least this fraction of
+            the image's, in (0, 1]; None, as in the paper, for whole images. Objects and proposals are clipped.
+        size_divisor: batches are padded to a multiple of it; the largest stride of the backbone.
+        min_box_size: training boxes narrower or lower than this, in network-input pixels, are left out and counted.
+        load_masks: load the objects' masks, which mask proposals need for training and evaluation.
         skip_images_without_objects: leave images without a usable object out of training.
         num_workers: worker processes per loader.
         seed: order and augmentation are a function of it, the epoch and the image id.
-        max_train_images: train on the first so many images by id only.
-        max_val_images: validate on the first so many images by id only.
+        max_train_images: number of images to train on, the first by id; None for all.
+        max_val_images: number of images to validate on, the first by id; None for all.
         proposals: folder with a store of fixed proposals for each split, named after it (``<run>/proposals``).
-        train_proposals: the best so many proposals of an image are trained on.
-        eval_proposals: the best so many are used in evaluation and prediction.
-        predict_split: split that ``predict`` reads, all of its images.
-        predict_path: folder of images (or one image file) that ``predict`` reads instead; ``root`` is not used then.
+        train_proposals: number of proposals of an image to train on; the best are taken.
+        eval_proposals: the same in evaluation and prediction.
+        predict_split: split that ``predict`` reads.
+        predict_path: folder of images, or one image file, that ``predict`` reads instead; it does not need ``root``.
 
     Attributes:
         category_ids: category id of each label; known after ``setup``.
-        category_names: its name.
-        dropped: how many objects of the training split are left out, by reason (``inverted``, ``empty``,
-            ``outside``, ``small``), and ``images_without_objects``; known after ``setup``.
+        category_names: name of each label; known after ``setup``.
+        dropped: number of objects left out of training by reason (``inverted``, ``empty``, ``outside``, ``small``),
+            and of images left out (``images_without_objects``); known after ``setup``.
 
     Raises:
-        InputError: a value that cannot be, by its ``data.`` key; or, in ``setup``, missing or wrong data.
+        InputError: a wrong value, by its ``data.`` key; or, in ``setup``, missing or wrong data.
     """
 
     def __init__(
@@ -126,7 +123,8 @@ class COCODataModule(pl.LightningDataModule):
         self.skip_images_without_objects = skip_images_without_objects
         self.num_workers = num_workers
         self.seed = seed
-        self.max_images: dict[Role, int | None] = {"train": max_train_images, "val": max_val_images}
+        self.max_train_images = max_train_images
+        self.max_val_images = max_val_images
         self.collate = Collate(size_divisor)
         short_sides = (short_side,) if isinstance(short_side, int) else tuple(short_side)
         self.transform = ResizeAndFlip(
@@ -136,36 +134,33 @@ class COCODataModule(pl.LightningDataModule):
         self.category_names: tuple[str, ...] = ()
         self.dropped: dict[str, int] = {}
         self._datasets: dict[Role, COCODataset] = {}
-        for key in ("num_classes", "total_batch_size", "batch_size_per_device", "eval_batch_size"):
-            if getattr(self, key) < 1:
-                raise InputError(f"data.{key} is {getattr(self, key)}; it has to be at least 1")
-        if num_workers < 0:
-            raise InputError(f"data.num_workers is {num_workers}; it has to be at least 0 (0: no extra processes)")
+        for key, least in [*((key, 1) for key in POSITIVE), ("num_workers", 0)]:
+            if (value := getattr(self, key)) is not None and value < least:
+                raise InputError(f"data.{key} is {value}; it has to be at least {least}")
 
     def prepare_data(self) -> None:
-        """Index the annotations, in one process per machine, so that the others only map the result."""
+        """Index the annotations in one process per machine, so that the others only map the result."""
         stage = str(self.trainer.state.fn.value) if self.trainer and self.trainer.state.fn else "fit"
         for role in ROLES.get(stage, ()):
             if split := self._splits[role]:
                 COCOIndex.open(split_paths(self.root, split)[0])
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the splits a stage needs (None: all); log what training leaves out."""
+        """Open the splits that a stage needs (None: all); log what training leaves out."""
         for role in ROLES.get(stage, ()) if stage else ("train", "val", "test", "predict"):
             if self._splits[role]:
                 self._dataset(role)
 
     def train_dataloader(self) -> TrainingLoader:
-        """This process's share of the training stream, from the trainer's step on.
+        """This process's part of the training stream, from the trainer's step on.
 
-        A pass ends with ``trainer.max_steps``, or, where only epochs are given, after as many global batches as cover
-        the images once.
+        A pass ends at ``trainer.max_steps``. If only epochs are given, it ends when all images have been used once.
         """
         dataset = self._dataset("train")
         rank, world_size = self._process()
         configured = self.trainer.accumulate_grad_batches if self.trainer else None
         accumulation = accumulation_steps(self.total_batch_size, self.batch_size_per_device, world_size, configured)
-        sizes = dataset.index.sizes[dataset.rows]
+        sizes = dataset.index.sizes[dataset.places]
         sampler = TrainingBatchSampler(
             sizes[:, 0] > sizes[:, 1], self.total_batch_size, self.batch_size_per_device, rank, world_size, self.seed
         )
@@ -177,42 +172,38 @@ class COCODataModule(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Every validation image once, over all processes."""
+        """Every validation image once over all processes."""
         return self._loader(self._dataset("val"), self.collate)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Every test image once, over all processes."""
+        """Every test image once over all processes."""
         return self._loader(self._dataset("test"), self.collate)
 
     def predict_dataloader(self) -> PredictionLoader:
-        """Every image of ``predict_split`` or ``predict_path`` once, over all processes."""
+        """Every image of ``predict_split`` or ``predict_path`` once over all processes."""
         return PredictionLoader(self._loader(self.prediction_images, SkippingCollate(self.collate)))
 
     @cached_property
     def prediction_images(self) -> COCODataset | ImageFolder:
-        """What ``predict`` reads: its images by id, with ``file_name`` and ``pixels_orig``."""
+        """The images that ``predict`` reads."""
         if self.predict_path is not None:
             return ImageFolder(self.predict_path, self.transform)
         return self._dataset("predict")
 
     def accumulation_steps(self, world_size: int) -> int:
-        """Micro-batches per optimiser step; the trainer's ``accumulate_grad_batches`` has to be this number.
-
-        Raises:
-            InputError: ``total_batch_size`` is no multiple of ``batch_size_per_device`` × ``world_size``.
-        """
+        """Micro-batches per optimiser step; InputError if ``total_batch_size`` cannot be divided into them."""
         return accumulation_steps(self.total_batch_size, self.batch_size_per_device, world_size)
 
     def describe(self, split: str) -> dict[str, Any]:
-        """What a record says about a split, given as ``train``, ``val``, ``test``, ``predict`` or by its name.
+        """Describe a split, given as ``train``, ``val``, ``test``, ``predict`` or by its name, for a record.
 
         Returns:
-            ``name`` (the annotation file's description, else the root's last component), ``split``, ``fingerprint``
-            (sha256 of the annotation file), ``num_images`` (those that take part).
+            ``name`` (the annotation file's description, else the name of the root folder), ``split``, ``fingerprint``
+            (sha256 of the annotation file), ``num_images`` (number of images used).
         """
         role = next((role for role, name in self._splits.items() if split in (role, name)), None)
         if role is None:
-            raise InputError(f"split {split!r} is none of this data module's: {self._splits}")
+            raise InputError(f"there is no split {split!r} here; the splits are {self._splits}")
         dataset = self._dataset(role)
         return {
             "name": dataset.index.description or Path(self.root).resolve().name,
@@ -222,11 +213,11 @@ class COCODataModule(pl.LightningDataModule):
         }
 
     def has_annotations(self, role: Role) -> bool:
-        """Whether there is anything to score the results of a split by; COCO keeps the annotations of its test sets."""
+        """Whether a split has annotations to evaluate with; COCO does not publish those of its test sets."""
         return self._dataset(role).index.has_annotations
 
     def proposal_store(self, role: Role) -> ProposalStore | None:
-        """The store that proposals of a split are read from, if there is one."""
+        """The store of a split's fixed proposals, or None."""
         return self._dataset(role).proposals
 
     @property
@@ -251,18 +242,17 @@ class COCODataModule(pl.LightningDataModule):
     def _open(self, role: Role, split: str) -> COCODataset:
         annotation_file, images = split_paths(self.root, split)
         index = COCOIndex.open(annotation_file)
-        if len(index.categories):  # lists of images need none
+        if len(index.categories):  # a file that only lists images may have none
             known = Categories(self.category_ids, self.category_names) if self.category_ids else index.categories
             index.check_categories(self.num_classes, known)
             self.category_ids, self.category_names = index.categories.ids, index.categories.names
-        rows = np.arange(len(index))
+        places = np.arange(len(index))
         if role == "train":
-            rows, self.dropped = training_rows(index, self.transform, self.skip_images_without_objects)
-        most = self.max_images.get(role)
-        if most is not None and most < 1:
-            raise InputError(f"data.max_{role}_images is {most}; it has to be at least 1, or null for all images")
+            places, self.dropped = training_images(index, self.transform, self.skip_images_without_objects)
+        limits: dict[Role, int | None] = {"train": self.max_train_images, "val": self.max_val_images}
+        places = places[: limits.get(role)]
         max_proposals = self.train_proposals if role == "train" else self.eval_proposals
-        store = open_proposals(self.proposals, split, index, rows[:most], max_proposals)
+        store = open_proposals(self.proposals, split, index, places, max_proposals)
         return COCODataset(
-            index, images, self.transform, rows[:most], role == "train", self.load_masks, store, max_proposals
+            index, images, self.transform, places, role == "train", self.load_masks, store, max_proposals
         )

@@ -1,4 +1,4 @@
-"""One image with its objects, ready for the network; and several of them padded into a batch."""
+"""Images with their objects as network inputs, and batches of them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,22 @@ from fpn_lightning.data.coco.index import COCOIndex
 from fpn_lightning.data.images import read_image
 from fpn_lightning.data.proposals.store import ProposalStore, StoredProposals
 from fpn_lightning.data.transforms import ResizeAndFlip, augment, resize, usable_boxes
-from fpn_lightning.errors import InputError
 from fpn_lightning.geometry import Geometry
 from fpn_lightning.structures import Batch, GroundTruth, ImageBatch, Proposals, Targets
 
 
 @dataclass
 class Sample:
-    """One network input: uint8 ``(H, W, 3)`` pixels, how they came about, objects and proposals (None: not known)."""
+    """One network input.
+
+    Attributes:
+        pixels: uint8 ``(H, W, 3)`` RGB.
+        geometry: how the image file became these pixels.
+        image_id: COCO image id.
+        targets: the objects to train on; None without annotations.
+        ground_truth: all objects; None without annotations.
+        proposals: fixed proposals; None without a store.
+    """
 
     pixels: NDArray[np.uint8]
     geometry: Geometry
@@ -34,17 +42,17 @@ class Sample:
 
 
 class COCODataset(Dataset[Sample]):
-    """Images of one split with their objects, addressed by (image row in ``rows``, epoch).
+    """Images of one split with their objects, addressed by (position in ``places``, epoch).
 
     Args:
         index: the split's annotations.
-        image_folder: where its image files lie.
-        transform: what happens to an image.
-        rows: int64, the image rows of the index that take part.
-        training: augment; otherwise only resize.
-        load_masks: give objects their masks.
-        proposals: fixed proposals of these images.
-        max_proposals: the best so many of an image are taken.
+        image_folder: folder of its image files.
+        transform: resizing and augmentation.
+        places: int64, places in the index of the images that are used.
+        training: augment images; otherwise only resize them.
+        load_masks: load the objects' masks.
+        proposals: store of fixed proposals of these images.
+        max_proposals: largest number of proposals of an image; the best are taken.
     """
 
     def __init__(
@@ -52,7 +60,7 @@ class COCODataset(Dataset[Sample]):
         index: COCOIndex,
         image_folder: Path,
         transform: ResizeAndFlip,
-        rows: NDArray[np.int64],
+        places: NDArray[np.int64],
         training: bool = False,
         load_masks: bool = False,
         proposals: ProposalStore | None = None,
@@ -61,21 +69,21 @@ class COCODataset(Dataset[Sample]):
         self.index = index
         self.image_folder = image_folder
         self.transform = transform
-        self.rows = rows
+        self.places = places
         self.training = training
         self.load_masks = load_masks
         self.proposals = proposals
         self.max_proposals = max_proposals
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.places)
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
-        place, epoch = item
-        row = int(self.rows[place])
-        image_id = int(self.index.image_ids[row])
-        height, width = self.index.sizes[row].tolist()
-        path = self.image_folder / self.index.file_name(row)
+        position, epoch = item
+        place = int(self.places[position])
+        image_id = int(self.index.image_ids[place])
+        height, width = self.index.sizes[place].tolist()
+        path = self.image_folder / self.index.file_name(place)
         pixels = read_image(path, size=(height, width), image_id=image_id)
         if self.training:
             geometry = self.transform.training_geometry((height, width), image_id, epoch)
@@ -85,7 +93,7 @@ class COCODataset(Dataset[Sample]):
             pixels = resize(pixels, geometry)
         sample = Sample(pixels, geometry, image_id)
         if self.index.has_annotations:
-            sample.ground_truth = self._ground_truth(row)
+            sample.ground_truth = self._ground_truth(place)
             sample.targets = mapped_targets(sample.ground_truth, geometry, self.transform.min_box_size)
         if self.proposals is not None:
             sample.proposals = mapped_proposals(self.proposals.read(image_id, self.max_proposals), geometry)
@@ -96,71 +104,68 @@ class COCODataset(Dataset[Sample]):
         return self.index.file_name(self.index.row(image_id))
 
     def pixels_orig(self, image_id: int) -> NDArray[np.uint8]:
-        """The image as stored: uint8 ``(H, W, 3)`` RGB; InputError where it cannot be read."""
+        """The image as stored: uint8 ``(H, W, 3)`` RGB; InputError if it cannot be read."""
         return read_image(self.image_folder / self.file_name(image_id), image_id=image_id)
 
-    def _ground_truth(self, row: int) -> GroundTruth:
-        objects = self.index.objects_of(row)
+    def _ground_truth(self, place: int) -> GroundTruth:
+        objects = self.index.objects_of(place)
         return GroundTruth(
-            image_id=int(self.index.image_ids[row]),
+            image_id=int(self.index.image_ids[place]),
             boxes_xywh=objects.boxes_xywh,
             areas=objects.areas,
             is_crowd=objects.is_crowd,
             labels=objects.labels,
             annotation_ids=objects.annotation_ids,
-            masks=self.index.masks_of(row) if self.load_masks else [],
+            masks=self.index.masks_of(place) if self.load_masks else [],
         )
 
 
 def open_proposals(
-    root: str | None, split: str, index: COCOIndex, rows: NDArray[np.int64], max_proposals: int
+    root: str | None, split: str, index: COCOIndex, places: NDArray[np.int64], max_proposals: int
 ) -> ProposalStore | None:
-    """Open the store of a split's proposals, a folder named after the split.
+    """Open the store of a split's proposals, which is a folder named after the split.
 
     Args:
-        root: folder of the stores; None: there are none.
-        split: its name.
-        index: its annotations.
-        rows: int64, the image rows that proposals are wanted for.
-        max_proposals: wanted of an image; a store that was made with fewer gives a warning.
+        root: folder of the stores; None for no proposals.
+        split: name of the split.
+        index: annotations of the split.
+        places: int64, places in the index of the images whose proposals are needed.
+        max_proposals: number of proposals of an image to use; a store that was made with fewer gives a warning.
 
     Raises:
-        InputError: no store, or not one of these images, or no proposal is wanted.
+        InputError: the store is missing or lacks these images.
     """
-    if max_proposals < 1:
-        raise InputError(f"data.train_proposals or data.eval_proposals is {max_proposals}; it has to be at least 1")
     if root is None:
         return None
     store = ProposalStore(Path(root) / split)
-    store.check(split, index.fingerprint, index.image_ids[rows])
+    store.check(split, index.fingerprint, index.image_ids[places])
     if store.header.post_nms_topk < max_proposals:
         rank_zero_warn(
-            f"{store.folder} holds at most {store.header.post_nms_topk} proposals an image; {max_proposals} are asked "
-            "for by data.train_proposals or data.eval_proposals"
+            f"{store.folder} holds at most {store.header.post_nms_topk} proposals of an image; data.train_proposals or "
+            f"data.eval_proposals is {max_proposals}"
         )
     return store
 
 
 def mapped_targets(ground_truth: GroundTruth, geometry: Geometry, min_box_size: float) -> Targets:
-    """The objects of an image file that its network input can be trained on.
+    """Map the objects of an image file to its network input and keep those that can be trained on.
 
-    Crowd regions go, and what is left with too little width or height, see
-    :func:`~fpn_lightning.data.transforms.usable_boxes`.
+    Crowd regions are left out, and boxes that :func:`~fpn_lightning.data.transforms.usable_boxes` leaves out.
     """
     single = np.flatnonzero(~ground_truth.is_crowd)
     boxes, kept = usable_boxes(ground_truth.boxes_orig[single], geometry, min_box_size)
-    rows = single[kept]
+    used = single[kept]
     return Targets(
         boxes=torch.from_numpy(boxes),
-        labels=torch.from_numpy(ground_truth.labels[rows]),
-        masks=[ground_truth.masks[row] for row in rows] if ground_truth.masks else [],
+        labels=torch.from_numpy(ground_truth.labels[used]),
+        masks=[ground_truth.masks[i] for i in used] if ground_truth.masks else [],
     )
 
 
 def mapped_proposals(stored: StoredProposals, geometry: Geometry) -> Proposals:
-    """Proposals of the image file as proposals of the network input, clipped to it, best first.
+    """Map proposals of an image file to its network input, clipped to it, best first.
 
-    What is left with next to no width or height (below 0.001 px) goes, since no box can be regressed from it.
+    Proposals narrower or lower than 0.001 px are left out, since no box can be regressed from them.
     """
     boxes, kept = usable_boxes(stored.boxes_orig.astype(np.float64), geometry, min_box_size=0)
     return Proposals(
@@ -177,7 +182,7 @@ class Collate:
     size_divisor: int = 32
 
     def __call__(self, samples: list[Sample]) -> Batch:
-        """Samples to a batch: pixels uint8 ``(N, 3, H, W)``; objects and proposals where they are known."""
+        """Make a batch of samples: pixels uint8 ``(N, 3, H, W)``; objects and proposals of samples that have them."""
         sizes = torch.tensor([sample.geometry.size for sample in samples])
         height, width = (-(-side // self.size_divisor) * self.size_divisor for side in sizes.amax(dim=0).tolist())
         pixels = torch.zeros((len(samples), 3, height, width), dtype=torch.uint8)
@@ -199,5 +204,5 @@ class Collate:
 
 
 def start_worker(worker_id: int) -> None:
-    """Set up a loader's worker: one thread, since OpenCV's own would compete with the other workers."""
+    """Limit a loader's worker to one thread: OpenCV's threads would compete with the other workers."""
     cv2.setNumThreads(0)

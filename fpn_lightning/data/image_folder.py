@@ -1,8 +1,7 @@
-"""A folder of images, or one image file, without annotations: what ``predict --data.predict_path`` reads.
+"""A folder of images, or one image file, without annotations: the input of ``predict --data.predict_path``.
 
-People put any file into a folder. What cannot be read is left out, and said at the end. Images are turned as their
-EXIF orientation says: there are no annotations in the stored orientation, and a picture of the results should look as
-a viewer shows the file.
+Files that cannot be read are skipped and listed at the end. The EXIF orientation is applied, so that results match
+what an image viewer shows; there are no annotations that refer to the stored pixels.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ EXTENSIONS = {
 
 @dataclass(frozen=True)
 class Skipped:
-    """An image that could not be read, and why."""
+    """An image that could not be read, and the reason."""
 
     image_id: int
     file_name: str
@@ -37,15 +36,15 @@ class Skipped:
 class ImageFolder(Dataset[Sample | Skipped]):
     """Images of one folder (not of folders in it), addressed as :class:`~fpn_lightning.data.dataset.COCODataset` is.
 
-    Image ids are 1..n by sorted file name, whether or not the file can be read. Files whose extension is none of
-    ``EXTENSIONS`` and hidden files are not looked at; a single file is taken whatever its name.
+    Image ids are 1..n by sorted file name, whether or not the file can be read. Hidden files and files with an
+    extension that is not in ``EXTENSIONS`` are ignored; a single file may have any name.
 
     Args:
         path: a folder or a file.
         transform: resizing.
 
     Raises:
-        InputError: there is no such path, or the folder holds no image.
+        InputError: the path does not exist, or the folder does not hold an image.
     """
 
     def __init__(self, path: str | Path, transform: ResizeAndFlip) -> None:
@@ -60,16 +59,18 @@ class ImageFolder(Dataset[Sample | Skipped]):
                 if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and not file.is_dir()
             )
             if not self.file_names:
-                raise InputError(f"data.predict_path: {path} holds no image; its own files count, not those of folders")
+                raise InputError(f"data.predict_path: {path} holds no image; images in subfolders are not read")
         elif not path.is_file():
-            raise InputError(f"data.predict_path: {path} is neither a folder nor a file; give one of images")
+            raise InputError(
+                f"data.predict_path: {path} is neither a folder nor a file; give a folder of images or one image"
+            )
 
     def __len__(self) -> int:
         return len(self.file_names)
 
     def __getitem__(self, item: tuple[int, int]) -> Sample | Skipped:
-        row, _ = item
-        image_id = row + 1
+        position, _ = item
+        image_id = position + 1
         try:
             pixels = self.pixels_orig(image_id)
         except InputError as error:
@@ -83,5 +84,5 @@ class ImageFolder(Dataset[Sample | Skipped]):
         return self.file_names[image_id - 1]
 
     def pixels_orig(self, image_id: int) -> NDArray[np.uint8]:
-        """The image as a viewer shows it: uint8 ``(H, W, 3)`` RGB; InputError where it cannot be read."""
+        """The image as a viewer shows it: uint8 ``(H, W, 3)`` RGB; InputError if it cannot be read."""
         return read_image(self.folder / self.file_name(image_id), upright=True)

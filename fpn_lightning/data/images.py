@@ -1,7 +1,7 @@
-"""Image files to uint8 RGB arrays, or one clear error.
+"""Decode image files to uint8 RGB arrays.
 
-For images with annotations the EXIF orientation is *not* applied: COCO's boxes and sizes are those of the stored
-pixels. For a folder of images it is, since there people mean what a viewer shows.
+The EXIF orientation is *not* applied to images with annotations, since COCO's boxes and sizes refer to the stored
+pixels. It is applied to image folders, so that results match what an image viewer shows.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from PIL import Image
 
 from fpn_lightning.errors import InputError
 
-# Pillow warns of decompression bombs above this number of pixels and refuses twice as many.
+# Pillow warns of decompression bombs above this number of pixels and rejects images with twice as many.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
-# Formats that are pixels and nothing else: for EPS, Pillow would run Ghostscript on what a stranger wrote.
+# Formats that only hold pixels: for EPS, Pillow would run Ghostscript on the file's content.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "WEBP", "AVIF")
 ORIENTATION = 0x0112  # EXIF and TIFF tag; 1: as stored
 TURNS = {
@@ -30,7 +30,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# How a file begins and, if it is whole, ends. Neither end occurs inside the compressed data.
+# First and last bytes of a whole file. The last bytes do not occur inside the compressed data.
 WHOLE = {
     b"\xff\xd8": b"\xff\xd9",  # JPEG: start and end of image
     b"\x89PNG": b"\0\0\0\0IEND\xaeB`\x82",
@@ -45,7 +45,7 @@ def read_image(
     max_pixels: int = MAX_PIXELS,
     upright: bool = False,
 ) -> NDArray[np.uint8]:
-    """Decode an image file, whatever its extension says.
+    """Decode an image file; its extension does not matter.
 
     Grey, palette, CMYK and 16-bit images become 8-bit RGB; an alpha channel is dropped.
 
@@ -54,14 +54,14 @@ def read_image(
         size: expected height and width, from the annotation file; None accepts any.
         image_id: COCO image id, for messages.
         max_pixels: largest height × width accepted; checked before decoding.
-        upright: turn the image as its orientation tag says. ``size`` is that of the stored pixels.
+        upright: apply the orientation tag. ``size`` is the size before that.
 
     Returns:
         uint8 ``(H, W, 3)`` RGB, contiguous.
 
     Raises:
         InputError: the file is missing, empty, cut short, not an image, too large, of another size, or (unless
-            ``upright``) a TIFF that is to be turned before it is shown.
+            ``upright``) a TIFF with an orientation tag.
     """
     name = f"{path}" if image_id is None else f"{path} (image {image_id})"
     try:
@@ -73,7 +73,7 @@ def read_image(
         raise InputError(f"{name}: the image file is empty; fetch it again")
     found, is_tiff, orientation = _header(content, name, upright)
     if is_tiff and orientation != 1 and not upright:
-        # Both libraries would turn it, unasked.
+        # Both libraries apply this tag whether asked to or not.
         raise InputError(f"{name}: a TIFF with an orientation tag; store the pixels as annotated, without it")
     if found[0] * found[1] > max_pixels:
         raise InputError(f"{name}: {found[1]}×{found[0]} is more than the {max_pixels} pixels allowed; scale it down")
@@ -89,9 +89,9 @@ def read_image(
 
 
 def _header(content: bytes, name: str, upright: bool) -> tuple[tuple[int, int], bool, int]:
-    """Height and width as stored, whether it is a TIFF, and where it matters the orientation tag.
+    """Read height and width as stored, whether it is a TIFF, and the orientation tag (1 where it is not needed).
 
-    Costs about a hundredth of decoding.
+    This takes about a hundredth of the time of decoding.
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
@@ -99,14 +99,14 @@ def _header(content: bytes, name: str, upright: bool) -> tuple[tuple[int, int], 
             orientation = _orientation(image) if upright or is_tiff else 1
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: the image is too large ({error}); scale it down") from error
-    except Exception as error:  # Pillow lets through whatever its parsers meet: struct.error, EOFError, KeyError ...
-        raise InputError(f"{name}: not an image, or one cut short; fetch it again") from error
+    except Exception as error:  # Pillow's parsers raise anything: struct.error, EOFError, KeyError ...
+        raise InputError(f"{name}: not an image, or cut short; fetch it again") from error
     return size, is_tiff, orientation
 
 
 def _orientation(image: Image.Image) -> int:
     if image.format == "PNG" and "exif" not in image.info:
-        return 1  # there may be one behind the pixels, but Pillow would decode them all to look for it
+        return 1  # a tag may follow the pixels, but Pillow would decode all of them to find it
     try:
         return int(image.getexif().get(ORIENTATION, 1))
     except Exception:
@@ -116,8 +116,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _decode(content: bytes, name: str) -> NDArray[np.uint8]:
-    # OpenCV may fill what is missing of a JPEG or PNG with one colour and go on. Where the end is not the format's
-    # (cut short, or bytes appended), Pillow, which is strict, decides.
+    # OpenCV may fill the missing part of a JPEG or PNG with one colour without an error. A file that does not end as
+    # its format does (cut short, or bytes appended) is therefore decoded by Pillow, which is strict.
     if all(content.endswith(end) for start, end in WHOLE.items() if content.startswith(start)):
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         try:

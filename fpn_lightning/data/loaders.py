@@ -1,4 +1,4 @@
-"""Loaders of a process's share of a data set: an endless stream for training, every image once for evaluation."""
+"""Data loaders of one process: a stream for training, and every image once for evaluation."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def training_loader(
     num_workers: int = 0,
     images_done: int = 0,
 ) -> TrainingLoader:
-    """The training stream of a process, from the image on at which training has arrived.
+    """Make the training loader of a process; it continues where training stopped.
 
     Args:
-        dataset: takes (row, epoch).
-        sampler: this process's share of the stream.
-        collate: makes a batch of a list of its items.
+        dataset: addressed by (position, epoch).
+        sampler: this process's part of the stream.
+        collate: makes a batch of a list of samples.
         num_batches: micro-batches of one pass.
         num_workers: worker processes.
-        images_done: how many images, over all processes, have been trained on.
+        images_done: number of images, over all processes, that have been trained on.
     """
     loader = TrainingLoader(
         dataset,
@@ -42,7 +42,7 @@ def training_loader(
         worker_init_fn=start_worker,
         pin_memory=torch.cuda.is_available(),
     )
-    # Lightning gives a loader its saved state only where it regards a pass as unfinished.
+    # Lightning restores a loader's saved state only if it takes the pass for unfinished.
     loader.load_state_dict({"images": images_done})
     return loader
 
@@ -54,13 +54,13 @@ def evaluation_loader(
     process: tuple[int, int] = (0, 1),
     num_workers: int = 0,
 ) -> DataLoader[Any]:
-    """Batches of this process's images, in order.
+    """Make the evaluation loader of a process: its images once, in order.
 
     Args:
-        dataset: takes (row, 0).
-        collate: makes a batch of a list of its items.
+        dataset: addressed by (position, 0).
+        collate: makes a batch of a list of samples.
         batch_size: images of one batch.
-        process: rank and number of processes; process r takes rows r, r + number, ...
+        process: rank and number of processes; process r takes the positions r, r + number, ...
         num_workers: worker processes.
     """
     return DataLoader(
@@ -76,21 +76,21 @@ def evaluation_loader(
 
 @dataclass(frozen=True)
 class SkippingCollate:
-    """Collates what could be read: a batch (None where nothing could) and what was skipped."""
+    """Collates the images that could be read (None if there are none) and lists the skipped ones."""
 
     collate: Collate
 
     def __call__(self, items: list[Sample | Skipped]) -> tuple[Batch | None, list[Skipped]]:
-        """Samples and :class:`Skipped`, in any mixture."""
+        """Make a batch of ``items``, which are samples and :class:`Skipped` in any order."""
         samples = [item for item in items if isinstance(item, Sample)]
         skipped = [item for item in items if isinstance(item, Skipped)]
         return self.collate(samples) if samples else None, skipped
 
 
 class PredictionLoader:
-    """Yields the batches of a loader that collates with :class:`SkippingCollate`, and keeps what was skipped.
+    """Yields the batches of a loader that collates with :class:`SkippingCollate`, and collects the skipped images.
 
-    It is no ``DataLoader``, so that Lightning leaves it as it is: for prediction it would build loaders anew.
+    It is not a ``DataLoader``, because Lightning rebuilds a ``DataLoader`` for prediction.
 
     Attributes:
         skipped: images of this process that could not be read so far.

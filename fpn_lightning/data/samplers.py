@@ -1,4 +1,4 @@
-"""Which images make which batch: a function of (seed, step) alone, whatever the number of processes.
+"""Which images are in which batch: a function of (seed, step), the same for any number of processes.
 
 Training is one endless stream: every epoch is a shuffle of all images, and global batch t takes the next
 ``total_batch_size`` of them. Processes and accumulation steps only cut that batch into pieces.
@@ -15,17 +15,17 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fpn_lightning.errors import InputError
 
-# Keeps the numbers drawn here apart from those of the transforms, which start from the same seed.
+# Makes the random numbers here differ from those of the transforms, which start from the same seed.
 RANDOM_DOMAIN = 0
-Item = tuple[int, int]
+Item = tuple[int, int]  # position of an image in the data set, epoch
 
 
 def epoch_order(portrait: NDArray[np.bool_], seed: int, epoch: int) -> NDArray[np.int64]:
-    """Order of the images in one epoch: shuffled, two neighbours of equal orientation at a time.
+    """Shuffle the images of one epoch in pairs of equal orientation.
 
     Landscape and portrait images in one batch would pad each other to a large square, so they are paired as in the
-    published implementations (two images per GPU). An image that finds no partner of its kind closes the epoch;
-    after an odd epoch the next one opens with it, so that pairs stay aligned with the stream.
+    published implementations (two images per GPU). An image without a partner of its kind is the last of the epoch;
+    if an odd number of images came before the epoch it is the first, so that pairs stay aligned with the stream.
 
     Args:
         portrait: bool ``(N,)``, whether each image is higher than wide.
@@ -33,7 +33,7 @@ def epoch_order(portrait: NDArray[np.bool_], seed: int, epoch: int) -> NDArray[n
         epoch: from 0.
 
     Returns:
-        int64 ``(N,)``, a permutation.
+        int64 ``(N,)``, a permutation of the positions.
     """
     random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(RANDOM_DOMAIN, epoch)))
     shuffled = random.permutation(len(portrait))
@@ -48,11 +48,17 @@ def epoch_order(portrait: NDArray[np.bool_], seed: int, epoch: int) -> NDArray[n
 def accumulation_steps(
     total_batch_size: int, batch_size_per_device: int, world_size: int, configured: int | None = None
 ) -> int:
-    """Micro-batches per optimiser step: total = steps × images per process × processes.
+    """Micro-batches per optimiser step: total batch size / (images per micro-batch × processes).
+
+    Args:
+        total_batch_size: images of one optimiser step.
+        batch_size_per_device: images of one micro-batch of a process.
+        world_size: number of processes.
+        configured: the trainer's ``accumulate_grad_batches``; None if it is not known.
 
     Raises:
-        InputError: they cannot be multiplied to the total; the message lists the images per process that can. Or the
-            trainer's ``configured`` number of steps is another one.
+        InputError: the total cannot be divided like this (the message lists the possible images per micro-batch), or
+            ``configured`` is another number.
     """
     share, rest = divmod(total_batch_size, world_size)
     if rest:
@@ -64,22 +70,22 @@ def accumulation_steps(
         valid = ", ".join(str(size) for size in range(1, share + 1) if share % size == 0)
         raise InputError(
             f"data.batch_size_per_device {batch_size_per_device} does not divide the {share} images that each of "
-            f"{world_size} processes has of data.total_batch_size {total_batch_size}; use one of {valid}"
+            f"{world_size} processes takes of data.total_batch_size {total_batch_size}; use one of {valid}"
         )
     steps = share // batch_size_per_device
     if configured not in (None, steps):
         raise InputError(
-            f"trainer.accumulate_grad_batches is {configured}; set it to {steps}, so that with {world_size} processes "
-            f"and data.batch_size_per_device {batch_size_per_device} it makes data.total_batch_size {total_batch_size}"
+            f"trainer.accumulate_grad_batches is {configured}; set it to {steps}: data.total_batch_size "
+            f"{total_batch_size} / ({world_size} processes x data.batch_size_per_device {batch_size_per_device})"
         )
     return steps
 
 
 class TrainingBatchSampler(Sampler[list[Item]]):
-    """Endless micro-batches of one process, as lists of (image row, epoch).
+    """The endless micro-batches of one process, as lists of (position, epoch).
 
     Piece ``a * world_size + rank`` of a global batch is accumulation step ``a`` of process ``rank``; pieces in that
-    order make up the global batch. Inside it landscape pairs come first, so that larger pieces are of one kind too.
+    order make up the global batch. Landscape images come first in it, so that larger pieces are of one kind too.
 
     Args:
         portrait: bool ``(N,)``, whether each image is higher than wide; at least one image.
@@ -106,17 +112,16 @@ class TrainingBatchSampler(Sampler[list[Item]]):
         self.world_size = world_size
         self.seed = seed
         self.accumulation = accumulation_steps(total_batch_size, batch_size, world_size)
-        # The micro-batch with which the next iterator begins.
+        # The next iterator begins with this micro-batch.
         self.start = 0
         self._orders: dict[int, NDArray[np.int64]] = {}
 
     def global_batch(self, step: int) -> list[Item]:
-        """All (image row, epoch) of optimiser step ``step``, in order."""
-        positions = range(step * self.total_batch_size, (step + 1) * self.total_batch_size)
+        """All (position, epoch) of optimiser step ``step``, in order."""
         items = []
-        for position in positions:
-            epoch, place = divmod(position, len(self.portrait))
-            items.append((int(self._order(epoch)[place]), epoch))
+        for count in range(step * self.total_batch_size, (step + 1) * self.total_batch_size):
+            epoch, within_epoch = divmod(count, len(self.portrait))
+            items.append((int(self._order(epoch)[within_epoch]), epoch))
         return sorted(items, key=lambda item: bool(self.portrait[item[0]]))
 
     def __iter__(self) -> Iterator[list[Item]]:
@@ -136,34 +141,34 @@ class TrainingBatchSampler(Sampler[list[Item]]):
 
 
 class EvaluationBatchSampler(Sampler[list[Item]]):
-    """Every image once over all processes, none twice: process r takes rows r, r + world size, ...
+    """Every image once over all processes: process r takes the positions r, r + world size, ...
 
     Processes may get different numbers of batches, or none.
     """
 
     def __init__(self, num_images: int, batch_size: int = 1, rank: int = 0, world_size: int = 1) -> None:
-        self.rows = range(rank, num_images, world_size)
+        self.positions = range(rank, num_images, world_size)
         self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
+        return -(-len(self.positions) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Item]]:
-        for first in range(0, len(self.rows), self.batch_size):
-            yield [(row, 0) for row in self.rows[first : first + self.batch_size]]
+        for first in range(0, len(self.positions), self.batch_size):
+            yield [(position, 0) for position in self.positions[first : first + self.batch_size]]
 
 
 class TrainingLoader(DataLoader[Any]):
-    """A data loader that knows how far training has come, and goes on from there.
+    """A data loader that counts the images trained on, and continues from there.
 
-    Its state counts the batches handed to the trainer, not those that workers have prepared ahead, in images, so
-    that a run may go on with another number of processes. Iterating it again goes on with the stream; one pass ends
-    when the count reaches a multiple of ``num_batches``.
+    Only batches handed to the trainer count, not those that workers have prepared. The state is a number of images,
+    so that a run may continue with another number of processes. Iterating again continues the stream; a pass ends
+    when the number of batches reaches a multiple of ``num_batches``.
 
     Args:
-        dataset: takes (image row, epoch).
-        batch_sampler: this process's share of the stream.
-        num_batches: micro-batches of one pass. It is finite because Lightning fetches ahead from loaders without a
+        dataset: addressed by (position, epoch).
+        batch_sampler: this process's part of the stream.
+        num_batches: micro-batches of one pass. It is finite because Lightning prefetches from loaders without a
             length, and the state would then count a batch that was not trained on.
         collate_fn, num_workers, worker_init_fn, pin_memory: as in :class:`torch.utils.data.DataLoader`; workers
             are kept from one pass to the next.
@@ -198,15 +203,15 @@ class TrainingLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.stream.start = self.consumed
         remaining = self.num_batches - self.consumed % self.num_batches
-        # The count comes first: at the end zip then stops without waiting for one batch more.
+        # The range comes first, so that zip stops at the end without waiting for one more batch.
         for _, batch in zip(range(remaining), super().__iter__(), strict=False):
             self.consumed += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """How many images, over all processes, training has taken from the stream."""
+        """Number of images, over all processes, that training has taken from the stream."""
         return {"images": self.consumed * self.stream.batch_size * self.stream.world_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after that many images; a piece that another split cannot continue is taken again."""
+        """Continue after that many images; rounded down to whole micro-batches of this number of processes."""
         self.consumed = state["images"] // (self.stream.batch_size * self.stream.world_size)

@@ -1,8 +1,8 @@
-"""Cropping, resizing and flipping: what is drawn for an image, and pixels and boxes that follow it.
+"""Cropping, resizing and flipping.
 
-What happens to an image is a function of (seed, epoch, image id), so it does not depend on workers, processes or
-resuming. It is drawn once, as a :class:`~fpn_lightning.geometry.Geometry`. albumentations moves the pixels in training
-and draws nothing itself; boxes are mapped by the geometry in float64.
+Augmentation is a function of (seed, epoch, image id), so it does not depend on workers, processes or resuming. It is
+drawn once per image as a :class:`~fpn_lightning.geometry.Geometry`, which also maps boxes, in float64. albumentations
+transforms the pixels in training; its own random numbers are not used.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from fpn_lightning.geometry import Geometry, Size
 
 SizeRounding = Literal["nearest", "floor"]
 Pixels = NDArray[np.uint8]
-# Keeps the numbers drawn here apart from those of the samplers, which start from the same seed.
+# Makes the random numbers here differ from those of the samplers, which start from the same seed.
 RANDOM_DOMAIN = 1
-LEAST_SIDE = 1e-3  # px; float32 coordinates of a few thousand pixels do not tell less apart
+LEAST_SIDE = 1e-3  # px; float32 coordinates of a few thousand pixels cannot resolve less
 
 
 def scaled_size(size: Size, short_side: int, max_side: int, rounding: SizeRounding = "nearest") -> Size:
     """Height and width after scaling by ``min(short_side / shorter, max_side / longer)``; at least one pixel.
 
-    One scale for both limits: limiting one side after the other would round twice or scale twice.
+    There is one scale for both limits: limiting one side after the other would round or scale twice.
 
     Args:
         size: height and width.
-        short_side: wanted length of the shorter side (paper: 800).
-        max_side: most the longer side may get (1333 for 800 in the published implementations).
+        short_side: target length of the shorter side (paper: 800).
+        max_side: limit of the longer side (1333 for 800 in the published implementations).
         rounding: ``nearest`` as in detectron2, ``floor`` as in torchvision.
     """
     scale = min(short_side / min(size), max_side / max(size))
@@ -49,11 +49,8 @@ def scaled_size(size: Size, short_side: int, max_side: int, rounding: SizeRoundi
 
 
 def large_enough(sides: NDArray[np.float64], min_box_size: float) -> NDArray[np.bool_]:
-    """Whether boxes with these widths and heights ``(B, 2)``, network-input pixels, can be trained on.
-
-    One rule for what is trained on and for what is counted as left out.
-    """
-    # Rounding in float64 must not drop a box of exactly the least size.
+    """Whether boxes with these widths and heights ``(B, 2)``, network-input pixels, can be trained on."""
+    # Rounding in float64 must not drop a box of exactly this size.
     return np.all(sides >= max(min_box_size - 1e-6, LEAST_SIDE), axis=1)
 
 
@@ -61,18 +58,17 @@ def large_enough(sides: NDArray[np.float64], min_box_size: float) -> NDArray[np.
 class ResizeAndFlip:
     """The paper's augmentation: resizing to a shorter side of 800 px, and a horizontal flip in training.
 
-    A random crop can be added, which the paper does not have: what is left of the image is then resized and flipped as
-    the whole would be.
+    A random crop can be added, which the paper does not use; the cropped part is then resized and flipped.
 
     Attributes:
         short_sides: shorter sides in pixels; training draws one per image, evaluation uses the last.
-        max_side: most the longer side may get.
+        max_side: limit of the longer side, in pixels.
         rounding: see :func:`scaled_size`.
         flip_probability: in [0, 1].
         min_box_size: training boxes narrower or lower than this, in network-input pixels, are dropped.
         seed: non-negative.
-        random_crop: training cuts a part out of each image whose height and width are at least this fraction of the
-            image's, each drawn by itself; in (0, 1], None for the whole image.
+        random_crop: training crops each image to a height and a width of at least this fraction of the image's,
+            drawn independently; in (0, 1], None for the whole image.
 
     Raises:
         InputError: a value out of range, by its configuration key.
@@ -102,24 +98,24 @@ class ResizeAndFlip:
                 raise InputError(f"data.{key} is {value}; it has to be {wanted}")
 
     def evaluation_geometry(self, size_orig: Size) -> Geometry:
-        """Resizing to the last of ``short_sides``, no flip, no crop."""
+        """Resize to the last of ``short_sides``, without flip or crop."""
         return Geometry(size_orig, scaled_size(size_orig, self.short_sides[-1], self.max_side, self.rounding))
 
     def training_geometry(self, size_orig: Size, image_id: int, epoch: int) -> Geometry:
-        """What (seed, epoch, image id) say about this image; ``image_id`` and ``epoch`` are not negative."""
+        """Draw the augmentation of an image, a function of (seed, epoch, image id); both are non-negative."""
         random = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(RANDOM_DOMAIN, epoch, image_id)))
-        # Both numbers are always drawn, so that one option does not change what the other gives.
+        # Both numbers are always drawn, so that one option does not change the result of the other.
         flipped = bool(random.random() < self.flip_probability)
         short_side = self.short_sides[int(random.integers(len(self.short_sides)))]
         window, seen = None, size_orig
-        if self.random_crop is not None:  # drawn last, so that flips and scales are those without it
+        if self.random_crop is not None:  # drawn last, so that it does not change flips and scales
             (top, bottom), (left, right) = (_part(random, side, self.random_crop) for side in size_orig)
             window, seen = (left, top, right, bottom), (bottom - top, right - left)
         return Geometry(size_orig, scaled_size(seen, short_side, self.max_side, self.rounding), flipped, window)
 
 
 def _part(random: np.random.Generator, length: int, least: float) -> tuple[int, int]:
-    """Start and end of a part of ``length`` pixels that is at least the fraction ``least`` long, both uniform."""
+    """Draw start and end of a part of ``length`` pixels, at least the fraction ``least`` of it; both are uniform."""
     part = int(random.integers(max(1, math.ceil(least * length)), length, endpoint=True))
     start = int(random.integers(length - part, endpoint=True))
     return start, start + part
@@ -128,16 +124,16 @@ def _part(random: np.random.Generator, length: int, least: float) -> tuple[int, 
 def usable_boxes(
     boxes_orig: NDArray[np.float64], geometry: Geometry, min_box_size: float
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Boxes of an image file as the network sees them: mapped, clipped, and left out where next to nothing remains.
+    """Map boxes of an image file to the network input, clip them, and leave out those that are too small.
 
     Args:
         boxes_orig: float64 ``(B, 4)`` xyxy, pixels of the image file; may be inverted, empty or outside.
-        geometry: how the image becomes the network input.
+        geometry: how the image file becomes the network input.
         min_box_size: least width and height in network-input pixels, see :func:`large_enough`.
 
     Returns:
         ``(boxes, kept)``: float32 ``(B', 4)`` xyxy, network-input pixels, inside the image; int64 ``(B',)`` ascending
-        rows of ``boxes_orig``, by which labels, scores and masks follow.
+        indices into ``boxes_orig``, for labels, scores and masks.
     """
     boxes = geometry.clip_to_network(geometry.to_network(boxes_orig))
     kept = np.flatnonzero(large_enough(boxes[:, 2:] - boxes[:, :2], min_box_size))
@@ -145,13 +141,13 @@ def usable_boxes(
 
 
 def augment(pixels: Pixels, geometry: Geometry) -> Pixels:
-    """Make the network input of training: uint8 ``(H, W, 3)`` of the image file to ``(H', W', 3)``."""
+    """Make the network input for training: pixels of the image file, uint8 ``(H, W, 3)``, to ``(H', W', 3)``."""
     augmented: Pixels = _pipeline(geometry.size, geometry.flipped)(image=geometry.crop(pixels))["image"]
     return augmented
 
 
 def resize(pixels: Pixels, geometry: Geometry) -> Pixels:
-    """The same pixels as :func:`augment` by OpenCV and NumPy alone; evaluation uses it."""
+    """Make the network input for evaluation: the same pixels as :func:`augment`, without albumentations."""
     height, width = geometry.size
     resized = cv2.resize(geometry.crop(pixels), (width, height), interpolation=cv2.INTER_LINEAR)
     pixels = np.asarray(resized, dtype=np.uint8)
@@ -160,8 +156,8 @@ def resize(pixels: Pixels, geometry: Geometry) -> Pixels:
 
 @lru_cache(maxsize=1024)
 def _pipeline(size: Size, flipped: bool) -> A.Compose:
-    # Cached: building one takes as long as resizing an image, and a data set has few sizes. It would have too many
-    # windows, so a crop is a slice.
+    # Cached: building one takes as long as resizing an image, and a data set has few sizes. Crops would be too many
+    # to cache, so they are slices.
     steps: list[A.BasicTransform] = [A.Resize(*size, interpolation=cv2.INTER_LINEAR, p=1.0)]
     if flipped:
         steps.append(A.HorizontalFlip(p=1.0))

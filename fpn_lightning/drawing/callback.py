@@ -170,7 +170,7 @@ def varied_places(dataset: COCODataset, area_thresholds: tuple[float, float], co
         count: number of images; a smaller split gives fewer.
     """
     classes = []
-    for row in dataset.rows.tolist():
+    for row in dataset.places.tolist():
         objects = dataset.index.objects_of(row)
         classes.append(len(np.unique(np.searchsorted(area_thresholds, objects.areas[~objects.is_crowd], side="right"))))
     return np.argsort(-np.asarray(classes), kind="stable")[:count].tolist()

@@ -18,9 +18,9 @@ def test_two_processes_equal_one(arguments, run, tmp_path):
     other = tmp_path / "two" / run.relative_to(tmp_path / "runs")
     for name, value in weights(run).items():
         assert torch.equal(value, weights(other)[name]), name
-    # What is logged is of all processes, not of the first.
+    # The log holds the loss of all processes, not of the first one.
     assert read_log(other, "train/loss") == read_log(run, "train/loss")
-    # 5 images: one process evaluates 3, the other 2.
+    # Of 5 images one process evaluates 3, the other 2.
     one = read_metrics(run / "metrics.json")
     assert one["AR1k"] > 0
     assert read_metrics(other / "metrics.json") == one

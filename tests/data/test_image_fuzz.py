@@ -1,4 +1,4 @@
-"""Whatever an image file holds, reading it gives RGB of the declared size or one InputError that names it."""
+"""Reading any image file gives RGB of the declared size or one InputError that names it."""
 
 from __future__ import annotations
 
@@ -67,16 +67,16 @@ def path() -> Iterator[Path]:
 
 
 def read(path: Path, content: bytes) -> np.ndarray | str:
-    """The pixels, or the message of a refusal."""
+    """The pixels, or the message of the error."""
     path.write_bytes(content)
-    refusal = None
+    message = None
     try:
         pixels = read_image(path, size=(HEIGHT, WIDTH), image_id=4)
     except InputError as error:
-        refusal = str(error)
-    if refusal is not None:
-        assert refusal.startswith(f"{path} (image 4): ")
-        return refusal
+        message = str(error)
+    if message is not None:
+        assert message.startswith(f"{path} (image 4): ")
+        return message
     assert (pixels.shape, pixels.dtype) == ((HEIGHT, WIDTH, 3), np.uint8)
     return pixels
 
@@ -196,7 +196,7 @@ class TestStoredPixels:
         assert np.array_equal(found, read(path, encoded(kind)))
 
     @pytest.mark.parametrize("orientation", range(1, 9))
-    def test_tiff_that_both_libraries_would_turn_is_refused(self, path: Path, orientation: int) -> None:
+    def test_tiff_that_both_libraries_would_turn_is_rejected(self, path: Path, orientation: int) -> None:
         exif = Image.Exif()
         exif[0x0112] = orientation
         found = read(path, encoded("TIFF", exif=exif))

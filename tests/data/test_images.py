@@ -103,7 +103,7 @@ def test_wrong_extension(tmp_path: Path) -> None:
     "name", ["rgb.jpg", "progressive.jpg", "grey.jpg", "rgb.png", "16 bits.png", "16 bits.tif", "rgb.webp", "rgb.bmp"]
 )
 def test_cut_short(tmp_path: Path, name: str) -> None:
-    """Wherever a file is cut, no pixel may be made up: it is refused, or only checksums are missing."""
+    """A file that is cut anywhere is rejected, or only lacks checksums; its pixels are never made up."""
     content = FILES[name][0]
     path = tmp_path / name
     path.write_bytes(content)
@@ -121,7 +121,7 @@ def test_cut_short(tmp_path: Path, name: str) -> None:
 
 
 def test_real_jpegs_cut_short(coco_mini: Path, tmp_path: Path) -> None:
-    """OpenCV may fill the rest of these with grey; every cut has to be found, and no whole file refused."""
+    """OpenCV may fill the rest of these with grey; every cut file is rejected and every whole file is read."""
     random = np.random.default_rng(0)
     for source in sorted((coco_mini / "val2017").glob("*.jpg"))[:12]:
         content = source.read_bytes()
@@ -152,7 +152,7 @@ def test_other_failures(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.png", max_pixels=HEIGHT * WIDTH).shape == (HEIGHT, WIDTH, 3)
 
 
-def test_decompression_bomb_is_refused_from_its_header(tmp_path: Path) -> None:
+def test_decompression_bomb_is_rejected_by_its_header(tmp_path: Path) -> None:
     header = encoded(Image.new("1", (1, 1)), "PNG")
     wide = header[:16] + (60_000).to_bytes(4, "big") * 2 + header[24:]
     (tmp_path / "bomb.png").write_bytes(wide)

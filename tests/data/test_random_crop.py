@@ -132,9 +132,9 @@ class TestSamples:
         assert whole.targets.labels.tolist() == part.targets.labels.tolist()
         assert len(whole.targets.boxes) > 0
         windows = np.array([[0.0, 0, 30, 30], [-9, -9, 40, 40]])
-        for row in range(len(whole.targets.boxes)):
+        for i in range(len(whole.targets.boxes)):
             one, other = (
-                mask_targets(sample.targets.masks, np.full(2, row), windows, sample.geometry, 7)
+                mask_targets(sample.targets.masks, np.full(2, i), windows, sample.geometry, 7)
                 for sample in (whole, part)
             )
             np.testing.assert_allclose(one, other, atol=1e-6)

@@ -15,7 +15,7 @@ from .builders import small_module
 
 
 class Recorder(pl.LightningModule):
-    """Keeps which images, how flipped, each training and validation step saw."""
+    """Keeps the image ids, and in training the flips, of every step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class TestResume:
         assert resumed.seen == whole.seen[8:]
 
     def test_epochs(self, root: Path, tmp_path: Path) -> None:
-        """Where only epochs are given one lasts 23 / 4 -> 6 steps; saved at its end, the next goes on."""
+        """If only epochs are given, an epoch has 23 / 4 -> 6 steps; a run saved at its end continues with the next."""
         options: dict[str, Any] = {"check_val_every_n_epoch": 1, "val_check_interval": 1.0, "max_epochs": 2}
         whole = fit(small_module(root), tmp_path, **options, enable_checkpointing=False)
         assert len(whole.seen) == 2 * 6 * 2

@@ -106,7 +106,7 @@ class TestAccumulationSteps:
     def test_by_hand(self, world_size: int, batch_size: int, expected: int) -> None:
         assert accumulation_steps(16, batch_size, world_size) == expected
 
-    def test_refused(self) -> None:
+    def test_sizes_that_do_not_divide_are_rejected(self) -> None:
         with pytest.raises(InputError, match=r"data\.batch_size_per_device 3 .* use one of 1, 2, 4, 8$"):
             accumulation_steps(16, 3, 2)
         with pytest.raises(InputError, match=r"data\.total_batch_size 16 cannot be split over 3 processes"):
@@ -119,10 +119,10 @@ class TestEvaluationBatches:
         samplers = [EvaluationBatchSampler(count, batch_size, rank, world_size) for rank in range(world_size)]
         batches = [list(sampler) for sampler in samplers]
         assert [len(sampler) for sampler in samplers] == [len(batch) for batch in batches]
-        rows = [[row for batch in rank for row, _ in batch] for rank in batches]
-        assert sorted(row for rank in rows for row in rank) == list(range(count))
-        assert all(rank == sorted(rank) for rank in rows)
-        assert max(map(len, rows)) - min(map(len, rows)) <= 1
+        seen = [[position for batch in rank for position, _ in batch] for rank in batches]
+        assert sorted(position for rank in seen for position in rank) == list(range(count))
+        assert all(rank == sorted(rank) for rank in seen)
+        assert max(map(len, seen)) - min(map(len, seen)) <= 1
 
     def test_by_hand(self) -> None:
         assert list(EvaluationBatchSampler(5, 2, rank=0, world_size=2)) == [[(0, 0), (2, 0)], [(4, 0)]]

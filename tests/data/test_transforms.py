@@ -87,7 +87,7 @@ class TestPixels:
 
 class TestBoxes:
     @pytest.mark.parametrize("flipped", [False, True])
-    def test_unusable_boxes_are_dropped_and_rows_follow(self, flipped: bool) -> None:
+    def test_unusable_boxes_are_left_out_and_the_others_are_named(self, flipped: bool) -> None:
         boxes = {
             "zero width": [10, 10, 10, 20],
             "whole": [0, 0, 80, 60],
@@ -101,7 +101,7 @@ class TestBoxes:
         }
         geometry = Geometry((60, 80), (120, 160), flipped)
         out, kept = usable_boxes(np.array(list(boxes.values()), dtype=float), geometry, 1.0)
-        assert [list(boxes)[row] for row in kept] == ["whole", "partly outside", "exactly 1 px"]
+        assert [list(boxes)[i] for i in kept] == ["whole", "partly outside", "exactly 1 px"]
         assert out[:2].tolist() == [[0, 0, 160, 120], [120, 0, 160, 40] if flipped else [0, 0, 40, 40]]
         assert (out.dtype, kept.dtype) == (np.float32, np.int64)
 

@@ -1,7 +1,8 @@
 """COCO annotation JSON, checked and turned into arrays.
 
-Every mistake that would silently spoil training or evaluation is refused here, by file and id. Boxes that are merely
-unusable (inverted, empty, outside the image) pass: evaluation needs them as they are, training leaves them out.
+Every mistake that would silently spoil training or evaluation is an error here, which names the file and the ids.
+Boxes that are only unusable for training (inverted, empty, outside the image) are accepted: evaluation needs them as
+they are.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from fpn_lightning.errors import InputError
 Record = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]
 COMPACT = json.JSONEncoder(separators=(",", ":"))
-LARGEST = 1e15  # px and px²; with larger ones an IoU would overflow
-NO_TEXT = re.compile(r"[\ud800-\udfff]")  # half a character, which no file can hold
-# Absolute on any system, or leading out of the split's folder, from which alone images are read.
-NO_FILE_NAME = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\0")
+LARGEST = 1e15  # px and px²; larger numbers would overflow in an IoU
+SURROGATE = re.compile(r"[\ud800-\udfff]")  # half a character, which cannot be written to a file
+# Paths that are absolute on some system or lead out of the split's folder: images are read from that folder only.
+OUTSIDE = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\0")
 
 
 @dataclass(frozen=True)
 class Categories:
-    """The one place where labels and category ids meet: label k is the k-th smallest category id.
+    """The categories of a data set; label k belongs to the k-th smallest category id.
 
     Attributes:
         ids: category ids, ascending.
@@ -45,14 +46,14 @@ class Categories:
         return len(self.ids)
 
     def to_category_ids(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Labels in [0, K) to category ids, any shape; IndexError for a label outside."""
+        """Turn labels in [0, K), any shape, into category ids; IndexError for a label outside."""
         labels = np.asarray(labels, dtype=np.int64)
         if labels.size and labels.min() < 0:
             raise IndexError(f"labels lie in [0, {len(self)}), got {labels.min()}")
         return np.asarray(self.ids, dtype=np.int64)[labels]
 
     def to_labels(self, category_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Category ids to labels in [0, K), any shape; KeyError for an unknown id."""
+        """Turn category ids, any shape, into labels in [0, K); KeyError for an unknown id."""
         category_ids = np.asarray(category_ids, dtype=np.int64)
         known = np.asarray(self.ids, dtype=np.int64)
         if unknown := np.setdiff1d(category_ids, known).tolist():
@@ -69,7 +70,7 @@ def read_annotations(path: Path, content: bytes) -> tuple[Record, Arrays]:
 
     Returns:
         ``(facts, arrays)``. Facts: ``description`` (str, may be empty), ``has_annotations`` and ``categories`` (lists
-        of ids and names). Arrays: see :class:`fpn_lightning.data.coco.index.COCOIndex`.
+        of ids and names). The arrays are those of :class:`fpn_lightning.data.coco.index.COCOIndex`.
 
     Raises:
         InputError: the file is not COCO detection JSON; the message names the ids.
@@ -109,7 +110,7 @@ def _records(path: Path, document: Record, key: str, kind: str) -> list[Record]:
 
 
 def _short(value: Any) -> str:
-    text = reprlib.repr(value)  # cuts what is nested deeply, on which repr would fail
+    text = reprlib.repr(value)  # repr itself fails on deeply nested values
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -117,7 +118,7 @@ def _listed(ids: list[int]) -> str:
     return ", ".join(map(str, ids[:5])) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
 
 
-def _refuse(path: Path, kind: str, records: Sequence[Record], i: int, key: str, expected: str) -> InputError:
+def _error(path: Path, kind: str, records: Sequence[Record], i: int, key: str, expected: str) -> InputError:
     record = records[i]
     name = f"{kind} {_short(record['id'])}" if key != "id" and "id" in record else f"{kind} number {i} (from 0)"
     found = f"'{key}' is {_short(record[key])}" if key in record else f"'{key}' is missing"
@@ -130,7 +131,7 @@ def _checked(
     values = [record.get(key) for record in records]
     for i, value in enumerate(values):
         if not fits(value):
-            raise _refuse(path, kind, records, i, key, expected)
+            raise _error(path, kind, records, i, key, expected)
     return values
 
 
@@ -180,7 +181,7 @@ def _object_arrays(
     ids = _integers(path, "annotation", annotations, "id")
     if wrong := ids[ids <= 0].tolist():
         raise InputError(
-            f"{path}: annotation id {_listed(wrong)}; COCO evaluators read id 0 as 'unmatched' and score it wrongly, "
+            f"{path}: annotation id {_listed(wrong)}; COCO evaluators take id 0 for 'unmatched' and score it wrongly, "
             "number annotations from 1"
         )
     _unique(path, "annotation", ids)
@@ -201,12 +202,12 @@ def _object_arrays(
     areas = _checked(path, "annotation", annotations, "area", _is_number, expected)
     crowd = [annotation.setdefault("iscrowd", 0) for annotation in annotations]
     _checked(path, "annotation", annotations, "iscrowd", (0, 1).__contains__, "0 or 1")
-    rows = np.searchsorted(image_ids, images_of)
+    places = np.searchsorted(image_ids, images_of)
     # Stable: within an image the file's order decides ties in COCO's matching.
-    order = np.argsort(rows, kind="stable")
+    order = np.argsort(places, kind="stable")
     segmentations, offsets = _blob([_segmentation(path, annotations, i) for i in order.tolist()])
     return {
-        "object_offsets": np.searchsorted(rows[order], np.arange(len(image_ids) + 1)).astype(np.int64),
+        "object_offsets": np.searchsorted(places[order], np.arange(len(image_ids) + 1)).astype(np.int64),
         "annotation_ids": ids[order],
         "boxes_xywh": np.array(boxes, dtype=np.float64).reshape(-1, 4)[order],
         "areas": np.array(areas, dtype=np.float64)[order],
@@ -218,15 +219,15 @@ def _object_arrays(
 
 
 def _is_text(value: Any) -> bool:
-    return type(value) is str and not NO_TEXT.search(value)
+    return type(value) is str and not SURROGATE.search(value)
 
 
 def _is_file_name(value: Any) -> bool:
-    return _is_text(value) and value != "" and not NO_FILE_NAME.search(value)
+    return _is_text(value) and value != "" and not OUTSIDE.search(value)
 
 
 def _is_number(value: Any) -> bool:
-    # False for NaN and Infinity, which JSON as Python reads it may hold, and for integers that exceed every float.
+    # False for NaN and Infinity, which Python's JSON reader accepts, and for integers beyond every float.
     return type(value) in (float, int) and -LARGEST < value < LARGEST
 
 
@@ -241,7 +242,7 @@ def _segmentation(path: Path, annotations: list[Record], i: int) -> bytes:
     with suppress(RecursionError):
         if type(segmentation) in (list, dict):
             return COMPACT.encode(segmentation).encode()
-    raise _refuse(path, "annotation", annotations, i, "segmentation", "polygons (a list) or RLE (an object)")
+    raise _error(path, "annotation", annotations, i, "segmentation", "polygons (a list) or RLE (an object)")
 
 
 def _blob(pieces: list[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -1,4 +1,4 @@
-"""COCO annotations as arrays, memory-mapped and shared by workers and ranks; and one image with its objects."""
+"""COCO annotations as memory-mapped arrays, which workers and ranks share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # it imports torch, which opening an index does without
 
 
 class Objects(NamedTuple):
-    """Objects of one image, in the file's order, as the file gives them; G of them.
+    """The G objects of one image, in the order and with the numbers of the annotation file.
 
     Attributes:
         annotation_ids: int64 ``(G,)``.
@@ -40,10 +40,11 @@ class Objects(NamedTuple):
 
 @dataclass(frozen=True)
 class COCOIndex:
-    """The annotations of one split; images in ascending order of id, addressed by their row in that order.
+    """The annotations of one split.
 
-    Opening reads next to nothing: the arrays are views of a mapped file (read-only) and a copy sent to another
-    process maps the same file again. Build it with :meth:`open`.
+    Images are in ascending order of id; the place of an image is its position in that order, from 0. Opening reads
+    next to nothing: the arrays are read-only views of a mapped file, and a copy sent to another process maps the same
+    file again. Make one with :meth:`open`.
 
     Attributes:
         annotation_file: the JSON file.
@@ -53,7 +54,7 @@ class COCOIndex:
         categories: labels, category ids and names.
         image_ids: int64 ``(N,)`` ascending.
         sizes: int64 ``(N, 2)`` height and width of each image file.
-        object_offsets: int64 ``(N + 1,)``; objects of image row i are rows ``offsets[i]:offsets[i + 1]``.
+        object_offsets: int64 ``(N + 1,)``; the image at place i has the objects ``offsets[i]:offsets[i + 1]``.
         objects: the arrays of all M objects.
     """
 
@@ -71,13 +72,13 @@ class COCOIndex:
 
     @classmethod
     def open(cls, annotation_file: str | Path) -> Self:
-        """Map the index of ``annotation_file``; the first time it is built, beside the file or in the cache folder.
+        """Map the index of ``annotation_file``; the first call builds it.
 
-        The cache folder is ``$FPN_LIGHTNING_CACHE``, else ``~/.cache/fpn_lightning``; it is used where the annotation
-        file's folder is read-only.
+        It lies beside the annotation file, or, where that folder is read-only, in the cache folder
+        (``$FPN_LIGHTNING_CACHE``, else ``~/.cache/fpn_lightning``).
 
         Raises:
-            InputError: the file is missing, no COCO JSON, or holds ids that no evaluator reads rightly.
+            InputError: the file is missing, is not COCO JSON, or holds ids that evaluators misread.
         """
         path = Path(annotation_file)
         facts, arrays = open_index(path)
@@ -103,34 +104,33 @@ class COCOIndex:
         return len(self.image_ids)
 
     def row(self, image_id: int) -> int:
-        """Row of an image id; KeyError where the split has no such image."""
-        row = int(np.searchsorted(self.image_ids, image_id))
-        if row == len(self) or self.image_ids[row] != image_id:
+        """Place of an image id; KeyError if the split has no such image."""
+        place = int(np.searchsorted(self.image_ids, image_id))
+        if place == len(self) or self.image_ids[place] != image_id:
             raise KeyError(f"{self.annotation_file} has no image {image_id}")
-        return row
+        return place
 
-    def file_name(self, row: int) -> str:
+    def file_name(self, place: int) -> str:
         """Name of an image's file, relative to the split's image folder."""
         blob, offsets = self._file_names
-        return blob[offsets[row] : offsets[row + 1]].tobytes().decode()
+        return blob[offsets[place] : offsets[place + 1]].tobytes().decode()
 
-    def objects_of(self, row: int) -> Objects:
+    def objects_of(self, place: int) -> Objects:
         """Objects of one image: views, not copies."""
-        rows = slice(int(self.object_offsets[row]), int(self.object_offsets[row + 1]))
+        own = slice(int(self.object_offsets[place]), int(self.object_offsets[place + 1]))
         ids, boxes, areas, is_crowd, labels = self.objects
-        return Objects(ids[rows], boxes[rows], areas[rows], is_crowd[rows], labels[rows])
+        return Objects(ids[own], boxes[own], areas[own], is_crowd[own], labels[own])
 
-    def masks_of(self, row: int) -> list[RLE]:
-        """The mask of each object of one image, made now from COCO's polygons or RLE.
+    def masks_of(self, place: int) -> list[RLE]:
+        """The mask of each object of one image, made from COCO's polygons or RLE at each call.
 
         Raises:
-            InputError: an object has none, or none that gives a mask of the image.
+            InputError: an object has no segmentation, or an invalid one.
         """
         blob, offsets = self._segmentations
-        first, last = int(self.object_offsets[row]), int(self.object_offsets[row + 1])
-        height, width = self.sizes[row].tolist()
+        height, width = self.sizes[place].tolist()
         masks = []
-        for i in range(first, last):
+        for i in range(int(self.object_offsets[place]), int(self.object_offsets[place + 1])):
             text = blob[offsets[i] : offsets[i + 1]].tobytes()
             try:
                 segmentation = json.loads(text or "null")
@@ -138,19 +138,23 @@ class COCOIndex:
             except RecursionError:
                 fault = "it is nested too deeply"
             if fault:
-                name = (
-                    f"{self.annotation_file}: annotation {self.objects.annotation_ids[i]} (image {self.image_ids[row]})"
-                )
+                name = f"annotation {self.objects.annotation_ids[i]} (image {self.image_ids[place]})"
                 problem = f"no usable segmentation: {fault}" if text else "no segmentation"
-                raise InputError(f"{name} has {problem}; masks were asked for (data.load_masks)")
+                raise InputError(
+                    f"{self.annotation_file}: {name} has {problem}; masks are needed since data.load_masks is true"
+                )
             masks.append(compressed_rle(segmentation, height, width))
         return masks
 
     def check_categories(self, num_classes: int, others: Categories) -> None:
-        """Refuse another number of categories than configured, or others than those of another split.
+        """Check the number of categories, and that another split has the same ones.
+
+        Args:
+            num_classes: the configured number.
+            others: categories of the other split.
 
         Raises:
-            InputError: labels would be wrong or out of range.
+            InputError: they differ, so labels would be wrong or out of range.
         """
         if len(self.categories) != num_classes:
             raise InputError(
@@ -159,24 +163,24 @@ class COCOIndex:
             )
         if self.categories != others:
             raise InputError(
-                f"{self.annotation_file}: its categories are not those of the split opened before; labels would mean "
-                "different things, give both files the same 'categories'"
+                f"{self.annotation_file}: its categories are not those of the split opened before, so labels would "
+                "differ in meaning; give both files the same 'categories'"
             )
 
     @cached_property
-    def object_rows(self) -> NDArray[np.int64]:
-        """Int64 ``(M,)``: the image row of every object."""
+    def object_places(self) -> NDArray[np.int64]:
+        """Int64 ``(M,)``: the place of every object's image."""
         return np.repeat(np.arange(len(self)), np.diff(self.object_offsets))
 
 
 def split_paths(root: str | Path, split: str) -> tuple[Path, Path]:
-    """The annotation file and the image folder of a split in COCO's layout.
+    """Find the annotation file and the image folder of a split in COCO's layout.
 
-    ``root/annotations/instances_<split>.json``, or ``image_info_<split>.json`` for splits without annotations, and
-    ``root/<split>/``. COCO's ``test-dev2017`` names images of the folder ``test2017``.
+    They are ``root/annotations/instances_<split>.json``, or ``image_info_<split>.json`` for a split without
+    annotations, and ``root/<split>/``. COCO's ``test-dev2017`` lists images of the folder ``test2017``.
 
     Raises:
-        InputError: one of them is missing; the message says where the data may come from.
+        InputError: one of them is missing; the message says how to get the data.
     """
     root = Path(root)
     annotations = root / "annotations" / f"instances_{split}.json"

@@ -1,6 +1,6 @@
-"""What is wrong with a mask, before pycocotools sees it: its C code hangs, crashes or misreads what is malformed.
+"""Checking COCO segmentations, and turning valid ones into RLE.
 
-And masks without fault as RLE.
+Segmentations are checked before pycocotools sees them: its C code hangs, crashes or misreads malformed ones.
 """
 
 from __future__ import annotations
@@ -16,16 +16,13 @@ from pycocotools import mask as mask_api
 if TYPE_CHECKING:  # it imports torch, which opening an index does without
     from fpn_lightning.structures import RLE
 
-# Numbers of at most 7 characters from "0" on, 5 bits each; all but a number's last character have the sixth bit.
+# Numbers of at most 7 characters, counted from "0", of 5 bits each; the sixth bit says that the number goes on.
 COMPRESSED_COUNTS = re.compile(r"(?:[P-o]{0,6}+[0-O]+)++")
 MAX_COORDINATE = 1e5  # px; the mask API takes memory in proportion to a polygon's length
 
 
 def segmentation_fault(segmentation: Any, height: int, width: int) -> str | None:
-    """What keeps polygons or RLE, as JSON holds them, from being a mask of an image of this size; None: nothing.
-
-    pycocotools checks little of this: wrong counts make it run for ever or give a mask of something else.
-    """
+    """Say why a COCO segmentation (polygons or RLE from JSON) is invalid for an image of this size; None if valid."""
     if height * width >= 2**31:
         return f"an image of {height} x {width} is too large for a mask"
     if type(segmentation) is dict:
@@ -40,12 +37,12 @@ def segmentation_fault(segmentation: Any, height: int, width: int) -> str | None
         if type(polygon) is not list or len(polygon) < 6 or len(polygon) % 2:
             return "a polygon is not a list x, y, x, y, ... of at least 3 points"
         if not all(type(x) in (float, int) and -MAX_COORDINATE <= x <= MAX_COORDINATE for x in polygon):
-            return "a polygon holds something else than finite numbers of pixels"
+            return "a polygon holds a value that is not a finite number of pixels"
     return None
 
 
 def counts_fault(counts: Any, num_pixels: int) -> str | None:
-    """What keeps the counts of an RLE from covering an image of so many pixels; None: nothing."""
+    """Say why the counts of an RLE do not cover an image of ``num_pixels``; None if they do."""
     if type(counts) is list and all(type(count) is int and 0 <= count < 2**32 for count in counts):
         covered = sum(counts)
     elif type(counts) is str and COMPRESSED_COUNTS.fullmatch(counts):
@@ -56,7 +53,7 @@ def counts_fault(counts: Any, num_pixels: int) -> str | None:
 
 
 def covered_pixels(counts: Sequence[str]) -> NDArray[np.int64]:
-    """Sums, int64, of the run lengths in texts that match ``COMPRESSED_COUNTS``; -1 where a length is negative."""
+    """Add up the run lengths in texts that match ``COMPRESSED_COUNTS``: int64 sums, -1 where a length is negative."""
     codes = np.frombuffer("".join(counts).encode(), dtype=np.uint8).astype(np.int64) - 48
     last = np.flatnonzero(codes < 32)
     first = np.append(0, last[:-1] + 1)
@@ -65,19 +62,19 @@ def covered_pixels(counts: Sequence[str]) -> NDArray[np.int64]:
     runs -= ((codes[last] & 16) >> 4) << 5 * (place[last] + 1)  # two's complement
     starts = np.searchsorted(last, np.cumsum([0, *map(len, counts[:-1])]))
     start = np.repeat(starts, np.diff(starts, append=len(runs)))
-    # From the fourth on a number is the difference to the last but one, so odd and even ones add up separately.
-    row = np.arange(len(runs)) - start
-    for chain in (row % 2 == 1, (row % 2 == 0) & (row > 0)):
+    # From the fourth on, a number is the difference to the last but one, so odd and even ones add up separately.
+    number = np.arange(len(runs)) - start
+    for chain in (number % 2 == 1, (number % 2 == 0) & (number > 0)):
         total = np.cumsum(runs * chain)
         runs[chain] = (total - total[start])[chain]
     return np.where(np.minimum.reduceat(runs, starts) >= 0, np.add.reduceat(runs, starts), -1)
 
 
 def compressed_rle(segmentation: Any, height: int, width: int) -> RLE:
-    """A mask as compressed RLE; polygons are joined as COCO's API joins them.
+    """Turn a valid segmentation into compressed RLE; polygons are joined as COCO's API joins them.
 
     Args:
-        segmentation: polygons, or RLE with its counts as a list or as text, without fault (:func:`segmentation_fault`).
+        segmentation: polygons, or RLE with its counts as a list or as text; see :func:`segmentation_fault`.
         height: of the image file.
         width: of the image file.
     """

@@ -1,4 +1,4 @@
-"""Whatever an annotation or result file holds, reading it ends in clean data or in one InputError that names it."""
+"""Reading any annotation or result file ends in clean data or in one InputError that names it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pycocotools import mask as mask_api
 from fpn_lightning.data.coco.index import COCOIndex
 from fpn_lightning.data.coco.segmentations import covered_pixels
 from fpn_lightning.data.dataset import COCODataset
-from fpn_lightning.data.training_rows import training_rows
+from fpn_lightning.data.training_images import training_images
 from fpn_lightning.data.transforms import ResizeAndFlip, large_enough
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.__main__ import build_parser, score_files
@@ -119,31 +119,31 @@ def result_files(draw: st.DrawFn) -> bytes:
     return change_bytes(draw, json.dumps(content).encode())
 
 
-def refusal_of_split(path: Path, content: bytes, min_box_size: float = 1.0) -> str | None:
-    """Read all that training reads; the message where something of it is refused."""
+def error_of_split(path: Path, content: bytes, min_box_size: float = 1.0) -> str | None:
+    """Read all that training reads; the message if it is rejected."""
     path.write_bytes(content)
     transform = ResizeAndFlip(short_sides=(45,), max_side=70, min_box_size=min_box_size)
     message = None
     try:
         index = COCOIndex.open(path)
-        message = refusal_of_masks(index)
-        rows, counts = training_rows(index, transform)
+        message = error_of_masks(index)
+        places, counts = training_images(index, transform)
     except InputError as error:
         return message or str(error)
-    for row in range(len(index)):
-        assert Path("/split").joinpath(index.file_name(row)).resolve().is_relative_to("/split")
+    for place in range(len(index)):
+        assert Path("/split").joinpath(index.file_name(place)).resolve().is_relative_to("/split")
     assert ((index.objects.labels >= 0) & (index.objects.labels < len(index.categories))).all()
     if index.sizes.max() < 5000:  # else no such image could be read
         dropped = sum(counts.values()) - counts["images_without_objects"]
-        kept = count_targets(index, transform, rows)
-        assert dropped + kept + index.objects.is_crowd.sum() == len(index.object_rows)
+        kept = count_targets(index, transform, places)
+        assert dropped + kept + index.objects.is_crowd.sum() == len(index.object_places)
     return message
 
 
-def refusal_of_masks(index: COCOIndex) -> str | None:
-    for row, (height, width) in enumerate(index.sizes.tolist()):
+def error_of_masks(index: COCOIndex) -> str | None:
+    for place, (height, width) in enumerate(index.sizes.tolist()):
         try:
-            masks = index.masks_of(row)
+            masks = index.masks_of(place)
         except InputError as error:
             return str(error)
         for mask in masks if height * width < 10**6 else []:
@@ -151,16 +151,16 @@ def refusal_of_masks(index: COCOIndex) -> str | None:
     return None
 
 
-def count_targets(index: COCOIndex, transform: ResizeAndFlip, rows: np.ndarray) -> int:
-    """Number of objects trained on, each of them usable and the one its row says."""
+def count_targets(index: COCOIndex, transform: ResizeAndFlip, places: np.ndarray) -> int:
+    """Number of objects trained on, each of them usable and with its own label."""
     count = 0
     for training in (False, True):
-        dataset = COCODataset(index, Path("nowhere"), transform, rows, training)
-        for place in range(len(rows)):
+        dataset = COCODataset(index, Path("nowhere"), transform, places, training)
+        for position in range(len(places)):
             with pytest.MonkeyPatch.context() as patch:
                 blank = lambda path, size, image_id: np.zeros((*size, 3), dtype=np.uint8)  # noqa: E731
                 patch.setattr("fpn_lightning.data.dataset.read_image", blank)
-                sample = dataset[place, 0]
+                sample = dataset[position, 0]
             targets, (height, width) = sample.targets, sample.geometry.size
             boxes = targets.boxes.numpy()
             assert ((boxes >= 0) & (boxes <= [width, height, width, height])).all()  # also False for NaN
@@ -182,7 +182,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", NAMES[:7])
 def test_no_image_is_read_from_outside_the_folder(folder: Path, name: str) -> None:
     content = document(images=[{"id": 7, "file_name": name, "height": 60, "width": 80}])
-    message = refusal_of_split(folder / "names.json", json.dumps(content).encode())
+    message = error_of_split(folder / "names.json", json.dumps(content).encode())
     assert "names.json: image 7: 'file_name' is" in str(message)
 
 
@@ -200,21 +200,21 @@ def fuzzed(check: Callable[..., None], few: int, many: int, **strategies: Any) -
     return quick, pytest.mark.slow(slow)
 
 
-def data_is_clean_or_refused(folder: Path, file: File) -> None:
-    message = refusal_of_split(folder / "instances.json", file[0])
+def data_is_clean_or_rejected(folder: Path, file: File) -> None:
+    message = error_of_split(folder / "instances.json", file[0])
     assert message is None or "instances.json" in message
 
 
 def one_fault_is_named_by_id(folder: Path, file: File) -> None:
     path, (content, place) = folder / "instances.json", file
     ids = {"images": (9, 7), "annotations": (12, 11, 13, 14)}.get(str(place[0]))
-    if (message := refusal_of_split(path, content)) and ids and len(place) > 2 and place[2] != "id":
+    if (message := error_of_split(path, content)) and ids and len(place) > 2 and place[2] != "id":
         assert f"{path}: {place[0][:-1]} {ids[place[1]]}" in message or f"(image {ids[place[1]]})" in message
 
 
 def boxes_are_usable(folder: Path, file: File, least: float) -> None:
-    message = refusal_of_split(folder / "instances.json", file[0], least)
-    assert message is None or "not one object" in message
+    message = error_of_split(folder / "instances.json", file[0], least)
+    assert message is None or "none of its objects" in message
 
 
 def clean_scores(folder: Path, file: File, results: bytes) -> None:
@@ -233,7 +233,7 @@ def clean_scores(folder: Path, file: File, results: bytes) -> None:
         assert any(str(path) in message for path in paths)
 
 
-test_data, test_data_slow = fuzzed(data_is_clean_or_refused, 250, 2000, file=annotation_files(0, 1, 1, 1, 2, 3, 4))
+test_data, test_data_slow = fuzzed(data_is_clean_or_rejected, 250, 2000, file=annotation_files(0, 1, 1, 1, 2, 3, 4))
 test_one_fault, test_one_fault_slow = fuzzed(one_fault_is_named_by_id, 150, 1000, file=annotation_files(1))
 test_boxes, test_boxes_slow = fuzzed(boxes_are_usable, 60, 1000, file=files_of_boxes(), least=st.floats(0, 8))
 test_scores, test_scores_slow = fuzzed(clean_scores, 250, 1500, file=annotation_files(0, 1), results=result_files())

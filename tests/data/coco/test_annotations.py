@@ -8,7 +8,7 @@ from fpn_lightning.data.coco.index import COCOIndex
 from fpn_lightning.errors import InputError
 from tests.data.builders import annotation, document, one_object, write_json
 
-REFUSED = {
+WRONG = {
     "id 0": (one_object(id=0), r"annotation id 0.*number annotations from 1"),
     "negative id": (one_object(id=-4), r"annotation id -4"),
     "duplicate annotation": (
@@ -56,10 +56,10 @@ REFUSED = {
 }
 
 
-class TestRefused:
-    @pytest.mark.parametrize("case", REFUSED)
-    def test_by_file_and_id(self, tmp_path: Path, case: str) -> None:
-        content, message = REFUSED[case]
+class TestWrongFiles:
+    @pytest.mark.parametrize("case", WRONG)
+    def test_is_named_by_file_and_id(self, tmp_path: Path, case: str) -> None:
+        content, message = WRONG[case]
         path = write_json(tmp_path / "wrong.json", content)
         with pytest.raises(InputError, match=message) as error:
             COCOIndex.open(path)

@@ -19,7 +19,7 @@ class TestContent:
         index = COCOIndex.open(write_json(tmp_path / "a.json", document()))
         assert index.image_ids.tolist() == [7, 9]
         assert index.sizes.tolist() == [[60, 80], [80, 60]]
-        assert [index.file_name(row) for row in (0, 1)] == ["a.png", "b.png"]
+        assert [index.file_name(place) for place in (0, 1)] == ["a.png", "b.png"]
         objects = index.objects_of(0)
         assert objects.annotation_ids.tolist() == [12, 11, 13]  # the file's order, not the ids'
         assert objects.boxes_xywh.tolist() == [[10.1, 10.2, 10.5, 10.25], [0, 0, 30, 30], [0, 0, 80, 60]]
@@ -52,20 +52,20 @@ class TestContent:
         path = coco_mini / "annotations" / f"instances_{split}.json"
         index, reference = COCOIndex.open(path), COCO(str(path))
         assert index.image_ids.tolist() == sorted(reference.getImgIds())
-        for row, image_id in enumerate(index.image_ids.tolist()):
+        for place, image_id in enumerate(index.image_ids.tolist()):
             image, expected = reference.imgs[image_id], reference.imgToAnns[image_id]
-            assert (index.file_name(row), index.sizes[row].tolist()) == (
+            assert (index.file_name(place), index.sizes[place].tolist()) == (
                 image["file_name"],
                 [image["height"], image["width"]],
             )
-            objects = index.objects_of(row)
+            objects = index.objects_of(place)
             assert objects.annotation_ids.tolist() == [record["id"] for record in expected]
             assert objects.boxes_xywh.tolist() == [record["bbox"] for record in expected]
             assert objects.areas.tolist() == [record["area"] for record in expected]
             assert objects.is_crowd.tolist() == [bool(record["iscrowd"]) for record in expected]
             category_ids = index.categories.to_category_ids(objects.labels)
             assert category_ids.tolist() == [record["category_id"] for record in expected]
-            masks = index.masks_of(row)
+            masks = index.masks_of(place)
             assert [mask["size"] for mask in masks] == [[image["height"], image["width"]]] * len(expected)
             coded = [reference.annToRLE(record)["counts"] for record in expected]
             assert [mask["counts"].encode() for mask in masks] == coded

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fpn_lightning.data.coco.index import COCOIndex
-from fpn_lightning.data.training_rows import training_rows
+from fpn_lightning.data.training_images import training_images
 from fpn_lightning.data.transforms import ResizeAndFlip
 from fpn_lightning.errors import InputError
 
@@ -26,17 +26,17 @@ class TestTrainingRows:
         annotations.append(annotation(7, 9, 1, [0, 0, -1, 4], iscrowd=1))
         index = COCOIndex.open(write_json(tmp_path / "a.json", document(annotations=annotations)))
         transform = ResizeAndFlip(short_sides=(120,))
-        rows, counts = training_rows(index, transform)
+        places, counts = training_images(index, transform)
         assert counts == {"inverted": 1, "empty": 1, "outside": 1, "small": 2, "images_without_objects": 1}
-        assert rows.tolist() == [0]
-        rows, counts = training_rows(index, transform, skip_images_without_objects=False)
-        assert (rows.tolist(), counts["images_without_objects"]) == ([0, 1], 0)
+        assert places.tolist() == [0]
+        places, counts = training_images(index, transform, skip_images_without_objects=False)
+        assert (places.tolist(), counts["images_without_objects"]) == ([0, 1], 0)
         assert index.objects_of(0).boxes_xywh.tolist() == list(boxes.values())  # evaluation sees them all
 
     def test_nothing_to_train_on(self, tmp_path: Path) -> None:
         index = COCOIndex.open(write_json(tmp_path / "a.json", one_object(iscrowd=1)))
-        with pytest.raises(InputError, match=r"a\.json: not one object"):
-            training_rows(index, ResizeAndFlip())
+        with pytest.raises(InputError, match=r"a\.json: none of its objects"):
+            training_images(index, ResizeAndFlip())
         index = COCOIndex.open(write_json(tmp_path / "b.json", document(annotations=None)))
         with pytest.raises(InputError, match=r"b\.json has no annotations"):
-            training_rows(index, ResizeAndFlip())
+            training_images(index, ResizeAndFlip())

@@ -1,4 +1,4 @@
-"""What training leaves out of a data set: unusable objects, and images without a usable one."""
+"""Choosing the images to train on: those with an object that can be trained on."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from fpn_lightning.data.transforms import ResizeAndFlip, large_enough
 from fpn_lightning.errors import InputError
 
 
-def training_rows(
+def training_images(
     index: COCOIndex, transform: ResizeAndFlip, skip_images_without_objects: bool = True
 ) -> tuple[NDArray[np.int64], dict[str, int]]:
-    """Choose the images to train on; count and log what is left out, at the scale of evaluation.
+    """Choose the images to train on; count and log what is left out at the scale of evaluation.
 
     Args:
         index: the annotations.
         transform: gives the size of every network input.
-        skip_images_without_objects: leave out images in which nothing is left to train on.
+        skip_images_without_objects: leave out images without an object to train on.
 
     Returns:
-        ``(rows, counts)``: int64 image rows, ascending; number of objects by the reasons of
-        :func:`unusable_objects`, and ``images_without_objects`` that were left out.
+        ``(places, counts)``: int64 places of the images in the index, ascending; number of objects left out for each
+        reason of :func:`unusable_objects`, and of images left out (``images_without_objects``).
 
     Raises:
         InputError: the split has no annotations, or no object to train on.
@@ -37,18 +37,18 @@ def training_rows(
     reasons = unusable_objects(index, sizes[kind_of.reshape(-1)], transform.min_box_size)
     usable = ~index.objects.is_crowd & ~np.any(list(reasons.values()), axis=0)
     if not usable.any():
-        raise InputError(f"{index.annotation_file}: not one object can be trained on; check its boxes")
-    has_objects = np.bincount(index.object_rows[usable], minlength=len(index)) > 0
-    rows = np.flatnonzero(has_objects) if skip_images_without_objects else np.arange(len(index))
+        raise InputError(f"{index.annotation_file}: none of its objects can be trained on; check their boxes")
+    has_objects = np.bincount(index.object_places[usable], minlength=len(index)) > 0
+    places = np.flatnonzero(has_objects) if skip_images_without_objects else np.arange(len(index))
     counts = {reason: int(objects.sum()) for reason, objects in reasons.items()}
-    counts["images_without_objects"] = len(index) - len(rows)
+    counts["images_without_objects"] = len(index) - len(places)
     listed = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-    rank_zero_info(f"{index.annotation_file.name}: training on {len(rows)} images; left out: {listed}")
-    return rows, counts
+    rank_zero_info(f"{index.annotation_file.name}: training on {len(places)} images; left out: {listed}")
+    return places, counts
 
 
 def unusable_objects(index: COCOIndex, sizes: NDArray[np.int64], min_box_size: float) -> dict[str, NDArray[Any]]:
-    """Which objects training has to leave out, and why; one reason each. Crowd regions are not counted.
+    """Find the objects that cannot be trained on, with one reason each; crowd regions are not counted.
 
     Args:
         index: the annotations.
@@ -56,19 +56,19 @@ def unusable_objects(index: COCOIndex, sizes: NDArray[np.int64], min_box_size: f
         min_box_size: least width and height in network-input pixels.
 
     Returns:
-        Reason to bool ``(M,)``: ``inverted`` (negative width or height), ``empty`` (zero width or height),
-        ``outside`` (nothing of it inside the image), ``small`` (its part inside the image is below the least size).
+        For each reason a bool ``(M,)``: ``inverted`` (negative width or height), ``empty`` (zero width or height),
+        ``outside`` (outside the image), ``small`` (the part inside the image is smaller than ``min_box_size``).
     """
-    objects, rows = index.objects, index.object_rows
+    objects, places = index.objects, index.object_places
     extent = objects.boxes_xywh[:, 2:]
-    limit = index.sizes[rows][:, ::-1].astype(np.float64)
+    limit = index.sizes[places][:, ::-1].astype(np.float64)
     corners = objects.boxes_xywh[:, :2], objects.boxes_xywh[:, :2] + extent
     inside = np.clip(corners[1], 0, limit) - np.clip(corners[0], 0, limit)
     conditions = {
         "inverted": (extent < 0).any(axis=1),
         "empty": (extent == 0).any(axis=1),
         "outside": (inside <= 0).any(axis=1),
-        "small": ~large_enough(inside * (sizes / index.sizes)[rows][:, ::-1], min_box_size),
+        "small": ~large_enough(inside * (sizes / index.sizes)[places][:, ::-1], min_box_size),
     }
     left = ~objects.is_crowd
     reasons = {}
