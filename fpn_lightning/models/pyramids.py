@@ -171,13 +171,7 @@ class FPN(MergedPyramid):
 
 
 class BottomUpPyramid(MergedPyramid):
-    """Laterals without a top-down path: rows (d), much like SSD; Fig. 1(c).
-
-    Args:
-        in_channels: as in :class:`FPN`.
-        strides: as in :class:`FPN`.
-        out_channels: d.
-    """
+    """Laterals without a top-down path: rows (d), much like SSD; Fig. 1(c). Arguments as in :class:`FPN`."""
 
     def __init__(self, in_channels: dict[str, int], strides: dict[str, int], out_channels: int = 256) -> None:
         super().__init__(in_channels, strides, out_channels, in_channels, map(level_of, in_channels))
@@ -190,7 +184,7 @@ class BottomUpPyramid(MergedPyramid):
 class SSDPyramid(MergedPyramid):
     """Bottom-up without the fine maps, like SSD: from c4 on, and two new maps on top (FPN §1); Fig. 1(c).
 
-    The arguments are those of :class:`FPN`; the maps are p4 to p7.
+    Arguments as in :class:`FPN`; the maps are p4 to p7.
     """
 
     def __init__(self, in_channels: dict[str, int], strides: dict[str, int], out_channels: int = 256) -> None:
@@ -216,11 +210,7 @@ class TopDownPyramid(MergedPyramid):
     """The top-down path without lateral connections: rows (e).
 
     Every level is the coarsest map, upsampled step by step. Of the finer maps only the sizes are used.
-
-    Args:
-        in_channels: as in :class:`FPN`.
-        strides: as in :class:`FPN`.
-        out_channels: d.
+    Arguments as in :class:`FPN`.
     """
 
     def __init__(self, in_channels: dict[str, int], strides: dict[str, int], out_channels: int = 256) -> None:
@@ -236,13 +226,7 @@ class TopDownPyramid(MergedPyramid):
 
 
 class FinestLevel(MergedPyramid):
-    """The finest map of FPN alone, with the anchors of all levels on it: rows (f).
-
-    Args:
-        in_channels: as in :class:`FPN`.
-        strides: as in :class:`FPN`.
-        out_channels: d.
-    """
+    """The finest map of FPN alone, with the anchors of all levels on it: rows (f). Arguments as in :class:`FPN`."""
 
     def __init__(self, in_channels: dict[str, int], strides: dict[str, int], out_channels: int = 256) -> None:
         # The other output convolutions would get no gradient, for which DDP waits.

@@ -225,12 +225,8 @@ class RoIHeads(nn.Module):
         if not (probabilities.isfinite().all() and decoded.isfinite().all()):
             raise FloatingPointError("The box head's logits or boxes are not finite: the model has diverged.")
         counts = [len(of_image) for of_image in references]
-        return [
-            self._select(of_image, scores, (int(size[0]), int(size[1])))
-            for of_image, scores, size in zip(
-                decoded.split(counts), probabilities.split(counts), sizes.tolist(), strict=True
-            )
-        ]
+        images = zip(decoded.split(counts), probabilities.split(counts), sizes.tolist(), strict=True)
+        return [self._select(of_image, scores, (height, width)) for of_image, scores, (height, width) in images]
 
     def _select(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> Detections:
         """Select the detections of one image from boxes ``(P, K, 4)`` and scores ``(P, K)``."""

@@ -184,7 +184,7 @@ class RPN(nn.Module):
     def losses_of_sample(
         self, outputs: RPNOutputs, targets: Sequence[Targets], positive: Tensor, negative: Tensor, matched_idxs: Tensor
     ) -> dict[str, Tensor]:
-        """Compute the losses of a given sample of anchors.
+        """Compute the losses of a given sample of anchors; see :meth:`losses`.
 
         Args:
             outputs: the result of :meth:`forward`.
@@ -192,9 +192,6 @@ class RPN(nn.Module):
             positive: bool ``(N, B)``.
             negative: bool ``(N, B)``.
             matched_idxs: int64 ``(N, B)``.
-
-        Returns:
-            Scalars ``loss_rpn_cls`` and ``loss_rpn_loc``.
         """
         logits, deltas = torch.cat(outputs.logits, dim=1), torch.cat(outputs.deltas, dim=1)
         anchors = torch.cat(outputs.anchors)
@@ -242,8 +239,8 @@ class RPN(nn.Module):
         if not (all_scores.isfinite().all() and all_boxes.isfinite().all()):
             raise FloatingPointError("The RPN's logits or boxes are not finite: the model has diverged.")
         return [
-            self._select(all_boxes[n], all_scores[n], all_levels[n], (int(size[0]), int(size[1])))
-            for n, size in enumerate(sizes.tolist())
+            self._select(all_boxes[n], all_scores[n], all_levels[n], (height, width))
+            for n, (height, width) in enumerate(sizes.tolist())
         ]
 
     def _select(self, boxes: Tensor, scores: Tensor, levels: Tensor, size: tuple[int, int]) -> Proposals:

@@ -1,4 +1,4 @@
-"""The pyramids compute what a few lines written from the paper compute."""
+"""The pyramids, compared with a few lines written from the paper."""
 
 import pytest
 import torch

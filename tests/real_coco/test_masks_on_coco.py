@@ -29,7 +29,7 @@ def test_two_steps_and_a_validation(coco_mini, cli, tmp_path):
 
 
 def test_targets_hold_the_area_of_every_object(coco_mini):
-    # Over a window that holds the whole image, what the cells are covered by adds up to the mask's area.
+    # Over a window that contains the whole image, the covered fractions of all cells add up to the mask's area.
     data = COCODataModule(str(coco_mini), short_side=200, max_side=333, num_workers=0, load_masks=True)
     data.setup("fit")
     seen = 0

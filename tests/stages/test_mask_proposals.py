@@ -1,4 +1,4 @@
-"""The stage of Table 6: parameters, missing masks, shared images, the longer schedule, and the command line."""
+"""The stage of Table 6: parameters, missing masks, shared images, and the command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from fpn_lightning.models.backbones.narrow import NarrowResNet
 from fpn_lightning.models.detector import Detector, Scale
 from fpn_lightning.models.masks.proposer import MaskProposer
 from fpn_lightning.stages.mask_proposals import MaskProposalStage, reject_shared_images
-from fpn_lightning.stages.optimization import Optimization
 from fpn_lightning.structures import Batch
 from tests.command_line import REPOSITORY, read_metrics
 from tests.models.builders import annotated, box_masks, image_batch, targets
@@ -152,15 +151,6 @@ def test_other_cells_are_drawn_at_every_step_and_with_every_seed(monkeypatch):
         values.append(stage(seed=seed).losses(data)["loss_mask_score"].item())
     assert values[0] == values[3]
     assert len(set(values)) == 3
-
-
-def test_a_longer_schedule_changes_milestones_only():
-    paper = Optimization(lr=0.03, milestones=[60_000], schedule_factor=2)
-    same_batch = paper.rescaled(16)
-    assert (same_batch.milestones, same_batch.lr, same_batch.warmup_steps) == ((120_000,), 0.03, 500)
-    half_batch = paper.rescaled(8)
-    assert (half_batch.milestones, half_batch.lr, half_batch.warmup_steps) == ((240_000,), 0.015, 1000)
-    assert half_batch.rescaled(16).milestones == (120_000,)  # applied once
 
 
 @pytest.fixture

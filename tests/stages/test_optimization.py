@@ -46,6 +46,15 @@ def test_rescaling_keeps_the_schedule_in_images():
     assert rescaled.rescaled(16) == Optimization()
 
 
+def test_schedule_factor_multiplies_the_milestones():
+    paper = Optimization(lr=0.03, milestones=[60_000], schedule_factor=2)
+    same_batch = paper.rescaled(16)
+    assert (same_batch.milestones, same_batch.lr, same_batch.warmup_steps) == ((120_000,), 0.03, 500)
+    half_batch = paper.rescaled(8)
+    assert (half_batch.milestones, half_batch.lr, half_batch.warmup_steps) == ((240_000,), 0.015, 1000)
+    assert half_batch.rescaled(16).milestones == (120_000,)  # applied once
+
+
 def test_scheduler_steps_the_optimiser():
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer, scheduler = Optimization(milestones=[3], warmup_steps=2).build([parameter], 10)
