@@ -3,10 +3,10 @@
     python benchmarks/average_precision.py [--images 1000] [--detections 100] [--objects 7]
         [--output reports/benchmarks.md]
 
-What is timed starts from arrays of detections and ends with COCO's numbers and AP by class. For us that is every
-``update`` and ``compute``, objects included; for pycocotools ``loadRes``, ``evaluate()``, ``accumulate()`` and
-``summarize()``, its objects already loaded and indexed. All numbers are compared to 1e-9 before a line is written.
-Memory is growth while evaluating, boxes not counted.
+The timed part starts with arrays of detections and ends with COCO's numbers and AP by class. For us it is every
+``update`` and ``compute``, with the objects; for pycocotools ``loadRes``, ``evaluate()``, ``accumulate()`` and
+``summarize()``, with objects that are already loaded and indexed. All numbers are compared to 1e-9 before a
+line is written. Memory is growth while evaluating, without the boxes.
 Each object has three boxes of its class with growing error, about what non-maximum suppression at IoU 0.5 leaves; the
 rest is background of any class.
 """
@@ -65,7 +65,7 @@ def synthetic_image(rng: np.random.Generator, num_detections: int, num_objects: 
 
 
 def given(image_id: int, *columns: NDArray[Any]) -> tuple[DetectionsOrig, GroundTruth]:
-    """What ``update`` takes."""
+    """The arguments of ``update``."""
     boxes, scores, labels, gt_boxes, areas, is_crowd, gt_labels = columns
     found = DetectionsOrig(image_id, *(torch.from_numpy(column) for column in (boxes, scores, labels)))
     return found, GroundTruth(image_id, gt_boxes, areas, is_crowd, gt_labels)
@@ -101,7 +101,7 @@ def detection_rows(images: list[Image]) -> NDArray[np.float64]:
 
 
 def prepare_peer(images: list[Image]) -> Callable[[], COCOeval]:
-    """Return a call that evaluates with pycocotools and hands back the evaluator."""
+    """Return a function that evaluates with pycocotools and returns the evaluator."""
     objects, rows = indexed_objects(images), detection_rows(images)
 
     def evaluate() -> COCOeval:

@@ -2,9 +2,9 @@
 
     python benchmarks/coco_index.py [--images 118287] [--objects 860001] [--rounds 3]
 
-The file is made up: as many images, objects and polygon points as train2017 has. "First time" builds the index, which
-happens once per file; "again" maps it, as every later run, process and worker does. pycocotools parses each time.
-Every measurement is a fresh process and counts from the call: what opening imports on the way is part of it.
+The file is synthetic, with as many images, objects and polygon points as train2017 has. "First time" builds the index,
+which happens once per file; "again" maps it, as every later run, process and worker does. pycocotools parses each time.
+Every measurement is a fresh process and starts at the call, so imports during the call are part of it.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def write_annotations(path: Path, images: int, objects: int) -> None:
         file.write("]}")
 
 
-# What a fresh process runs; seconds and memory of the call alone, with all it imports while it runs. The peak is taken
-# from /proc, since that of getrusage begins with the parent's.
+# Run by a fresh process; prints seconds and memory of the call, with its imports. The peak is read from /proc, since
+# that of getrusage starts with the parent's.
 PROGRAM = """
 import contextlib, io, pathlib, sys, time
 {preparation}

@@ -1,4 +1,4 @@
-"""Time a piece of work beside its peers in one run, and keep one line per comparison in reports/benchmarks.md."""
+"""Time a piece of work and its peers in one run, and append one line per comparison to reports/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HEADER = (
 
 
 def time_in_turn(works: Mapping[str, Callable[[], Any]], rounds: int = 3) -> dict[str, float]:
-    """Seconds of each work: the shortest of ``rounds``, the works taking turns so that a slow spell hits all."""
+    """Shortest seconds of each work in ``rounds``; works take turns, so a slow phase of the machine affects all."""
     best = dict.fromkeys(works, float("inf"))
     for _ in range(rounds):
         for name, work in works.items():
@@ -41,14 +41,14 @@ def time_in_turn(works: Mapping[str, Callable[[], Any]], rounds: int = 3) -> dic
 
 
 def peak_memory_mib(work: Callable[[], Any], warm_up: Callable[[], Any]) -> float:
-    """MiB by which a child process grows at most while it runs ``work`` (POSIX; what it inherits is not counted).
+    """Peak growth in MiB of a child process while it runs ``work`` (POSIX; inherited memory is not counted).
 
     Call it before timing anything: memory that earlier work has freed would be used again without growth.
 
     Args:
         work: what is measured.
-        warm_up: the same on next to no data, run first: a forked child maps its libraries anew as it calls them
-            (tens of MiB), which is not the work's memory.
+        warm_up: the same on almost no data, run first: a forked child maps its libraries again when it calls them
+            (tens of MiB), which is not memory of the work.
     """
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)

@@ -2,11 +2,11 @@
 
     python benchmarks/detector_time.py [--size 800 1066] [--rounds 2] [--output reports/benchmarks.md]
 
-Both detect in one pass: trunk, maps, RPN, the best 1000 proposals, heads (ResNet-50, 80 classes, 12,000 anchors before
-NMS on C4, 1000 a level on FPN, as in the rows). Weights are drawn, images are noise: neither changes what is computed,
-only what survives the scores. FLOPs are those of convolutions and matrix products, a multiplication and an addition
-counting two. On a CPU one thread works unless OMP_NUM_THREADS says more. The paper measured 0.148 against 0.32 s on an
-M40 GPU; a CPU, to which 1000 regions are no batch but work, favours FPN more.
+Both detect in one pass: backbone, maps, RPN, the best 1000 proposals, heads (ResNet-50, 80 classes, 12,000 anchors
+before NMS on C4, 1000 a level on FPN, as in the rows). Weights are random and images are noise: this changes the scores
+but not the amount of work. FLOPs are those of convolutions and matrix products; a multiplication and an addition count
+as two. On a CPU one thread is used unless OMP_NUM_THREADS sets more. The paper measured 0.148 s for FPN and 0.32 s for
+C4 on an M40 GPU. A CPU favours FPN more, since it gains nothing from 1000 regions in one batch.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from fpn_lightning.structures import ImageBatch
 FPN_ROW, C4_ROW = "FPN, 2fc", "C4, conv5"
 
 
-def detectors(make_trunk: Callable[[], Backbone], proposals: int) -> dict[str, Detector]:
-    """Both detectors over trunks of one kind, in evaluation mode; ``proposals`` of an image go to the heads."""
+def detectors(make_backbone: Callable[[], Backbone], proposals: int) -> dict[str, Detector]:
+    """Both detectors with the same kind of backbone, in evaluation mode; the heads get ``proposals`` an image."""
     torch.manual_seed(0)
-    fpn = Detector(make_trunk(), FPN, eval_proposals=proposals)
+    fpn = Detector(make_backbone(), FPN, eval_proposals=proposals)
     c4 = Detector(
-        make_trunk(),
+        make_backbone(),
         partial(SingleMap, level=4),
         partial(RPN, pre_nms_topk=12000),
         box_head="conv5",
@@ -51,20 +51,20 @@ def detectors(make_trunk: Callable[[], Backbone], proposals: int) -> dict[str, D
 
 @torch.no_grad()
 def detect(detector: Detector, images: ImageBatch) -> int:
-    """Detect; returns how many proposals the heads saw."""
+    """Detect in the images; returns the number of proposals an image that the heads got."""
     proposals, _ = detector.propose_and_detect(images)
     return min(len(proposals[0]), detector.eval_proposals)
 
 
 def count_flops(detector: Detector, images: ImageBatch) -> tuple[int, int]:
-    """FLOPs of detecting, and how many proposals the heads saw."""
+    """FLOPs of detecting, and the number of proposals that the heads got."""
     with FlopCounterMode(display=False) as counter:
         seen = detect(detector, images)
     return counter.get_total_flops(), seen
 
 
 def compare(stages: dict[str, Detector], size: tuple[int, int], rounds: int, output: Path) -> None:
-    """Measure both, print what was found, and append the line of their ratio."""
+    """Measure both, print the numbers and append the line with their ratio."""
     images, small = noise(1, size, 32), noise(1, (64, 96), 32)
     memory, flops = {}, {}
     for name, stage in stages.items():
@@ -94,7 +94,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--output", type=Path, default=REPORT)
     arguments = parser.parse_args(args)
-    # As the rows are configured; only `fit` would fetch the trunk's weights.
+    # As in the rows' configs, but with random weights: only `fit` downloads those of the backbone.
     stages = detectors(partial(ResNetBackbone, "resnet50"), arguments.proposals)
     compare(stages, (arguments.size[0], arguments.size[1]), arguments.rounds, arguments.output)
     return 0

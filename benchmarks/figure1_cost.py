@@ -1,18 +1,20 @@
-"""What the designs of Figure 1 cost: time and memory for an image at test time, memory of a training step.
+"""The cost of the rows of Figure 1: time and memory for an image at test time, memory of a training step.
 
     python benchmarks/figure1_cost.py [--preset mini] [--rounds 20] [--output reports/records/mini/figure1_cost.json]
     python benchmarks/figure1_cost.py --preset paper --batch 1 --rounds 3     # ResNet-50 at 800 px; (a) needs the most
 
-Every row of ``configs/figure1/`` is built as it is trained, with weights that are drawn instead of read, and fed noise.
-Time: one image after the other, from pixels to merged proposals, and the network's share of it: what is left is mostly
-non-maximum suppression, which takes longest for single maps (``pre_nms_topk``). The designs take turns on the same
-images, so that a slow spell hits all, and the median counts. Memory: what proposing on one image, or the forward and
-backward pass of a batch, adds at its peak to what a process held before, a fresh process for each; resident memory on
-a CPU, allocated memory on a GPU; the optimiser's is not in it. On a CPU one thread works unless OMP_NUM_THREADS says
-more.
+Every row of ``configs/figure1/`` is built as for training, with random weights, and gets images of noise.
 
-(a) is trained on one scale. Its training step here is the one the paper calls infeasible (§1): the batch at every
-scale of the image pyramid, all losses summed, one backward pass.
+Time: one image after the other, from pixels to merged proposals, and the network's share of it. The rest is mostly
+non-maximum suppression, which takes longest for single maps (``pre_nms_topk``). The rows take turns on the same images,
+so that a slow phase of the machine affects all of them, and the median is reported. On a CPU one thread is used unless
+OMP_NUM_THREADS sets more.
+
+Memory: how much a fresh process grows at its peak while it proposes on one image, or runs the forward and backward pass
+of a batch. This is resident memory on a CPU and allocated memory on a GPU, without the optimiser's.
+
+Row (a) is trained on one scale. Its training step here is the one that the paper calls infeasible (§1): the batch at
+every scale of the image pyramid, all losses summed, one backward pass.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ from fpn_lightning.structures import Batch, ImageBatch, Targets
 
 CONFIGS = REPOSITORY / "configs"
 ROWS = tuple(sorted(file.stem for file in (CONFIGS / "figure1").glob("*.yaml")))
-NUM_IMAGES = 4  # that the designs are timed on
+NUM_IMAGES = 4  # images that the rows are timed on
 NUM_OBJECTS = 7  # in an image, as in COCO
 ALL_SCALES = "one step on all image scales, which no row is trained with: losses summed, one backward pass"
 
@@ -83,7 +85,7 @@ def build(row: str, preset: str) -> Design:
     parser.add_subclass_arguments(BaseStage, "model", required=True)
     parser.add_class_arguments(COCODataModule, "data")
     parser.add_argument("--seed_everything", type=int)
-    for group in ("experiment", "trainer", "checkpoint"):  # how a row is run, not what it is
+    for group in ("experiment", "trainer", "checkpoint"):  # options of the run, not of the row
         parser.add_argument(f"--{group}", type=dict)
     options = parser.parse_args([f"--config={file}" for file in files])
     torch.manual_seed(0)
@@ -116,14 +118,14 @@ def objects(size: tuple[int, int]) -> Targets:
 
 
 def propose(stage: RPNStage, images: ImageBatch) -> None:
-    """What is done for an image at test time."""
+    """Propose on images, as at test time."""
     stage.eval()
     with torch.no_grad():
         stage.detector.propose(images)
 
 
 def run_network(stage: RPNStage, images: ImageBatch) -> None:
-    """The part of :func:`propose` that is the design's: maps and raw outputs of every image scale."""
+    """The network's part of :func:`propose`: maps and raw outputs of every image scale."""
     stage.eval()
     with torch.no_grad():
         rpn = stage.detector.rpn
@@ -133,7 +135,7 @@ def run_network(stage: RPNStage, images: ImageBatch) -> None:
 
 
 def train_step(stage: RPNStage, images: ImageBatch) -> None:
-    """Forward and backward pass of a batch on all image scales of the design together."""
+    """Forward and backward pass of a batch on all image scales of the row together."""
     stage.train()
     total = torch.zeros((), device=images.pixels.device)
     for scale in stage.detector.image_scales:
@@ -152,11 +154,11 @@ def seconds_per_image(
     images: Sequence[ImageBatch],
     rounds: int,
 ) -> dict[str, float]:
-    """Median seconds that a piece of work takes for an image; designs take turns, and a first round is not counted.
+    """Median seconds that a piece of work takes for an image; rows take turns, and the first round is not counted.
 
     Args:
         work: :func:`propose` or :func:`run_network`.
-        stages: the designs.
+        stages: the rows, by name.
         images: batches of one image, the same for all.
         rounds: times that every design sees every image.
     """
@@ -184,7 +186,7 @@ def memory_mib(row: str, preset: str, work: str, images: int, size: tuple[int, i
         size: of each, height and width, px.
 
     Raises:
-        InputError: the process ended before it could say: memory ran out, most likely.
+        InputError: the process ended without an answer; most likely memory ran out.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -206,7 +208,7 @@ def memory_mib(row: str, preset: str, work: str, images: int, size: tuple[int, i
 def _report_memory(row: str, preset: str, work: str, images: int, size: tuple[int, int], sender: Connection) -> None:
     design = build(row, preset)
     stage = design.stage.to(_device())
-    # On next to nothing first: libraries are loaded and kernels chosen at the first call.
+    # A tiny batch first: libraries are loaded and kernels chosen at the first call.
     WORKS[work](stage, noise(1, (64, 64), design.size_divisor).to(stage.device))
     stage.zero_grad(set_to_none=True)
     gc.collect()
@@ -217,7 +219,7 @@ def _report_memory(row: str, preset: str, work: str, images: int, size: tuple[in
 
 
 def _peak_mib(device: torch.device) -> float:
-    """Peak memory so far; on a GPU what is allocated now where nothing has been asked since, and the peak from then."""
+    """Peak memory so far, in MiB; on a GPU the peak since the last call."""
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device) / 2**20
         torch.cuda.reset_peak_memory_stats(device)
@@ -241,7 +243,7 @@ def _wait_for(device: torch.device) -> None:
 def measure(
     rows: Sequence[str], preset: str, rounds: int, size: tuple[int, int] | None, batch: int | None
 ) -> dict[str, Any]:
-    """Measure rows of Figure 1, as the file holds it.
+    """Measure rows of Figure 1; returns the content of the output file.
 
     Args:
         rows: names of the rows.
@@ -284,7 +286,7 @@ def measure(
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="What the designs of Figure 1 cost.")
+    parser = argparse.ArgumentParser(description="The cost of the rows of Figure 1.")
     parser.add_argument("--preset", default="mini", help="scale, `paper` for the rows as they are (default: mini)")
     parser.add_argument("--rounds", type=int, default=20, help="times every design sees every image (default: 20)")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of the images, px; the preset's if not")

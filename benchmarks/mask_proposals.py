@@ -2,12 +2,12 @@
 
     python benchmarks/mask_proposals.py [--short_side 800] [--rounds 2] [--output reports/benchmarks.md]
 
-Rows: one image of noise, 3:4, from pixels to 1000 run-length masks of its file (480 x 640), with the rows' trunk and
-weights that are drawn instead of read. Each row's seconds are given over those of the first, beside the paper's ratio
-of seconds on an M40. Training: forward and backward pass of both MLPs on 8 images of 160 px (32 channels, strides 2 to
+Rows: one image of noise, 3:4, from pixels to 1000 run-length masks of its file (480 x 640), with the rows' backbone and
+random weights. Each row's seconds are divided by those of the first; the paper's ratio, measured on an M40, stands
+beside. Training: forward and backward pass of both MLPs on 8 images of 160 px (32 channels, strides 2 to
 32), at the sampled cells as in training and by convolution over whole maps. Run lengths: 1000 masks of 14 x 14 pasted
 into an image of 480 x 640 one after the other, and all at once by torchvision before they are encoded.
-One thread works unless OMP_NUM_THREADS says more.
+One thread is used unless OMP_NUM_THREADS sets more.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ FILE_SIZE = (480, 640)
 
 
 def build(row: str) -> MaskProposalStage:
-    """A row of Table 6 as its config says, without trained weights."""
+    """Build a row of Table 6 as its config says, with random weights."""
     config = yaml.safe_load((REPOSITORY / "configs" / "table6" / f"{row}.yaml").read_text())["model"]["init_args"]
     torch.manual_seed(0)
     masks = partial(MaskProposer, **config["detector"]["masks"]["init_args"])

@@ -2,9 +2,9 @@
 
     python benchmarks/recall.py [--images 500] [--boxes 1000] [--objects 7] [--output reports/benchmarks.md]
 
-What is timed: for us every ``update`` and ``compute`` from arrays; for the peers ``evaluate()`` alone, from records
+The timed part: for us every ``update`` and ``compute`` from arrays; for the peers ``evaluate()`` alone, from records
 already loaded and indexed, with ``useCats=0``, the same limits and four area ranges. The numbers of all three are
-compared to 1e-9 before a line is written. Memory is growth while evaluating, boxes not counted.
+compared to 1e-9 before a line is written. Memory is growth while evaluating, without the boxes.
 Around each object lie 15 boxes of growing error, about what non-maximum suppression at IoU 0.7 leaves; the rest is
 background.
 """
@@ -49,7 +49,7 @@ def synthetic_image(rng: np.random.Generator, num_boxes: int, num_objects: float
 
 
 def given(image_id: int, *columns: NDArray[Any]) -> tuple[FileResults, GroundTruth]:
-    """What ``update`` takes."""
+    """The arguments of ``update``."""
     boxes, scores, gt_boxes, areas, is_crowd = columns
     labels = np.zeros(len(areas), dtype=np.int64)
     return FileResults(boxes, scores), GroundTruth(image_id, gt_boxes, areas, is_crowd, labels)

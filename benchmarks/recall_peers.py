@@ -1,4 +1,4 @@
-"""Recall of ours beside that of pycocotools and faster-coco-eval, on the same objects: agreement, time, memory."""
+"""Compare our recall with pycocotools and faster-coco-eval on the same objects: agreement, time, memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Peer = Callable[[], Any]
 
 
 def prepare_peer(coco: Any, evaluator_class: Any, tables: Tables, iou_type: str, limits: Sequence[int]) -> Peer:
-    """Index the records; the function returned runs the peer's ``evaluate()`` and hands back the evaluator."""
+    """Index the records, and return a function that runs the peer's ``evaluate()`` and returns the evaluator."""
     indexed = []
     with contextlib.redirect_stdout(io.StringIO()):
         for table in tables:
@@ -70,14 +70,14 @@ def compare_recall(
     rounds: int,
     output: Path,
 ) -> int:
-    """Print and append the ratios of time and the memory of all three.
+    """Print the time and memory of all three, and append the ratios to the report.
 
     Args:
         work: what is measured, for the line.
         metric: ours, called with limits and area thresholds.
-        images: of each image its columns.
-        given: makes what ``update`` takes of the number of an image and its columns.
-        tables: makes COCO's dictionaries, ground truth and results, of images.
+        images: the columns of each image.
+        given: turns an image's id and columns into the arguments of ``update``.
+        tables: turns images into COCO's dictionaries, ground truth and results.
         iou_type: ``bbox`` or ``segm``.
         limits: detections kept.
         rounds: how often each is timed.

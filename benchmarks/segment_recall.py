@@ -2,7 +2,7 @@
 
     python benchmarks/segment_recall.py [--images 40] [--masks 1000] [--objects 7] [--output reports/benchmarks.md]
 
-What is timed: for us every ``update`` and ``compute`` from run lengths; for the peers ``evaluate()`` alone, from
+The timed part: for us every ``update`` and ``compute`` from run lengths; for the peers ``evaluate()`` alone, from
 records already loaded and indexed, with ``iouType="segm"``, ``useCats=0``, the same limits and four area ranges. The
 numbers of all three are compared to 1e-9 before a line is written. Memory is growth while evaluating, masks not
 counted. Masks are ellipses in images of 480 x 640; around each object lie 15 of growing error, the rest is anywhere.
@@ -68,7 +68,7 @@ def synthetic_image(rng: np.random.Generator, num_masks: int, num_objects: float
 
 
 def given(image_id: int, *columns: Any) -> tuple[MaskProposalsOrig, GroundTruth]:
-    """What ``update`` takes."""
+    """The arguments of ``update``."""
     masks, scores, gt_masks, areas, is_crowd = columns
     labels, boxes = np.zeros(len(areas), dtype=np.int64), np.zeros((len(areas), 4))
     found = MaskProposalsOrig(image_id, masks, torch.from_numpy(scores.copy()), torch.full((len(masks),), 2))

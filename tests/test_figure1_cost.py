@@ -1,4 +1,4 @@
-"""What the designs of Figure 1 cost: built as trained, timed in turns, a step on all scales, a file for the reports."""
+"""The cost of the rows of Figure 1: built as for training, timed in turns, a step on all scales, the output file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def script(monkeypatch):
     torch.set_num_threads(threads)
 
 
-def test_rows_are_the_designs_of_figure_1_at_the_presets_scale(script: ModuleType):
+def test_rows_are_those_of_figure_1_at_the_presets_scale(script: ModuleType):
     assert script.ROWS == ("a_image_pyramid", "b_single_map", "c_hierarchy", "c_ssd", "d_fpn")
     for row in script.ROWS:
         design = script.build(row, "mini")
@@ -83,7 +83,7 @@ def test_a_step_on_all_scales_sums_the_gradients_of_each(script: ModuleType):
     assert any(not torch.allclose(p.grad, together[name], rtol=0.1) for name, p in stage.named_parameters())
 
 
-def test_designs_take_turns_and_the_median_counts(script: ModuleType, monkeypatch):
+def test_rows_take_turns_and_the_median_counts(script: ModuleType, monkeypatch):
     now, seen = [0.0], []
     # the first turn of each warms up
     takes = {"a": iter([9.0, 1.0, 3.0, 8.0]), "b": iter([8.0, 2.0, 6.0, 4.0])}

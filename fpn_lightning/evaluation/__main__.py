@@ -123,14 +123,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--class-agnostic",
         action="store_true",
-        help="with bbox or segm: recall whatever the class (Table 6) in place of AP; always so with proposals",
+        help="with bbox or segm: class-agnostic recall (Table 6) instead of AP; proposals are always class-agnostic",
     )
     parser.add_argument(
         "--limits",
         type=int,
         nargs="+",
         help="detections kept per image; default: 10 30 100 1000 for proposals, 10 100 1000 with --class-agnostic, "
-        "else 1 10 100. AP always looks at 100",
+        "else 1 10 100. AP always uses 100",
     )
     parser.add_argument(
         "--area-thresholds",
@@ -138,20 +138,24 @@ def build_parser() -> argparse.ArgumentParser:
         nargs=2,
         default=(32**2, 96**2),
         metavar=("SMALL", "LARGE"),
-        help="px² between small, medium and large objects (default: 1024 9216)",
+        help="areas in px² between small, medium and large objects (default: 1024 9216)",
     )
     parser.add_argument(
         "--backend",
         choices=get_args(Backend),
         default="faster-coco-eval",
-        help="evaluator of AP; recall whatever the class is counted by this package, equal to both",
+        help="evaluator of AP; class-agnostic recall is counted by this package and equals both",
     )
     parser.add_argument(
         "--per-class",
         action="store_true",
-        help="also the AP of each class, best first; in --output under per_class. With bbox or segm",
+        help="also give the AP of each class, best first; in --output under per_class. With bbox or segm",
     )
-    parser.add_argument("--output", type=Path, help="write the fractions to this JSON file; null: no ground truth")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="write the metrics as fractions to this JSON file; null where there is no ground truth",
+    )
     return parser
 
 

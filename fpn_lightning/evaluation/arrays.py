@@ -64,7 +64,7 @@ def object_columns(
     """Areas, crowd flags and labels of the objects of an image, ``(G,)`` each.
 
     Raises:
-        InputError: naming the image, for lengths that disagree or a value that is not finite.
+        InputError: naming the image, if lengths disagree or a value is not finite.
     """
     name = f"image {ground_truth.image_id}: the objects' "
     areas, labels = float_rows(ground_truth.areas, name + "areas"), float_rows(ground_truth.labels, name + "labels")

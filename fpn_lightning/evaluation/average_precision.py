@@ -44,7 +44,7 @@ class AveragePrecision(Metric):
     Args:
         area_thresholds: between small and medium and between medium and large objects, px² of the image file.
         limits: detections kept per image and class, each giving ``AR<limit>`` and ``AR<limit>_s``, ``_m``, ``_l``.
-            AP always looks at 100.
+            AP always uses 100.
         backend: ``faster-coco-eval``, or ``pycocotools``, the reference.
 
     Attributes:

@@ -33,7 +33,7 @@ IoUType = Literal["bbox", "segm"]
 Record = dict[str, Any]
 Values = dict[str, float | None]
 ClassValues = dict[int, float | None]
-AP_LIMIT = 100  # AP always looks at 100 detections an image and class
+AP_LIMIT = 100  # detections of an image and class that AP uses, for any limits
 
 
 class Records:

@@ -1,8 +1,7 @@
 """COCO's greedy matching of detections to objects, for boxes and masks, counted for recall.
 
-Only what recall depends on is computed. COCO offers an ignored object (crowd, or outside the area range) to a
-detection only after every counted object was refused, and what it absorbs are would-be false positives. So ignored
-objects change precision, never recall, and are left out.
+Ignored objects (crowds, and objects outside the area range) are left out. COCO matches a detection with one of them
+only where no counted object fits, so that the detection is not a false positive: this changes precision, never recall.
 
 Shapes: D detections and G objects of one image, T = 10 IoU thresholds, A area ranges, L limits.
 """
@@ -22,13 +21,13 @@ MAX_AREA = 1e5**2
 
 
 def area_ranges(area_thresholds: Sequence[float]) -> NDArray[np.float64]:
-    """Bounds of all, small, medium and large objects, inclusive on both sides as in COCO.
+    """Bounds of the areas of all, small, medium and large objects, inclusive on both sides as in COCO.
 
     Args:
         area_thresholds: largest small and smallest large area, px² of the image file.
 
     Returns:
-        float64 ``(4, 2)`` lower and upper bound. An object exactly on a threshold belongs to both neighbours.
+        float64 ``(4, 2)`` lower and upper bound. An object exactly on a threshold belongs to both size classes.
 
     Raises:
         InputError: unless the thresholds are two ascending areas between 0 and 1e10.
@@ -43,11 +42,11 @@ def area_ranges(area_thresholds: Sequence[float]) -> NDArray[np.float64]:
 
 
 def box_iou_xywh(boxes: NDArray[np.float64], gt_boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """IoU in the order of operations of COCO's mask API, so that equal boxes give equal bits.
+    """IoU of boxes, equal to COCO's mask API to the bit: it follows the order of its operations.
 
     Args:
-        boxes: float64 ``(D, 4)`` xywh, any one unit.
-        gt_boxes: float64 ``(G, 4)`` xywh, same unit.
+        boxes: float64 ``(D, 4)`` xywh, in any unit.
+        gt_boxes: float64 ``(G, 4)`` xywh, in the same unit.
 
     Returns:
         float64 ``(D, G)`` in [0, 1]; 0 where boxes only touch or one of them has no area.
@@ -73,7 +72,7 @@ def box_iou_xywh(boxes: NDArray[np.float64], gt_boxes: NDArray[np.float64]) -> N
 def ignored_objects(
     gt_areas: NDArray[np.float64], gt_is_crowd: NDArray[np.bool_], ranges: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """Which objects do not count in which area range.
+    """Whether an object is ignored, for each area range.
 
     Args:
         gt_areas: float64 ``(G,)`` the annotation's ``area``, px² of the image file.
@@ -87,17 +86,17 @@ def ignored_objects(
 
 
 def count_matches(ious: NDArray[np.float64], gt_ignore: NDArray[np.bool_], limits: Sequence[int]) -> NDArray[np.int64]:
-    """Count the objects of one image that COCO's greedy matching finds. Serves boxes and masks alike.
+    """Count the objects of one image that COCO's greedy matching matches, boxes or masks.
 
-    Detections choose in order of score; each takes the free object with the highest IoU at or above the threshold,
-    the last one among equals. The first ``limit`` detections choose the same way whatever follows, so one pass
-    serves every limit. An object is free or taken per threshold and area range; these A·T bits are one integer,
-    so the pass over the few pairs with IoU >= 0.5 also serves all thresholds and ranges at once.
+    Detections choose in order of score. Each takes the free object with the highest IoU at or above the threshold, the
+    last one among equals. Later detections do not change what earlier ones take, so one pass gives the counts of every
+    limit. Whether an object is free depends on the threshold and the area range; these A·T bits are one integer, so
+    the same pass over the few pairs with IoU >= 0.5 gives the counts of all thresholds and ranges.
 
     Args:
         ious: float64 ``(D, G)``, detections by descending score; objects in COCO's order (category, then file).
         gt_ignore: bool ``(A, G)``, at most 6 ranges: crowds and objects outside the area range. Their columns of
-            ``ious`` are not looked at.
+            ``ious`` are not used.
         limits: ``(L,)`` detections kept, ascending.
 
     Returns:
@@ -131,8 +130,8 @@ def count_matches(ious: NDArray[np.float64], gt_ignore: NDArray[np.bool_], limit
             ranks.append(det)
             taken.append(take)
 
-    found = (np.array(taken, dtype=np.int64)[:, None] >> np.arange(num_bits)) & 1
+    matched = (np.array(taken, dtype=np.int64)[:, None] >> np.arange(num_bits)) & 1
     counts = np.zeros((len(taken) + 1, num_bits), dtype=np.int64)
-    np.cumsum(found, axis=0, out=counts[1:])
+    np.cumsum(matched, axis=0, out=counts[1:])
     # (L, A * T) -> (L, A, T) -> (T, A, L)
     return counts[np.searchsorted(ranks, limits)].reshape(len(limits), num_ranges, num_thresholds).transpose(2, 1, 0)

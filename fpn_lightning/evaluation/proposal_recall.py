@@ -45,7 +45,7 @@ def match_image(
     gt_ignore: NDArray[np.bool_],
     limits: Sequence[int],
 ) -> NDArray[np.int64]:
-    """Count the objects of one image found by the best-scored boxes; equal scores keep the order given.
+    """Count the objects of one image that its best boxes match; boxes of equal score keep the order given.
 
     Args:
         boxes_xywh: float64 ``(D, 4)`` pixels of the image file, any number, any order.
@@ -66,19 +66,19 @@ def match_image(
 
 
 class Recall(Metric):
-    """What the recall of boxes and the recall of masks share: counts over a split, and the columns made of them.
+    """Base of box recall and mask recall: counts over a split, and the metrics made of them.
 
-    Keeps sums of counts only: memory does not grow with the number of images, and processes are joined by addition.
+    The state is sums of counts: memory does not grow with the number of images, and the counts of processes add up.
 
     Args:
         limits: proposals kept per image, each giving ``AR<limit>`` and ``AR<limit>_s``, ``_m``, ``_l``.
         area_thresholds: between small and medium and between medium and large objects, px² of the image file.
 
     Attributes:
-        prefix: what stands before the name of every column.
-        matched: int64 ``(T, A, L)`` objects found.
-        gt_counts: int64 ``(A,)`` objects that count.
-        num_images: int64 scalar, images seen.
+        prefix: start of the name of every metric.
+        matched: int64 ``(T, A, L)`` number of matched objects.
+        gt_counts: int64 ``(A,)`` number of objects that are not ignored.
+        num_images: int64 scalar, number of images.
 
     Raises:
         InputError: limits or thresholds that cannot be used.
@@ -107,7 +107,7 @@ class Recall(Metric):
         """Add one image.
 
         Args:
-            matched: int64 ``(T, A, L)`` objects found, see :func:`count_matches`.
+            matched: int64 ``(T, A, L)`` number of matched objects, see :func:`count_matches`.
             gt_ignore: bool ``(A, G)``, see :func:`ignored_objects`.
         """
         device = self.matched.device
@@ -116,11 +116,11 @@ class Recall(Metric):
         self.num_images += 1
 
     def compute(self) -> dict[str, float | None]:
-        """Return fractions in [0, 1] by column name; ``None`` for a size class without ground truth."""
-        found = self.matched.cpu().numpy().mean(axis=0)
+        """Return fractions in [0, 1] by the metric's name; ``None`` for a size class without ground truth."""
+        matched = self.matched.cpu().numpy().mean(axis=0)
         counts = self.gt_counts.cpu().tolist()
         return {
-            self.prefix + recall_key(limit, suffix): float(found[a, i] / counts[a]) if counts[a] else None
+            self.prefix + recall_key(limit, suffix): float(matched[a, i] / counts[a]) if counts[a] else None
             for i, limit in enumerate(self.limits)
             for a, suffix in enumerate(AREA_SUFFIXES)
         }
@@ -134,11 +134,10 @@ class ProposalRecall(Recall):
 
         Args:
             prediction: proposals of the image, any order.
-            ground_truth: its objects. COCO looks at them in the order of their labels, which decides between equal
-                IoUs.
+            ground_truth: its objects. COCO sorts them by label, which decides between equal IoUs.
 
         Raises:
-            InputError: naming the image, for lengths that disagree or a value that is not finite.
+            InputError: naming the image, if lengths disagree or a value is not finite.
         """
         name = f"image {ground_truth.image_id}: "
         boxes = float_rows(prediction.boxes_xywh, name + "boxes_xywh", 4)

@@ -1,7 +1,7 @@
 """COCO's class-agnostic average recall of segments, exactly (FPN §6, Table 6).
 
 The numbers are those of COCO's own evaluator with ``iouType="segm"`` and ``useCats=0``, read from ``eval["recall"]``.
-Masks are compared as run lengths, image by image, and forgotten.
+Masks are compared as run lengths and are not kept: the state is sums of counts.
 
 Shapes: D proposals and G objects of one image.
 """
@@ -47,12 +47,11 @@ class SegmentRecall(Recall):
 
         Args:
             prediction: proposals of the image, any order. Equal scores keep the order given.
-            ground_truth: its objects with masks. COCO looks at them in the order of their labels, which decides between
-                equal IoUs.
+            ground_truth: its objects with masks. COCO sorts them by label, which decides between equal IoUs.
 
         Raises:
-            InputError: naming the image, for objects without masks, for lengths or image sizes that disagree, or for a
-                value that is not finite.
+            InputError: naming the image, if objects have no masks, lengths or image sizes disagree, or a value is not
+                finite.
         """
         check_masks(ground_truth)
         masks, gt_masks, name = prediction.masks, ground_truth.masks, f"image {ground_truth.image_id}: "
@@ -61,7 +60,7 @@ class SegmentRecall(Recall):
         if len(masks) != len(scores):
             raise InputError(f"{name}{len(masks)} masks and {len(scores)} scores: give one score per mask")
         if len(sizes := {tuple(mask["size"]) for mask in (*masks, *gt_masks)}) > 1:
-            # The mask API would give an IoU of -1, which no threshold tells from 0.
+            # The mask API would give an IoU of -1, which would count as 0.
             raise InputError(f"{name}masks of different sizes, {sorted(sizes)}: give masks of the image file")
         order = np.argsort(labels, kind="stable")
         gt_ignore = ignored_objects(areas[order], is_crowd[order], self.area_ranges)

@@ -188,20 +188,20 @@ def test_bad_settings_are_named(settings):
 
 
 def _score_share(rank: int, shares: list[list[tuple[int, Image]]], folder: str) -> None:
-    """One of two processes; it writes what it is told, or the error."""
+    """One of two processes: score its share and write the values, or the error."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     metric = AveragePrecision()
     for image_id, columns in shares[rank]:
         metric.update(*detected(image_id, *columns))
     try:
-        told: object = [metric.compute(), {str(key): value for key, value in _by_category(metric).items()}]
+        values: object = [metric.compute(), {str(key): value for key, value in _by_category(metric).items()}]
     except InputError as error:
-        told = str(error)
-    Path(folder, f"{rank}.json").write_text(json.dumps(told))
+        values = str(error)
+    Path(folder, f"{rank}.json").write_text(json.dumps(values))
     torch.distributed.destroy_process_group()
 
 
-def _told_to_two_processes(shares: list[list[tuple[int, Image]]], folder: Path) -> list[object]:
+def _values_of_two_processes(shares: list[list[tuple[int, Image]]], folder: Path) -> list[object]:
     context = multiprocessing.get_context("fork")
     workers = [context.Process(target=_score_share, args=(rank, shares, str(folder))) for rank in range(2)]
     for worker in workers:
@@ -221,16 +221,16 @@ def test_two_processes_equal_one(tmp_path, split):
     # The second process has the first image again, as padding to equal shares would have it; with 0, the first process
     # has nothing at all.
     shares = [rows[:split], rows[split:] + rows[:1]]
-    assert _told_to_two_processes(shares, tmp_path) == [expected, expected]
+    assert _values_of_two_processes(shares, tmp_path) == [expected, expected]
 
 
 def test_an_error_reaches_every_process(tmp_path):
     images = random_detections(np.random.default_rng(4), 2)
     (first, columns), other = images.items()
     shares = [[(first, columns)], [other, (first, (columns[0] + 1, *columns[1:]))]]
-    told = _told_to_two_processes(shares, tmp_path)
-    assert told[0] == told[1]
-    assert f"image {first} was evaluated twice" in told[0]
+    values = _values_of_two_processes(shares, tmp_path)
+    assert values[0] == values[1]
+    assert f"image {first} was evaluated twice" in values[0]
 
 
 def _resident_mib() -> float:

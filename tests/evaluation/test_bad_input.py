@@ -31,7 +31,7 @@ from fpn_lightning.evaluation.__main__ import main
         ("segm", lambda a, r: r[0].update(segmentation={"size": [9, 9], "counts": "0"}), "its size is not the image's"),
         ("segm", lambda a, r: r[0].update(segmentation={"size": [100, 80], "counts": [3]}), "do not add up"),
         ("segm", lambda a, r: r[0].update(segmentation={"size": [100, 80], "counts": "o"}), "its counts are wrong"),
-        ("proposals", lambda a, r: a["annotations"][0].update(id=0), "annotation id 0; COCO evaluators read id 0"),
+        ("proposals", lambda a, r: a["annotations"][0].update(id=0), "annotation id 0;"),
         ("bbox", lambda a, r: a["annotations"][0].update(id=7), "duplicate annotation id 7"),
         ("bbox", lambda a, r: a["images"][0].update(id=9), "duplicate image id 9"),
         ("bbox", lambda a, r: a["categories"][0].update(id=4), "duplicate category id 4"),

@@ -61,7 +61,7 @@ def test_mask_benchmark_at_a_tiny_size(load, tmp_path):
     script.time_training(1, output, batch=2, side=64)
     ours, training = written_rows(output)
     assert ours[0].startswith("run lengths of 60 masks, 480 x 640 px")
-    # How much and how fast is measured by the script, not judged here: both hang on what else a process has done.
+    # Only the signs: memory and time depend on what else the process has done.
     own, peer = (float(text.split()[-2]) for text in ours[2].split(", "))
     assert min(own, peer) >= 0
     assert min(float(row[1].split()[-2]) for row in (ours, training)) > 0
