@@ -1,4 +1,4 @@
-"""``predict`` on a folder of whatever people put into one: an image is handled, or named and skipped."""
+"""``predict`` on a folder of unusual files: each image is predicted, or skipped and listed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ UNREADABLE = ("broken.png", "empty.jpg", "text.jpg", NO_UTF8[1])
 
 @pytest.fixture
 def folder(tmp_path: Path, tiny_data: Path) -> Path:
-    """Every odd image beside an ordinary one with the same pixels."""
+    """Unusual images, each beside an ordinary image with the same pixels."""
     folder = tmp_path / "odd"
     folder.mkdir()
     first, *_ = sorted((tiny_data / "val").iterdir())
@@ -77,7 +77,7 @@ def folder(tmp_path: Path, tiny_data: Path) -> Path:
     return folder
 
 
-def test_each_is_handled_or_named_and_skipped_while_the_run_goes_on(cli, arguments, folder, tmp_path, capsys):
+def test_each_image_is_predicted_or_skipped_and_listed(cli, arguments, folder, tmp_path, capsys):
     cli("fit", "--config", str(ROW), *arguments[2:], "--trainer.max_steps", "1")
     run = tmp_path / "runs" / "mini" / "table3" / "joint_fpn" / "seed0"
     saved = ["--config", str(run / "config.yaml"), "--ckpt_path", "last"]

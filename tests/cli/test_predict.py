@@ -1,4 +1,4 @@
-"""``predict``: splits and folders, one process and two, odd images and wrong options."""
+"""``predict`` on a split writes the model's predictions for every image."""
 
 from __future__ import annotations
 

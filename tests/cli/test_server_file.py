@@ -14,9 +14,9 @@ from tests.command_line import REPOSITORY, read_metrics, run_python
 
 NAME = "detections_test-dev2017_c-fpn_results.json"
 TEST_DEV = ["--data.test_split", "test-dev2017"]
-# With every score kept, an untrained detector finds something.
+# An untrained detector has detections only if all scores are kept.
 KEEP = ["--model.detector.roi_heads.score_thresh", "0.0"]
-# More than the server takes.
+# More than the server accepts.
 MANY = ["--model.detector.roi_heads.detections_per_image", "300"]
 
 
@@ -53,7 +53,7 @@ def saved(run: Path) -> list[str]:
     return ["--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
 
 
-def test_the_file_is_what_the_server_reads_and_scores_as_validation_does(cli, detector, root, tmp_path, capsys):
+def test_the_file_has_the_servers_format_and_gives_the_metrics_of_validation(cli, detector, root, tmp_path, capsys):
     cli("test", *saved(detector), *KEEP, *MANY, *TEST_DEV)
     assert [path.name for path in (detector / "test").glob("*.json")] == [NAME]
     assert not list((detector / "test").glob(".*"))
@@ -67,7 +67,7 @@ def test_the_file_is_what_the_server_reads_and_scores_as_validation_does(cli, de
     assert max(found.values()) == 100
     assert {row["category_id"] for row in rows} <= {category["id"] for category in truth["categories"]}
     assert all(x >= 0 and y >= 0 and x + w <= 64 and y + h <= 64 for x, y, w, h in (row["bbox"] for row in rows))
-    # The same images as val: what the server would say is what validation says.
+    # The images are those of val, so the server's metrics have to be those of validation.
     cli("validate", *saved(detector), *KEEP)
     out, thresholds = tmp_path / "scores.json", ["--area-thresholds", "85", "769"]
     command = [str(annotations), str(detector / "test" / NAME), "--metric", "bbox", "--output", str(out)]
@@ -78,7 +78,7 @@ def test_the_file_is_what_the_server_reads_and_scores_as_validation_does(cli, de
         assert value == pytest.approx(logged[key], abs=1e-9), key
 
 
-def test_part_of_a_split_is_no_result(cli, detector, capsys):
+def test_results_of_a_part_of_a_split_are_rejected(cli, detector, capsys):
     folder = detector / "test"
     with pytest.raises(SystemExit):
         cli("test", *saved(detector), *KEEP, *TEST_DEV, "--trainer.limit_test_batches", "2")
@@ -86,13 +86,13 @@ def test_part_of_a_split_is_no_result(cli, detector, capsys):
     assert not [path for path in folder.iterdir() if "detections" in path.name]
 
 
-def test_a_split_with_annotations_is_scored_and_gives_no_file(cli, detector):
+def test_a_split_with_annotations_is_evaluated_and_gives_no_file(cli, detector):
     cli("test", *saved(detector), *KEEP, "--data.test_split", "val")
     assert {"AP", "AP50"} <= read_metrics(detector / "test" / "metrics.json").keys()
     assert not list((detector / "test").glob("*_results.json"))
 
 
-def test_an_rpn_has_nothing_for_the_server(cli, rpn, capsys):
+def test_an_rpn_is_rejected(cli, rpn, capsys):
     with pytest.raises(SystemExit) as stop:
         cli("test", *saved(rpn), *TEST_DEV)
     assert stop.value.code == 2

@@ -1,4 +1,4 @@
-"""The generated data set: its files hold what COCO's hold, and depend on nothing but the settings."""
+"""The generated data set: its files are like COCO's and depend only on the settings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_fields(root: Path, content: dict[str, Any]) -> None:
+def test_files_have_cocos_fields(root: Path, content: dict[str, Any]) -> None:
     assert set(content) == {"info", "licenses", "images", "annotations", "categories"}
     ids = [image["id"] for image in content["images"]]
     assert len(set(ids)) == 150
@@ -79,7 +79,7 @@ def test_masks_of_an_image_are_disjoint(root: Path) -> None:
         assert not masks or np.sum(masks, axis=0).max() == 1
 
 
-def test_proportions(content: dict[str, Any]) -> None:
+def test_sizes_and_numbers_of_objects_are_like_cocos(content: dict[str, Any]) -> None:
     areas = np.array([item["area"] for item in content["annotations"] if not item["iscrowd"]])
     small, medium = area_thresholds(160)
     shares = np.array([(areas < small).mean(), ((areas >= small) & (areas < medium)).mean(), (areas >= medium).mean()])
@@ -168,7 +168,7 @@ def test_missing_file_is_drawn_again(tmp_path: Path) -> None:
     assert files(tmp_path) == before
 
 
-def test_other_settings_are_refused_or_replace(tmp_path: Path) -> None:
+def test_a_data_set_with_other_settings_is_kept_or_replaced(tmp_path: Path) -> None:
     data = tmp_path / "data"
     generate(data, {"train": 4, "old": 2}, size=64, workers=1)
     (data / "notes.txt").write_text("mine")
@@ -179,7 +179,7 @@ def test_other_settings_are_refused_or_replace(tmp_path: Path) -> None:
     assert files(data) == files(tmp_path / "fresh") | {"notes.txt": b"mine"}
 
 
-def test_foreign_folder_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "000000000001.jpg").write_bytes(b"a photograph")
     with pytest.raises(InputError, match="holds other files"):
@@ -205,13 +205,13 @@ def test_unreadable_settings_are_named(tmp_path: Path) -> None:
         ({"splits": {}}, "splits: none"),
     ],
 )
-def test_bad_settings(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+def test_impossible_settings_are_rejected(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         generate(tmp_path / "data", **settings)
     assert not (tmp_path / "data").exists()
 
 
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_generates_splits_and_reports_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--root", str(tmp_path), "--train", "3", "--val", "2", "--size", "64", "--workers", "1"]
     main([*arguments, "--split", "tune=1"])
     assert {path.name for path in (tmp_path / "annotations").iterdir()} == {
@@ -227,7 +227,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert message in capsys.readouterr().err
 
 
-def test_contact_sheet(root: Path) -> None:
+def test_the_contact_sheet_has_four_rows_of_five_images(root: Path) -> None:
     path = root / "contact_sheet.png"
     assert path.stat().st_size < 400_000
     with Image.open(path) as sheet:

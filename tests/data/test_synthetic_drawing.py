@@ -1,4 +1,4 @@
-"""What generated images are made of: masks by hand, pens and drawings, and annotations that lose nothing."""
+"""Parts of the generated images: masks checked by hand, pens and drawings, and exact annotations."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def test_any_mask_survives_its_annotation(mask: np.ndarray, is_crowd: bool) -> N
     np.testing.assert_array_equal(coco.annToMask({**annotation, "image_id": 1}), mask)
 
 
-def test_majority_of_quarters() -> None:
+def test_a_mask_has_the_pixels_with_most_quarters() -> None:
     blocks = [[[1, 1], [1, 0]], [[1, 0], [0, 1]], [[0, 1], [1, 0]], [[1, 0], [0, 0]]]
     owned = np.concatenate([np.array(block, bool) for block in blocks], axis=1)
     assert _majority(owned).tolist() == [[1, 1, 0, 0]]  # three; two with the top left; two without; one
 
 
-def test_pen_owns_what_it_paints_and_hides_what_lies_below() -> None:
+def test_a_pen_owns_the_pixels_it_paints_and_hides_those_below() -> None:
     canvas, owners = np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), np.uint8)
     matrix = np.array([[10.0, 0, 20], [0, 10.0, 20]])
     Pen(canvas, owners, matrix, 1, INKS).fill(INKS.main, rectangle(-1, -1, 1, 1))
@@ -62,7 +62,7 @@ def test_pen_owns_what_it_paints_and_hides_what_lies_below() -> None:
 
 
 @pytest.mark.parametrize("category", CATEGORIES, ids=lambda category: category.name)
-def test_category_fills_its_frame(category: Any) -> None:
+def test_each_category_fills_its_frame(category: Any) -> None:
     canvas, owners = np.zeros((90, 90, 3), np.uint8), np.zeros((90, 90), np.uint8)
     matrix = np.array([[30.0, 0, 45], [0, 30.0, 45]])
     category.draw(Pen(canvas, owners, matrix, 7, INKS), np.random.default_rng(0))
@@ -74,7 +74,7 @@ def test_category_fills_its_frame(category: Any) -> None:
 
 
 @pytest.mark.parametrize("draw", set(CLUTTER), ids=lambda draw: draw.__name__)
-def test_clutter_is_nobodys_and_hides_objects(draw: Any) -> None:
+def test_clutter_has_no_owner_and_hides_objects(draw: Any) -> None:
     canvas, owners = np.zeros((90, 90, 3), np.uint8), np.full((90, 90), 7, np.uint8)
     draw(Pen(canvas, owners, np.array([[30.0, 0, 45], [0, 30.0, 45]]), 0, INKS), np.random.default_rng(0))
     assert (owners == 0).sum() > 90

@@ -1,4 +1,4 @@
-"""Maps: what a cell's colour means, and which part of the image it covers."""
+"""Feature maps: the meaning of a cell's colour, and the part of the image that the cell covers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from fpn_lightning.drawing.feature_maps import VIRIDIS, FeatureMap, feature_maps_of, paint
 
 
-def test_strength_is_the_mean_difference_to_the_usual_cell():
+def test_strength_is_the_mean_difference_to_the_median_cell():
     features = torch.zeros(2, 3, 3)
     features[0] = 7  # the same everywhere: nothing stands out
     features[1, 1, 2] = -4

@@ -1,4 +1,4 @@
-"""Result files: what several processes write becomes one list in the order of image ids."""
+"""Result files: the parts of several processes become one list, ordered by image id."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fpn_lightning.structures import DetectionsOrig
 
 
 def process(rank: int, world_size: int, arrived: list[int]) -> SimpleNamespace:
-    """What a trainer says of a process; notes who waits for the others."""
+    """A trainer as one process sees it; records which processes reach the barrier."""
     strategy = SimpleNamespace(barrier=lambda: arrived.append(rank))
     return SimpleNamespace(strategy=strategy, world_size=world_size, is_global_zero=rank == 0)
 
@@ -36,7 +36,7 @@ def test_images_of_all_processes_come_in_order_of_their_ids(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["found.json"]
 
 
-def test_nothing_found_is_an_empty_list_and_a_failure_leaves_nothing(tmp_path):
+def test_no_results_give_an_empty_list_and_a_failure_leaves_no_file(tmp_path):
     nothing = ResultFile(tmp_path / "nothing.json", 0)
     nothing.write(1, [])
     nothing.complete(process(0, 1, []))
@@ -45,7 +45,7 @@ def test_nothing_found_is_an_empty_list_and_a_failure_leaves_nothing(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["nothing.json"]
 
 
-def test_lines_are_cocos_format():
+def test_lines_have_cocos_format():
     boxes = torch.tensor([[1.5, 2.0, 11.5, 6.0], [0.0, 0.0, 3.0, 4.0], [0.0, 0.0, 1.0, 1.0]], dtype=torch.float64)
     found = DetectionsOrig(42, boxes, torch.tensor([0.75, 0.5, 0.25]), torch.tensor([1, 0, 0]))
     assert detection_lines(found, 2, Categories((3, 90), ("car", "brush"))) == [

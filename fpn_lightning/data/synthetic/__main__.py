@@ -17,7 +17,7 @@ def _split(text: str) -> tuple[str, int]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command; see the module's first lines."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m fpn_lightning.data.synthetic", description="Generate images in COCO's format."
     )

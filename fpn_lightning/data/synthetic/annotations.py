@@ -1,4 +1,4 @@
-"""What COCO's annotation files say about generated images; pycocotools decodes exactly the masks that were drawn."""
+"""Annotations of generated images in COCO's format. pycocotools decodes exactly the masks that were drawn."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from fpn_lightning.data.synthetic.shapes import CATEGORIES
 
 
 def image_id(index: int) -> int:
-    """Id of image ``index`` of a split: positive, with gaps, as COCO's are."""
+    """Id of image ``index`` of a split: positive and with gaps, like COCO's ids."""
     return 3 * index + 1
 
 
 def file_name(key: int) -> str:
-    """File name of the image with this id, as COCO names its files."""
+    """File name of the image with this id, in COCO's form."""
     return f"{key:012d}.jpg"
 
 
 def instances(
     description: str, size: int, image_ids: list[int], annotations: list[list[dict[str, Any]]]
 ) -> dict[str, Any]:
-    """Put together the content of a split's annotation file, with COCO's sections and fields.
+    """Make the content of a split's annotation file, with COCO's sections and fields.
+
+    Annotation ids start at 1, because evaluators read an annotation id of 0 as "not matched".
 
     Args:
-        description: what the split is, for ``info``.
+        description: description of the split, for ``info``.
         size: side of the images, pixels.
         image_ids: id of every image.
-        annotations: for every image what :func:`to_annotation` gave; numbered here from 1 on, since evaluators take
-            an annotation id of 0 for "not matched".
+        annotations: the annotations of every image, from :func:`to_annotation`.
     """
     images: list[dict[str, Any]] = []
     numbered: list[dict[str, Any]] = []
@@ -51,14 +52,14 @@ def instances(
 
 
 def to_annotation(item: SceneObject) -> dict[str, Any]:
-    """Describe one object as COCO does, all but its own id and its image's.
+    """Make the annotation of one object, without its id and its image id.
 
-    A crowd region becomes an uncompressed run-length code, as in COCO's files. Any other mask becomes one polygon per
-    part where polygons can give exactly this mask, and a compressed code where they cannot (holes, parts that touch at
-    a corner).
+    The mask of a crowd region becomes an uncompressed run-length code, as in COCO's files. Any other mask becomes one
+    polygon per part if polygons give exactly this mask. Otherwise (holes, parts that touch at a corner) it becomes a
+    compressed run-length code.
 
     Args:
-        item: the object; ``mask`` is uint8 ``(H, W)`` and not empty.
+        item: the object.
 
     Returns:
         ``segmentation``, ``area`` (px², of the mask), ``iscrowd``, ``bbox`` (tight around the mask, x y width height)
@@ -85,7 +86,7 @@ def _exact_segmentation(mask: NDArray[np.uint8], code: dict[str, Any]) -> list[l
 
 
 def run_lengths(mask: NDArray[np.uint8]) -> dict[str, Any]:
-    """COCO's uncompressed run-length code of a mask ``(H, W)``: counts down the columns, zeros first."""
+    """COCO's uncompressed run-length code of a mask ``(H, W)``: run lengths down the columns, zeros first."""
     columns = np.concatenate(([0], mask.ravel(order="F"), [0]))
     changes = np.flatnonzero(np.diff(columns))
     edges = np.concatenate(([0], changes, [mask.size]))
@@ -96,9 +97,9 @@ def run_lengths(mask: NDArray[np.uint8]) -> dict[str, Any]:
 
 
 def outlines(mask: NDArray[np.uint8]) -> list[list[int]]:
-    """Closed outlines of a mask along the edges of its pixels, holes included, each as flat x, y.
+    """Closed outlines of a mask and its holes along the edges of pixels, each as a flat list x, y, x, y, ...
 
-    Empty where two pixels touch only at a corner, since the outline is not unique there.
+    The list is empty if two pixels touch only at a corner: the outline is not unique there.
     """
     left, top, width, height = cv2.boundingRect(mask)
     framed = np.pad(mask[top : top + height, left : left + width], 1)
@@ -107,8 +108,8 @@ def outlines(mask: NDArray[np.uint8]) -> list[list[int]]:
     around = above_left + above_right + below_left + below_right
     if ((around == 2) & (above_left == below_right)).any():
         return []
-    # At a corner one horizontal and one vertical edge meet, so along a row corners pair up as ends of horizontal
-    # edges, and along a column as ends of vertical ones.
+    # At a corner one horizontal and one vertical edge meet, so the corners along a row are pairs of ends of
+    # horizontal edges, and those along a column are pairs of ends of vertical edges.
     y, x = np.nonzero(around & 1)
     by_column = np.lexsort((y, x)).tolist()
     vertical = [0] * len(by_column)

@@ -1,4 +1,4 @@
-"""The looks of the generated images: palettes that go together, and patterns that give surfaces a grain."""
+"""Colours and patterns of the generated images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PALETTES = (
 )
 _JITTER = 9  # levels by which each colour channel of a palette varies between images
 _MIN_ACCENT = 60  # Euclidean distance in RGB between main colour and accent
-_MIN_CONTRAST = 75  # Euclidean distance in RGB between a thing's main colour and what lies beneath
+_MIN_CONTRAST = 75  # Euclidean distance in RGB between a main colour and the colour beneath it
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Palette:
     light: Colour
 
     def choose(self, rng: np.random.Generator, beneath: tuple[float, float, float]) -> Inks:
-        """Choose inks for one thing, its main colour unlike the mean colour ``beneath`` it."""
+        """Choose the inks of one drawing. Its main colour differs from the mean colour ``beneath`` it."""
         contrasts = [math.dist(ink, beneath) for ink in self.inks]
         least = min(_MIN_CONTRAST, sorted(contrasts)[-2])
         main = _pick(rng, [ink for ink, contrast in zip(self.inks, contrasts, strict=True) if contrast >= least])
@@ -66,7 +66,7 @@ def pick_palette(rng: np.random.Generator) -> Palette:
     colours = np.array([list(bytes.fromhex(name)) for name in names], dtype=np.float64)
     colours += rng.uniform(-_JITTER, _JITTER, colours.shape)
     inks = tuple(_colour(colour) for colour in colours[2:].tolist())
-    # Mixed with black and with white, so that details read alike in every palette.
+    # Mixed with black and with white, so that details are visible in every palette.
     dark = _colour([level * 0.5 + 12 for level in min(inks, key=sum)])
     light = _colour([level * 0.5 + 125 for level in max(inks, key=sum)])
     return Palette(colours[:2], inks, dark, light)
@@ -78,7 +78,7 @@ def paint_ground(rng: np.random.Generator, palette: Palette, side: int) -> NDArr
     blend = rng.random((4, 4, 1)) * 0.7 + np.linspace(0, 0.3, 4)[:, None, None]
     coarse = corners[0] * (1 - blend) + corners[1] * blend
     coarse += rng.normal(0, 7, coarse.shape)
-    # Cubic to 32 x 32, then linear: as smooth as cubic all the way, in a fifth of the time.
+    # Cubic to 32 x 32, then linear: as smooth as cubic interpolation alone, in a fifth of the time.
     smooth = cv2.resize(coarse.clip(0, 255).astype(np.uint8), (32, 32), interpolation=cv2.INTER_CUBIC)
     canvas = np.asarray(cv2.resize(smooth, (side, side), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
     apply_pattern(rng, canvas, None, rng.uniform(0.05, 0.3))
@@ -88,7 +88,7 @@ def paint_ground(rng: np.random.Generator, palette: Palette, side: int) -> NDArr
 def apply_pattern(
     rng: np.random.Generator, area: NDArray[np.uint8], mask: NDArray[np.uint8] | None, strength: float
 ) -> None:
-    """Lighten and darken ``area`` (h, w, 3) in place by a random pattern, only where ``mask`` (h, w) is not 0."""
+    """Lighten and darken ``area`` (h, w, 3) in place by a random pattern, where ``mask`` (h, w) is not 0."""
     side = 1 << int(max(*area.shape[:2], 64) - 1).bit_length()
     bank = pattern_bank(side)
     pattern = bank[int(rng.integers(len(bank)))]

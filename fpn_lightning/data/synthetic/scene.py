@@ -1,8 +1,8 @@
 """One generated image: ground, objects and clutter painted back to front, and the exact visible mask of every object.
 
-Everything is drawn at twice the final size, in colour on the canvas and, with the same calls, as object numbers on a
-map of owners. Averaging 2 x 2 canvas pixels gives the image, a majority among 2 x 2 owners gives the masks; so the
-masks follow every occlusion and every cut by the border without any geometry of their own.
+Everything is drawn at twice the final size. Each call draws colours on the canvas and the object's number on a map of
+owners. The average of 2 x 2 canvas pixels gives the image; the majority of 2 x 2 owners gives the masks. The masks
+therefore show every occlusion and every cut by the border without further geometry.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _EMPTY_SHARE = 0.03  # images without any object
 _CROWD_SHARE = 0.12  # images planned with a crowd region; about half have room for it
 _SIZE_SHARES = (0.35, 0.37, 0.28)  # planned; occlusion and lack of room turn it into about 36/39/25 %
 _MAX_PLANNED = 12
-_MIN_VISIBLE_SHARE = 0.4  # of an object's own pixels; what shows less is not annotated
+_MIN_VISIBLE_SHARE = 0.4  # of an object's own pixels; an object that shows less is not annotated
 _MIN_VISIBLE_SIDE = 0.022  # √area in image sides: 3.5 px at 160
 _MAX_COVERED = 0.5  # share of a box that later boxes may cover
 _COCO_SIDE = 554  # √(640 · 480): the image side that COCO's 32² and 96² belong to
@@ -44,7 +44,7 @@ def area_thresholds(size: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class SceneObject:
-    """What is annotated: ``mask`` uint8 ``(H, W)`` of {0, 1}, visible pixels only, never empty."""
+    """An annotated object. ``mask`` is uint8 ``(H, W)`` of {0, 1}: its visible pixels, at least one."""
 
     category_id: int
     is_crowd: bool
@@ -60,7 +60,7 @@ class Scene:
 
 
 def draw_scene(seed: int, split: str, index: int, size: int) -> Scene:
-    """Draw image ``index`` of a split: a function of these four values and of nothing else."""
+    """Draw image ``index`` of a split. The result depends only on these four values."""
     entropy = np.random.SeedSequence((seed, zlib.crc32(split.encode()), index, size))
     painter = _Painter(np.random.Generator(np.random.PCG64(entropy)), size)
     painter.paint()
@@ -69,11 +69,11 @@ def draw_scene(seed: int, split: str, index: int, size: int) -> Scene:
 
 @dataclass(frozen=True)
 class _Placed:
-    """An object, or a group that is annotated as one region, on the canvas."""
+    """An object on the canvas, or a group that is annotated as one region."""
 
     category: Category
     is_crowd: bool
-    own_area: float  # what it covered before anything hid it, image px²
+    own_area: float  # area before anything hid it, image px²
     box: tuple[int, int, int, int]  # xyxy, even canvas pixels
 
 
@@ -88,8 +88,8 @@ class _Painter:
         self.canvas = paint_ground(rng, self.palette, self.side)
         self.owners = np.zeros((self.side, self.side), np.uint8)
         self.placed: list[_Placed] = []
-        self.boxes = np.zeros((0, 4))  # xyxy of what has been placed and may not be hidden
-        self.covered = np.zeros(0)  # share of each of these boxes that later ones cover
+        self.boxes = np.zeros((0, 4))  # xyxy of the placed objects, which have to stay visible
+        self.covered = np.zeros(0)  # share of each of these boxes that later drawings cover
 
     def paint(self) -> None:
         """Paint clutter, then objects from large to small with more clutter between, a crowd, and strokes."""
@@ -111,7 +111,7 @@ class _Painter:
             draw_strokes(Pen(self.canvas, self.owners, matrix, 0, self._inks((middle, middle), middle)), rng)
 
     def _plan_sides(self, count: int) -> NDArray[np.float64]:
-        """Draw √area for ``count`` objects, from large to small but not strictly: now and then a smaller is behind."""
+        """Draw √area for ``count`` objects, roughly from large to small, so that most small objects are in front."""
         small, medium = (2 * np.sqrt(limit) for limit in self.thresholds)
         lower = np.array((0.5 * small, 1.05 * small, 1.08 * medium))
         upper = np.array((0.97 * small, 0.98 * medium, 0.7 * self.side))
@@ -135,7 +135,7 @@ class _Painter:
         self._finish(category, False)
 
     def _finish(self, category: Category, is_crowd: bool) -> None:
-        """Give what was drawn last its pattern and remember it."""
+        """Add a pattern to the object that was drawn last, and list the object as placed."""
         mask = (self.owners == len(self.placed) + 1).view(np.uint8)
         x1, y1, width, height = cv2.boundingRect(mask)
         x1, y1, x2, y2 = x1 // 2 * 2, y1 // 2 * 2, -(-(x1 + width) // 2) * 2, -(-(y1 + height) // 2) * 2
@@ -146,7 +146,7 @@ class _Painter:
         self.covered = np.append(self.covered, 0.0)
 
     def _clutter(self, count: int, smallest: float, largest: float) -> None:
-        """Scatter things that are no objects; ``smallest`` and ``largest`` are half extents in canvas sides."""
+        """Scatter clutter; ``smallest`` and ``largest`` are half extents in canvas sides."""
         for _ in range(count):
             draw = CLUTTER[int(self.rng.integers(len(CLUTTER)))]
             half = self.side * float(np.exp(self.rng.uniform(np.log(smallest), np.log(largest))))
@@ -158,7 +158,7 @@ class _Painter:
             draw(Pen(self.canvas, self.owners, matrix, 0, inks), self.rng)
 
     def _crowd(self) -> None:
-        """Draw a dense group of small things of one category, annotated as one region."""
+        """Draw a dense group of small objects of one category, annotated as one region."""
         rng, category = self.rng, CATEGORIES[int(self.rng.integers(len(CATEGORIES)))]
         half = self.side * rng.uniform(0.15, 0.28)
         centre = self._find_room(half)
@@ -173,7 +173,7 @@ class _Painter:
             scale = member * rng.uniform(0.8, 1.1)
             matrix = _affine((centre[0] + x + dx, centre[1] + y + dy), turn, scale, scale)
             category.draw(Pen(self.canvas, self.owners, matrix, owner, inks), rng)
-        # The region closes over the gaps between members, as an annotator's outline of a group does.
+        # The region includes the gaps between members, like an annotator's outline of a group.
         members = (self.owners == owner).view(np.uint8)
         reach = 2 * int(member) + 1
         closed = cv2.morphologyEx(members, cv2.MORPH_CLOSE, np.ones((reach, reach), np.uint8))
@@ -181,7 +181,7 @@ class _Painter:
         self.owners[(closed == 1) & (self.owners == 0)] = owner
 
     def _find_room(self, half: float) -> tuple[float, float] | None:
-        """Look for a centre where a square of this half extent leaves the earlier objects visible, and claim it."""
+        """Choose a centre where a square of this half extent leaves earlier objects visible, if there is one."""
         margin = min(0.8 * half, self.side / 2)
         centres = self.rng.uniform(margin, self.side - margin, (10, 2))
         low = np.maximum(centres[:, None] - half, self.boxes[:, :2])
@@ -196,7 +196,7 @@ class _Painter:
         return x, y
 
     def _inks(self, centre: tuple[float, float], half: float) -> Inks:
-        """Choose colours that stand out from the square around a centre."""
+        """Choose colours that differ from those in the square around a centre."""
         x1, y1 = (max(int(value - half), 0) for value in centre)
         x2, y2 = (int(value + half) + 1 for value in centre)
         step = max(int(half) // 4, 1)
@@ -209,21 +209,21 @@ class _Painter:
         return np.asarray(cv2.resize(self.canvas, (half, half), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
     def visible_objects(self) -> list[SceneObject]:
-        """Masks of what can still be recognised."""
+        """The objects of which enough is visible, with their masks."""
         least = (_MIN_VISIBLE_SIDE * self.side / 2) ** 2
-        found = []
+        objects = []
         for number, placed in enumerate(self.placed, start=1):
             x1, y1, x2, y2 = placed.box
             mask = np.zeros((self.side // 2, self.side // 2), np.uint8)
             mask[y1 // 2 : y2 // 2, x1 // 2 : x2 // 2] = _majority(self.owners[y1:y2, x1:x2] == number)
             area = cv2.countNonZero(mask)
             if area >= max(least, _MIN_VISIBLE_SHARE * placed.own_area):
-                found.append(SceneObject(placed.category.id, placed.is_crowd, mask))
-        return found
+                objects.append(SceneObject(placed.category.id, placed.is_crowd, mask))
+        return objects
 
 
 def _majority(owned: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Masks at half the size; of two owners with two quarters each, the one of the top left quarter has the pixel."""
+    """Mask at half the size: pixels with three of four quarters owned, or two with the top left one."""
     quarters = owned.view(np.uint8)
     count = quarters[0::2, 0::2] + quarters[0::2, 1::2] + quarters[1::2, 0::2] + quarters[1::2, 1::2]
     return (count + quarters[0::2, 0::2] > 2).view(np.uint8)
@@ -237,7 +237,7 @@ def _affine(centre: tuple[float, float], angle: float, scale_x: float, scale_y: 
 
 @cache
 def unit_side(category: Category) -> float:
-    """√area of a category in its unit frame, the mean of some drawings."""
+    """√area of a category in its unit frame, averaged over 8 drawings."""
     side, rng = 200, np.random.default_rng(0)
     ink = (0, 0, 0)
     areas = []

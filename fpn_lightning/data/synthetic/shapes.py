@@ -1,8 +1,8 @@
-"""What the generated images are made of: eleven categories of objects, and clutter that resembles their parts.
+"""Shapes of the generated images: eleven categories of objects, and the parts that clutter shares with them.
 
-Every drawing is a function of a pen and a random generator. It works in a unit frame, x to the right and y down, both
-about -1 to 1; the pen maps the frame to the canvas. No category can be told from one of its parts: a wheel, an eye or
-a window is clutter when it stands alone, a plain annulus is no ring and two bars are no cross.
+Every drawing is a function of a pen and a random generator. It uses a unit frame, x to the right and y down, both about
+-1 to 1; the pen maps the frame to the canvas. No category can be recognised by one of its parts: a wheel, an eye or a
+window on its own is clutter, and so are a plain annulus (not a ring) and two bars (not a cross).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SHIFT = 4  # fractional bits of OpenCV's fixed-point coordinates
 
 @dataclass(frozen=True)
 class Inks:
-    """The colours one drawing may use, RGB in [0, 255]; ``main`` stands out from what lies beneath."""
+    """The colours of one drawing, RGB in [0, 255]. ``main`` differs from the colours beneath it."""
 
     main: Colour
     accent: Colour
@@ -33,11 +33,11 @@ class Inks:
 
 @dataclass
 class Pen:
-    """Fills shapes of the unit frame on the canvas and notes who owns each pixel.
+    """Fills shapes of the unit frame on the canvas and marks the pixels as owned.
 
     Attributes:
         canvas: uint8 ``(S, S, 3)`` RGB, drawn on in place.
-        owners: uint8 ``(S, S)``, set to ``owner``, the number of the object or 0, wherever the pen draws.
+        owners: uint8 ``(S, S)``, set to ``owner`` where the pen draws: the number of the object, or 0 for clutter.
         matrix: float64 ``(2, 3)``, unit frame to canvas pixels.
     """
 
@@ -61,7 +61,7 @@ Drawing = Callable[[Pen, np.random.Generator], None]
 
 @dataclass(frozen=True)
 class Category:
-    """One category: its COCO fields, how it is drawn, how far it may be tilted (degrees), whether mirrored."""
+    """A category: COCO's fields, its drawing, its largest tilt (degrees), and whether it may be mirrored."""
 
     id: int
     name: str
@@ -234,7 +234,7 @@ def _glyph(pen: Pen, rng: np.random.Generator) -> None:
         pen.fill(pen.inks.main, rectangle(-0.4, y - 0.19, right, y + 0.19))
 
 
-# The ids leave gaps, as COCO's own do: only code that maps category ids to labels reads these files correctly.
+# The ids have gaps, like COCO's, so that code has to map category ids to labels.
 CATEGORIES = (
     Category(1, "face", "figure", _face, 20),
     Category(2, "car", "vehicle", _car, 12),
