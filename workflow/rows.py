@@ -1,7 +1,7 @@
 """What a run is made of: the configs of a row, what it needs first, the command that trains it.
 
 A run lives in ``runs/<preset>/<table>/<row>/seed<n>/``. Most tables are folders of ``configs/``. The others compare
-rows of Table 1 under one more override: ``configs/trunks/*.yaml`` (each says in ``experiment.table`` which table its
+rows of Table 1 under one more override: ``configs/backbones/*.yaml`` (each says in ``experiment.table`` which table its
 runs belong to) and ``configs/tuning.yaml`` (``tuning/<table>/lr<learning rate>``).
 
 A row says itself which runs of the same preset and seed it needs first: ``experiment.proposals_of`` is the row of an
@@ -208,7 +208,7 @@ class Run:
 
 def comparisons() -> dict[str, Path]:
     """Tables that compare rows of Table 1 on another backbone, and the override that makes each."""
-    overrides = sorted((CONFIGS / "trunks").glob("*.yaml"))
+    overrides = sorted((CONFIGS / "backbones").glob("*.yaml"))
     return {_read(override)["experiment"]["table"]: override for override in overrides}
 
 

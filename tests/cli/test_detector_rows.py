@@ -66,10 +66,10 @@ def test_baselines_of_table_3_differ_from_those_of_table_2_in_their_proposals_on
 
 
 def test_what_tells_the_rows_of_tables_4_and_5_apart(cli, capsys):
-    trunk, frozen = "model.init_args.detector.backbone.init_args.name", "model.init_args.freeze_shared"
+    backbone, frozen = "model.init_args.detector.backbone.init_args.name", "model.init_args.freeze_shared"
     unshared = resolved(cli, capsys, "table2/c_fpn")
     r101 = resolved(cli, capsys, "table5/r101_unshared")
-    assert difference(unshared, r101) == {trunk: ("resnet50", "resnet101")}
+    assert difference(unshared, r101) == {backbone: ("resnet50", "resnet101")}
     assert difference(unshared, resolved(cli, capsys, "table5/r50_shared")) == {frozen: (False, True)}
     assert difference(r101, resolved(cli, capsys, "table5/r101_shared")) == {frozen: (False, True)}
     twice = {"model.init_args.optimization.schedule_factor": (1, 2)}
@@ -77,5 +77,5 @@ def test_what_tells_the_rows_of_tables_4_and_5_apart(cli, capsys):
     rpn = resolved(cli, capsys, "table1/c_fpn")
     assert difference(rpn, resolved(cli, capsys, "table5/steps/r50_shared_rpn")) == {frozen: (False, True)}
     r101_rpn = resolved(cli, capsys, "table5/steps/r101_rpn")
-    assert difference(rpn, r101_rpn) == {trunk: ("resnet50", "resnet101")}
+    assert difference(rpn, r101_rpn) == {backbone: ("resnet50", "resnet101")}
     assert difference(r101_rpn, resolved(cli, capsys, "table5/steps/r101_shared_rpn")) == {frozen: (False, True)}

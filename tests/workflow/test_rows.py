@@ -45,14 +45,14 @@ def test_a_preset_may_set_more_for_a_stage(rows, checkout):
     presets = [Path("configs/presets/tiny.yaml"), Path("configs/presets/tiny/rpn.yaml")]
     assert rows.Run("tiny", "table1", "c_fpn", 0).configs()[1:] == presets
     # what a comparison changes comes last
-    assert rows.Run("tiny", "deep_c2", "c_fpn", 0).configs()[1:] == [*presets, Path("configs/trunks/deep_c2.yaml")]
+    assert rows.Run("tiny", "deep_c2", "c_fpn", 0).configs()[1:] == [*presets, Path("configs/backbones/deep_c2.yaml")]
     assert rows.Run("tiny", "table2", "c_fpn", 0).configs()[2] == Path("configs/presets/tiny/fast_rcnn.yaml")
 
 
 def test_comparisons_are_rows_of_table_1_under_an_override(rows, checkout):
     run = rows.Run("mini", "deep_c2", "d_bottom_up", 1)
-    assert given(run.command(), "--config") == ["configs/table1/d_bottom_up.yaml", "configs/trunks/deep_c2.yaml"]
-    assert run.configs()[-1] == Path("configs/trunks/deep_c2.yaml")
+    assert given(run.command(), "--config") == ["configs/table1/d_bottom_up.yaml", "configs/backbones/deep_c2.yaml"]
+    assert run.configs()[-1] == Path("configs/backbones/deep_c2.yaml")
     assert run.needs() == [MINI_DATA]
     assert "backbones/mobilenet_v2" in rows.comparisons()
     # the override itself says which table its runs are of
