@@ -1,4 +1,4 @@
-"""The files around the package agree with one another."""
+"""The files around the package agree with each other."""
 
 import re
 import tomllib
