@@ -1,4 +1,4 @@
-# Set-up and everyday commands. Everything runs in .venv; nothing outside this folder is changed.
+# Installation and common commands. Everything is installed in .venv; nothing outside this folder changes.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -38,34 +38,34 @@ lint: $(READY) ## Ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(READY) ## Let ruff put everything in order
+format: $(READY) ## Fix and format the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# With -n, make and Snakemake both say only what they would do. Otherwise one call at a time works in this folder: the
-# lock goes when its holder ends, however that happens (Snakemake's own stays behind after a kill -9).
+# With -n, make and Snakemake only print what they would do. Otherwise a lock lets one call at a time work in this folder.
+# It ends with its process, also after a kill -9 (Snakemake's own lock would stay).
 DRY_RUN := $(if $(findstring n,$(firstword -$(MAKEFLAGS))),--dry-run)
 LOCK := .snakemake/make.lock
 WAIT := mkdir -p $(dir $(LOCK)); flock --nonblock $(LOCK) true || echo "Waiting: another make runs rows here"; flock $(LOCK)
 SNAKEMAKE = +@$(if $(DRY_RUN),,$(WAIT)) $(BIN)/snakemake --nolock --cores $(CORES) --resources gpu=$(GPUS) $(DRY_RUN)
 
-row: $(READY) ## Run one row of a table, or go on with it: make row ROW=table1/c_fpn PRESET=mini SEED=0
+row: $(READY) ## Run or resume a row of a table: make row ROW=table1/c_fpn PRESET=mini SEED=0
 	@: $(or $(ROW),$(error Say which row: make row ROW=table1/c_fpn))
 	$(SNAKEMAKE) -- runs/$(PRESET)/$(ROW)/seed$(SEED)/metrics.json
 
-mini: $(READY) ## Every row at the scale of a CPU, three seeds each, and reports/mini/table1.md to table6.md (4 hours)
+mini: $(READY) ## Run all rows with preset mini, three seeds each, and write reports/mini/table1.md to table6.md (4 hours)
 	$(SNAKEMAKE) --forcerun report -- mini
 
 backbones: $(READY) ## Compare backbones: reports/mini/backbones.md (an hour on two cores)
 	$(SNAKEMAKE) --forcerun report -- reports/mini/backbones.md
 
-tuning: $(READY) ## Learning rates of the rows, on a seed and a split of their own: reports/mini/tuning.md
+tuning: $(READY) ## Compare learning rates: reports/mini/tuning.md
 	$(SNAKEMAKE) --forcerun report -- reports/mini/tuning.md
 
 report: $(READY) ## Collect finished runs and write every table into reports/
 	$(BIN)/python -m fpn_lightning.reporting
 
-benchmark: $(READY) ## Measure our parts beside their peers; lines go to reports/benchmarks.md
+benchmark: $(READY) ## Measure our parts against their peers, and append to reports/benchmarks.md
 	for script in benchmarks/[!_]*.py; do \
 		grep -q '__main__' $$script && { $(BIN)/python $$script || exit 1; }; \
 	done

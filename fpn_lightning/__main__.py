@@ -1,9 +1,9 @@
-"""The command line: ``fpn-lightning``, ``python -m fpn_lightning`` and ``train.py`` are one and the same."""
+"""The command line; ``fpn-lightning``, ``python -m fpn_lightning`` and ``python train.py`` are the same."""
 
 import os
 
-# Threads that wait for one another sleep instead of spinning: on a CPU that others use too, a step is 3 times faster.
-# OpenMP reads this when torch is imported.
+# Waiting threads sleep instead of spinning. On a shared CPU this makes a step 3 times faster. OpenMP reads the variable
+# when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from fpn_lightning import cli

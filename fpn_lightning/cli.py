@@ -1,4 +1,4 @@
-"""The command line: LightningCLI with run directories, named callbacks, records and clear errors."""
+"""The command line: LightningCLI with presets, run directories, records and one-line errors."""
 
 from __future__ import annotations
 
@@ -26,25 +26,26 @@ from fpn_lightning.runs.console import print_metrics, set_up_logging
 from fpn_lightning.runs.csv_log import AppendingCSVLogger
 from fpn_lightning.runs.directory import (
     ExperimentOptions,
-    checkpoint_step,
+    check_same_config,
     claim_run_directory,
+    last_checkpoint,
     linked_checkpoint_directory,
     linked_run_directory,
-    refuse_other_config,
     run_directory,
 )
 from fpn_lightning.runs.needs import fill_in_needs
 from fpn_lightning.runs.presets import SUBCOMMANDS, PresetAction, expand_preset
 from fpn_lightning.runs.recorder import build_record, config_sha256, evaluation_summary
 from fpn_lightning.runs.speed import SpeedMonitor, StepProgressBar
-from fpn_lightning.runs.wandb_log import WandbOptions, wandb_logger
+from fpn_lightning.runs.wandb_log import RecordingWandbLogger, WandbOptions, wandb_logger
 from fpn_lightning.stages.base import BaseStage
+from fpn_lightning.weights.checkpoint import read_checkpoint
 
 BASE_CONFIG = Path(__file__).with_name("base.yaml")
 
 
 class CLI(LightningCLI):
-    """Adds to LightningCLI what a reproduction needs around a run."""
+    """LightningCLI with run directories, presets, records and writers of predictions."""
 
     model: BaseStage
     datamodule: COCODataModule
@@ -57,9 +58,9 @@ class CLI(LightningCLI):
         return {name: every[name] for name in SUBCOMMANDS}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the groups of our own, the named callbacks and the links between arguments."""
+        """Add our own groups of arguments, the named callbacks and the links between arguments."""
         parser.add_argument(
-            "--preset", action=PresetAction, help="scale of the row, a file of configs/presets: mini, 8gpu, ..."
+            "--preset", action=PresetAction, help="scale of the row, a file in configs/presets: mini, 8gpu, ..."
         )
         parser.add_argument("--experiment", type=ExperimentOptions)
         parser.add_argument("--wandb", type=WandbOptions, default=WandbOptions())
@@ -74,7 +75,7 @@ class CLI(LightningCLI):
         parser.link_arguments("data.num_classes", "model.init_args.detector.num_classes")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the arguments; they are always handed over, which LightningCLI would warn of."""
+        """Parse the arguments. LightningCLI's own method would warn, because we always pass them."""
         self.config = parser.parse_args(args)
 
     # ---- before anything is built ----------------------------------------------------------------------------------
@@ -94,22 +95,24 @@ class CLI(LightningCLI):
 
     @property
     def output(self) -> Path:
-        """Where this subcommand writes: the run directory for ``fit``, a folder in it for every other."""
+        """Where the subcommand writes: the run directory for ``fit``, ``<run>/<subcommand>`` for the others."""
         return self.run if self.subcommand == "fit" else self.run / self.subcommand
 
     def before_instantiate_classes(self) -> None:
-        """Claim the run directory; a refusal costs no time."""
+        """Check the options and claim the run directory, before anything slow starts."""
         options = self.options
         run_directory(options.experiment, options.seed_everything)
         check_source(self.subcommand, options.data.predict_split, options.data.predict_path)
         if self.subcommand == "predict":
-            options.return_predictions = False  # they are written as they come
-        options.weights_only = True  # nothing in a checkpoint of ours needs code to be run
+            options.return_predictions = False  # the writers have written them
+        options.weights_only = True  # our checkpoints load without running code from them
         if "verbose" in options:
-            options.verbose = False  # the metrics are printed below, in a table of their own
-        last = self.run / "checkpoints" / "last.ckpt"
+            options.verbose = False  # we print our own table of metrics
+        last = last_checkpoint(self.run)
         if self.subcommand == "fit" and options.ckpt_path not in (None, "last", str(last)):
-            raise InputError("fit continues its own run: --ckpt_path last. Weights of another: --model.init_from PATH")
+            raise InputError(
+                "fit only resumes its own run: --ckpt_path last. Weights of another run: --model.init_from PATH"
+            )
         if options.ckpt_path == "last":
             options.ckpt_path = str(last)
         if options.ckpt_path is None and self.subcommand != "fit" and not options.model.init_args.init_from:
@@ -118,10 +121,10 @@ class CLI(LightningCLI):
         if self.subcommand == "fit" and _get_rank() in (None, 0):
             claim_run_directory(self.run, options.experiment.overwrite, resume=options.ckpt_path is not None)
         if options.ckpt_path is not None:
-            self.checkpoint_step = checkpoint_step(Path(options.ckpt_path))
+            self.checkpoint_step = _steps_taken(options.ckpt_path)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer with loggers of our choice; only ``fit`` writes into the run directory itself."""
+        """Build the trainer with our loggers and writers; only ``fit`` writes to the run directory itself."""
         self.speed = SpeedMonitor()
         kwargs["logger"] = self._loggers()
         kwargs["default_root_dir"] = str(self.output)
@@ -147,26 +150,26 @@ class CLI(LightningCLI):
         return loggers
 
     def resolved_config(self) -> dict[str, Any]:
-        """Every value of the configuration as plain types, links included."""
+        """The whole configuration, including linked values, as plain types."""
         text = self._parser(self.subcommand).dump(self.options, skip_link_targets=False, skip_none=False)
         resolved = yaml.safe_load(text)
-        # How the command was called (again) is no part of what was run.
+        # These say how the command was called, not what was run.
         for key in ("config", "ckpt_path", "weights_only", "verbose", "return_predictions"):
             resolved.pop(key, None)
         resolved["experiment"].pop("overwrite", None)
         return resolved
 
     def after_instantiate_classes(self) -> None:
-        """Tell the model whether a checkpoint will replace its weights."""
+        """Tell the model whether its weights come from a checkpoint."""
         self.model.resumes = self.options.ckpt_path is not None
 
     # ---- fit -------------------------------------------------------------------------------------------------------
 
     def before_fit(self) -> None:
-        """Write the resolved configuration; measure the untrained model where that is asked for."""
+        """Write the resolved configuration; evaluate the untrained model if the experiment wants it."""
         if _get_rank() in (None, 0):
             if self.model.resumes:
-                refuse_other_config(self.run / "config.yaml", self.resolved_config())
+                check_same_config(self.run / "config.yaml", self.resolved_config())
             write_whole(self.run / "config.yaml", yaml.safe_dump(self.resolved_config(), sort_keys=False))
         self.untrained: dict[str, float | None] | None = None
         if self.options.experiment.evaluate_untrained and not self.model.resumes:
@@ -178,11 +181,11 @@ class CLI(LightningCLI):
             self.untrained = yaml.safe_load((self.run / "untrained.yaml").read_text())
 
     def after_fit(self) -> None:
-        """Keep the final weights, evaluate them once and write the record."""
+        """Save the final weights, evaluate them once and write the record."""
         trainer = self.trainer
         if trainer.interrupted:
             return
-        trainer.save_checkpoint(self.run / "checkpoints" / "last.ckpt", weights_only=False)
+        trainer.save_checkpoint(last_checkpoint(self.run), weights_only=False)
         steps = trainer.global_step
         trainer.validate(self.model, self.datamodule, verbose=False, weights_only=True)
         if not trainer.is_global_zero:
@@ -193,14 +196,14 @@ class CLI(LightningCLI):
         )
         record.save(self.run / "metrics.json")
         for logger in trainer.loggers:
-            if hasattr(logger, "finish"):
+            if isinstance(logger, RecordingWandbLogger):
                 logger.finish(self.run / "metrics.json", record.metrics)
         print_metrics(self._title(), self.model.evaluation, self.run / "metrics.json")
 
     # ---- validate, test --------------------------------------------------------------------------------------------
 
     def after_validate(self) -> None:
-        """Write the metrics beside the run's own."""
+        """Write the metrics to ``validate/metrics.json``."""
         self._write_summary("val")
 
     def after_test(self) -> None:
@@ -219,10 +222,10 @@ def main(args: Sequence[str] | None = None) -> CLI:
     """Run the command line.
 
     Args:
-        args: arguments without the program's name; those of the process by default.
+        args: arguments without the program's name; by default those of the process.
 
     Raises:
-        SystemExit: with code 2 and a message for input that a person has to mend.
+        SystemExit: with code 2 and a one-line message, for input that the user has to fix.
     """
     set_up_logging()
     try:
@@ -242,8 +245,16 @@ def main(args: Sequence[str] | None = None) -> CLI:
         sys.exit(complain(complaint))
 
 
+def _steps_taken(path: str) -> int:
+    """Number of optimiser steps before a checkpoint was written; InputError if it is not one of ours."""
+    steps = read_checkpoint(path, "--ckpt_path").get("global_step")
+    if steps is None:
+        raise InputError(f"--ckpt_path: {path} has no global_step; to use its weights only: --model.init_from {path}")
+    return int(steps)
+
+
 def _input_error(error: BaseException | None) -> BaseException | None:
-    """Find the error a person can mend: jsonargparse wraps whatever a constructor raises into one of its own."""
+    """Find the error that the user can fix; jsonargparse wraps errors from constructors in its own."""
     while error is not None and not isinstance(error, InputError | FloatingPointError | MisconfigurationException):
         error = error.__cause__
     return error

@@ -1,4 +1,4 @@
-"""What is installed is whole: a wheel, unpacked elsewhere, configures a run as the checkout does."""
+"""An installed wheel is complete: it configures a run as the checkout does."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""What a run is made of: the configs of a row, what it needs first, the command that trains it.
+"""The configs of a run, the runs that it needs first, and the command that trains it.
 
-A run lives in ``runs/<preset>/<table>/<row>/seed<n>/``. Most tables are folders of ``configs/``. The others compare
-rows of Table 1 under one more override: ``configs/trunks/*.yaml`` (each says in ``experiment.table`` which table its
-runs belong to) and ``configs/tuning.yaml`` (``tuning/<table>/lr<learning rate>``).
+Most tables are folders of ``configs/``. The others compare rows of Table 1 under one more override:
+``configs/backbones/*.yaml`` (``experiment.table`` in each names its table) and ``configs/tuning.yaml``
+(``tuning/<table>/lr<learning rate>``).
 
-A row says itself which runs of the same preset and seed it needs first: ``experiment.proposals_of`` is the row of an
-RPN whose proposals it is trained on, ``experiment.weights_of`` the row whose weights it starts from.
+A row names the runs of the same preset and seed that it needs first: ``experiment.proposals_of`` is the RPN whose
+proposals it trains on, ``experiment.weights_of`` the run whose weights it starts from.
 
 Paths are relative to the repository, where Snakemake is called.
 """
@@ -24,15 +24,17 @@ import yaml
 
 from fpn_lightning.data.proposals.header import HEADER
 from fpn_lightning.errors import InputError
+from fpn_lightning.runs.directory import last_checkpoint
 from fpn_lightning.runs.presets import find_row, preset_files
+from fpn_lightning.runs.record import Experiment
 
 CONFIGS = Path("configs")
 TUNING = re.compile(r"tuning/(?P<table>[^/]+)/lr(?P<lr>[^/]+)")
-# Generated data sets that presets read: what python -m fpn_lightning.data.synthetic is asked for.
+# Generated data sets that presets read, and the options of python -m fpn_lightning.data.synthetic for each.
 DATA_SETS = {"data/synthetic-mini": "--train 5000 --val 500 --split tune=500"}
 # Keys of a row's ``experiment`` that name the runs it needs.
 PROPOSALS, WEIGHTS = "proposals_of", "weights_of"
-# The splits a run reads, and what they are where no config names them (COCODataModule's defaults).
+# The splits that a run reads, with COCODataModule's defaults.
 SPLITS = {"train_split": "train2017", "val_split": "val2017"}
 
 
@@ -41,7 +43,7 @@ class Run:
     """One row of a table, at one scale, with one seed."""
 
     preset: str
-    """Name of a file in ``configs/presets``."""
+    """Name of a file in ``configs/presets``, or ``paper``."""
     table: str
     """Folder of ``configs``, or the table of a comparison (``deep_c2``, ``tuning/table1/lr0.002``)."""
     row: str
@@ -50,22 +52,22 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where the run lives, see ``fpn_lightning.runs.directory.run_directory``."""
-        return Path("runs", self.preset, self.table, self.row, f"seed{self.seed}")
+        """Folder of the run."""
+        return "runs" / Experiment(**vars(self)).path
 
     @property
     def record(self) -> str:
-        """The file a finished run leaves; all that Snakemake knows of it."""
+        """The file that only a finished run has; the only output that Snakemake knows of."""
         return str(self.folder / "metrics.json")
 
     @property
     def checkpoint(self) -> Path:
-        """Its last weights."""
-        return self.folder / "checkpoints" / "last.ckpt"
+        """Its last checkpoint."""
+        return last_checkpoint(self.folder)
 
     @property
     def config_table(self) -> str:
-        """Folder of ``configs`` that the row's file is in."""
+        """Folder of ``configs`` that contains the row's file."""
         if tuned := TUNING.fullmatch(self.table):
             return tuned["table"]
         return "table1" if self.table in comparisons() else self.table
@@ -75,55 +77,55 @@ class Run:
         """The row's file.
 
         Raises:
-            InputError: if there is no such row (names those that are there), or if the paper prints the model of
-                another row here, which is run once.
+            InputError: if the row does not exist (names those that do), or is the same model as another row, which is
+                run once for both.
         """
         return find_row(CONFIGS / self.config_table / f"{self.row}.yaml")
 
     def overrides(self) -> list[Path]:
-        """Further files for ``--config``, in order."""
+        """Override files of the run, in order."""
         if TUNING.fullmatch(self.table):
-            # A row on fixed proposals takes those of a run that no table reports either.
+            # A row on fixed proposals takes those of an RPN from tuning, too.
             fixed = [CONFIGS / "tuning" / "fast_rcnn.yaml"] if _read(self.config)["experiment"].get(PROPOSALS) else []
             return [CONFIGS / "tuning.yaml", *fixed]
         override = comparisons().get(self.table)
         return [override] if override else []
 
     def configs(self) -> list[Path]:
-        """All files the run is configured by, in order: row, the files of its preset, overrides.
+        """All config files of the run, in order: the row, the files of its preset, overrides.
 
         Raises:
-            InputError: if there is no such row or preset; names those that are there.
+            InputError: if the row or preset does not exist; names those that do.
         """
         return [self.config, *preset_files(self.config, self.preset), *self.overrides()]
 
     def setting(self, group: str, key: str, default: str | None = None) -> str | None:
-        """Value of a key, from the last of the files that has it."""
+        """Value of a key in the last config file that sets it."""
         groups = [_read(file).get(group, {}) for file in self.configs()]
         return next((values[key] for values in reversed(groups) if key in values), default)
 
     def splits(self) -> list[str]:
-        """The splits the run is trained and validated on."""
+        """The splits that the run is trained and validated on."""
         return [self.setting("data", key, default) or default for key, default in SPLITS.items()]
 
     @property
     def proposer(self) -> Run | None:
-        """The run whose proposals this one trains on; ``None`` where it needs none."""
+        """The run whose proposals this one trains on, if any."""
         return self._beside(self.setting("experiment", PROPOSALS))
 
     @property
     def source(self) -> Run | None:
-        """The run whose weights this one starts from; ``None`` where they are ImageNet's or none."""
+        """The run whose weights this one starts from, if any."""
         return self._beside(self.setting("experiment", WEIGHTS))
 
     @property
     def shares(self) -> bool:
-        """Whether detector and RPN both started from one run's weights and share features (FPN §5.2, Table 5)."""
+        """Whether this detector and its RPN started from the same run and share features (FPN §5.2, Table 5)."""
         return self.source is not None and self.proposer is not None and self.proposer.source == self.source
 
     @property
     def combined(self) -> Path:
-        """The Faster R-CNN of this run's detector and its proposer's RPN, where they share features."""
+        """File of the Faster R-CNN made of this run's detector and its RPN, if they share features."""
         return self.folder / "faster_rcnn.ckpt"
 
     def _beside(self, named: str | None) -> Run | None:
@@ -134,33 +136,33 @@ class Run:
 
     @property
     def proposals(self) -> Path:
-        """Folder of the stores of what this run proposes, one for each split."""
+        """Folder of the proposals of this run, with a store for each split."""
         return self.folder / "proposals"
 
     def store(self, split: str) -> str:
-        """The file that the store of a split is complete with."""
+        """The file that is written last to the store of a split."""
         return str(self.proposals / split / HEADER)
 
     def generated(self) -> list[str]:
-        """The file that generated data of the preset is complete with; nothing for data from elsewhere."""
+        """The file that is written last to the preset's generated data; empty if its data is not generated."""
         root = str(preset(self.preset).get("data", {}).get("root"))
         return [f"{root}/synthetic.json"] if root in DATA_SETS else []
 
     def needs(self) -> list[str]:
-        """Files that other rules have to make before the run can start: generated data, another run, its proposals."""
+        """Files that other rules have to make first: generated data, another run, its proposals."""
         stores = [self.proposer.store(split) for split in self.splits()] if self.proposer else []
         return [*self.generated(), *([self.source.record] if self.source else []), *stores]
 
     def inputs(self) -> list[str]:
-        """All files the run is made from; none for a finished run, so that nothing can make it stale."""
+        """All files that the run depends on; none for a finished run, so that it is never run again."""
         return [] if Path(self.record).exists() else [*map(str, self.configs()), *self.needs()]
 
     def store_inputs(self, split: str) -> list[str]:
-        """What a store of this run's proposals is made from; nothing for one that is there, as for a finished run."""
+        """Files that a store of this run's proposals depends on; none for a store that exists."""
         return [] if Path(self.store(split)).exists() else [self.record, *self.generated()]
 
     def start(self) -> str:
-        """How the run begins: it goes on from its last checkpoint; what stopped before its first is started over."""
+        """Option that resumes a run from its last checkpoint, or starts one over that stopped before its first."""
         if self.checkpoint.exists():
             return "--ckpt_path last"
         started = self.folder.is_dir() and any(path.is_file() for path in self.folder.rglob("*"))
@@ -180,46 +182,46 @@ class Run:
         return " ".join([self._train_py(), "fit", *options, *filter(None, [self.start(), extra])])
 
     def predict_command(self, split: str) -> str:
-        """The command line that writes the store of what the finished run proposes for a split."""
+        """The command line that stores the finished run's proposals for a split."""
         options = [f"--config {self.folder / 'config.yaml'}", "--ckpt_path last", f"--data.predict_split {split}"]
         return " ".join([self._train_py(), "predict", *options])
 
     def combine_command(self) -> str:
-        """The command line that makes one Faster R-CNN of the two finished runs that share features.
+        """The command line that combines the two runs that share features into one Faster R-CNN.
 
         Raises:
-            InputError: if this run is not the last of those steps.
+            InputError: if this run does not share features with its RPN.
         """
         if not self.shares or self.proposer is None:
             raise InputError(
-                f"{self.folder} shares no features with an RPN: experiment.{WEIGHTS} of both has to name the same row"
+                f"{self.folder} does not share features with an RPN: experiment.{WEIGHTS} of both has to be one row"
             )
         checkpoints = [self.proposer.checkpoint, self.checkpoint, self.combined]
         return " ".join([python(), "-m fpn_lightning.weights.combine", *map(str, checkpoints)])
 
     def _train_py(self) -> str:
-        # One thread: runs side by side do not fight for cores, and the numbers do not depend on how many there are.
+        # One thread: parallel runs do not compete for cores, and the numbers do not depend on the number of cores.
         environment = ["OMP_NUM_THREADS=1"]
         if devices(self.preset) > 1:
-            # Under SLURM, Lightning starts a process for each device itself instead of expecting a task for each.
+            # Makes Lightning start a process for each device itself. Under SLURM it would expect a task for each.
             environment += ["SLURM_JOB_NAME=interactive"]
         return " ".join([*environment, python(), "train.py"])
 
 
 def comparisons() -> dict[str, Path]:
-    """Tables that compare rows of Table 1 on another backbone, and the override that makes each."""
-    overrides = sorted((CONFIGS / "trunks").glob("*.yaml"))
+    """Tables that compare rows of Table 1 on another backbone, each with its override file."""
+    overrides = sorted((CONFIGS / "backbones").glob("*.yaml"))
     return {_read(override)["experiment"]["table"]: override for override in overrides}
 
 
 def preset(name: str) -> dict[str, Any]:
-    """Content of a preset; empty for ``paper``, and for one that is not there, which :meth:`Run.configs` rejects."""
+    """Content of a preset; empty for ``paper`` and for an unknown one, which :meth:`Run.configs` rejects."""
     file = CONFIGS / "presets" / f"{name}.yaml"
     return _read(file) if file.is_file() else {}
 
 
 def devices(preset_name: str) -> int:
-    """Number of GPUs, or of processes on a CPU, that a preset trains with; 1 where it leaves that open."""
+    """Number of GPUs, or of processes on a CPU, that a preset trains with; 1 if it does not say."""
     count = preset(preset_name).get("trainer", {}).get("devices", 1)
     return count if isinstance(count, int) else 1
 
@@ -230,12 +232,12 @@ def gpus(preset_name: str) -> int:
 
 
 def cores(preset_name: str) -> int:
-    """Number of CPU cores that a preset keeps busy: each process and each of its data loader's workers."""
+    """Number of CPU cores that a preset uses: one for each process and each worker of its data loader."""
     return devices(preset_name) * (1 + int(preset(preset_name).get("data", {}).get("num_workers", 0)))
 
 
 def python() -> str:
-    """The interpreter Snakemake runs with, as short as it can be said from here."""
+    """The interpreter that runs Snakemake; relative if it is in this folder."""
     here = os.path.relpath(sys.executable)
     return shlex.quote(here if not here.startswith("..") else sys.executable)
 

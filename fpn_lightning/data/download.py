@@ -17,9 +17,10 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -140,38 +141,41 @@ def fetch(url: str, part: Path, size: int, bars: Progress) -> None:
         bar = bars.add_task(f"fetch {part.stem}", total=size, completed=sink.tell())
         furthest, failures = sink.tell(), 0
         while sink.tell() < size:
-            headers = {"Range": f"bytes={sink.tell()}-", "User-Agent": "fpn_lightning"}
-            reason: object = "the connection closed too early"
-            try:
-                with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S) as answer:
-                    missing = size - (sink.tell() if answer.status == 206 else 0)
-                    if answer.length != missing:
-                        raise InputError(
-                            f"{url}: the server announces {answer.length} bytes, {missing} of COCO's archive are "
-                            "missing; is something else answering in its place? Check your network and --base-url"
-                        )
-                    if answer.status != 206:  # a server without ranges starts again from the first byte
-                        sink.seek(0)
-                        sink.truncate()
-                    while block := answer.read1(CHUNK_BYTES):
-                        sink.write(block)
-                        bars.update(bar, completed=sink.tell())
-            except urllib.error.HTTPError as error:
-                if error.code not in TEMPORARY_STATUS:
-                    raise InputError(
-                        f"{url}: the server answered {error.code} {error.reason}; check --base-url"
-                    ) from error
-                reason = error
-            except (OSError, http.client.HTTPException) as error:
-                if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                reason = getattr(error, "reason", error)
+            reason = _receive(url, sink, size, lambda: bars.update(bar, completed=sink.tell()))
             failures = 0 if sink.tell() > furthest else failures + 1
             furthest = max(furthest, sink.tell())
             if failures > RETRIES:
                 raise InputError(f"{url}: cannot be fetched ({reason}). Check your network, then {AGAIN}")
             if sink.tell() < size:
                 time.sleep(2**failures)
+
+
+def _receive(url: str, sink: BinaryIO, size: int, report: Callable[[], None]) -> object:
+    """Append what one connection gives to ``sink``; returns why it ended, for a message."""
+    headers = {"Range": f"bytes={sink.tell()}-", "User-Agent": "fpn_lightning"}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S) as answer:
+            missing = size - (sink.tell() if answer.status == 206 else 0)
+            if answer.length != missing:
+                raise InputError(
+                    f"{url}: the server announces {answer.length} bytes, {missing} of COCO's archive are "
+                    "missing; is something else answering in its place? Check your network and --base-url"
+                )
+            if answer.status != 206:  # a server without ranges starts again from the first byte
+                sink.seek(0)
+                sink.truncate()
+            while block := answer.read1(CHUNK_BYTES):
+                sink.write(block)
+                report()
+    except urllib.error.HTTPError as error:
+        if error.code not in TEMPORARY_STATUS:
+            raise InputError(f"{url}: the server answered {error.code} {error.reason}; check --base-url") from error
+        return error
+    except (OSError, http.client.HTTPException) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return getattr(error, "reason", error)
+    return "the connection closed too early"
 
 
 def check(path: Path, sha256: str, bars: Progress) -> None:

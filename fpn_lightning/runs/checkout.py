@@ -1,20 +1,20 @@
-"""Which state of this repository something ran with."""
+"""Names the commit of this repository that a run or a measurement used."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
 
-# Reports and records change as runs finish; they are not what was run.
+REPOSITORY = Path(__file__).resolve().parents[2]
+# Reports and records are left out: they change as runs finish, and do not change what is run.
 _CODE = ("train.py", "fpn_lightning", "configs", "benchmarks", "requirements.lock")
 
 
-def git_commit() -> str:
-    """Commit of the checkout, ``+changes`` where what runs differs from it; ``unknown`` outside a checkout."""
-    folder = Path(__file__).resolve().parent.parent
+def git_commit(repository: Path = REPOSITORY) -> str:
+    """Commit of a checkout, with ``+changes`` if its code is modified; ``unknown`` outside a checkout."""
 
     def git(*args: str) -> str:
-        return subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", *args], cwd=repository, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         commit = git("rev-parse", "--short=12", "HEAD")

@@ -1,7 +1,4 @@
-"""A CSV log that survives resuming: rows are appended, columns may be added, rows from the resumed step on are dropped.
-
-Lightning's own CSV logger deletes an earlier file of the same directory.
-"""
+"""A CSV log that a resumed run continues. Lightning's own CSV logger deletes the earlier file."""
 
 from __future__ import annotations
 
@@ -18,12 +15,11 @@ from fpn_lightning.files import write_whole
 
 
 class AppendingCSVLogger(Logger):
-    """Writes ``metrics.csv``: one row per logged step, first column ``step``.
+    """Writes ``metrics.csv``: one line per logged step, first column ``step``; new values add columns.
 
     Args:
-        directory: of the run; the file is created with its first row.
-        resume_step: rows of an earlier part of the run from this step on are dropped (they will be computed again);
-            ``None`` keeps all of them.
+        directory: of the run; the file is created with its first line.
+        resume_step: lines from this step on are dropped, because a resumed run computes them again; ``None`` keeps all.
     """
 
     def __init__(self, directory: Path, resume_step: int | None = None) -> None:
@@ -31,14 +27,14 @@ class AppendingCSVLogger(Logger):
         self.directory = directory
         self.path = directory / "metrics.csv"
         self._columns = ["step"]
-        self._rows: list[dict[str, str]] = []
+        self._lines: list[dict[str, str]] = []
         if self.path.exists():
             with self.path.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
-                self._rows = [row for row in reader if resume_step is None or _stays(row, resume_step)]
+                self._lines = [line for line in reader if resume_step is None or _stays(line, resume_step)]
                 self._columns = list(reader.fieldnames or self._columns)
             if resume_step is not None:
-                write_whole(self.path, self._format(self._rows, header=True))
+                write_whole(self.path, self._format(self._lines, header=True))
 
     @property
     def name(self) -> str:
@@ -47,7 +43,7 @@ class AppendingCSVLogger(Logger):
 
     @property
     def version(self) -> str:
-        """A run directory holds one run, hence one version."""
+        """Empty: a run directory holds one run, so there is only one version."""
         return ""
 
     @property
@@ -66,53 +62,53 @@ class AppendingCSVLogger(Logger):
         return str(self.directory)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the resolved configuration stands in ``config.yaml``."""
+        """Do nothing: the resolved configuration is in ``config.yaml``."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append a row; the file is rewritten whole where a value needs a new column."""
+        """Append a line; the whole file is rewritten if a value needs a new column."""
         values = {name: repr(float(value)) for name, value in metrics.items() if name != "epoch"}
-        row = {"step": str(step or 0), **values}
-        known = next((old for old in reversed(self._rows) if _same_measurement(old, row)), None)
-        if known is not None:  # a resumed run evaluates again what it had evaluated before it was stopped
-            known.update(row)
+        line = {"step": str(step or 0), **values}
+        known = next((old for old in reversed(self._lines) if _same_measurement(old, line)), None)
+        if known is not None:  # a resumed run repeats an evaluation that it made before it stopped
+            known.update(line)
         else:
-            self._rows.append(row)
+            self._lines.append(line)
         new_columns = [name for name in values if name not in self._columns]
         if new_columns or known is not None or not self.path.exists():
             self._columns += new_columns
-            write_whole(self.path, self._format(self._rows, header=True))
+            write_whole(self.path, self._format(self._lines, header=True))
         else:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(self._format([row], header=False))
+                file.write(self._format([line], header=False))
 
     def curves(self) -> dict[str, list[tuple[int, float]]]:
-        """All values logged so far, by name: points (step, value)."""
+        """All values logged so far, by name; each a list of (step, value)."""
         curves: dict[str, list[tuple[int, float]]] = {}
-        for row in self._rows:
-            for name, value in row.items():
+        for line in self._lines:
+            for name, value in line.items():
                 if name != "step" and value:
-                    curves.setdefault(name, []).append((int(row["step"]), float(value)))
+                    curves.setdefault(name, []).append((int(line["step"]), float(value)))
         return curves
 
-    def _format(self, rows: list[dict[str, str]], header: bool) -> str:
+    def _format(self, lines: list[dict[str, str]], header: bool) -> str:
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, self._columns, restval="", lineterminator="\n")
         if header:
             writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(lines)
         return buffer.getvalue()
 
 
-def _stays(row: dict[str, str], resume_step: int) -> bool:
-    """Whether a row stands for work that the checkpoint of ``resume_step`` contains.
+def _stays(line: dict[str, str], resume_step: int) -> bool:
+    """Whether a line was logged before the checkpoint of ``resume_step`` was written.
 
-    Training counts the step it takes, from 0, evaluation the steps taken before it.
+    A training line has the number of its step, from 0; an evaluation line has the number of steps taken before it.
     """
-    trained = any(value for name, value in row.items() if name.startswith("train/"))
-    return int(row["step"]) < resume_step + (not trained)
+    trained = any(value for name, value in line.items() if name.startswith("train/"))
+    return int(line["step"]) < resume_step + (not trained)
 
 
 def _same_measurement(old: dict[str, str], new: dict[str, str]) -> bool:
-    """Whether two rows hold the same columns of the same step."""
+    """Whether two lines have the same step and the same columns."""
     return old["step"] == new["step"] and {name for name, value in old.items() if value} == new.keys()

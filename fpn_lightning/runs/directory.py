@@ -1,4 +1,4 @@
-"""Which run this is and where it lives: ``runs/<preset>/<table>/<row>/seed<n>/``."""
+"""Names a run and gives its folder: ``runs/<preset>/<table>/<row>/seed<n>/``."""
 
 from __future__ import annotations
 
@@ -8,65 +8,72 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from fpn_lightning.errors import InputError
+from fpn_lightning.runs.record import Experiment
 
 
 @dataclass
 class ExperimentOptions:
-    """Names the run, and the runs it needs first; the row file gives all but the preset."""
+    """Names the run and the runs that it needs first. The row's file sets everything except the preset."""
 
     table: str = ""
-    """Table (or figure) of the paper the run belongs to, ``table1``."""
+    """Table (or figure) of the paper that the run belongs to, ``table1``."""
     row: str = ""
-    """Its row, ``c_fpn``."""
+    """Row of that table, ``c_fpn``."""
     preset: str = "paper"
-    """Scale of the run; ``paper`` where no ``--preset`` says otherwise."""
+    """Scale of the run; ``paper`` without ``--preset``."""
     proposals_of: str = ""
-    """Row, ``table1/c_fpn``, whose proposals ``data.proposals`` are where that is null; same preset and seed."""
+    """Row, ``table1/c_fpn``, whose run makes the proposals, if ``data.proposals`` is null; same preset and seed."""
     weights_of: str = ""
-    """Row, ``table2/c_fpn``, whose last weights ``model.init_from`` are where that is null; same preset and seed."""
+    """Row, ``table2/c_fpn``, whose last checkpoint the run starts from, if ``model.init_from`` is null; same preset
+    and seed."""
     root: str = "runs"
     """Folder of all runs."""
     overwrite: bool = False
-    """Delete what an earlier run of the same name, seed and preset has left."""
+    """Delete an earlier run of the same row, preset and seed first."""
     evaluate_untrained: bool = False
-    """Also evaluate before the first step, and keep the numbers beside the final ones."""
+    """Also evaluate before the first step, and keep these metrics beside the final ones."""
 
 
 def run_directory(experiment: ExperimentOptions, seed: int | bool | None) -> str:
-    """Folder of a run, linked into the trainer when arguments are parsed.
+    """Folder of a run.
 
     Raises:
-        InputError: if the seed is not a number (runs are told apart by it) or the run has no name.
+        InputError: if the seed is not a number from 0 on, or a name is missing or cannot be a folder.
     """
     if not (experiment.table and experiment.row):
         raise InputError(
             "experiment.table and experiment.row are empty: give a row's file, --config configs/table1/c_fpn.yaml"
         )
     if seed is None or isinstance(seed, bool) or seed < 0:
-        raise InputError(f"seed_everything is {seed}: give a number from 0 on; runs are told apart by it.")
+        raise InputError(f"seed_everything is {seed}: give a number from 0 on; it is part of the run's folder.")
     for key in ("table", "row", "preset", "proposals_of", "weights_of"):
         name = getattr(experiment, key)
         if not re.fullmatch(r"[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*", name) and (name or not key.endswith("_of")):
             raise InputError(f"experiment.{key} {name!r} cannot be a folder name.")
-    return str(Path(experiment.root) / experiment.preset / experiment.table / experiment.row / f"seed{seed}")
+    run = Experiment(table=experiment.table, row=experiment.row, preset=experiment.preset, seed=seed)
+    return str(Path(experiment.root) / run.path)
 
 
 def linked_run_directory(experiment: ExperimentOptions, seed: int | bool | None) -> str:
-    """As :func:`run_directory`, for links between arguments, which are also computed on the bare defaults."""
+    """Folder of a run; the root if the run has no name, because the parser also computes links on bare defaults."""
     return run_directory(experiment, seed) if experiment.table and experiment.row else experiment.root
 
 
+def last_checkpoint(run: str | Path) -> Path:
+    """The last checkpoint of the run in a folder."""
+    return Path(run, "checkpoints", "last.ckpt")
+
+
 def linked_checkpoint_directory(experiment: ExperimentOptions, seed: int | bool | None) -> str:
-    """Where the checkpoints of a run lie, for links between arguments."""
-    return str(Path(linked_run_directory(experiment, seed)) / "checkpoints")
+    """Folder of a run's checkpoints, for a link between arguments."""
+    return str(last_checkpoint(linked_run_directory(experiment, seed)).parent)
 
 
 def claim_run_directory(directory: Path, overwrite: bool, resume: bool) -> None:
-    """Make sure that ``fit`` may write into a run directory; nothing computed earlier is lost by accident.
+    """Make the folder that ``fit`` writes to, unless it holds a run that the user may want to keep.
 
     Args:
         directory: of the run.
@@ -74,9 +81,10 @@ def claim_run_directory(directory: Path, overwrite: bool, resume: bool) -> None:
         resume: the run continues from its last checkpoint.
 
     Raises:
-        InputError: if the run is finished, or unfinished and neither continued nor overwritten, or if there is
-            nothing to continue.
+        InputError: if the run is finished, if it is unfinished and neither resumed nor overwritten, or if there is no
+            checkpoint to resume from.
     """
+    last = last_checkpoint(directory)
     if overwrite:
         if resume:
             raise InputError(
@@ -86,9 +94,9 @@ def claim_run_directory(directory: Path, overwrite: bool, resume: bool) -> None:
     elif (directory / "metrics.json").exists():
         raise InputError(f"{directory} holds a finished run. To run it again: --experiment.overwrite true")
     elif resume:
-        if not (directory / "checkpoints" / "last.ckpt").exists():
-            raise InputError(f"--ckpt_path last: {directory / 'checkpoints' / 'last.ckpt'} does not exist.")
-    elif (directory / "checkpoints" / "last.ckpt").exists():
+        if not last.exists():
+            raise InputError(f"--ckpt_path last: {last} does not exist.")
+    elif last.exists():
         raise InputError(
             f"{directory} holds an unfinished run. To continue it: --ckpt_path last; "
             "to start over: --experiment.overwrite true"
@@ -96,26 +104,12 @@ def claim_run_directory(directory: Path, overwrite: bool, resume: bool) -> None:
     directory.mkdir(parents=True, exist_ok=True)
 
 
-def checkpoint_step(path: Path) -> int:
-    """Number of optimiser steps a checkpoint was written after.
-
-    Raises:
-        InputError: if the file is missing or cannot be read.
-    """
-    if not path.is_file():
-        raise InputError(f"--ckpt_path: {path} does not exist. `last` is the run's own last checkpoint.")
-    try:
-        return int(torch.load(path, map_location="cpu", mmap=True, weights_only=True)["global_step"])
-    except Exception as error:  # torch.load raises whatever the broken file makes it raise
-        raise InputError(f"--ckpt_path: {path} is not a whole checkpoint ({error})") from error
-
-
-def refuse_other_config(path: Path, resolved: dict[str, Any]) -> None:
-    """Refuse to continue a run with another model or other data than it was started with.
+def check_same_config(path: Path, resolved: dict[str, Any]) -> None:
+    """Reject a resumed run whose model or data differ from those that it was started with.
 
     Args:
-        path: ``config.yaml`` of the run.
-        resolved: the configuration it is to be continued with.
+        path: ``config.yaml`` of the run; nothing is checked if there is none.
+        resolved: the configuration to resume with.
 
     Raises:
         InputError: naming the keys that differ.
@@ -135,5 +129,5 @@ def refuse_other_config(path: Path, resolved: dict[str, Any]) -> None:
 def _differences(left: Any, right: Any, key: str) -> list[str]:
     if isinstance(left, dict) and isinstance(right, dict):
         keys = sorted(left.keys() | right.keys())
-        return [found for k in keys for found in _differences(left.get(k), right.get(k), f"{key}.{k}")]
+        return [name for k in keys for name in _differences(left.get(k), right.get(k), f"{key}.{k}")]
     return [] if left == right else [key]

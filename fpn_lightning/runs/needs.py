@@ -1,4 +1,4 @@
-"""What a run needs of another run of the same preset and seed: its proposals, its weights (``experiment.*_of``)."""
+"""Finds the runs that a run depends on: whose proposals it trains on, whose weights it starts from."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 from fpn_lightning.data.proposals.header import HEADER
 from fpn_lightning.errors import InputError
-from fpn_lightning.runs.directory import ExperimentOptions, run_directory
+from fpn_lightning.runs.directory import ExperimentOptions, last_checkpoint, run_directory
 from fpn_lightning.runs.presets import PAPER
 
-# The splits whose images a subcommand reads, by the keys of ``data``.
+# Keys of ``data`` that name the splits each subcommand reads.
 _SPLITS = {
     "fit": ("train_split", "val_split"),
     "validate": ("val_split",),
@@ -22,16 +22,17 @@ _SPLITS = {
 
 
 def fill_in_needs(subcommand: str, options: Any) -> None:
-    """Set ``data.proposals`` and ``model.init_from`` where the row says whose they are and nobody gave them.
+    """Set ``data.proposals`` and ``model.init_from`` from the rows named in ``experiment``, unless the user set them.
 
-    A run that continues, or that evaluates a checkpoint, has its weights: the run of ``weights_of`` need not be there.
+    A run that resumes, or that evaluates a checkpoint, already has its weights: the run that ``weights_of`` names need
+    not exist any more.
 
     Args:
         subcommand: of the command line.
-        options: its parsed configuration, which is changed.
+        options: its parsed configuration; changed in place.
 
     Raises:
-        InputError: the other run, or its store of a split, is not there; says which commands make it.
+        InputError: if the other run, or its proposals for a split, do not exist; says which commands make them.
     """
     experiment, model = ExperimentOptions(**vars(options.experiment)), options.model.init_args
     splits = [split for key in _SPLITS[subcommand] if (split := options.data[key])]
@@ -47,24 +48,27 @@ def fill_in_needs(subcommand: str, options: Any) -> None:
 
 
 class NeededRun:
-    """The run of another row that a run depends on.
+    """A run that another run depends on.
 
     Args:
         experiment: of the run that depends on it.
-        name: the other row, ``table1/c_fpn``.
-        seed: of both.
+        name: row of the needed run, ``table1/c_fpn``.
+        seed: of both runs.
+
+    Raises:
+        InputError: if ``name`` is not a table and a row.
     """
 
     def __init__(self, experiment: ExperimentOptions, name: str, seed: int) -> None:
         self.experiment, self.name, self.seed = experiment, name, seed
         table, _, row = name.rpartition("/")
         if not table:
-            raise InputError(f"{name!r} of experiment.*_of is no row; give table and row, as in table1/c_fpn")
+            raise InputError(f"experiment.*_of: {name!r} is not a row; give table and row, as in table1/c_fpn")
         self.folder = Path(run_directory(replace(experiment, table=table, row=row), seed))
-        self.checkpoint = str(self.folder / "checkpoints" / "last.ckpt")
+        self.checkpoint = str(last_checkpoint(self.folder))
 
     def proposals(self, splits: Sequence[str]) -> str:
-        """The folder of its stores; InputError where that of a split is missing."""
+        """Folder of its proposals; InputError if those of a split are missing."""
         folder = self.folder / "proposals"
         if missing := [split for split in splits if not (folder / split / HEADER).is_file()]:
             stores = ", ".join(str(folder / split) for split in missing)
@@ -74,10 +78,10 @@ class NeededRun:
         return str(folder)
 
     def weights(self) -> str:
-        """Its last checkpoint; InputError where the run is missing or unfinished."""
+        """Its last checkpoint; InputError if the run is missing or unfinished."""
         if not (self._finished and Path(self.checkpoint).is_file()):
             how = self._how([self._fit_command()])
-            raise InputError(f"no finished run of {self.name} in {self.folder} to take the weights of. {how}")
+            raise InputError(f"no finished run of {self.name} in {self.folder} to start from. {how}")
         return self.checkpoint
 
     @property
@@ -92,7 +96,7 @@ class NeededRun:
         if self.experiment.root != ExperimentOptions.root:
             words.append(f"--experiment.root {self.experiment.root}")
         if self._finished:
-            words.append("--experiment.overwrite true")  # finished, but its checkpoint is gone
+            words.append("--experiment.overwrite true")  # it finished, but its checkpoint is gone
         elif Path(self.checkpoint).is_file():
             words.append("--ckpt_path last")
         return " ".join(words)
@@ -105,6 +109,6 @@ class NeededRun:
         row, preset = f"{self.experiment.table}/{self.experiment.row}", self.experiment.preset
         make = f"make row ROW={row} PRESET={preset} SEED={self.seed}"
         if Path("configs").is_dir() and not Path("configs", f"{self.name}.yaml").is_file():
-            return f"{self.name} is a row with overrides; the workflow makes it, in {ExperimentOptions.root}/: {make}"
+            return f"{self.name} is a row with overrides. The workflow runs it in {ExperimentOptions.root}/: {make}"
         by_hand = " && ".join(commands)
-        return f"Make them: {by_hand}; or let this do all of it, in {ExperimentOptions.root}/: {make}"
+        return f"Make them: {by_hand}; or make everything in {ExperimentOptions.root}/ with: {make}"

@@ -1,8 +1,8 @@
-"""``--preset NAME``: a row at another scale, by one flag.
+"""``--preset NAME`` runs a row at another scale.
 
-A preset is ``presets/<name>.yaml`` beside the folders of the rows, with what it sets for one stage
-(``presets/<name>/rpn.yaml``) and for one row (``presets/<name>/table1/f_finest.yaml``). The command line is rewritten
-before it is parsed: all files of the preset that concern the row, which is the first ``--config``, stand behind it.
+A preset is the file ``configs/presets/<name>.yaml`` with optional files for one stage (``presets/<name>/rpn.yaml``) or
+for one row (``presets/<name>/table1/f_finest.yaml``). The first ``--config`` is the row. Before the command line is
+parsed, the files of the preset that apply to the row are inserted behind it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from fpn_lightning.paper import paper_tables
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 PAPER = "paper"
-"""The preset of a row without any: no file, the paper's scale."""
-# Names of the files that a preset may have for a stage, by the stage's class.
+"""Name of the preset that has no file: the paper's scale, used without ``--preset``."""
+# Stage class -> name of a preset's file for that stage.
 STAGES = {
     "RPNStage": "rpn",
     "FastRCNNStage": "fast_rcnn",
@@ -30,18 +30,17 @@ STAGES = {
 
 
 def expand_preset(args: Sequence[str]) -> list[str]:
-    """Rewrite a command line so that it names the files of its preset.
+    """Replace ``--preset`` in a command line by the files of the preset.
 
-    With ``--preset`` the configs come first (row, preset, what the preset sets for the row's stage, for the row, then
-    any further ``--config``), and all other arguments follow, so that single values win wherever they stood. Without
-    it the arguments stay as they are.
+    The files come first, in this order: the row, the preset, its part for the row's stage, its part for the row, any
+    further ``--config``. All other arguments follow, so single values always win. Without ``--preset`` nothing changes.
 
     Args:
         args: arguments of the program, subcommand included.
 
     Raises:
-        InputError: a config that does not exist, a file of a preset given as ``--config``, an unknown preset, or one
-            that cannot be combined with the first ``--config``.
+        InputError: if a config does not exist, a file of a preset is given as ``--config``, the preset is unknown, or
+            the first ``--config`` cannot have a preset.
     """
     place = next((number for number, word in enumerate(args) if word in SUBCOMMANDS), len(args))
     configs, presets, others = _sort(args[place + 1 :])
@@ -60,15 +59,15 @@ def expand_preset(args: Sequence[str]) -> list[str]:
 
 
 def preset_files(row: Path, preset: str) -> list[Path]:
-    """Files of a preset that a row is read with, in order: the preset, its part for the stage, its part for the row.
+    """Files of a preset that apply to a row, in order: the preset, its part for the stage, its part for the row.
 
     Args:
         row: file of the row.
         preset: name of the preset; ``paper`` has no files.
 
     Raises:
-        InputError: there is no such preset (names those that exist), the file is no row, or it is the complete
-            configuration of a run, which has its preset in it.
+        InputError: if the preset does not exist (names those that do), the file is not a row, or it is the complete
+            configuration of a run, which already contains a preset.
     """
     content = _read(row)
     experiment, model = ({**(content.get(key) or {})} for key in ("experiment", "model"))
@@ -76,7 +75,7 @@ def preset_files(row: Path, preset: str) -> list[Path]:
     if named := experiment.get("preset"):
         raise InputError(f"{row} is a complete configuration of preset {named}: leave out --preset {preset}")
     if stage is None:
-        raise InputError(f"{row} has no model.class_path, so it is no row; --preset needs the row as first --config")
+        raise InputError(f"{row} has no model.class_path, so it is not a row; --preset needs a row as first --config")
     if preset == PAPER:
         return []
     folder = config_folder(row) / "presets"
@@ -91,16 +90,16 @@ def preset_files(row: Path, preset: str) -> list[Path]:
 
 
 def config_folder(row: Path) -> Path:
-    """The folder of rows and presets that a file belongs to: the nearest that holds ``presets/``, else ``configs``."""
+    """The folder that a row's presets are in: the nearest one above it that has ``presets/``, else ``configs``."""
     above = (*row.parents, *row.absolute().parents)
     return next((folder for folder in above if (folder / "presets").is_dir()), Path("configs"))
 
 
 def find_row(path: Path) -> Path:
-    """The file of a row, as it was given.
+    """Return the path of a row's file if it exists.
 
     Raises:
-        InputError: it does not exist; names the rows that do, or the row whose runs stand in for it.
+        InputError: if it does not exist; names the rows that do, or the row that is the same model.
     """
     if path.is_file():
         return path
@@ -109,7 +108,7 @@ def find_row(path: Path) -> Path:
     if printed is not None and printed.same_as:
         twin = printed.same_as
         raise InputError(
-            f"{table}/{row} is the model of {twin}, which is run once for both: "
+            f"{table}/{row} is the same model as {twin}, which is run once for both: "
             f"--config {path.parent.parent / twin}.yaml, or make row ROW={twin}"
         )
     if path.parent.is_dir():
@@ -119,18 +118,18 @@ def find_row(path: Path) -> Path:
 
 
 class PresetAction(argparse.Action):
-    """Shows ``--preset`` in the help; :func:`expand_preset` has replaced it before anything is parsed."""
+    """Shows ``--preset`` in the help; :func:`expand_preset` replaces it before parsing."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
         super().__init__(option_strings, argparse.SUPPRESS, default=argparse.SUPPRESS, metavar="NAME", help=help)
 
     def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> NoReturn:
-        """Reached by an abbreviation only."""
+        """Reject ``--preset`` in an abbreviated form, the only one that gets here."""
         parser.error("write --preset in full")
 
 
 def _sort(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """Part the arguments behind a subcommand: values of ``--config``, values of ``--preset``, all others."""
+    """Split the arguments after a subcommand into values of ``--config``, values of ``--preset`` and all others."""
     configs: list[str] = []
     presets: list[str] = []
     others: list[str] = []
@@ -149,10 +148,10 @@ def _sort(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
 
 
 def _check_config(config: str) -> None:
-    """Reject a file that does not exist, and a preset's file: without its other parts it would be half a preset."""
+    """Reject a missing file, and a file of a preset, which ``--preset`` has to read with its other parts."""
     path = Path(config)
     if path.suffix not in (".yaml", ".yml") or "://" in config or config.lstrip().startswith("{"):
-        return  # a mapping in place of a file, or a file elsewhere: the parser's matter
+        return  # a mapping instead of a file, or a URL: the parser checks it
     absolute = find_row(path).resolve()
     for folder in absolute.parents:
         preset = absolute.relative_to(folder).parts[0].removesuffix(path.suffix)
@@ -173,5 +172,5 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     return content if isinstance(content, dict) else {}

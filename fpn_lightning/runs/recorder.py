@@ -1,4 +1,4 @@
-"""Fills the run record from what a finished run knows."""
+"""Builds the record of a finished run, ``metrics.json``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.weights.init_from import split_source
 
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "pycocotools", "faster-coco-eval", "albumentations")
-# Keys that do not change the numbers of a record: its seed and names, where files are, the machine, what is logged.
+# Keys that do not change a run's numbers, or only as a seed does: seed, names, paths, machine, logging.
 _LEFT_OUT = {
     *("seed_everything", "data.seed", "model.init_args.seed"),
     *("experiment", "wandb", "checkpoint", "detections", "pictures"),
@@ -32,17 +32,17 @@ _LEFT_OUT = {
 
 
 def hardware(device: torch.device, num_devices: int) -> str:
-    """What the run ran on, in words: ``2 × NVIDIA H100`` or ``CPU, 2 threads, x86_64``."""
+    """Describe the machine: ``2 × NVIDIA H100`` or ``CPU, 1 × 2 threads, x86_64``."""
     if device.type == "cuda":
         return f"{num_devices} × {torch.cuda.get_device_name(device)}"
     return f"CPU, {num_devices} × {torch.get_num_threads()} threads, {platform.processor() or platform.machine()}"
 
 
 def config_sha256(resolved: dict[str, Any]) -> str:
-    """Digest of a resolved configuration without seed, names, paths, machine and logging.
+    """SHA-256 of a resolved configuration without seed, names, paths, machine and logging.
 
-    It is the same for all seeds of a row, in whatever folders they run. Of paths it says that there is one, and of
-    proposals and first weights that they were given, whether as a path or as the row that makes them.
+    It is the same for all seeds of a row, in any folder. A path counts only as "a path". Proposals and initial weights
+    count only as given or not; a path and the name of a row are the same.
     """
 
     def relevant(value: Any, name: str) -> Any:
@@ -63,17 +63,17 @@ def config_sha256(resolved: dict[str, Any]) -> str:
 
 
 def parents(stage: BaseStage, data: COCODataModule) -> list[str]:
-    """What the run was built from: the checkpoint it started from, and the checkpoint that made its proposals."""
-    found = []
+    """The checkpoint that the run started from and the one that made its proposals, each with its SHA-256."""
+    checkpoints = []
     if stage.init_from is not None:
         path, digest = Path(split_source(stage.init_from)[1]), "unknown"
-        if path.is_file():  # a run that was continued does not need it any more
+        if path.is_file():  # a resumed run does not need it any more
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-        found.append(f"{stage.init_from} sha256:{digest}")
+        checkpoints.append(f"{stage.init_from} sha256:{digest}")
     if (store := data.proposal_store("train")) is not None:
-        found.append(f"{store.folder} checkpoint sha256:{store.header.checkpoint_sha256}")
-    return found
+        checkpoints.append(f"{store.folder} checkpoint sha256:{store.header.checkpoint_sha256}")
+    return checkpoints
 
 
 def build_record(
@@ -86,24 +86,23 @@ def build_record(
     curves: dict[str, list[tuple[int, float]]],
     untrained: dict[str, float | None] | None,
 ) -> Record:
-    """Collect what a run measured, after its final validation.
+    """Build the record of a run after its final validation.
 
     Args:
         stage: the trained model, with the metrics of that validation.
-        data: what it was trained and evaluated on.
+        data: the data it was trained and evaluated on.
         trainer: the trainer of the run.
-        speed: its clock.
+        speed: measured seconds per step and image.
         resolved: the resolved configuration.
         steps: optimiser steps taken.
-        curves: logged values by name, points (step, value).
-        untrained: metrics before the first step, where they were measured.
+        curves: logged values by name; each a list of (step, value).
+        untrained: metrics before the first step; ``None`` if they were not measured.
 
     Returns:
-        A record; its status is ``partial`` where not the whole split was evaluated.
+        A record; its status is ``partial`` if only a part of the split was evaluated.
     """
     described = data.describe("val")
     experiment = resolved["experiment"]
-    whole = stage.evaluated_images == described["num_images"]
     return Record(
         experiment=Experiment(
             table=experiment["table"],
@@ -111,7 +110,7 @@ def build_record(
             preset=experiment["preset"],
             seed=resolved["seed_everything"],
         ),
-        status=FINISHED if whole else "partial",
+        status=_status(stage, described),
         metrics=stage.evaluation,
         area_thresholds=stage.detector.scale.area_thresholds,
         data=Data(
@@ -145,12 +144,15 @@ def _last(points: list[tuple[int, float]] | None) -> float | None:
     return points[-1][1] if points else None
 
 
+def _status(stage: BaseStage, described: dict[str, Any]) -> str:
+    return FINISHED if stage.evaluated_images == described["num_images"] else "partial"
+
+
 def evaluation_summary(stage: BaseStage, data: COCODataModule, split: str, checkpoint: str | None) -> str:
-    """JSON of what ``validate`` or ``test`` measured: metrics as fractions, data and checkpoint."""
+    """JSON text with the metrics of ``validate`` or ``test`` (fractions), the data and the checkpoint."""
     described = data.describe(split)
-    whole = stage.evaluated_images == described["num_images"]
     summary = {
-        "status": FINISHED if whole else "partial",
+        "status": _status(stage, described),
         "metrics": stage.evaluation,
         "data": described,
         "checkpoint": checkpoint,

@@ -1,4 +1,4 @@
-"""What a run costs (seconds per step and per image, images per second, memory), and how far it has come."""
+"""Measures the speed and memory of a run, and shows its progress."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Highest memory use so far in MiB: of the device for CUDA, of the process otherwise."""
+    """Peak memory so far, MiB: allocated on the device for CUDA, resident memory of the process otherwise."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
@@ -23,8 +23,8 @@ class SpeedMonitor(Callback):
     """Logs ``train/seconds_per_step``, ``train/images_per_second`` and ``train/peak_memory_mib``.
 
     Attributes:
-        step_seconds: wall time of every optimiser step of this process, loading included, validation left out.
-        eval_seconds: wall time of the last pass over an evaluation split.
+        step_seconds: wall time of every optimiser step of this process, s; with data loading, without validation.
+        eval_seconds: wall time of the last pass over an evaluation split, s.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class SpeedMonitor(Callback):
 
     @property
     def seconds_per_step(self) -> float | None:
-        """Median over the steps of this process; the first, which warms caches up, is left out where it can be."""
+        """Median over the steps of this process, s; without the first, which fills caches, if there are others."""
         steps = self.step_seconds[1:] or self.step_seconds
         return statistics.median(steps) if steps else None
 
@@ -48,14 +48,14 @@ class SpeedMonitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take the time of a whole optimiser step, however many batches it accumulated."""
+        """Record the time of an optimiser step, which may span several accumulated batches."""
         if trainer.global_step == self._last_step or self._step_started is None:
             return
         now = time.perf_counter()
         self.step_seconds.append(now - self._step_started)
         self._step_started = now
         self._last_step = trainer.global_step
-        every = getattr(trainer, "log_every_n_steps", 50)  # set by Lightning's logger connector, unknown to its types
+        every = getattr(trainer, "log_every_n_steps", 50)  # missing in Lightning's types
         if trainer.global_step % every == 0:
             recent = statistics.median(self.step_seconds[-every:])
             images = len(batch) * trainer.accumulate_grad_batches * trainer.world_size
@@ -65,14 +65,14 @@ class SpeedMonitor(Callback):
                 "train/peak_memory_mib": peak_memory_mib(pl_module.device),
             }
             for logger in trainer.loggers:
-                logger.log_metrics(values, step=trainer.global_step - 1)  # as Lightning counts the losses
+                logger.log_metrics(values, step=trainer.global_step - 1)  # Lightning numbers the losses from 0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the evaluation clock."""
         self._eval_started = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the evaluation clock and leave the pause out of the step that follows."""
+        """Stop the evaluation clock, and do not count the evaluation in the next step."""
         now = time.perf_counter()
         self.eval_seconds = now - self._eval_started
         if self._step_started is not None:
@@ -80,7 +80,7 @@ class SpeedMonitor(Callback):
 
 
 class StepProgressBar(RichProgressBar):
-    """A bar over all steps of the run: training is counted in steps, not in epochs."""
+    """A progress bar over all steps of the run instead of one per epoch."""
 
     @property
     def total_train_batches(self) -> int | float:

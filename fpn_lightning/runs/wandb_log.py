@@ -1,4 +1,4 @@
-"""Weights & Biases: one run per run directory, grouped by table and named by row."""
+"""Logs to Weights & Biases: one W&B run per run directory, grouped by table and named by row."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fpn_lightning.files import write_whole
 
 @dataclass
 class WandbOptions:
-    """Weights & Biases; ``--config configs/wandb.yaml`` switches it on."""
+    """Options of Weights & Biases; ``--config configs/wandb.yaml`` switches it on."""
 
     enabled: bool = False
-    """Log to Weights & Biases beside the CSV file."""
+    """Log to Weights & Biases in addition to the CSV file."""
     project: str = "fpn-lightning"
-    """Project the runs are compared in."""
+    """Project of the runs."""
     entity: str | None = None
     """Team or user; ``None`` is the default of the account."""
     offline: bool = False
@@ -28,18 +28,17 @@ class WandbOptions:
 
 
 class RecordingWandbLogger(WandbLogger):
-    """A W&B logger that ends with the run's record: its file, and its metrics as the summary."""
+    """A W&B logger that also uploads the run's record, as a file and as the summary."""
 
     @rank_zero_only
     def finish(self, path: Path, metrics: dict[str, float | None]) -> None:
-        """Attach the record, put its metrics into the summary under the paper's column names, and end the W&B run.
+        """Upload the record, set the summary to its metrics (by the paper's column names) and end the W&B run.
 
         Args:
             path: ``metrics.json`` of the run.
-            metrics: its metrics, fractions.
+            metrics: of the record, fractions.
         """
-        for name, value in metrics.items():
-            self.experiment.summary[name] = value
+        self.experiment.summary.update(metrics)
         self.experiment.save(str(path), base_path=str(path.parent), policy="now")
         self.experiment.finish()
 
@@ -47,15 +46,15 @@ class RecordingWandbLogger(WandbLogger):
 def wandb_logger(options: Any, directory: Path, resolved: dict[str, Any]) -> RecordingWandbLogger:
     """Build the logger of a run.
 
-    The run's id is kept in the directory, so that resuming continues the same W&B run.
+    The id of the W&B run is kept in the directory, so that a resumed run continues the same W&B run.
 
     Args:
         options: parsed configuration with the groups ``wandb`` and ``experiment``.
-        directory: of the run; W&B's own files go to its ``wandb/``.
-        resolved: the resolved configuration, shown as the run's config.
+        directory: of the run; W&B writes its own files to ``wandb/`` in it.
+        resolved: the resolved configuration; becomes the config of the W&B run.
     """
     experiment = options.experiment
-    # W&B wants the folder to be there, or falls back to a temporary one.
+    # Without the folder, W&B would write to a temporary one.
     directory.mkdir(parents=True, exist_ok=True)
     id_file = directory / "wandb_id"
     if not id_file.exists():

@@ -1,4 +1,4 @@
-"""Every YAML parses; mistakes are named; presets and overrides cannot drop what the base sets."""
+"""Every YAML parses, mistakes are named, and presets and overrides keep the defaults of base.yaml."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_every_row_parses_and_names_itself(cli, capsys, row: Path):
 def test_every_preset_and_override_parses_over_a_row(cli, capsys, scale: tuple[str, str]):
     row, both = (printed(cli, capsys, "fit", "--config", str(ROW), *extra) for extra in ((), scale))
     assert both != row
-    # It never changes which maps feed which head.
+    # A preset never changes which maps feed which head.
     for key in ("pyramid", "anchors"):
         assert both["model"]["init_args"]["detector"][key] == row["model"]["init_args"]["detector"][key]
     assert both["checkpoint"]["save_last"] is True
@@ -85,7 +85,7 @@ def test_misspelt_keys_and_values_are_named(cli, capsys, wrong, named):
 def test_presets_and_overrides_name_their_command(cli, capsys):
     folder = REPOSITORY / "configs"
     overrides = [folder / "wandb.yaml", folder / "tuning.yaml", *folder.glob("tuning/*.yaml")]
-    for file in [*folder.glob("presets/**/*.yaml"), *folder.glob("trunks/*.yaml"), *overrides]:
+    for file in [*folder.glob("presets/**/*.yaml"), *folder.glob("backbones/*.yaml"), *overrides]:
         header = file.read_text()
         wanted = f"--config {file.relative_to(REPOSITORY)}"
         if "presets" in file.parts:
@@ -115,7 +115,7 @@ def test_a_run_needs_a_name(cli, capsys):
         (("--seed_everything", "-1"), "seed_everything"),
         (("--data.num_workers", "-1"), "data.num_workers is -1"),
         (("--data.short_side", "0"), "data.short_side is [0]; it has to be at least 1 px"),
-        (("--ckpt_path", "elsewhere.ckpt"), "fit continues its own run"),
+        (("--ckpt_path", "elsewhere.ckpt"), "fit only resumes its own run"),
         (("--trainer.accumulate_grad_batches", "3"), "trainer.accumulate_grad_batches"),
         (("--trainer.accelerator", "gpu"), "gpu"),
         (("--data.num_classes", "80"), "data.num_classes"),
@@ -142,8 +142,8 @@ def flat(value, prefix: str = "") -> dict[str, object]:
     return {prefix: value.rpartition(".")[2] if is_class else value}
 
 
-def test_rows_differ_from_fpn_as_they_should(cli, capsys):
-    # After a wanted change: print(yaml.safe_dump(found)) goes into row_differences.yaml.
+def test_rows_of_table_1_and_figure_1_differ_from_fpn_only_as_listed(cli, capsys):
+    # After an intended change, write print(yaml.safe_dump(found)) to row_differences.yaml.
     reference = flat(printed(cli, capsys, "fit", "--config", str(ROW)))
     found = {}
     for row in ROWS:
@@ -156,7 +156,7 @@ def test_rows_differ_from_fpn_as_they_should(cli, capsys):
             if reference.get(key) != config.get(key) and key not in ("experiment.table", "experiment.row")
         }
     assert found == yaml.safe_load(Path(__file__).with_name("row_differences.yaml").read_text())
-    # The rows of Figure 1 for which records of Table 1 stand in are the same models.
+    # Reports use records of Table 1 for these rows of Figure 1, so they have to be the same models.
     assert found["figure1/b_single_map"] == found["table1/a_conv4"]
     assert found["figure1/c_hierarchy"] == found["table1/d_bottom_up"]
     assert found["figure1/d_fpn"] == {}

@@ -1,4 +1,4 @@
-"""Rows of Tables 3, 4 and 5 and their steps: what they say at the paper's scale and at the scale of a CPU."""
+"""Rows of Tables 3, 4 and 5 and their steps, at the paper's scale and with preset mini."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STEPS = sorted((CONFIGS / "table5" / "steps").glob("*.yaml"))
 
 
 def name(path: Path) -> str:
-    """Of a row, ``table5/steps/r101_rpn``."""
+    """Table and row of a file, ``table5/steps/r101_rpn``."""
     return str(path.relative_to(CONFIGS).with_suffix(""))
 
 
@@ -24,7 +24,7 @@ def resolved(cli, capsys, row: str, *options: str) -> dict:
 
 
 def difference(left: dict, right: dict) -> dict[str, tuple]:
-    """Keys that differ, names of the rows left out."""
+    """Keys whose values differ, without ``experiment``."""
     keys = sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
     return {key: (left.get(key), right.get(key)) for key in keys if not key.startswith("experiment.")}
 
@@ -39,7 +39,7 @@ def test_every_step_parses_and_names_itself(cli, capsys, step):
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name)
-def test_every_row_parses_at_the_scale_of_a_cpu(cli, capsys, row):
+def test_every_row_parses_with_preset_mini(cli, capsys, row):
     config = resolved(cli, capsys, name(row), "--preset", "mini")
     # ResNet-50 and ResNet-101 are the preset's backbone and a deeper one.
     blocks = config["model.init_args.detector.backbone.init_args.blocks"]
@@ -54,7 +54,7 @@ def test_a_model_that_the_paper_prints_twice_is_one_row(cli, capsys, row):
         cli("fit", "--config", str(CONFIGS / f"{row}.yaml"))
     assert stop.value.code == 2
     error = capsys.readouterr().err
-    assert f"{row} is the model of table2/c_fpn, which is run once for both: " in error
+    assert f"{row} is the same model as table2/c_fpn, which is run once for both: " in error
     assert f"--config {CONFIGS / 'table2' / 'c_fpn.yaml'}, or make row ROW=table2/c_fpn" in error
 
 
@@ -65,11 +65,11 @@ def test_baselines_of_table_3_differ_from_those_of_table_2_in_their_proposals_on
         assert resolved(cli, capsys, f"table2/{row}")["experiment.proposals_of"] == "table1/c_fpn"
 
 
-def test_what_tells_the_rows_of_tables_4_and_5_apart(cli, capsys):
-    trunk, frozen = "model.init_args.detector.backbone.init_args.name", "model.init_args.freeze_shared"
+def test_rows_of_tables_4_and_5_differ_in_backbone_schedule_and_sharing(cli, capsys):
+    backbone, frozen = "model.init_args.detector.backbone.init_args.name", "model.init_args.freeze_shared"
     unshared = resolved(cli, capsys, "table2/c_fpn")
     r101 = resolved(cli, capsys, "table5/r101_unshared")
-    assert difference(unshared, r101) == {trunk: ("resnet50", "resnet101")}
+    assert difference(unshared, r101) == {backbone: ("resnet50", "resnet101")}
     assert difference(unshared, resolved(cli, capsys, "table5/r50_shared")) == {frozen: (False, True)}
     assert difference(r101, resolved(cli, capsys, "table5/r101_shared")) == {frozen: (False, True)}
     twice = {"model.init_args.optimization.schedule_factor": (1, 2)}
@@ -77,5 +77,5 @@ def test_what_tells_the_rows_of_tables_4_and_5_apart(cli, capsys):
     rpn = resolved(cli, capsys, "table1/c_fpn")
     assert difference(rpn, resolved(cli, capsys, "table5/steps/r50_shared_rpn")) == {frozen: (False, True)}
     r101_rpn = resolved(cli, capsys, "table5/steps/r101_rpn")
-    assert difference(rpn, r101_rpn) == {trunk: ("resnet50", "resnet101")}
+    assert difference(rpn, r101_rpn) == {backbone: ("resnet50", "resnet101")}
     assert difference(r101_rpn, resolved(cli, capsys, "table5/steps/r101_shared_rpn")) == {frozen: (False, True)}

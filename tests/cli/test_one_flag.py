@@ -1,4 +1,4 @@
-"""``--preset`` from the command line, what a row names for itself, and a saved configuration that needs neither."""
+"""``--preset`` on the command line, the runs that a row names, and saved configurations, which need neither."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_layers_are_read_in_order(cli, capsys, tmp_path):
     override = tmp_path / "override.yaml"
     override.write_text("trainer: {max_steps: 7, log_every_n_steps: 3}\n")
     row = ("--config", str(CONFIGS / "table1" / "f_finest.yaml"))
-    # A value that stands before the row wins all the same.
+    # A value wins even if it comes before the row.
     given = ("--trainer.log_every_n_steps", "2", *row, "--config", str(override), "--preset=mini")
     config = printed(cli, capsys, "fit", *given)
     assert config["experiment"]["preset"] == "mini"
@@ -101,7 +101,7 @@ def test_a_row_takes_the_weights_that_it_names(cli, arguments, tmp_path, capsys)
     shared = [name for name in weights(run) if name.startswith(("backbone.", "pyramid."))]
     assert all(torch.equal(weights(run)[name], weights(first)[name]) for name in shared)
 
-    # A run that goes on, and one that is evaluated, do not need it any more.
+    # A run that resumes or is evaluated does not need the other run any more.
     metrics = read_metrics(run / "metrics.json")
     (run / "metrics.json").unlink()
     first.rename(first.with_name("moved"))

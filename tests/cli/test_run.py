@@ -1,4 +1,4 @@
-"""Life of a run: fit, validate, refuse, overwrite, resume."""
+"""A run is trained, evaluated, protected, overwritten and resumed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_saved_config_is_complete_and_rebuilds_the_model(cli, arguments, run):
     assert config["checkpoint"]["every_n_train_steps"] == 250
 
 
-def test_finished_runs_are_refused_unless_overwritten(cli, arguments, run, capsys):
+def test_a_finished_run_is_kept_unless_overwrite_is_given(cli, arguments, run, capsys):
     cli("fit", *arguments)
     first = read_metrics(run / "metrics.json")
     with pytest.raises(SystemExit) as stop:
@@ -67,7 +67,7 @@ def test_finished_runs_are_refused_unless_overwritten(cli, arguments, run, capsy
     (run / "stale.txt").touch()
     cli("fit", *arguments, "--experiment.overwrite", "true")
     assert not (run / "stale.txt").exists()
-    assert read_metrics(run / "metrics.json") == first  # and the run repeats to the bit
+    assert read_metrics(run / "metrics.json") == first  # the run repeats to the bit
 
 
 def test_killed_and_resumed_equals_uninterrupted(cli, arguments, run, tmp_path, monkeypatch, capsys):
@@ -165,7 +165,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(cli, arguments, monkeypatch
     assert "not finite at step 0" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_another_model_or_other_categories_is_called_out(
+def test_a_checkpoint_of_another_model_or_with_other_categories_is_named(
     cli, arguments, run, tiny_data, tmp_path, capsys
 ):
     cli("fit", *arguments, "--trainer.max_steps", "1")
@@ -186,7 +186,7 @@ def test_a_checkpoint_of_another_model_or_other_categories_is_called_out(
         cli("validate", *saved, "--data.root", str(root))
 
 
-def test_weights_only_start(cli, arguments, run, tmp_path, capsys):
+def test_init_from_takes_only_the_weights(cli, arguments, run, tmp_path, capsys):
     cli("fit", *arguments)
     checkpoint = str(run / "checkpoints" / "last.ckpt")
     again = ["--experiment.root", str(tmp_path / "again"), "--model.init_from", checkpoint]
@@ -196,7 +196,7 @@ def test_weights_only_start(cli, arguments, run, tmp_path, capsys):
         assert torch.equal(value, weights(run)[name]), name
     record = yaml.safe_load((result.run / "metrics.json").read_text())
     assert record["parents"][0].startswith(f"{checkpoint} sha256:")
-    # validation can start from weights, too, and never from none
+    # validation takes weights in the same way, and needs some
     cli("validate", *arguments, "--model.init_from", checkpoint)
     assert read_metrics(run / "validate" / "metrics.json") == read_metrics(run / "metrics.json")
     with pytest.raises(SystemExit):
@@ -207,7 +207,7 @@ def test_weights_only_start(cli, arguments, run, tmp_path, capsys):
     assert "does not fit this configuration" in capsys.readouterr().err
 
 
-def test_part_of_a_split_is_no_result(cli, arguments, run):
+def test_metrics_of_a_part_of_a_split_are_marked_partial(cli, arguments, run):
     cli("fit", *arguments, "--trainer.limit_val_batches", "2")
     assert yaml.safe_load((run / "metrics.json").read_text())["status"] == "partial"
     assert not read_log(run, "val/AR100")
@@ -228,10 +228,10 @@ def test_a_broken_checkpoint_is_named(cli, arguments, run, capsys):
     with pytest.raises(SystemExit) as stop:
         cli("validate", *arguments, "--ckpt_path", "last")
     assert stop.value.code == 2
-    assert "last.ckpt is not a whole checkpoint" in capsys.readouterr().err
+    assert "last.ckpt is not a checkpoint of this project" in capsys.readouterr().err
 
 
-def test_the_record_is_of_the_trained_weights_not_of_those_it_started_from(cli, arguments, run, tmp_path):
+def test_the_record_has_the_metrics_of_the_trained_weights(cli, arguments, run, tmp_path):
     cli("fit", *arguments)
     start = weights(run)
     again = tmp_path / "again" / run.relative_to(tmp_path / "runs")

@@ -1,4 +1,4 @@
-"""The digest of a configuration: one for all seeds and folders of a row, another for any value that counts."""
+"""The digest of a configuration is the same for all seeds and folders of a row, and different for other values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Config = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def config() -> Config:
-    """A row of Table 2 on fixed proposals at mini scale, with what the command line links."""
+    """A row of Table 2 with preset mini and fixed proposals, with the linked values."""
     row = REPOSITORY / "configs/table2/c_fpn.yaml"
     files = ["--config", str(row), "--preset", "mini"]
     with pytest.raises(SystemExit), redirect_stdout(StringIO()) as printed:
@@ -60,16 +60,16 @@ def with_value(config: Config, key: str, value: Any) -> Config:
         ("wandb.enabled", True),
     ],
 )
-def test_seed_folders_and_machine_are_no_part_of_it(config: Config, key: str, value: Any) -> None:
+def test_seed_folders_and_machine_do_not_change_it(config: Config, key: str, value: Any) -> None:
     assert config_sha256(with_value(config, key, value)) == config_sha256(config)
 
 
-def test_folders_of_first_weights_are_no_part_of_it(config: Config) -> None:
+def test_folders_of_initial_weights_do_not_change_it(config: Config) -> None:
     one, other = (with_value(config, "model.init_args.init_from", path) for path in ("a/last.ckpt", "other.ckpt"))
     assert config_sha256(one) == config_sha256(other) != config_sha256(config)
 
 
-def test_rows_and_paths_name_the_same_inputs(config: Config) -> None:
+def test_a_row_and_a_path_are_the_same_input(config: Config) -> None:
     by_path = with_value(config, "model.init_args.init_from", "runs/a/last.ckpt")
     by_row = with_value(with_value(config, "data.proposals", None), "experiment.proposals_of", "table1/c_fpn")
     by_row["experiment"]["weights_of"] = "table2/c_fpn"
@@ -90,11 +90,11 @@ def test_rows_and_paths_name_the_same_inputs(config: Config) -> None:
         ("trainer.callbacks", [{"class_path": "lightning.pytorch.callbacks.StochasticWeightAveraging"}]),
     ],
 )
-def test_values_that_count_change_it(config: Config, key: str, value: Any) -> None:
+def test_values_of_the_experiment_change_it(config: Config, key: str, value: Any) -> None:
     assert config_sha256(with_value(config, key, value)) != config_sha256(config)
 
 
-def test_weights_of_a_backbone_count_but_not_where_they_lie(config: Config) -> None:
+def test_backbone_weights_change_it_but_not_their_folder(config: Config) -> None:
     key = "model.init_args.detector.backbone.init_args.weights"
     digests = [
         config_sha256(with_value(config, key, value)) for value in (None, "IMAGENET1K_V1", "a/r50.pth", "b/r50.pth")

@@ -1,4 +1,4 @@
-"""The CSV log: appended, widened, resumed."""
+"""The CSV log grows by lines and columns, and a resumed run continues it."""
 
 import csv
 
@@ -10,7 +10,7 @@ def rows(path):
         return [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
-def test_rows_are_appended_and_columns_added(tmp_path):
+def test_lines_are_appended_and_columns_added(tmp_path):
     logger = AppendingCSVLogger(tmp_path)
     logger.log_metrics({"train/loss": 0.1, "epoch": 0}, step=0)
     logger.log_metrics({"train/loss": 0.2}, step=1)
@@ -30,7 +30,7 @@ def test_another_logger_continues_the_file(tmp_path):
     assert len(rows(tmp_path / "metrics.csv")) == 2
 
 
-def test_resuming_drops_what_will_be_computed_again(tmp_path):
+def test_resuming_drops_lines_that_will_be_computed_again(tmp_path):
     logger = AppendingCSVLogger(tmp_path)
     for step in range(5):
         logger.log_metrics({"train/loss": float(step)}, step=step)
@@ -38,7 +38,7 @@ def test_resuming_drops_what_will_be_computed_again(tmp_path):
     # The checkpoint was written after 3 steps (0, 1, 2), and validation at 3 saw its weights.
     resumed = AppendingCSVLogger(tmp_path, resume_step=3)
     resumed.log_metrics({"train/loss": 30.0}, step=3)
-    resumed.log_metrics({"val/AR100": 0.5}, step=3)  # evaluated again: no second row
+    resumed.log_metrics({"val/AR100": 0.5}, step=3)  # repeated: no second line
     kept = rows(tmp_path / "metrics.csv")
     assert [row.get("train/loss") for row in kept] == ["0.0", "1.0", "2.0", None, "30.0"]
     assert kept[3] == {"step": "3", "val/AR100": "0.5"}

@@ -1,4 +1,4 @@
-"""What a run needs of another run: where it lies, and which commands make it."""
+"""The runs that a run depends on: their folders, and the commands that make them."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def touch(path: Path) -> None:
     path.touch()
 
 
-def test_stores_that_are_there_are_taken_and_others_come_with_their_commands(rpn):
+def test_existing_proposals_are_used_and_missing_ones_are_named_with_their_commands(rpn):
     predict = f"python train.py predict --config {rpn}/config.yaml --ckpt_path last --data.predict_split"
     fit = "python train.py fit --config configs/table1/c_fpn.yaml --preset mini --seed_everything 3"
     with pytest.raises(InputError) as error:
         needed().proposals(["train", "val"])
     assert str(error.value) == (
         f"no proposals of table1/c_fpn in {rpn}/proposals/train, {rpn}/proposals/val. Make them: {fit} && "
-        f"{predict} train && {predict} val; or let this do all of it, in runs/: {MAKE}"
+        f"{predict} train && {predict} val; or make everything in runs/ with: {MAKE}"
     )
     touch(rpn / "metrics.json")
     touch(rpn / "proposals" / "val" / "header.json")
@@ -48,7 +48,7 @@ def test_stores_that_are_there_are_taken_and_others_come_with_their_commands(rpn
     assert needed().proposals(["train", "val"]) == f"{rpn}/proposals"
 
 
-def test_weights_are_those_of_a_finished_run(rpn):
+def test_weights_are_taken_from_a_finished_run(rpn):
     with pytest.raises(InputError, match=rf"--preset mini --seed_everything 3; or .*: {MAKE}$"):
         needed().weights()
     touch(rpn / "checkpoints" / "last.ckpt")  # still training, or stopped
@@ -61,7 +61,7 @@ def test_weights_are_those_of_a_finished_run(rpn):
         needed().weights()
 
 
-def test_commands_are_of_the_same_scale_and_root(rpn):
+def test_commands_have_the_same_preset_seed_and_root(rpn):
     with pytest.raises(InputError, match=r"--config configs/table1/c_fpn.yaml --seed_everything 3; or"):
         needed(preset="paper").weights()
     with pytest.raises(InputError, match=r"--seed_everything 3 --experiment\.root elsewhere; or"):
@@ -69,5 +69,5 @@ def test_commands_are_of_the_same_scale_and_root(rpn):
     Path("configs").mkdir()  # without the row: a comparison's, say
     with pytest.raises(InputError, match=rf"table1/c_fpn is a row with overrides; the workflow makes it, .*: {MAKE}$"):
         needed().weights()
-    with pytest.raises(InputError, match=r"'c_fpn' of experiment\.\*_of is no row; give table and row"):
+    with pytest.raises(InputError, match=r"experiment\.\*_of: 'c_fpn' is not a row; give table and row"):
         NeededRun(ExperimentOptions(table="table2", row="c_fpn"), "c_fpn", 3)

@@ -1,4 +1,4 @@
-"""``--preset``: the command line it stands for, and what cannot be meant."""
+"""``--preset`` becomes files on the command line, and mistakes are named."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_row_preset_stage_and_row_again_then_overrides_then_values():
     rest = ["--seed_everything", "1", "--print_config"]
     given = ["--config", row, "--config", "configs/wandb.yaml"]
     assert expand_preset(["fit", *given, "--preset", "mini", *rest]) == expected
-    # Wherever the words stand and however they are written.
+    # In any order and spelling.
     assert expand_preset(["fit", "--preset=mini", *rest, *given]) == expected
     assert expand_preset(["fit", *rest[:2], f"--config={row}", *rest[2:], *given[2:], "--preset", "mini"]) == expected
     assert expand_preset(["fit", "-c", row, "--preset", "mini", *given[2:], *rest]) == expected
@@ -70,7 +70,7 @@ def test_without_a_preset_nothing_changes():
     assert expand_preset(["fit", "--help", "--preset", "mini"]) == ["fit", "--help"]
 
 
-def test_a_row_of_ones_own_has_the_presets_above_it_or_those_of_the_working_directory(tmp_path):
+def test_a_users_row_has_the_presets_above_it_or_those_of_the_working_directory(tmp_path):
     own = tmp_path / "mine" / "table9" / "row.yaml"
     own.parent.mkdir(parents=True)
     own.write_text("model: {class_path: fpn_lightning.RPNStage}\nexperiment: {table: table9, row: row}\n")
@@ -99,7 +99,7 @@ def test_a_row_of_ones_own_has_the_presets_above_it_or_those_of_the_working_dire
         (["--config", "configs/nothing.yaml"], r"no configs/nothing.yaml; there are: quickstart, tuning, wandb"),
     ],
 )
-def test_what_cannot_be_meant_behind_a_row(args, message):
+def test_wrong_arguments_after_a_row_are_named(args, message):
     with pytest.raises(InputError, match=message):
         expand_preset(["fit", "--config", ROW, *args])
 
@@ -111,12 +111,15 @@ def test_what_cannot_be_meant_behind_a_row(args, message):
         ("configs/table7/c_fpn.yaml", r"^no configs/table7/c_fpn.yaml; the tables in configs are: figure1, table1, "),
         ("nowhere/table1/c_fpn.yaml", r"the tables in configs are: figure1, table1, .*, table5/steps, table6$"),
         ("configs/table3/c_fpn.yaml", r"--config configs/table2/c_fpn.yaml, or make row ROW=table2/c_fpn$"),
-        ("configs/table5/r50_unshared.yaml", "table5/r50_unshared is the model of table2/c_fpn, which is run once"),
+        (
+            "configs/table5/r50_unshared.yaml",
+            "table5/r50_unshared is the same model as table2/c_fpn, which is run once",
+        ),
         ("configs/presets/mini.yaml", "--config configs/presets/mini.yaml is a part of a preset: give --preset mini"),
     ],
 )
 @pytest.mark.parametrize("more", [[], ["--preset", "mini"]])
-def test_rows_that_are_not_there(row, message, more):
+def test_a_missing_row_is_named_with_those_that_exist(row, message, more):
     with pytest.raises(InputError, match=message):
         expand_preset(["fit", "--config", row, *more])
 
@@ -125,11 +128,11 @@ def test_rows_that_are_not_there(row, message, more):
     ("text", "message"),
     [
         ("experiment: {preset: 8gpu}", "is a complete configuration of preset 8gpu: leave out --preset mini$"),
-        ("wandb: {enabled: true}", "has no model.class_path, so it is no row"),
-        ("model: [", "is no YAML: "),
+        ("wandb: {enabled: true}", "has no model.class_path, so it is not a row"),
+        ("model: [", "is not YAML: "),
     ],
 )
-def test_first_configs_that_are_no_rows(tmp_path, text, message):
+def test_a_first_config_that_is_not_a_row_is_named(tmp_path, text, message):
     file = tmp_path / "config.yaml"
     file.write_text(text)
     with pytest.raises(InputError, match=message):

@@ -1,4 +1,4 @@
-"""Calling Snakemake as a person would, and reading what a dry run prints."""
+"""Calls Snakemake and reads the output of a dry run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def commands(printed: str) -> dict[str, str]:
 
 
 def touch(path: Path) -> Path:
-    """An empty file, folders included, older than anything else there is."""
+    """An empty file, with its folders, older than all other files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     os.utime(path, (0, 0))

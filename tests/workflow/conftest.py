@@ -1,4 +1,4 @@
-"""A folder that Snakemake can be called in: a copy of the configs and the workflow, and nothing trained yet."""
+"""A folder to call Snakemake in: a copy of the configs and the workflow, without any run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.command_line import REPOSITORY
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, with everything that a call of Snakemake reads."""
+    """The working directory, with all files that Snakemake reads."""
     for name in ("configs", "workflow"):
         shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPOSITORY / "train.py", tmp_path)

@@ -1,4 +1,4 @@
-"""What would run: dry runs of the grid."""
+"""Dry runs show which jobs would run."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_sharing_features_is_four_steps(checkout):
         assert found[f"{run}/metrics.json"].endswith(expected)
 
 
-def test_a_page_takes_the_runs_that_the_paper_prints_twice(checkout):
+def test_a_page_uses_the_runs_of_rows_that_the_paper_repeats(checkout):
     status, printed = snakemake("--cores", "2", "--dry-run", "--config", "seeds=[0]", "--", "reports/8gpu/table5.md")
     assert status == 0, printed
     fits = {output.removeprefix("runs/8gpu/") for output in commands(printed) if output.endswith("/metrics.json")}
@@ -129,14 +129,14 @@ def test_a_page_takes_the_runs_that_the_paper_prints_twice(checkout):
     assert fits == {f"{run}/seed0/metrics.json" for run in ("table1/c_fpn", "table2/c_fpn", *shared, *deep)}
 
 
-def test_a_row_that_is_not_there_is_one_error(checkout):
+def test_a_missing_row_is_one_error(checkout):
     status, printed = snakemake("--cores", "2", "--dry-run", "runs/mini/table1/g_nothing/seed0/metrics.json")
     assert status == 1
     assert printed.count("InputError: no configs/table1/g_nothing.yaml") == 1
     assert "there are: a_conv4, b_conv5, c_fpn" in printed
 
 
-def test_a_page_that_is_not_there_is_one_error(checkout):
+def test_a_missing_page_is_one_error(checkout):
     status, printed = snakemake("--cores", "2", "--dry-run", "reports/mini/table9.md")
     assert status == 1
     assert "InputError: no page table9 of preset mini; there are: table1, table2, table3, table4, table5" in printed

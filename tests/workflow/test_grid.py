@@ -1,4 +1,4 @@
-"""The real thing, very small: a row that is killed goes on, and a row of Table 2 gets the proposals it trains on."""
+"""Real runs of the workflow, very small: a killed row resumes, and a row of Table 2 gets its proposals."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def make(*arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow  # two runs of the command line beside two of Snakemake
-def test_a_killed_row_goes_on_and_ends_with_a_record(tiny: Path):
+def test_a_killed_row_resumes_and_ends_with_a_record(tiny: Path):
     run = tiny / "runs/tiny/table1/a_conv4/seed4"
     row = ("row", "ROW=table1/a_conv4", "PRESET=tiny", "SEED=4")
     killed = make(*row)

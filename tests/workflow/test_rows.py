@@ -1,4 +1,4 @@
-"""What a run is made of: configs, what it needs first, its command, its share of a machine."""
+"""The configs of a run, the runs it needs first, its command and its cores and GPUs."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ def test_a_preset_may_set_more_for_a_stage(rows, checkout):
         (checkout / f"configs/presets/tiny/{stage}.yaml").write_text("trainer: {max_steps: 3}\n")
     presets = [Path("configs/presets/tiny.yaml"), Path("configs/presets/tiny/rpn.yaml")]
     assert rows.Run("tiny", "table1", "c_fpn", 0).configs()[1:] == presets
-    # what a comparison changes comes last
-    assert rows.Run("tiny", "deep_c2", "c_fpn", 0).configs()[1:] == [*presets, Path("configs/trunks/deep_c2.yaml")]
+    # the override of a comparison comes last
+    assert rows.Run("tiny", "deep_c2", "c_fpn", 0).configs()[1:] == [*presets, Path("configs/backbones/deep_c2.yaml")]
     assert rows.Run("tiny", "table2", "c_fpn", 0).configs()[2] == Path("configs/presets/tiny/fast_rcnn.yaml")
 
 
 def test_comparisons_are_rows_of_table_1_under_an_override(rows, checkout):
     run = rows.Run("mini", "deep_c2", "d_bottom_up", 1)
-    assert given(run.command(), "--config") == ["configs/table1/d_bottom_up.yaml", "configs/trunks/deep_c2.yaml"]
-    assert run.configs()[-1] == Path("configs/trunks/deep_c2.yaml")
+    assert given(run.command(), "--config") == ["configs/table1/d_bottom_up.yaml", "configs/backbones/deep_c2.yaml"]
+    assert run.configs()[-1] == Path("configs/backbones/deep_c2.yaml")
     assert run.needs() == [MINI_DATA]
     assert "backbones/mobilenet_v2" in rows.comparisons()
-    # the override itself says which table its runs are of
+    # the override itself names the table
     assert not given(run.command(), "--experiment.table")
 
 
@@ -69,7 +69,7 @@ def test_tuning_names_its_learning_rate_in_the_table(rows, checkout):
     assert run.folder == Path("runs/mini/tuning/table1/lr0.012/f_finest/seed100")
 
 
-def test_rows_of_table_2_train_on_what_table_1_c_proposes(rows, checkout):
+def test_rows_of_table_2_train_on_proposals_of_table_1_c(rows, checkout):
     run = rows.Run("mini", "table2", "f_finest", 2)
     assert run.proposer == rows.Run("mini", "table1", "c_fpn", 2)
     stores = [f"runs/mini/table1/c_fpn/seed2/proposals/{split}/header.json" for split in ("train", "val")]
@@ -87,7 +87,7 @@ def test_rows_of_table_2_train_on_what_table_1_c_proposes(rows, checkout):
     ]
 
 
-def test_rows_of_tables_3_to_5_need_their_own_rpn_and_what_they_start_from(rows, checkout):
+def test_rows_of_tables_3_to_5_need_their_own_rpn_and_initial_weights(rows, checkout):
     proposers = {
         "table3/a_conv4": "table1/a_conv4",
         "table3/b_conv5": "table1/b_conv5",
@@ -103,8 +103,8 @@ def test_rows_of_tables_3_to_5_need_their_own_rpn_and_what_they_start_from(rows,
     folders = [Path("configs") / table for table in ("table3", "table4", "table5")]
     there = {str(file.relative_to("configs").with_suffix("")) for folder in folders for file in folder.rglob("*.yaml")}
     assert there == set(proposers)
-    for twin in ("table3/c_fpn", "table5/r50_unshared"):  # the paper prints Table 2 (c) once more; it is run once
-        with pytest.raises(InputError, match=f"{twin} is the model of table2/c_fpn.*ROW=table2/c_fpn"):
+    for twin in ("table3/c_fpn", "table5/r50_unshared"):  # the paper repeats Table 2 (c)
+        with pytest.raises(InputError, match=f"{twin} is the same model as table2/c_fpn.*ROW=table2/c_fpn"):
             rows.Run("mini", *twin.split("/"), 1).command()
     for name, proposer in proposers.items():
         table, _, row = name.rpartition("/")
@@ -114,7 +114,7 @@ def test_rows_of_tables_3_to_5_need_their_own_rpn_and_what_they_start_from(rows,
         assert (Path(f"configs/presets/mini/{name}.yaml") in run.configs()) == ("r101" in name)
         frozen = "freeze_shared: true" in Path("configs", f"{name}.yaml").read_text()
         assert (run.source is not None) == frozen
-        if frozen:  # what stays as it is comes from step 2
+        if frozen:  # the frozen parts come from step 2
             assert f"{run.source.table}/{run.source.row}" == (
                 "table5/r101_unshared" if "101" in name else "table2/c_fpn"
             )
@@ -126,7 +126,7 @@ def test_only_the_last_of_the_steps_becomes_one_detector(rows, checkout):
     for table, row in (("table5", "r101_unshared"), ("table5/steps", "r101_shared_rpn"), ("table2", "c_fpn")):
         run = rows.Run("mini", table, row, 2)
         assert not run.shares
-        with pytest.raises(InputError, match=f"{table}/{row}/seed2 shares no features"):
+        with pytest.raises(InputError, match=f"{table}/{row}/seed2 does not share features"):
             run.combine_command()
 
 
@@ -148,7 +148,7 @@ def test_a_store_is_made_by_the_finished_run(rows, checkout):
     assert run.store_inputs("train2017") == [run.record]
 
 
-def test_a_run_starts_goes_on_or_starts_over(rows, checkout):
+def test_a_run_starts_resumes_or_starts_over(rows, checkout):
     run = rows.Run("mini", "table1", "c_fpn", 0)
     assert run.start() == ""
     (run.folder / "checkpoints").mkdir(parents=True)  # Snakemake makes folders before it starts a job
@@ -173,7 +173,7 @@ def test_a_run_starts_goes_on_or_starts_over(rows, checkout):
         ("mini", "tuning/table7/lr0.1", "c_fpn", "configs/table7/c_fpn.yaml", "table5/steps"),
     ],
 )
-def test_what_is_not_there_is_named_beside_what_is(rows, checkout, preset, table, row, file, there):
+def test_a_missing_row_or_preset_is_named_with_those_that_exist(rows, checkout, preset, table, row, file, there):
     with pytest.raises(InputError) as error:
         rows.Run(preset, table, row, 0).inputs()
     message, names = re.split(" are: ", str(error.value))
@@ -181,12 +181,12 @@ def test_what_is_not_there_is_named_beside_what_is(rows, checkout, preset, table
     assert there in names.split(", ")
 
 
-def test_shares_of_a_machine(rows, checkout):
+def test_cores_and_gpus_of_a_preset(rows, checkout):
     # 8 processes with 4 workers each; one process that loads its own data; 1 GPU, 8 workers
     assert (rows.cores("8gpu"), rows.gpus("8gpu")) == (8 * 5, 8)
     assert (rows.cores("mini"), rows.gpus("mini")) == (1, 0)
     assert (rows.cores("1gpu"), rows.gpus("1gpu")) == (9, 1)
-    # Lightning starts the processes of one SLURM job itself
+    # Lightning itself starts the processes of a SLURM job
     assert "SLURM_JOB_NAME=interactive" in rows.Run("8gpu", "table1", "c_fpn", 0).command()
     assert "SLURM_JOB_NAME" not in rows.Run("1gpu", "table1", "c_fpn", 0).command()
     (checkout / "configs/presets/auto.yaml").write_text("trainer: {accelerator: gpu, devices: auto}\n")
