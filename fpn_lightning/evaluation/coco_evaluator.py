@@ -26,7 +26,8 @@ from pycocotools import mask as mask_api
 
 from fpn_lightning.evaluation.annotations import Record
 from fpn_lightning.evaluation.matching import area_ranges
-from fpn_lightning.evaluation.proposal_recall import AREA_SUFFIXES, check_limits, recall_key
+from fpn_lightning.evaluation.proposal_recall import check_limits
+from fpn_lightning.metric_names import AREA_SUFFIXES, recall_key
 
 Backend = Literal["faster-coco-eval", "pycocotools"]
 AP_LIMIT = 100  # COCO's AP looks at 100 detections an image and class, whatever the limits asked for
