@@ -70,17 +70,17 @@ def test_by_gap_holds_the_papers_gap_beside_ours(make_rows):
 
 def test_figures_are_drawn_where_two_rows_were_run(make_rows, tmp_path: Path):
     records = make_rows(**SIZED)
-    shown = draw(table1(records), tmp_path)
+    shown = draw(table1(records), None, tmp_path)
     assert [figure.path.name for figure in shown] == ["table1_sizes.svg", "table1_gaps.svg"]  # one number of proposals
     assert all(figure.path.is_file() and figure.caption for figure in shown)
-    assert draw(table1(records[:2]), tmp_path / "one") == []
+    assert draw(table1(records[:2]), None, tmp_path / "one") == []
     assert not (tmp_path / "one").exists()
 
 
 def test_the_same_numbers_give_the_same_bytes(make_rows, tmp_path: Path):
     rows = {row: {**metrics, "AR10": (0.1, 0.2)} for row, metrics in SIZED.items()}
-    first = [figure.path.read_bytes() for figure in draw(table1(make_rows(**rows)), tmp_path / "a")]
-    again = [figure.path.read_bytes() for figure in draw(table1(make_rows(**rows)[::-1]), tmp_path / "b")]
+    first = [figure.path.read_bytes() for figure in draw(table1(make_rows(**rows)), None, tmp_path / "a")]
+    again = [figure.path.read_bytes() for figure in draw(table1(make_rows(**rows)[::-1]), None, tmp_path / "b")]
     assert len(first) == 3
     assert again == first
 
