@@ -140,7 +140,7 @@ def _warnings(found: Tried, tuning: list[Record], reported: list[Record]) -> Ite
     ):
         if shared:
             values = ", ".join(map(str, sorted(shared, key=str)))
-            yield f"The {name} {values} is also used in reported tables, so that their numbers are too high."
+            yield f"The {name} {values} is also used in reported tables, which may make their numbers too high."
     for table in dict.fromkeys(table for table, _ in found):
         runs = [record for (of, _), by_rate in found.items() if of == table for r in by_rate.values() for record in r]
         if len({(r.data.fingerprint, r.data.split, r.train.steps, r.train.total_batch) for r in runs}) > 1:

@@ -165,7 +165,7 @@ def test_a_table_that_was_not_run_says_so_where_it_is_asked_for(tmp_path: Path, 
         (("--source", "wandb"), "--source wandb needs --wandb-project"),
     ],
 )
-def test_faults_end_with_a_message(
+def test_wrong_arguments_end_in_one_message(
     arguments: tuple[str, ...], message: str, tmp_path: Path, runs: list[Record], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert _run(tmp_path, *arguments) == 1

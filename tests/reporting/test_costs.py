@@ -110,7 +110,7 @@ def test_a_page_without_costs_has_neither_their_grid_nor_their_figure(records, m
     assert not (tmp_path / "reports/mini/figure1_cost.svg").exists()
 
 
-def test_costs_of_another_model_are_called_out(records, make_page):
+def test_costs_of_another_model_are_a_warning(records, make_page):
     content = costs(d_fpn=(0.2, 200, 1000))
     content["rows"]["d_fpn"]["parameters"] = 7
     content["rows"]["d_fpn"]["train_step_memory_note"] = "summed over two halves"
@@ -159,7 +159,7 @@ def test_a_malformed_file_names_file_and_key(keys, value, message, records, make
         make_page(records, content)
 
 
-def test_a_file_that_is_no_json(tmp_path: Path):
+def test_a_file_that_is_not_json(tmp_path: Path):
     path = tmp_path / "figure1_cost.json"
     path.write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match=r"figure1_cost\.json: "):
@@ -168,7 +168,7 @@ def test_a_file_that_is_no_json(tmp_path: Path):
         Costs.load(tmp_path / "absent.json")
 
 
-def test_the_file_lies_among_the_records_without_being_one(records, tmp_path: Path):
+def test_the_file_of_costs_is_not_read_as_a_record(records, tmp_path: Path):
     root = tmp_path / "reports/records"
     for record in records:
         record.save(tmp_path / "runs" / record.experiment.path / "metrics.json")

@@ -85,7 +85,7 @@ def test_every_picture_of_a_page_is_beside_it(records, tmp_path: Path):
     assert all(path.is_file() for path in paths)
 
 
-def test_a_gap_table_has_no_empty_lines(records, tmp_path: Path):
+def test_a_gap_table_leaves_out_rows_without_gaps(records, tmp_path: Path):
     gaps = page(records, tmp_path).split("## Gap", 1)[1].split("\n## ", 1)[0]
     assert "(e) top-down pyramid, w/o lateral" in gaps  # not run, but the paper has a gap
     assert "extra" not in gaps

@@ -60,7 +60,7 @@ def test_the_backbone_of_each_row_is_shown(make_record: MakeRecord) -> None:
     assert cells["ResNet-101, shared"][3:5] == ["DeeperResNet", "3,000"]
 
 
-def test_csv_holds_means_spreads_and_gaps(table5: TableSummary) -> None:
+def test_csv_has_means_spreads_and_gaps(table5: TableSummary) -> None:
     text = csv_text(table5)
     lines = _lines(text)
     assert len(lines) == len(text.splitlines()) - 1 == 4 * 2
@@ -155,7 +155,7 @@ def test_table4_shows_the_servers_columns_apart(make_full_scale_record: MakeReco
     assert "G-RMI" not in _cells(text, "Results, test-std")
 
 
-def test_disagreeing_records_are_called_out(make_record: MakeRecord) -> None:
+def test_records_that_differ_are_a_warning(make_record: MakeRecord) -> None:
     other_data = Data(name="synthetic", split="val", fingerprint="beef", num_images=500)
     records = [make_record(), make_record("table1/a_conv4", data=other_data), make_record("table1/b_conv5", steps=3000)]
     agreeing = summarise("table1", "mini", paper_tables(), [records[0], make_record("table1/e_no_lateral")])
@@ -195,7 +195,7 @@ def test_only_tables_with_records_of_their_own(make_record: MakeRecord) -> None:
     assert [summary.name for summary in found] == ["table2", "table6"]
 
 
-def test_rows_the_paper_file_lacks_are_mentioned(make_record: MakeRecord) -> None:
+def test_rows_that_the_table_does_not_have_are_mentioned(make_record: MakeRecord) -> None:
     records = [make_record("table3/a_conv4"), make_record("table3/steps/rpn_c4")]
     text = markdown(summarise("table3", "mini", paper_tables(), records))
     assert "Records that are not a row of this table: table3/steps/rpn_c4." in text
