@@ -1,10 +1,16 @@
-"""The paper's Tables 1-6 as data: every printed cell, and the setting the numbers belong to."""
+"""Tables as data: the paper's Tables 1-6 with every printed number, and comparisons of our own.
+
+Both are read from YAML files of one form: ``paper.yaml`` has the paper's tables, ``own_tables.yaml`` has ours, and a
+user adds tables in ``reports/tables/*.yaml``.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,23 +18,24 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fpn_lightning.errors import InputError, first_error
+from fpn_lightning.metric_names import size_keys
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Setting:
-    """What the numbers of a table were measured with (FPN §4, §5).
+    """How the numbers of a paper's table were measured (FPN §4, §5).
 
     Attributes:
-        data: names of the data set, any of which a record may carry; the first is shown.
-        train_split: what was trained on, in words.
-        eval_splits: names of the split evaluated on; minival2014 and val2017 are the same images.
+        data: names of the data set that a record may have; the first is shown.
+        train_split: the training data, in words.
+        eval_splits: names of the evaluation split; minival2014 and val2017 are the same images.
         eval_images: number of images in that split.
         steps: optimiser steps of the last training stage.
         total_batch: images per optimiser step.
         lr: learning rate at that batch, before its first drop.
-        trunk: torchvision's name of the bottom-up network.
+        backbone: torchvision's name of the backbone.
     """
 
     data: list[str]
@@ -38,12 +45,12 @@ class Setting:
     steps: int
     total_batch: int
     lr: float
-    trunk: str
+    backbone: str
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Column:
-    """A metric column: our key, the heading when it differs from the key, and the block of columns it stands in."""
+    """A metric column: the metric's name, the heading if it is another, and the block of columns it belongs to."""
 
     key: str
     label: str = ""
@@ -51,8 +58,13 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """What stands above the column."""
+        """The text above the column."""
         return self.label or self.key
+
+    @property
+    def full_heading(self) -> str:
+        """The heading with the block in front, where there is one."""
+        return f"{self.group} {self.heading}".strip()
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -60,96 +72,150 @@ class Row:
     """A row of a table.
 
     Attributes:
-        label: the row's name in the paper.
-        details: the paper's descriptive columns.
-        metrics: percent as printed, by our keys; a cell the paper leaves out is absent.
-        literature: quoted from others by the paper, never run here.
-        ours: not a row of the paper's table.
-        same_as: ``table/row`` of the one model that the paper prints here a second time.
+        label: name of the row; in the paper, for its rows.
+        details: text for each of the table's descriptive columns.
+        metrics: the paper's numbers in percent, by metric name; a number that the paper does not print is absent.
+        literature: the paper quotes the row from others; it is never run here.
+        ours: the row is not in the paper's table.
+        same_as: ``table/row`` of the same model in another table, whose records are used if the row has none.
+        reference: row that the gap is taken to; the table's by default.
         note: a remark below the table.
-        steps: differs from the table's setting.
-        trunk: differs from the table's setting.
+        steps: optimiser steps, if not those of the table's setting.
+        backbone: name of the backbone, if not that of the table's setting.
         seconds_per_image: the paper's test time.
-        device: what that time was measured on.
+        device: hardware of that time.
     """
 
     label: str
-    details: dict[str, str]
+    details: dict[str, str] = Field(default_factory=dict)
     metrics: dict[str, float] = Field(default_factory=dict)
     literature: bool = False
     ours: bool = False
     same_as: str | None = None
+    reference: str | None = None
     note: str = ""
     steps: int | None = None
-    trunk: str | None = None
+    backbone: str | None = None
     seconds_per_image: float | None = None
     device: str = ""
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Table:
-    """A table of the paper; ``reference`` names the row that gaps are taken to."""
+    """A table.
+
+    Attributes:
+        title: one line that says what is compared.
+        columns: its metrics.
+        rows: by id, the name of the row in a run's ``experiment``. A ``*`` in the id of a row of ours stands for every
+            name that records have in its place; in label and reference it is replaced by that name.
+        setting: how the paper's numbers were measured; ``None`` only for a table of ours.
+        reference: row that the gaps of the others are taken to.
+        details: headings of the descriptive columns.
+        extra: by preset, further metrics that are shown if records have them.
+        ours: whether the comparison is our own, without numbers of the paper.
+    """
 
     title: str
-    details: list[str]
     columns: list[Column]
-    setting: Setting
     rows: dict[str, Row]
+    setting: Setting | None = None
     reference: str | None = None
+    details: list[str] = Field(default_factory=list)
+    extra: dict[str, list[str]] = Field(default_factory=dict)
+    ours: bool = False
 
-    def steps(self, row: Row) -> int:
-        """Optimiser steps of the last training stage of ``row``."""
-        return row.steps or self.setting.steps
+    @property
+    def main(self) -> Column:
+        """The column that stands for the table where only one is shown: the first that is split by object size."""
+        return next((column for column in self.columns if size_keys(column.key)), self.columns[0])
 
-    def trunk(self, row: Row) -> str:
-        """Trunk of ``row``."""
-        return row.trunk or self.setting.trunk
+    def steps(self, row: Row) -> int | None:
+        """Optimiser steps of the last training stage of ``row`` in the paper; ``None`` for a table of ours."""
+        return row.steps or (self.setting.steps if self.setting else None)
+
+    def backbone(self, row: Row) -> str | None:
+        """Backbone of ``row`` in the paper; ``None`` for a table of ours."""
+        return row.backbone or (self.setting.backbone if self.setting else None)
 
 
-def parse(text: str, source: str) -> dict[str, Table]:
-    """Read the tables from YAML text.
+def parse(text: str, source: str, others: Mapping[str, Table] | None = None) -> dict[str, Table]:
+    """Read tables from YAML text.
 
     Args:
-        text: the content of a file like ``paper.yaml``.
-        source: what to call the text in messages.
+        text: content of a file like ``paper.yaml``.
+        source: name of the text in error messages.
+        others: tables of other files, which ``same_as`` may name.
 
     Returns:
-        Tables by name (``table1`` to ``table6``), in the file's order.
+        The tables by name, in the order of the text.
 
     Raises:
-        InputError: not YAML, an unknown or missing key, a wrong type, or a reference that leads nowhere; names the key.
+        InputError: the text is not YAML, a key is unknown or missing, a value has the wrong type, or it names a row
+            or a table that does not exist. Names the key.
     """
     try:
         content: Any = yaml.safe_load(text)
-        # By way of JSON, whose strict mode builds nested dataclasses from mappings.
+        # Pydantic builds nested dataclasses from mappings in its strict mode only if it reads JSON.
         tables = TypeAdapter(dict[str, Table]).validate_json(json.dumps(content, default=str))
     except yaml.YAMLError as error:
         raise InputError(f"{source} is not YAML: {error}") from error
     except ValidationError as error:
         raise InputError(f"{source}: {first_error(error)}") from error
+    known = {**(others or {}), **tables}
     for name, table in tables.items():
-        _check(name, table, tables, source)
+        if others and name in others:
+            raise InputError(f"{source}: {name}: there is another table of this name; choose another name")
+        _check(name, table, known, source)
     return tables
 
 
-def _check(name: str, table: Table, tables: dict[str, Table], source: str) -> None:
+def _check(name: str, table: Table, known: Mapping[str, Table], source: str) -> None:
+    if not table.columns:
+        raise InputError(f"{source}: {name}.columns: the table has no column")
+    if table.setting is None and not table.ours:
+        raise InputError(f"{source}: {name}.setting: the key is missing; a table of your own needs ours: true instead")
     if table.reference is not None and table.reference not in table.rows:
         raise InputError(f"{source}: {name}.reference: there is no row {table.reference!r}")
     keys = {column.key for column in table.columns}
     for row_id, row in table.rows.items():
         where = f"{source}: {name}.rows.{row_id}"
-        for part, given, known in (("metrics", row.metrics, keys), ("details", row.details, set(table.details))):
-            unknown = sorted(set(given) - known)
-            if unknown:
+        if row.reference is not None and row.reference not in table.rows:
+            raise InputError(f"{where}.reference: there is no row {row.reference!r}")
+        for part, given, allowed in (("metrics", row.metrics, keys), ("details", row.details, set(table.details))):
+            if unknown := sorted(set(given) - allowed):
                 raise InputError(f"{where}.{part}.{unknown[0]}: not among the table's columns")
         if row.same_as is not None:
             other_table, _, other_row = row.same_as.partition("/")
-            if other_table not in tables or other_row not in tables[other_table].rows:
+            if other_table not in known or other_row not in known[other_table].rows:
                 raise InputError(f"{where}.same_as: there is no row {row.same_as!r}")
+
+
+def _packaged(name: str) -> str:
+    return (files("fpn_lightning") / name).read_text(encoding="utf-8")
 
 
 @cache
 def paper_tables() -> dict[str, Table]:
-    """The tables of ``paper.yaml``; the same objects at every call, not to be changed."""
-    resource = files("fpn_lightning") / "paper.yaml"
-    return parse(resource.read_text(encoding="utf-8"), "paper.yaml")
+    """The tables of ``paper.yaml``; every call returns the same objects, so do not change them."""
+    return parse(_packaged("paper.yaml"), "paper.yaml")
+
+
+def all_tables(folder: Path) -> dict[str, Table]:
+    """The paper's tables, then those of ``own_tables.yaml``, then those of a user.
+
+    Args:
+        folder: holds the user's ``*.yaml``; may be absent.
+
+    Raises:
+        InputError: as :func:`parse`; a file cannot be read or repeats the name of a table.
+    """
+    tables = dict(paper_tables())
+    tables |= parse(_packaged("own_tables.yaml"), "own_tables.yaml", tables)
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} cannot be read: {error}") from error
+        tables |= parse(text, str(path), tables)
+    return tables

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.reporting.figure1_cost import Costs
+from fpn_lightning.reporting.costs import Costs
 from tests.command_line import REPOSITORY
 
 

@@ -122,7 +122,7 @@ def test_times_and_settings() -> None:
         "table6": 80000,
     }
     assert tables["table6"].steps(tables["table6"].rows["dual_28_2x"]) == 160000
-    assert tables["table5"].trunk(tables["table5"].rows["r101_shared"]) == "resnet101"
+    assert tables["table5"].backbone(tables["table5"].rows["r101_shared"]) == "resnet101"
     assert tables["table6"].setting.eval_splits == ["val2014"]
 
 
@@ -132,7 +132,7 @@ table1:
   reference: c
   details: [feature]
   columns: [{key: AP}]
-  setting: {data: [coco], train_split: a, eval_splits: [b], eval_images: 1, steps: 1, total_batch: 1, lr: 1.0, trunk: r}
+  setting: {data: [co], train_split: a, eval_splits: [b], eval_images: 1, steps: 1, total_batch: 1, lr: 1, backbone: r}
   rows:
     c: {label: C, details: {feature: P2}, metrics: {AP: 30.1}}
 """

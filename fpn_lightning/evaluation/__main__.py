@@ -20,6 +20,7 @@ from fpn_lightning.evaluation.proposal_recall import ProposalRecall, check_limit
 from fpn_lightning.evaluation.results import ResultTable, StoredResults, read_results
 from fpn_lightning.evaluation.segment_recall import SegmentRecall
 from fpn_lightning.files import write_whole
+from fpn_lightning.metric_names import percent
 from fpn_lightning.structures import GroundTruth
 
 
@@ -98,7 +99,7 @@ def _table(values: Values, title: str, rows: str) -> Table:
     table.add_column(rows)
     table.add_column("× 100", justify="right")
     for name, value in values.items():
-        table.add_row(name, "–" if value is None else f"{100 * value:.2f}")
+        table.add_row(name, "–" if value is None else f"{percent(value):.2f}")
     return table
 
 

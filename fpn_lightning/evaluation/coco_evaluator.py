@@ -25,7 +25,8 @@ from pycocotools import mask as mask_api
 
 from fpn_lightning.evaluation.arrays import FileResults
 from fpn_lightning.evaluation.matching import area_ranges
-from fpn_lightning.evaluation.proposal_recall import AREA_SUFFIXES, check_limits, recall_key
+from fpn_lightning.evaluation.proposal_recall import check_limits
+from fpn_lightning.metric_names import AREA_SUFFIXES, recall_key
 from fpn_lightning.structures import GroundTruth
 
 Backend = Literal["faster-coco-eval", "pycocotools"]

@@ -20,9 +20,8 @@ from torchmetrics import Metric
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.arrays import FileResults, float_rows, object_columns
 from fpn_lightning.evaluation.matching import IOU_THRESHOLDS, area_ranges, box_iou_xywh, count_matches, ignored_objects
+from fpn_lightning.metric_names import AREA_SUFFIXES, recall_key
 from fpn_lightning.structures import GroundTruth, ProposalsOrig
-
-AREA_SUFFIXES = ("", "_s", "_m", "_l")
 
 
 def check_limits(limits: Sequence[int]) -> tuple[int, ...]:
@@ -30,12 +29,6 @@ def check_limits(limits: Sequence[int]) -> tuple[int, ...]:
     if not limits or min(limits) < 1 or len(set(limits)) != len(limits):
         raise InputError(f"limits is {list(limits)}: give one or more different numbers of detections, each at least 1")
     return tuple(sorted(int(limit) for limit in limits))
-
-
-def recall_key(limit: int, suffix: str = "") -> str:
-    """Name of a recall column as the paper writes it: ``AR100``, ``AR1k``, ``AR1k_s``."""
-    number = f"{limit // 1000}k" if limit % 1000 == 0 else str(limit)
-    return f"AR{number}{suffix}"
 
 
 def match_image(

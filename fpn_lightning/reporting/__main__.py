@@ -1,31 +1,22 @@
-"""``python -m fpn_lightning.reporting``: collect finished runs, render the paper's tables beside ours, offline."""
+"""``python -m fpn_lightning.reporting``: collect finished runs and write tables of the paper's numbers and ours."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.paper import paper_tables
-from fpn_lightning.reporting import backbones, figure1, tuning
+from fpn_lightning.paper import Table, all_tables
+from fpn_lightning.reporting import tuning
 from fpn_lightning.reporting.collection import Kept, collect, collect_wandb, find_unfinished, load_all, presets
 from fpn_lightning.reporting.mixing import set_apart
-from fpn_lightning.reporting.page import write
-from fpn_lightning.reporting.tables import summaries
+from fpn_lightning.reporting.page import summaries, write
 from fpn_lightning.reporting.terminal import show
-from fpn_lightning.runs.record import Record
-
-PAGES: tuple[Callable[[str, list[Record], Path], Path | None], ...] = (
-    backbones.write,
-    figure1.write,
-    tuning.write,
-)
-"""Pages besides the paper's tables; each is given a preset, its records and ``reports/<preset>``."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,16 +26,15 @@ def _parser() -> argparse.ArgumentParser:
         "--reports",
         type=Path,
         default=Path("reports"),
-        help="gets records/ and one folder of pages for each preset (default: %(default)s)",
+        help="folder for records/ and the pages of each preset; may have tables/*.yaml (default: %(default)s)",
     )
     parser.add_argument("--preset", nargs="+", metavar="NAME", help="presets to render (default: all with records)")
     parser.add_argument(
         "--tables",
         nargs="+",
         metavar="NAME",
-        choices=list(paper_tables()),
         default=[],
-        help="tables to render even if none of their rows has run, and each says so (default: those with records)",
+        help="tables to render even if no row has been run (default: tables with records)",
     )
     parser.add_argument(
         "--source", choices=("local", "wandb"), default="local", help="where finished runs are (default: %(default)s)"
@@ -53,13 +43,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--replace",
         action="store_true",
-        help="also replace kept records of other data or another configuration (of --preset only, where that is given)",
+        help="also replace kept records of other data or another configuration, of --preset only if that is given",
     )
     return parser
 
 
 def _gather(arguments: argparse.Namespace, records_root: Path, console: Console) -> Kept:
-    """Bring the records of finished runs into ``records_root``; say which runs have none and which are left alone."""
+    """Copy the records of finished runs into ``records_root`` and print which runs are unfinished."""
 
     def replace(preset: str) -> bool:
         return arguments.replace and (not arguments.preset or preset in arguments.preset)
@@ -83,28 +73,28 @@ def _gather(arguments: argparse.Namespace, records_root: Path, console: Console)
     return kept
 
 
-def _render(preset: str, arguments: argparse.Namespace, console: Console) -> None:
+def _render(preset: str, tables: Mapping[str, Table], arguments: argparse.Namespace, console: Console) -> None:
     """Write the pages of a preset and print its tables."""
-    records = load_all(arguments.reports / "records", preset)
-    found = summaries(preset, paper_tables(), records, arguments.tables)
+    records_root, folder = arguments.reports / "records", arguments.reports / preset
+    records = load_all(records_root, preset)
+    found = summaries(preset, tables, records, records_root, arguments.tables)
     shown_with_tables = {warning for summary in found for warning in summary.warnings}
     for row in set_apart(records)[1]:
         if row.warning not in shown_with_tables:
             console.print(Text(f"Warning. {row.warning}", style="bold red"))
-    pages = [write_page(preset, records, arguments.reports / preset) for write_page in PAGES]
-    for page in filter(None, pages):
+    if (page := tuning.write(preset, records, folder)) is not None:
         console.print(Text(f"written: {page}"))
-    if not found and not any(pages):
-        console.print(Text(f"preset {preset}: its records belong to none of Tables 1-6", style="yellow"))
+    elif not found:
+        console.print(Text(f"preset {preset}: its records belong to none of the tables", style="yellow"))
     for summary in found:
-        paths = write(summary, records, arguments.reports / preset)
+        paths = write(summary, folder)
         show(summary, console)
         for path in paths:
             console.print(Text(f"written: {path}"))
 
 
 def _tell_left_alone(kept: Kept, records_root: Path, console: Console) -> None:
-    """Name the kept records that were not replaced; said last, so that it is not lost above the tables."""
+    """Print which kept records were not replaced; after the tables, where it is seen."""
     if not kept.left_alone:
         return
     for path, reasons in kept.left_alone.items():
@@ -113,7 +103,7 @@ def _tell_left_alone(kept: Kept, records_root: Path, console: Console) -> None:
         )
     presets = " ".join(sorted({path.relative_to(records_root).parts[0] for path in kept.left_alone}))
     text = (
-        f"Kept records left alone: {len(kept.left_alone)}. They may be of other conditions than the finished runs. "
+        f"Kept records left alone: {len(kept.left_alone)}. The finished runs differ from them. "
         "The pages show the kept records, not these runs. To replace them: python -m fpn_lightning.reporting with "
         f"--preset {presets} --replace"
     )
@@ -127,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; those of the process when ``None``.
 
     Returns:
-        Exit status: 0, also where kept records were left alone, or 1 after a message on standard error.
+        Exit status: 0, also if kept records were left alone, or 1 after a message on standard error.
     """
     arguments = _parser().parse_args(argv)
     console = Console()
@@ -136,11 +126,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         kept = _gather(arguments, records_root, console)
         known = presets(records_root)
+        tables = all_tables(arguments.reports / "tables")
+        if unknown := [name for name in arguments.tables if name not in tables]:
+            raise InputError(f"--tables {unknown[0]}: there is no such table; there are: {', '.join(tables)}")
         for preset in arguments.preset or known:
             if preset not in known:
                 there = ", ".join(known) or "none"
                 raise InputError(f"--preset {preset}: no records in {records_root}; presets that have some: {there}")
-            _render(preset, arguments, console)
+            _render(preset, tables, arguments, console)
         if not known:
             raise InputError(
                 f"there is no finished run in {arguments.runs} and no record in {records_root}; "

@@ -1,4 +1,4 @@
-"""Where records come from and where they are kept: ``runs/``, Weights & Biases, ``reports/records/``."""
+"""Copy the records of finished runs, from ``runs/`` or Weights & Biases, into ``reports/records/`` and load them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ RECORD_NAME = "metrics.json"
 
 @dataclass(frozen=True)
 class Kept:
-    """What became of the records of finished runs.
+    """What was done with the records of finished runs.
 
     Attributes:
-        written: the kept files that hold the record of their run.
-        left_alone: kept files that hold another record, and what speaks against replacing it.
+        written: kept files that were written.
+        left_alone: kept files that were not replaced, with the reasons.
     """
 
     written: list[Path] = field(default_factory=list)
@@ -33,7 +33,7 @@ def _never(preset: str) -> bool:
 
 
 def _keep(records: Iterable[Record], records_root: Path, replace: Callable[[str], bool]) -> Kept:
-    """Save records at ``<records_root>/<preset>/<table>/<row>/seed<n>.json``, where nothing speaks against it."""
+    """Save records as ``<records_root>/<preset>/<table>/<row>/seed<n>.json``, unless there is a reason against it."""
     kept = Kept()
     for record in records:
         experiment = record.experiment
@@ -54,27 +54,27 @@ def _run_folders(runs_root: Path) -> list[Path]:
 
 
 def _load_checked(path: Path, root: Path) -> Record:
-    """Load a record and refuse one that lies in the folder of another experiment (a copied or renamed run)."""
+    """Load a record and reject one in the folder of another experiment, such as a copied or renamed run."""
     record = Record.load(path)
     expected = root / record.experiment.path
     if path not in (expected / RECORD_NAME, expected.with_suffix(".json")):
-        raise InputError(f"{path}: experiment: the record is of {record.experiment}; move it to {expected}")
+        raise InputError(f"{path}: experiment: this is the record of {record.experiment}; move it to {expected}")
     return record
 
 
 def collect(runs_root: Path, records_root: Path, replace: Callable[[str], bool] = _never) -> Kept:
-    """Keep the record of every finished run; a kept record of other data or another configuration is left alone.
+    """Keep the record of every finished run; do not replace a kept record of other data or another configuration.
 
     Args:
-        runs_root: holds ``<preset>/<table>/<row>/seed<n>/metrics.json``; may be absent.
-        records_root: gets ``<preset>/<table>/<row>/seed<n>.json``. Records of runs that are gone stay there.
-        replace: says of a preset whether its kept records are replaced whatever they are of.
+        runs_root: folder with ``<preset>/<table>/<row>/seed<n>/metrics.json``; may be absent.
+        records_root: folder for ``<preset>/<table>/<row>/seed<n>.json``. Records of deleted runs stay there.
+        replace: whether the kept records of a preset are replaced in any case.
 
     Returns:
         The files written and those left alone.
 
     Raises:
-        InputError: a malformed record, or one in another experiment's folder.
+        InputError: a malformed record, or one in the folder of another experiment.
     """
     paths = (folder / RECORD_NAME for folder in _run_folders(runs_root))
     records = (_load_checked(path, runs_root) for path in paths if path.is_file())
@@ -82,7 +82,7 @@ def collect(runs_root: Path, records_root: Path, replace: Callable[[str], bool] 
 
 
 def find_unfinished(runs_root: Path) -> list[Path]:
-    """Folders of runs that have no record, or one that does not say ``finished``."""
+    """Folders of runs without a record, or with one whose status is not ``finished``."""
     return [
         folder
         for folder in _run_folders(runs_root)
@@ -94,7 +94,7 @@ def load_all(records_root: Path, preset: str) -> list[Record]:
     """Load the kept records of a preset, ordered by table, row and seed.
 
     Raises:
-        InputError: a malformed record, one in another experiment's folder, or one that is not finished.
+        InputError: a malformed record, one in the folder of another experiment, or one that is not finished.
     """
     records = []
     for path in sorted((records_root / preset).glob("*/*/**/seed*.json")):
@@ -117,13 +117,13 @@ def collect_wandb(
 ) -> tuple[Kept, list[str]]:
     """Keep the records that runs logged to Weights & Biases as the file ``metrics.json``.
 
-    Of several runs of one experiment the one created last counts. Runs made offline have to be synchronised first.
+    Of several runs of one experiment the one created last is used. Offline runs have to be synchronised first.
 
     Args:
         project: ``ENTITY/PROJECT``.
         records_root: as in :func:`collect`.
         replace: as in :func:`collect`.
-        api: a ``wandb.Api``; made here when not given.
+        api: a ``wandb.Api``; made here if not given.
 
     Returns:
         The files written and those left alone, and the names of the runs without a finished record.
@@ -132,7 +132,7 @@ def collect_wandb(
         InputError: a malformed record; names the run.
     """
     if api is None:
-        import wandb  # costs seconds and is needed by nobody else
+        import wandb  # takes seconds and is only needed here
 
         api = wandb.Api()
     newest: dict[Path, Record] = {}
@@ -151,7 +151,7 @@ def _download(run: Any, project: str) -> Record | None:
         file = run.file(RECORD_NAME)
     except IndexError:
         return None
-    if not file.size:  # what the server says of a file that was never uploaded
+    if not file.size:  # the server lists a file that was never uploaded with size 0
         return None
     with tempfile.TemporaryDirectory() as folder:
         file.download(root=folder, replace=True).close()

@@ -1,20 +1,19 @@
-"""The figures beside a table: metric by object size, recall against proposals, gaps to the reference row.
-
-What a figure shows is taken from the table's columns and worked out here; ``plots.py`` draws it.
-"""
+"""The numbers in a table's figures: by object size, by number of proposals, gaps, cost. ``plots.py`` draws them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fpn_lightning.reporting.keys import SIZES, proposal_count, size_keys
+from fpn_lightning.metric_names import SIZES, proposal_count, size_keys
+from fpn_lightning.reporting.costs import Costs, RowCost
 from fpn_lightning.reporting.summary import RowSummary, TableSummary
 
 
 @dataclass(frozen=True)
 class Point:
-    """One number in percent or points, and its sample standard deviation over seeds where there is one."""
+    """A number in percent or points and its sample standard deviation over seeds; ``None`` below two seeds."""
 
     mean: float
     std: float | None = None
@@ -22,7 +21,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: for each row, by id, a point or nothing at each of ``places``."""
+    """One pair of axes: for each row id, a point or ``None`` at each of ``places``."""
 
     title: str
     places: list[str]
@@ -31,7 +30,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Shown:
-    """A figure that was written, and what to say below it."""
+    """A figure that was written, its title and its caption."""
 
     path: Path
     title: str
@@ -40,14 +39,14 @@ class Shown:
 
 @dataclass(frozen=True)
 class Cloud:
-    """A pair of axes with what a row costs along x, a plain number, and what it brings up y, by row."""
+    """One pair of axes with the cost of a row along x and its metric along y, by row id."""
 
     x_label: str
     rows: dict[str, tuple[float, Point]]
 
 
 def point(row: RowSummary, key: str) -> Point | None:
-    """The row's metric over its seeds; ``None`` where there is no number."""
+    """The row's metric over its seeds; ``None`` if it has no number."""
     found = row.ours(key)
     return None if found is None or found.mean is None else Point(found.mean, found.std)
 
@@ -57,13 +56,12 @@ def _filled(rows: dict[str, list[Point | None]]) -> dict[str, list[Point | None]
 
 
 def by_size(summary: TableSummary) -> list[Panel]:
-    """A panel of ours and one of the paper's for every column that COCO parts by object size and that has numbers."""
+    """For each column that COCO splits by object size, a panel of our numbers and one of the paper's, if it has any."""
     panels = []
     for column in summary.table.columns:
         keys = size_keys(column.key)
         if keys is None:
             continue
-        name = f"{column.group} {column.heading}" if column.group else column.heading
         ours = _filled({row.id: [point(row, key) for key in keys] for row in summary.run})
         if not ours:
             continue
@@ -71,16 +69,20 @@ def by_size(summary: TableSummary) -> list[Panel]:
             row.id: [Point(row.row.metrics[key]) if key in row.row.metrics else None for key in keys]
             for row in summary.run
         }
-        panels.append(Panel(f"{name}, ours", list(SIZES.values()), ours))
+        panels.append(
+            Panel(
+                f"{column.full_heading}, ours" if not summary.table.ours else column.heading, list(SIZES.values()), ours
+            )
+        )
         if paper := _filled(cells):
-            panels.append(Panel(f"{name}, paper", list(SIZES.values()), paper))
+            panels.append(Panel(f"{column.full_heading}, paper", list(SIZES.values()), paper))
     return panels
 
 
 def by_proposals(summary: TableSummary) -> Panel | None:
-    """Recall of each row at every number of proposals recorded; ``None`` if there are not two such numbers.
+    """Recall of each row at every number of proposals in its records; ``None`` below two such numbers.
 
-    Nothing for tables of precision: a detector's recall is that of its detections.
+    ``None`` also for tables of AP, where recall is that of the detections, not of proposals.
     """
     if not any(proposal_count(column.key) for column in summary.table.columns):
         return None
@@ -99,7 +101,7 @@ def by_proposals(summary: TableSummary) -> Panel | None:
 
 @dataclass(frozen=True)
 class Gaps:
-    """One column's gaps to the reference row in points, by row: the paper's and ours."""
+    """The gaps of one column to the reference row in points, by row id: the paper's and ours."""
 
     title: str
     paper: dict[str, Point]
@@ -107,10 +109,8 @@ class Gaps:
 
 
 def by_gap(summary: TableSummary) -> list[Gaps]:
-    """The gaps of every column in which a row of ours has one."""
-    if summary.reference is None:
-        return []
-    rows = [row for row in summary.run if row.id != summary.table.reference]
+    """The gaps of every column in which our rows have one, for a table with gaps of the paper to compare them with."""
+    rows = [row for row in summary.run if (reference := summary.reference(row)) and reference.id != row.id]
     found = []
     for column in summary.columns:
         paper = {row.id: summary.paper_gap(row, column.key) for row in rows}
@@ -118,9 +118,26 @@ def by_gap(summary: TableSummary) -> list[Gaps]:
         spread = {row.id: summary.paired_gap(row, column.key).std for row in rows}
         found.append(
             Gaps(
-                f"{column.group} {column.heading}" if column.group else column.heading,
+                column.full_heading,
                 {row: Point(gap) for row, gap in paper.items() if gap is not None},
                 {row: Point(gap, spread[row]) for row, gap in ours.items() if gap is not None},
             )
         )
-    return [gaps for gaps in found if gaps.ours]
+    return [gaps for gaps in found if gaps.ours] if any(gaps.paper for gaps in found) else []
+
+
+def by_cost(summary: TableSummary, costs: Costs) -> list[Cloud]:
+    """The main metric against time and memory, for the rows that have both."""
+    axes: list[tuple[str, Callable[[RowCost], float]]] = [
+        ("seconds an image, test time", lambda cost: cost.seconds_per_image),
+        ("memory at test time (MiB)", lambda cost: cost.test_memory_mib),
+        ("memory of a training step (MiB)", lambda cost: cost.train_step_memory_mib),
+    ]
+    found = {
+        row.id: brought
+        for row in summary.run
+        if row.id in costs.rows and (brought := point(row, summary.table.main.key))
+    }
+    if not found:
+        return []
+    return [Cloud(label, {row: (cost(costs.rows[row]), found[row]) for row in found}) for label, cost in axes]

@@ -1,4 +1,4 @@
-"""What a table shows, as text cells: the same for Markdown, LaTeX and the terminal."""
+"""Tables as text cells: the same cells for Markdown, LaTeX and the terminal."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fpn_lightning.paper import Column
-from fpn_lightning.reporting.keys import size_keys
-from fpn_lightning.reporting.summary import RowSummary, Statistic, TableSummary
-from fpn_lightning.runs.record import Record
+from fpn_lightning.reporting.seeds import Difference, Statistic
+from fpn_lightning.reporting.summary import RowSummary, TableSummary
 
 
 @dataclass(frozen=True)
@@ -30,16 +29,22 @@ def number(value: float | None, places: int = 1, sign: bool = False) -> str:
     return f"{rounded:+.{places}f}" if sign and rounded else f"{rounded:.{places}f}"
 
 
+def _with_spread(mean: str, std: float | None) -> str:
+    return mean if std is None else f"{mean} ± {number(std)}"
+
+
 def measured(statistic: Statistic | None, has_records: bool) -> str:
-    """Mean ± spread of a metric; "–" for a size class without ground truth, "n/a" for a metric not recorded."""
+    """Mean ± spread of a metric; "–" for an object size without ground truth, "n/a" for a metric not recorded."""
     if not has_records:
         return ""
     if statistic is None:
         return "n/a"
-    if statistic.mean is None:
-        return "–"
-    spread = f" ± {number(statistic.std)}" if statistic.std is not None else ""
-    return number(statistic.mean) + spread
+    return "–" if statistic.mean is None else _with_spread(number(statistic.mean), statistic.std)
+
+
+def amount(difference: Difference) -> str:
+    """A difference as text, ``+1.2 ± 0.3``."""
+    return _with_spread(number(difference.mean, sign=True), difference.std)
 
 
 def status(row: RowSummary) -> str:
@@ -52,156 +57,131 @@ def status(row: RowSummary) -> str:
 
 
 def gap_cell(summary: TableSummary, row: RowSummary, key: str) -> str:
-    """Our gap to the reference row; its spread seed by seed where both rows ran with the same seeds."""
-    gap, paired = summary.ours_gap(row, key), summary.paired_gap(row, key)
-    reference = summary.reference
+    """Our gap to the reference row; if both rows ran with the same seeds, with its spread and a dot if it is noise."""
+    gap, paired, reference = summary.ours_gap(row, key), summary.paired_gap(row, key), summary.reference(row)
     same = reference is not None and len(paired.values) == len(row.records) == len(reference.records)
-    spread = f" ± {number(paired.std)}" if same and paired.std is not None else ""
-    return number(gap, sign=True) + spread
+    return _with_spread(number(gap, sign=True), paired.std if same else None) + (
+        " ·" if same and paired.sign == 0 else ""
+    )
 
 
 def results(summary: TableSummary) -> list[Grid]:
     """The paper's numbers and ours side by side, one grid for each block of columns.
 
-    A row whose model was also measured before training has a second line with those numbers.
+    A row whose model was also evaluated before training has a second line with those numbers.
     """
     grids: list[Grid] = []
     for group in dict.fromkeys(column.group for column in summary.table.columns):
-        columns = [column for column in summary.table.columns if column.group == group]
-        extra = [] if grids else summary.extra
-        header = ["row", "seeds"]
-        for column in extra:
-            header.append(f"{column.heading} ours")
-        for column in columns:
-            header += [f"{column.heading} paper", "ours"]
+        own = [column for column in summary.table.columns if column.group == group]
+        columns = own if grids else [*summary.extra, *own]
         rows = []
         for row in summary.rows:
-            if row.row.literature and not any(column.key in row.row.metrics for column in columns):
+            if row.row.literature and not any(column.key in row.row.metrics for column in own):
                 continue
-            cells = [row.row.label, status(row)]
-            for column in [*extra, *columns]:
-                if column in columns:
-                    cells.append(number(row.row.metrics.get(column.key)))
-                cells.append(measured(row.ours(column.key), bool(row.records)))
-            rows.append(cells)
+            has_records = bool(row.records)
+            paper = {column.key: number(row.row.metrics.get(column.key)) for column in own}
+            ours = {column.key: measured(row.ours(column.key), has_records) for column in columns}
+            rows.append([row.row.label, status(row), *_side_by_side(summary, columns, paper, ours)])
             if any(record.untrained for record in row.records):
-                cells = ["    the same model, untrained", ""]
-                for column in [*extra, *columns]:
-                    cells += [""] if column in columns else []
-                    cells.append(measured(row.untrained(column.key), has_records=True))
-                rows.append(cells)
+                before = {column.key: measured(row.untrained(column.key), has_records) for column in columns}
+                cells = _side_by_side(summary, columns, {}, before)
+                rows.append(["    the same model, untrained", "", *cells])
+        header = ["row", "seeds", *_headings(summary, columns)]
         grids.append(Grid(f"Results, {group}" if group else "Results", header, rows, left=2))
     return grids
 
 
-def gaps(summary: TableSummary) -> list[Grid]:
-    """Each row less the reference row: the paper's gap beside ours. Nothing if no row of ours has a gap.
+def _has_paper(summary: TableSummary, column: Column) -> bool:
+    return not (summary.table.ours or column in summary.extra)
 
-    Rows that have neither gap are left out.
+
+def _headings(summary: TableSummary, columns: Iterable[Column]) -> list[str]:
+    headings = []
+    for column in columns:
+        name = column.heading if summary.table.ours else f"{column.heading} ours"
+        headings += [f"{column.heading} paper", "ours"] if _has_paper(summary, column) else [name]
+    return headings
+
+
+def _side_by_side(
+    summary: TableSummary, columns: Iterable[Column], paper: dict[str, str], ours: dict[str, str]
+) -> list[str]:
+    """The cells below :func:`_headings`, by metric."""
+    cells = []
+    for column in columns:
+        cells += [paper.get(column.key, "")] if _has_paper(summary, column) else []
+        cells.append(ours[column.key])
+    return cells
+
+
+def gaps(summary: TableSummary) -> list[Grid]:
+    """Each row minus its reference row, the paper's gap beside ours; no grid if none of our rows has a gap.
+
+    Rows without any gap are left out.
     """
-    if summary.reference is None:
+    columns, references, lines, run = summary.columns, [], [], False
+    for row in summary.rows:
+        reference = summary.reference(row)
+        if row.row.literature or reference is None or reference.id == row.id:
+            continue
+        paper = {column.key: number(summary.paper_gap(row, column.key), sign=True) for column in columns}
+        ours = {column.key: gap_cell(summary, row, column.key) for column in columns}
+        run = run or any(ours.values())
+        if any(paper.values()) or any(ours.values()):
+            references.append(reference.row.label)
+            lines.append([row.row.label, *_side_by_side(summary, columns, paper, ours)])
+    if not run:
         return []
-    rows_run = [row for row in summary.rows if not row.row.literature and row.id != summary.table.reference]
-    if not any(summary.ours_gap(row, column.key) is not None for row in rows_run for column in summary.columns):
-        return []
-    header = ["row"]
-    for column in summary.columns:
-        header += [f"{column.heading} ours"] if column in summary.extra else [f"{column.heading} paper", "ours"]
-    rows = []
-    for row in rows_run:
-        cells = [row.row.label]
-        for column in summary.columns:
-            if column not in summary.extra:
-                cells.append(number(summary.paper_gap(row, column.key), sign=True))
-            cells.append(gap_cell(summary, row, column.key))
-        if any(cells[1:]):
-            rows.append(cells)
-    return [Grid(f"Gap to “{summary.reference.row.label}”, in points", header, rows, left=1)]
+    if len(set(references)) == 1:
+        return [Grid(f"Gap to “{references[0]}”, in points", ["row", *_headings(summary, columns)], lines, left=1)]
+    lines = [[f"{line[0]} minus {reference}", *line[1:]] for line, reference in zip(lines, references, strict=True)]
+    return [Grid("Gaps, in points", ["rows", *_headings(summary, columns)], lines, left=1)]
 
 
 def differences(summary: TableSummary) -> list[Grid]:
-    """Ours less the paper's, for rows whose data, schedule and trunk are the paper's. Nothing if there is none."""
+    """Our numbers minus the paper's, for rows with the paper's data, schedule and backbone; no grid without any."""
     comparable = [row for row in summary.rows if row.comparable and row.row.metrics]
-    if not comparable:
-        return []
-
-    def heading(column: Column) -> str:
-        return f"{column.group} {column.heading}" if column.group else column.heading
-
-    header = ["row", *(heading(column) for column in summary.table.columns)]
+    columns = summary.table.columns
     rows = [
-        [row.row.label] + [number(summary.difference(row, column.key), sign=True) for column in summary.table.columns]
+        [row.row.label, *(number(summary.difference(row, column.key), sign=True) for column in columns)]
         for row in comparable
     ]
-    return [Grid("Difference to the paper (ours less paper), in points", header, rows, left=1)]
+    header = ["row", *(column.full_heading for column in columns)]
+    return [Grid("Difference to the paper (ours minus the paper's), in points", header, rows, left=1)] if rows else []
 
 
-def _average(values: Iterable[float | None]) -> float | None:
+def _average(values: Iterable[float | None], places: int) -> str:
     known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else None
+    return number(statistics.fmean(known), places) if known else ""
 
 
-def _each(records: list[Record], values: Iterable[int]) -> str:
-    return ", ".join(f"{value:,}" for value in sorted(set(values))) if records else ""
-
-
-def _speed(records: list[Record]) -> list[str]:
-    """Parameters, s/step and s/image."""
-    return [
-        _each(records, (record.parameters for record in records)),
-        number(_average(record.train.seconds_per_step for record in records), 3),
-        number(_average(record.eval.seconds_per_image for record in records), 3),
-    ]
+def _each(values: Iterable[int]) -> str:
+    return ", ".join(f"{value:,}" for value in sorted(set(values)))
 
 
 def cost(summary: TableSummary) -> Grid:
-    """One line a row: the paper's description of it, its config, and what it cost to train and to run."""
+    """One line for each row: config, the paper's description, our backbone, and the cost of training and testing."""
     timed = any(row.row.seconds_per_image is not None for row in summary.rows)
-    header = ["row", "config", *summary.table.details, "parameters", "steps", "batch", "lr", "s/step", "s/image"]
-    header += [*(["paper s/image"] if timed else []), "peak MiB"]
+    header = ["row", "config", *summary.table.details, "our backbone", "parameters", "steps", "batch", "lr"]
+    header += ["s/step", "s/image", *(["paper s/image"] if timed else []), "peak MiB"]
     rows = []
     for row in summary.rows:
-        config = "" if row.row.literature else row.shared_from or f"{summary.name}/{row.id}"
-        records = row.records
-        cells = [row.row.label, config, *(row.row.details.get(name, "") for name in summary.table.details)]
-        parameters, *seconds = _speed(records)
-        cells += [
-            parameters,
-            _each(records, (record.train.steps for record in records)),
-            _each(records, (record.train.total_batch for record in records)),
-            ", ".join(f"{lr:g}" for lr in sorted({r.train.lr for r in records if r.train.lr is not None})),
-            *seconds,
-        ]
-        if timed:
-            papers = row.row.seconds_per_image
-            cells.append("" if papers is None else f"{papers:g} ({row.row.device})")
+        records, theirs = row.records, row.row.seconds_per_image
         peaks = [record.peak_memory_mib for record in records if record.peak_memory_mib is not None]
-        cells.append(f"{max(peaks):,.0f}" if peaks else "")
-        rows.append(cells)
-    return Grid("Rows and their cost", header, rows, left=2 + len(summary.table.details))
-
-
-def overview(summary: TableSummary) -> list[Grid]:
-    """What each row costs and what it brings, few columns. Nothing if there are no two rows to compare."""
-    if len(summary.run) < 2:
-        return []
-    metrics = [*(column.key for column in summary.extra[:1]), summary.main.key]
-    small = (size_keys(summary.main.key) or ())[:1]
-    metrics += [key for key in small if any(row.ours(key) for row in summary.run)]
-    reference = summary.reference
-    headings = {column.key: column.heading for column in summary.columns}
-    header = ["row", "seeds", "parameters", "s/step", "s/image", *(headings.get(key, key) for key in metrics)]
-    header += [f"{summary.main.heading} gap to “{reference.row.label}”"] if reference else []
-    rows = []
-    for row in summary.run:
-        cells = [row.row.label, status(row), *_speed(row.records)]
-        cells += [measured(row.ours(key), has_records=True) for key in metrics]
-        if reference:
-            cells.append("" if row.id == reference.id else gap_cell(summary, row, summary.main.key))
-        rows.append(cells)
-    return [Grid("What each design costs and brings", header, rows, left=2)]
-
-
-def all_grids(summary: TableSummary) -> list[Grid]:
-    """Everything a table shows, in order."""
-    return [*overview(summary), *results(summary), *differences(summary), *gaps(summary), cost(summary)]
+        rows.append(
+            [
+                row.row.label,
+                "" if row.row.literature else row.shared_from or f"{summary.name}/{row.id}",
+                *(row.row.details.get(name, "") for name in summary.table.details),
+                ", ".join(sorted({record.backbone for record in records})),
+                _each(record.parameters for record in records),
+                _each(record.train.steps for record in records),
+                _each(record.train.total_batch for record in records),
+                ", ".join(f"{lr:g}" for lr in sorted({r.train.lr for r in records if r.train.lr is not None})),
+                _average((record.train.seconds_per_step for record in records), 3),
+                _average((record.eval.seconds_per_image for record in records), 3),
+                *([] if not timed else ["" if theirs is None else f"{theirs:g} ({row.row.device})"]),
+                f"{max(peaks):,.0f}" if peaks else "",
+            ]
+        )
+    return Grid("Rows and their cost", header, rows, left=3 + len(summary.table.details))

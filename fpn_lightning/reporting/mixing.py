@@ -1,4 +1,4 @@
-"""Rows whose runs were made under different conditions: they are not averaged, and the pages name them."""
+"""Find rows whose runs were made under different conditions; they are not averaged, and the pages name them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fpn_lightning.runs.record import Record
 
 @dataclass(frozen=True)
 class MixedRow:
-    """A row whose records differ in what has to be the same for a mean.
+    """A row whose records cannot be averaged, because their conditions differ.
 
     Attributes:
-        table: as in the records, ``table1`` or ``tuning/table1/lr0.006``.
+        table: ``table1`` or ``tuning/table1/lr0.006``.
         row: ``c_fpn``.
-        warning: names the records and what differs.
+        warning: a sentence that names the records and what differs.
     """
 
     table: str
@@ -26,13 +26,13 @@ class MixedRow:
 
 
 def set_apart(records: Iterable[Record]) -> tuple[list[Record], list[MixedRow]]:
-    """Part the records of rows that may be averaged from the rows whose records differ.
+    """Separate records that may be averaged from rows whose records differ.
 
     Args:
-        records: of one preset, any tables.
+        records: of one preset and any tables.
 
     Returns:
-        The records that may be averaged, by table, row and seed; and the other rows.
+        The records that may be averaged, ordered by table, row and seed; and the other rows.
     """
     kept: list[Record] = []
     mixed: list[MixedRow] = []
@@ -57,7 +57,7 @@ def _warning(table: str, row: str, runs: list[Record], found: dict[str, dict[str
     )
     files = ", ".join(f"records/{record.experiment.path}.json" for record in runs)
     return (
-        f"The runs of {table}/{row} are not averaged and none of their numbers is shown, because they differ: "
+        f"The runs of {table}/{row} are not averaged and their numbers are not shown, because they differ: "
         f"{'; '.join(parts)}. The records are {files}. Run all seeds with one configuration, or remove the records "
-        "that do not belong."
+        "of the others."
     )

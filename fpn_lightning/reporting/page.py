@@ -1,79 +1,106 @@
-"""The page of a table: what a reader wants first, then the numbers, what they say, and what they cost."""
+"""The page of a table: the setting, the numbers, whether they agree with the paper, figures, remarks, and the cost."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fpn_lightning.files import write_whole
-from fpn_lightning.reporting import prose, variants
+from fpn_lightning.paper import Table
+from fpn_lightning.reporting import prose
+from fpn_lightning.reporting.agreement import RULE, agreement
+from fpn_lightning.reporting.costs import Costs, cost_grid, cost_notes, cost_warnings, costs_file, costs_of, measured_on
 from fpn_lightning.reporting.figures import Shown
-from fpn_lightning.reporting.grids import cost, differences, gaps, overview, results
-from fpn_lightning.reporting.reading import Reading, read
+from fpn_lightning.reporting.grids import cost, differences, gaps, results
 from fpn_lightning.reporting.remarks import remarks_of
-from fpn_lightning.reporting.summary import TableSummary
-from fpn_lightning.reporting.tables import bullets, csv_text, embedded, latex, markdown_grid, section, warned
+from fpn_lightning.reporting.summary import TableSummary, summarise
+from fpn_lightning.reporting.tables import bullets, csv_text, embedded, folded, latex, markdown_grid, section, warned
 from fpn_lightning.runs.record import Record
 
 PICTURES = "pictures"
-"""Folder beside the page; ``<table>_<row>.png`` is shown where it is there (written by whoever has the model)."""
+"""Folder beside the page for ``<table>_<row>.png``; pictures that are there are shown."""
 
-FOOTER = "Made by `python -m fpn_lightning.reporting` from the run records; not edited by hand."
+FOOTER = "Made by `python -m fpn_lightning.reporting` from the run records; do not edit."
 
 
-def markdown(summary: TableSummary, records: list[Record], shown: Sequence[Shown], folder: Path) -> str:
-    """The page of a table as Markdown, columns aligned for reading it raw.
+def summaries(
+    preset: str, tables: Mapping[str, Table], records: list[Record], records_root: Path, also: Iterable[str] = ()
+) -> list[TableSummary]:
+    """The tables of a preset that are rendered: those with a record of their own or measured costs, and ``also``.
+
+    Args:
+        preset: its name.
+        tables: all tables.
+        records: all records of the preset.
+        records_root: ``reports/records``, where costs are.
+        also: names of tables that are rendered even if no row was run.
+    """
+    present = {record.experiment.table for record in records}
+
+    def wanted(name: str, table: Table) -> bool:
+        own = name in present or (table.ours and any(other.startswith(f"{name}/") for other in present))
+        return own or costs_file(name, preset, records_root).is_file()
+
+    found = [summarise(name, preset, tables, records) for name in tables if name in also or wanted(name, tables[name])]
+    return [summary for summary in found if summary.name in also or summary.run or summary.mixed or summary.unlisted]
+
+
+def markdown(summary: TableSummary, costs: Costs | None, shown: Sequence[Shown], folder: Path) -> str:
+    """The page of a table as Markdown.
 
     Args:
         summary: the table.
-        records: all records of the preset; those of other trunks are compared with the table's.
-        shown: the figures written beside the page.
-        folder: of the page; ``pictures/`` lies in it and ``records/`` beside it, if there are any.
+        costs: of its rows, if they were measured.
+        shown: the figures beside the page.
+        folder: of the page, with ``pictures/`` in it and ``records/`` beside it if there are any.
 
     Raises:
-        InputError: remarks that do not say which records they are of.
+        InputError: the remarks do not say which records they belong to.
     """
     parts = [f"# {prose.heading(summary)}"]
-    parts += warned([*summary.warnings, *variants.warnings(summary, records)])
-    parts += [*prose.scale(summary), prose.CELLS]
-    for grid in [*overview(summary), *results(summary), *differences(summary)]:
+    parts += warned([*summary.warnings, *(cost_warnings(summary, costs) if costs else ())])
+    parts += prose.setting(summary)
+    for grid in [*results(summary), *differences(summary)]:
+        parts += section(grid)
+    if found := agreement(summary):
+        parts += [f"## {found.signs.title}", f"**{found.counts}**", markdown_grid(found.signs), RULE]
+        parts += folded(found.differences)
+    for grid in gaps(summary):
         parts += section(grid)
     parts += ["## Figures"] if shown else []
     for figure in shown:
         parts += [embedded(figure.title, figure.path.name), figure.caption]
-    if (reading := read(summary)) is not None:
-        parts += _reading(reading)
     if (remarks := remarks_of(summary, folder.parent / "records")) is not None:
-        parts += ["## Why, as far as we can say", remarks]
-    for grid in gaps(summary):
-        parts += section(grid)
-    for other in variants.sections(summary, records):
-        parts += [f"## {other.grid.title}", other.before, markdown_grid(other.grid)]
-        parts += [bullets(other.after)] if other.after else []
+        parts += ["## Remarks", remarks]
     parts += _pictures(summary, folder)
+    if costs:
+        parts += [*section(cost_grid(summary, costs)), measured_on(costs)]
     parts += section(cost(summary))
-    if notes := prose.notes(summary):
+    if notes := [*prose.notes(summary), *(cost_notes(summary, costs) if costs else ())]:
         parts.append(bullets(notes))
-    parts.append(FOOTER)
+    parts += ["## How to read and check the numbers", prose.CELLS, *prose.provenance(summary), FOOTER]
     return "\n\n".join(parts) + "\n"
 
 
-def write(summary: TableSummary, records: list[Record], folder: Path) -> list[Path]:
+def write(summary: TableSummary, folder: Path) -> list[Path]:
     """Write a table's page, its figures, and the table as CSV and LaTeX, each whole or not at all.
 
     Args:
         summary: the table.
-        records: all records of the preset.
-        folder: gets ``table<n>.md``, ``.csv``, ``.tex`` and ``table<n>_<figure>.svg``.
+        folder: ``reports/<preset>``; gets ``<table>.md``, ``.csv``, ``.tex`` and ``<table>_<figure>.svg``.
 
     Returns:
         The paths of the files, the page first.
+
+    Raises:
+        InputError: malformed remarks or costs.
     """
     from fpn_lightning.reporting import plots  # here and not above: matplotlib takes a second to import
 
-    shown = plots.draw(summary, folder)
+    costs = costs_of(summary, folder.parent / "records")
+    shown = plots.draw(summary, costs, folder)
     contents = {
-        ".md": markdown(summary, records, shown, folder),
+        ".md": markdown(summary, costs, shown, folder),
         ".csv": csv_text(summary),
         ".tex": latex(summary),
     }
@@ -82,25 +109,16 @@ def write(summary: TableSummary, records: list[Record], folder: Path) -> list[Pa
     return [*(folder / f"{summary.name}{suffix}" for suffix in contents), *(figure.path for figure in shown)]
 
 
-def _reading(reading: Reading) -> Iterable[str]:
-    yield "## Where the ordering agrees with the paper's and where not"
-    yield from reading.opening
-    for name, items in (("Column by column:", reading.columns), ("Row by row:", reading.rows)):
-        if items:
-            yield from (name, bullets(items))
-
-
 def _pictures(summary: TableSummary, folder: Path) -> Iterable[str]:
-    """The pictures that are there, one a row of the table."""
+    """The pictures of the table's rows that are there."""
     found = [(row, f"{PICTURES}/{summary.name}_{row.id}.png") for row in summary.rows]
     found = [(row, name) for row, name in found if (folder / name).is_file()]
     if found:
-        yield "## What the rows look at"
+        yield "## Pictures"
         yield (
-            "One validation image and the trained model of each row: its best proposals in the colour of their pyramid "
-            "level, or its best detections by category; ground truth dashed; and the maps of the levels. Drawn by "
-            "`python -m fpn_lightning.drawing`."
+            "One validation image with the predictions of each row's trained model: the best proposals in the colour "
+            "of their pyramid level, or the best detections by category; ground truth dashed; and the feature maps."
         )
     for row, name in found:
         yield f"{row.row.label}:"
-        yield embedded(f"{row.row.label}: what it looks at", name)
+        yield embedded(f"{row.row.label}: predictions and feature maps", name)

@@ -1,6 +1,6 @@
-"""How figures are drawn and saved: SVG that is the same, byte for byte, for the same numbers.
+"""Draw the figures of a table as SVG; the same numbers give the same bytes.
 
-Importing this module imports matplotlib, which takes a second; callers import it where they draw.
+This module imports matplotlib, which takes a second, so callers import it only where they draw.
 """
 
 from __future__ import annotations
@@ -17,7 +17,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fpn_lightning.files import whole_file
-from fpn_lightning.reporting.figures import Cloud, Gaps, Panel, Point, Shown, by_gap, by_proposals, by_size
+from fpn_lightning.reporting.costs import Costs
+from fpn_lightning.reporting.figures import (
+    Cloud,
+    Gaps,
+    Panel,
+    Point,
+    Shown,
+    by_cost,
+    by_gap,
+    by_proposals,
+    by_size,
+)
 from fpn_lightning.reporting.summary import TableSummary
 
 _STYLES = (
@@ -30,8 +41,8 @@ _STYLES = (
     ("#0072B2", "X"),
     ("#999999", "*"),
 )
-"""Colours of Okabe and Ito, which colour-blind readers can tell apart (yellow left out, too pale on white), and a
-marker for each, so that no figure depends on colour alone."""
+"""Okabe and Ito's colours for colour-blind readers, without yellow, which is too pale on white. Each has a marker, so
+that no figure depends on colour alone."""
 
 _SETTINGS: Any = {
     "font.family": "sans-serif",
@@ -45,15 +56,15 @@ _SETTINGS: Any = {
     "grid.color": "#e4e4e4",
     "grid.linewidth": 0.8,
     "legend.frameon": False,
-    "figure.facecolor": "white",  # GitHub's dark page would show through
-    "svg.fonttype": "none",  # text stays text: it can be searched, and no glyph outlines fill the file
-    "svg.hashsalt": "fpn_lightning",  # ids inside the file do not change from run to run
+    "figure.facecolor": "white",  # a transparent one would show GitHub's dark page
+    "svg.fonttype": "none",  # keeps text searchable and the file small
+    "svg.hashsalt": "fpn_lightning",  # the same ids in every run
 }
 
 
 @dataclass(frozen=True)
 class Style:
-    """A row's name, colour and marker, the same in every figure."""
+    """Label, colour and marker of a row, the same in every figure of a table."""
 
     label: str
     colour: str
@@ -61,13 +72,13 @@ class Style:
 
 
 def row_styles(labels: dict[str, str]) -> dict[str, Style]:
-    """Give each row, by id, its style by position: rows (a) to (f) look alike in all tables; eight rows can differ."""
+    """Give each row id a style by its position: row (a) looks the same in all tables, the ninth repeats the first."""
     return {row: Style(label, *_STYLES[index % len(_STYLES)]) for index, (row, label) in enumerate(labels.items())}
 
 
 @contextmanager
 def svg_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """Give an empty figure to draw on; it is written as SVG when the block ends, whole or not at all.
+    """Open an empty figure; when the block ends it is written as SVG, whole or not at all.
 
     Args:
         path: the file, ``.svg``.
@@ -78,12 +89,12 @@ def svg_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         with whole_file(path) as temporary:
-            # Neither date nor version: the same numbers give the same bytes.
+            # Without date and version, so that the same numbers give the same bytes.
             figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
 
 
-def draw(summary: TableSummary, folder: Path) -> list[Shown]:
-    """Write the figures of a table as SVG into ``folder``; nothing unless two rows were run, which a figure compares.
+def draw(summary: TableSummary, costs: Costs | None, folder: Path) -> list[Shown]:
+    """Write the figures of a table as SVG into ``folder``; none if fewer than two rows were run.
 
     Returns:
         The figures, in the order of the page.
@@ -91,33 +102,33 @@ def draw(summary: TableSummary, folder: Path) -> list[Shown]:
     if len(summary.run) < 2:
         return []
     styles = row_styles({row.id: row.row.label for row in summary.rows if not row.row.literature})
-    spread = "Error bars: one sample standard deviation over seeds to either side, where there are two seeds or more."
+    spread = "Error bars: one sample standard deviation over seeds, up and down."
     shown = []
+
+    def add(name: str, title: str, caption: str) -> Path:
+        shown.append(Shown(folder / f"{summary.name}_{name}.svg", title, caption))
+        return shown[-1].path
+
     if panels := by_size(summary):
-        path = folder / f"{summary.name}_sizes.svg"
-        draw_sizes(path, panels, styles)
-        caption = f"By object size, in %. Every panel has its own scale; bars are in the order of the names. {spread}"
-        shown.append(Shown(path, "By object size", caption))
+        caption = f"By object size, in %. Each panel has its own scale; bars are in the order of the legend. {spread}"
+        draw_sizes(add("sizes", "By object size", caption), panels, styles)
     if recall := by_proposals(summary):
-        path = folder / f"{summary.name}_proposals.svg"
-        draw_proposals(path, recall, styles)
-        caption = (
-            "Recall against the number of proposals an image. Bands: one sample standard deviation over seeds to "
-            "either side."
-        )
-        shown.append(Shown(path, "Recall against the number of proposals", caption))
-    if summary.reference is not None and (gaps := by_gap(summary)):
-        path = folder / f"{summary.name}_gaps.svg"
-        draw_gaps(path, gaps, styles)
-        caption = (
-            f"Gaps to {summary.reference.row.label}, in points. Open marks: the paper's; filled marks: ours. {spread}"
-        )
-        shown.append(Shown(path, "Gaps to the reference row, the paper's beside ours", caption))
+        title = "Recall against the number of proposals"
+        caption = f"{title} an image. Bands: one sample standard deviation over seeds, up and down."
+        draw_proposals(add("proposals", title, caption), recall, styles)
+    if gaps := by_gap(summary):
+        title = "Gaps to the reference row"
+        caption = f"{title}, in points. Open marks: the paper's; filled marks: ours. {spread}"
+        draw_gaps(add("gaps", title, caption), gaps, styles)
+    if costs and (clouds := by_cost(summary, costs)):
+        title = f"{summary.table.main.heading} against time and memory"
+        caption = f"{title}. Higher is better, further left is cheaper. {spread}"
+        draw_clouds(add("cost", title, caption), clouds, f"{summary.table.main.heading} (%)", styles)
     return shown
 
 
 def draw_sizes(path: Path, panels: list[Panel], styles: dict[str, Style]) -> None:
-    """Panels side by side: places along x, one bar a row, from zero."""
+    """Panels side by side: sizes along x, one bar for each row."""
     with svg_figure(path, 9.0, 3.4 if len(panels) < 4 else 6.2) as figure:
         columns = len(panels) if len(panels) < 4 else (len(panels) + 1) // 2
         grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False)
@@ -144,7 +155,7 @@ def _error_bar(axes: Axes, at: float, point: Point) -> None:
 
 
 def draw_proposals(path: Path, panel: Panel, styles: dict[str, Style]) -> None:
-    """One line a row over the number of proposals, which is on a logarithmic axis, with a band of one spread."""
+    """One line for each row over the number of proposals (logarithmic), with a band of one standard deviation."""
     with svg_figure(path, 9.0, 4.2) as figure:
         axes = figure.subplots()
         axes.set_xscale("log")
@@ -166,7 +177,7 @@ def draw_proposals(path: Path, panel: Panel, styles: dict[str, Style]) -> None:
 
 
 def draw_gaps(path: Path, columns: list[Gaps], styles: dict[str, Style]) -> None:
-    """A panel a column, all on one scale: rows down the side, the paper's gap as an open mark, ours as a filled one."""
+    """One panel for each column, all on one scale: the paper's gap of a row as an open mark, ours as a filled one."""
     rows = [row for row in styles if any(row in gaps.ours or row in gaps.paper for gaps in columns)]
     across = min(4, len(columns))
     down = -(-len(columns) // across)
@@ -197,14 +208,12 @@ def draw_gaps(path: Path, columns: list[Gaps], styles: dict[str, Style]) -> None
         grid[0, 0].set_yticks(range(len(rows)), [styles[row].label for row in rows])
         grid[0, 0].set_ylim(len(rows) - 0.5, -0.5)
         figure.supxlabel("points", fontsize="medium")
-        marks = [
-            Line2D([], [], color="#555555", marker="o", linestyle="", markerfacecolor=face) for face in ("white", None)
-        ]
+        marks = [Line2D([], [], color="#555555", marker="o", ls="", markerfacecolor=face) for face in ("white", None)]
         figure.legend(marks, ["paper", "ours"], loc="outside upper right", ncols=2)
 
 
 def draw_clouds(path: Path, clouds: list[Cloud], y_label: str, styles: dict[str, Style]) -> None:
-    """Panels side by side on one vertical scale: a mark a row at its cost, both axes from zero."""
+    """Panels side by side on one vertical scale: one mark for each row at its cost; both axes start at zero."""
     with svg_figure(path, 9.0, 3.6) as figure:
         grid = figure.subplots(1, len(clouds), sharey=True, squeeze=False)
         for axes, cloud in zip(grid.flat, clouds, strict=True):
@@ -212,7 +221,7 @@ def draw_clouds(path: Path, clouds: list[Cloud], y_label: str, styles: dict[str,
             for row, (cost, point) in cloud.rows.items():
                 style = styles[row]
                 axes.errorbar(cost, point.mean, yerr=point.std, color=style.colour, marker=style.marker, markersize=7)
-            axes.margins(0.08)  # so that no mark is cut in half
+            axes.margins(0.08)  # keep marks away from the edges
             axes.set_xlim(left=0)
             axes.set_ylim(bottom=0)
         grid[0, 0].set_ylabel(y_label)
@@ -220,7 +229,7 @@ def draw_clouds(path: Path, clouds: list[Cloud], y_label: str, styles: dict[str,
 
 
 def _legend(figure: Figure, styles: dict[str, Style], rows: set[str], look: Literal["bars", "lines", "marks"]) -> None:
-    """The rows drawn, in the table's order, outside the axes so that nothing lies on top of the data."""
+    """A legend of the rows drawn, in the table's order, outside the axes so that it hides no data."""
     named = [style for row, style in styles.items() if row in rows]
     beside = look == "lines"
     handles = [

@@ -1,16 +1,14 @@
-"""Tables as text: Markdown to read, CSV to compute with, LaTeX to print. The same records give the same bytes."""
+"""Tables as Markdown, CSV and LaTeX. The same records give the same bytes."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
-from fpn_lightning.paper import Table
 from fpn_lightning.reporting import prose
-from fpn_lightning.reporting.grids import Grid, all_grids, status
-from fpn_lightning.reporting.summary import TableSummary, summarise
-from fpn_lightning.runs.record import Record
+from fpn_lightning.reporting.grids import Grid, cost, differences, gaps, results, status
+from fpn_lightning.reporting.summary import TableSummary
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -18,6 +16,7 @@ _LATEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
+    "·": r"$\cdot$",
     "×": r"$\times$",
     "–": "--",
     "§": r"\S{}",
@@ -39,7 +38,7 @@ _CSV_HEADER = [
 
 
 def markdown_grid(grid: Grid) -> str:
-    """A grid as a Markdown table, columns aligned for reading it raw."""
+    """A grid as a Markdown table with aligned columns."""
     lines = [[cell.replace("|", r"\|") for cell in line] for line in (grid.header, *grid.rows)]
     widths = [max(3, *(len(line[index]) for line in lines)) for index in range(len(grid.header))]
 
@@ -57,7 +56,7 @@ def markdown_grid(grid: Grid) -> str:
 
 
 def section(grid: Grid, level: int = 2) -> list[str]:
-    """A grid with its title as the heading of that level."""
+    """A grid below its title, which is a heading of that level."""
     return [f"{'#' * level} {grid.title}", markdown_grid(grid)]
 
 
@@ -71,22 +70,27 @@ def warned(warnings: Iterable[str]) -> list[str]:
     return [f"> **Warning.** {warning}" for warning in warnings]
 
 
+def folded(grid: Grid) -> list[str]:
+    """A grid that a click on its title opens."""
+    return [f"<details><summary>{grid.title}</summary>", markdown_grid(grid), "</details>"]
+
+
 def embedded(alt: str, address: str) -> str:
-    """A picture in Markdown; ``alt`` is read out where it is not seen, ``address`` is relative to the page."""
+    """A picture in Markdown; ``address`` is relative to the page, ``alt`` describes it for those who cannot see it."""
     return f"![{alt}]({address})"
 
 
 def csv_text(summary: TableSummary) -> str:
-    """One line per row and metric; numbers in percent or points, four decimals, empty where there is none.
+    """The table as CSV: one line for each row and metric, numbers in percent or points with four decimals.
 
-    The paper's numbers are in ``paper``; ours in ``ours_mean`` and ``ours_std`` (sample standard deviation over
-    ``num_seeds`` values). Gaps are to the reference row.
+    ``ours_std`` is the sample standard deviation over ``num_seeds`` values. Gaps are to the reference row. A number
+    that does not exist is an empty cell.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(_CSV_HEADER)
     for row in summary.rows:
-        for column in [*summary.extra, *summary.table.columns]:
+        for column in summary.columns:
             ours, untrained = row.ours(column.key), row.untrained(column.key)
             numbers = [
                 row.row.metrics.get(column.key),
@@ -109,15 +113,21 @@ def csv_text(summary: TableSummary) -> str:
 
 
 def latex_escape(text: str) -> str:
-    """Text as LaTeX that prints it."""
+    """Escape text so that LaTeX prints it."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
 def latex(summary: TableSummary) -> str:
     r"""The table as LaTeX floats, to be read by ``\input``; needs the package booktabs."""
     lines = [r"% needs \usepackage{booktabs}; made by python -m fpn_lightning.reporting, not edited by hand"]
-    remarks = [*summary.warnings, *prose.scale(summary), prose.CELLS, *prose.notes(summary)]
-    for grid in all_grids(summary):
+    remarks = [
+        *summary.warnings,
+        *prose.setting(summary),
+        *prose.provenance(summary),
+        prose.CELLS,
+        *prose.notes(summary),
+    ]
+    for grid in [*results(summary), *differences(summary), *gaps(summary), cost(summary)]:
         lines += [
             r"\begin{table*}",
             r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
@@ -137,18 +147,3 @@ def latex(summary: TableSummary) -> str:
 
 def _latex_row(cells: list[str]) -> str:
     return " & ".join(latex_escape(cell) for cell in cells) + r" \\"
-
-
-def summaries(
-    preset: str, tables: dict[str, Table], records: list[Record], also: Collection[str] = ()
-) -> list[TableSummary]:
-    """The tables with at least one record of their own under the preset, and those of ``also``, in the paper's order.
-
-    Args:
-        preset: its name.
-        tables: the paper's tables.
-        records: all records of the preset.
-        also: names of tables that are wanted whether any row was run or not.
-    """
-    present = {record.experiment.table for record in records}.union(also)
-    return [summarise(name, preset, tables, records) for name in tables if name in present]

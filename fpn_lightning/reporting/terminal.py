@@ -1,68 +1,76 @@
-"""Tables on the terminal: what was run, cut into blocks of columns where a line would be too long."""
+"""Tables on the terminal: the rows that were run, our number and the paper's in one cell."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from fpn_lightning.reporting import prose
+from fpn_lightning.reporting.agreement import RULE, agreement
 from fpn_lightning.reporting.grids import Grid, differences, gaps, results
 from fpn_lightning.reporting.summary import TableSummary
 
-_PADDING = 3  # a border and a space on either side of a cell
+AT_ONCE = 7
+"""Columns of numbers side by side; seven with their spreads fit into 80 characters."""
 
 
 def show(summary: TableSummary, console: Console) -> None:
-    """Print the results of the rows that were run; the files hold every row, what it cost and the notes."""
-    # Text, not str: rich would take [5×5] for markup.
+    """Print the results of the rows that were run; the files have every row, its cost and the notes."""
+    # Text, not str: rich would read [5×5] as markup.
     console.print(Text(f"\n{prose.heading(summary)}", style="bold"))
-    if not summary.records:
-        console.print(Text(prose.scale(summary)[0]))
-        _warn(summary, console)
-        return
-    data, training, _, _, *comparability = prose.scale(summary)
-    for line in (data, training, *comparability):
+    for line in prose.setting(summary):
         console.print(Text(line))
-    _warn(summary, console)
+    for warning in summary.warnings:
+        console.print(Text(f"Warning. {warning}", style="bold red"))
+    if not summary.records:
+        return
     missing = [row.row.label for row in summary.rows if not (row.records or row.mixed or row.row.literature)]
     for grid in [*results(summary), *differences(summary), *gaps(summary)]:
-        console.print(Text(f"\n{grid.title}", style="bold"))
-        rows = [row for row in grid.rows if row[0] not in missing]
-        for columns in split(grid, console.width):
-            table = Table()
-            for index in columns:
-                justify = "left" if index < grid.left else "right"
-                table.add_column(Text(grid.header[index]), justify=justify, no_wrap=index > 0)  # type: ignore[arg-type]
-            for row in rows:
-                table.add_row(*(Text(row[index]) for index in columns))
-            console.print(table)
+        _print(_joined(grid), missing, console)
+    if found := agreement(summary):
+        _print(found.signs, [], console)
+        for line in (found.counts, RULE):
+            console.print(Text(line))
     if missing:
         console.print(Text(f"Not run: {'; '.join(missing)}."))
 
 
-def _warn(summary: TableSummary, console: Console) -> None:
-    for warning in summary.warnings:
-        console.print(Text(f"Warning. {warning}", style="bold red"))
+def _joined(grid: Grid) -> Grid:
+    """The grid with the paper's number in brackets behind ours, so that the columns fit a terminal."""
+    lines = []
+    for line in (grid.header, *grid.rows):
+        cells: list[str] = []
+        for heading, cell in zip(grid.header, line, strict=True):
+            if heading == "ours" and cells:
+                theirs = cells.pop()
+                name = theirs.removesuffix(" paper")
+                cell = name if line is grid.header else f"{cell} ({theirs})" if theirs else cell
+            cells.append(cell.removesuffix(" ours") if line is grid.header else cell)
+        lines.append(cells)
+    title = f"{grid.title}: ours (the paper's)" if "ours" in grid.header else grid.title
+    return Grid(title, lines[0], lines[1:], grid.left)
 
 
-def split(grid: Grid, width: int) -> list[list[int]]:
-    """Column numbers of the pieces of a grid that fit into ``width`` characters.
+def _print(grid: Grid, missing: list[str], console: Console) -> None:
+    """Print a grid, as several tables if it has many columns; rich wraps the words of a cell."""
+    columns = list(zip(grid.header, *(row for row in grid.rows if row[0] not in missing), strict=True))
+    words, numbers = columns[: grid.left], columns[grid.left :]
+    tables = -(-len(numbers) // AT_ONCE)
+    for part in range(tables):
+        table = Table(title=Text(grid.title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for column in words:
+            table.add_column(Text(column[0]), min_width=_longest_word(column))
+        shown = numbers[part * len(numbers) // tables : (part + 1) * len(numbers) // tables]
+        for column in shown:
+            table.add_column(Text(column[0]), justify="right", min_width=_longest_word(column))
+        for cells in zip(*(column[1:] for column in (*words, *shown)), strict=True):
+            table.add_row(*map(Text, cells))
+        console.print(table)
 
-    Each piece begins with the row names. "ours" stays with the paper's column at their left.
-    """
-    widths = [
-        max(len(line[index]) for line in (grid.header, *grid.rows)) + _PADDING for index in range(len(grid.header))
-    ]
-    units: list[list[int]] = []
-    for index in range(1, len(grid.header)):
-        if units and grid.header[index] == "ours":
-            units[-1].append(index)
-        else:
-            units.append([index])
-    pieces: list[list[int]] = [[0]]
-    for unit in units:
-        if len(pieces[-1]) > 1 and sum(widths[index] for index in (*pieces[-1], *unit)) >= width:
-            pieces.append([0])
-        pieces[-1] += unit
-    return pieces
+
+def _longest_word(cells: Iterable[str]) -> int:
+    return max(len(word) for cell in cells for word in cell.split())

@@ -1,4 +1,4 @@
-"""Whether runs were made under the same conditions: same data, schedule, size classes and configuration."""
+"""Check whether runs have the same data, schedule, object sizes and configuration."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from fpn_lightning.runs.record import Record
 
 SEEDLESS_DIGEST = 2
-"""From this ``schema`` on, ``config_sha256`` is taken without the seed, so that it can be compared between seeds."""
+"""From this ``schema`` on, ``config_sha256`` does not cover the seed and can be compared between seeds."""
 _DIGESTS = ("data.fingerprint", "config_sha256")
 
 
 def _conditions(record: Record) -> dict[str, str]:
-    """What has to be the same, as text, by key of the record; a value that the record does not hold is left out."""
+    """The values that have to be equal, as text, by key of the record. A value that the record lacks is left out."""
     data, train = record.data, record.train
     found = {
         "data.name": data.name,
@@ -31,12 +31,12 @@ def _conditions(record: Record) -> dict[str, str]:
 
 
 def differing(records: Iterable[Record]) -> dict[str, dict[str, list[Record]]]:
-    """What is not the same for all records.
+    """Find the conditions that are not equal for all records.
 
-    Digests of configurations are compared between records of ``schema`` 2 and later only.
+    Digests of configurations are compared only between records of ``schema`` 2 and later.
 
     Returns:
-        By key of the record, the records that have each value; long digests are cut to 12 digits.
+        For each key that differs, its values and the records that have each value. Digests are cut to 12 digits.
     """
     found: dict[str, dict[str, list[Record]]] = {}
     for record in records:
@@ -50,7 +50,7 @@ def differing(records: Iterable[Record]) -> dict[str, dict[str, list[Record]]]:
 
 
 def why_not_replace(kept: Record, new: Record) -> list[str]:
-    """What speaks against replacing a kept record by a new one of the same experiment; empty if nothing does."""
+    """Reasons against replacing a kept record by a new one of the same experiment; empty if there are none."""
     reasons = []
     for key, values in differing((kept, new)).items():
         before, after = values
@@ -59,9 +59,8 @@ def why_not_replace(kept: Record, new: Record) -> list[str]:
         return reasons
     if kept.schema != new.schema:
         reasons.append(
-            f"config_sha256 cannot be compared: it is of schema {new.schema} and was of schema {kept.schema}, which "
-            "is taken otherwise"
+            f"config_sha256 cannot be compared: schema {new.schema} computes it differently from schema {kept.schema}"
         )
-    elif kept.config_sha256 != new.config_sha256:  # taken with the seed, which is the same here
+    elif kept.config_sha256 != new.config_sha256:  # both cover the seed, which is the same
         reasons.append(f"config_sha256 is {new.config_sha256[:12]} and was {kept.config_sha256[:12]}")
     return reasons

@@ -1,4 +1,4 @@
-"""What the command line says: messages, complaints, and the metrics of a run."""
+"""What a run prints on the terminal: log messages and its metrics."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-SIZE_CLASSES = {"": "all", "_s": "small", "_m": "medium", "_l": "large"}
+from fpn_lightning.metric_names import AREA_SUFFIXES, SIZES, percent
 
 
 def set_up_logging() -> None:
-    """Show our own messages; drop Lightning's advertisements and a warning that only its authors can mend."""
+    """Show our own messages; hide Lightning's tips and a warning that only its authors can fix."""
     own = logging.getLogger("fpn_lightning")
     own.setLevel(logging.INFO)
     if not own.handlers:
@@ -24,17 +24,17 @@ def set_up_logging() -> None:
 
 
 def print_metrics(title: str, metrics: dict[str, float | None], path: Path) -> None:
-    """Print metrics × 100, a line for each and a column for each size class, and where they were written.
+    """Print metrics in percent, one line for each and one column for each object size, and the path of their file.
 
     Args:
-        title: of the table.
-        metrics: fractions; ``AR100_s`` goes into the line ``AR100``, column ``small``.
+        title: heading of the table.
+        metrics: fractions; ``AR100_s`` stands in the line ``AR100``, column ``small``.
         path: the file that holds them.
     """
-    table = Table("", *SIZE_CLASSES.values(), title=title, title_justify="left")
-    for name in (name for name in metrics if name[-2:] not in SIZE_CLASSES):
-        cells = (metrics.get(name + suffix) for suffix in SIZE_CLASSES)
-        table.add_row(name, *("–" if value is None else f"{100 * value:.1f}" for value in cells))
+    table = Table("", "all", *SIZES.values(), title=title, title_justify="left")
+    for name in (name for name in metrics if name[-2:] not in AREA_SUFFIXES):
+        cells = (metrics.get(name + suffix) for suffix in AREA_SUFFIXES)
+        table.add_row(name, *("–" if value is None else f"{percent(value):.1f}" for value in cells))
     console = Console()
     console.print(table)
     console.print(f"written to {path}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The run record ``metrics.json``: what one finished run leaves behind, and all that tables are made from."""
+"""The run record ``metrics.json``: what a finished run measured. All tables are made from these records."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import json
 import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic import AliasChoices, ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from fpn_lightning.errors import InputError, first_error
 from fpn_lightning.files import write_whole
+from fpn_lightning.metric_names import is_fraction
 
-SCHEMA = 2
+SCHEMA = 3
 MAX_BYTES = 50_000
 FINISHED = "finished"
 _MAX_CURVE_POINTS = 512
-_FRACTION_KEY = re.compile(r"(?:[a-z]\w*_)?A[PR](?:\d+k?)?(?:_?[sml])?")
 _SLUG = re.compile(r"[\w+-][\w.+-]*(?:/[\w+-][\w.+-]*)*")
-# Strict: JSON's "3" is no number. Unknown keys are refused, so that a misspelt one cannot pass for a missing one.
+# Strict: the text "3" is not a number. An unknown key is an error, since it may be a misspelt one.
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Metrics = dict[str, float | None]
@@ -27,7 +27,7 @@ Metrics = dict[str, float | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Which cell of which table: ``table`` (``table1``), ``row`` (``c_fpn``), ``preset`` (``mini``), ``seed``."""
+    """What was run: ``table`` (``table1``), ``row`` (``c_fpn``), ``preset`` (``mini``) and ``seed``."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -51,9 +51,9 @@ class Data:
 
     Attributes:
         name: ``coco``, ``synthetic``, ...
-        split: the split evaluated on, ``val2017``.
-        fingerprint: a digest of the data; equal data gives equal digests.
-        num_images: images in that split.
+        split: name of the evaluation split, ``val2017``.
+        fingerprint: digest of the data; equal data has equal digests.
+        num_images: number of images in that split.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -66,14 +66,14 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """The last training stage.
+    """The schedule and speed of training; of the last step where a row is trained in several.
 
     Attributes:
         steps: optimiser steps.
         total_batch: images per optimiser step, over all devices and accumulation steps.
         num_images: images of the training split.
         seconds_per_step: wall-clock time.
-        lr: learning rate after warm-up, as used (rescaled where the total batch is not the reference's).
+        lr: learning rate after warm-up, as used: rescaled if the total batch is not the reference's.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -87,7 +87,7 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Eval:
-    """The final evaluation: wall-clock seconds per image of the split, all processes together."""
+    """Speed of the final evaluation: wall-clock seconds per image of the split, all processes together."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -96,27 +96,29 @@ class Eval:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What one run measured, on what, with what.
+    """What one run measured, and the data, code and machine behind it.
 
     Attributes:
-        experiment: the cell of the tables.
-        status: ``"finished"``, or anything else for a run that is not to be reported.
-        metrics: AP and AR as fractions in [0, 1], ``None`` for a size class without ground truth; losses too.
+        experiment: table, row, preset and seed.
+        status: ``"finished"``; a run with any other status is not reported.
+        metrics: AP and AR as fractions in [0, 1], ``None`` for an object size without ground truth; also losses.
         area_thresholds: the two areas (px²) between small, medium and large.
         data: the data set.
         train: schedule and training speed.
         eval: evaluation speed.
         peak_memory_mib: peak device memory, or resident memory on a CPU, in MiB.
         parameters: number of parameters of the model.
-        hardware: in words.
+        hardware: description of the machine.
         versions: package name to version.
-        commit: of this repository.
-        config_sha256: digest of the resolved config without paths, machine and logging. In ``schema`` 1 the seed was
-            part of it and class paths were not.
-        trunk: torchvision's name of the bottom-up network, or the class name of another one.
-        parents: records or checkpoints the run was built from.
-        curves: by name, points (step, value); thinned when the file would grow beyond 50 kB.
-        untrained: metrics of the model before training, where they were measured.
+        commit: commit of this repository.
+        config_sha256: digest of the resolved config without paths, machine and logging. In ``schema`` 1 it covered the
+            seed and did not cover class paths.
+        backbone: torchvision's name of the backbone, or the class name of another one. Up to ``schema`` 2 the key is
+            ``trunk``.
+        parents: records or checkpoints that the run started from.
+        curves: points (step, value) by name; thinned if the file would be larger than 50 kB.
+        untrained: metrics of the model before training, if they were measured.
+        schema: version of the format.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -134,19 +136,19 @@ class Record:
     versions: dict[str, str]
     commit: str
     config_sha256: str
-    trunk: str = ""
+    backbone: Annotated[str, Field(validation_alias=AliasChoices("backbone", "trunk"))] = ""
     parents: list[str] = field(default_factory=list)
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     untrained: Metrics | None = None
-    schema: Literal[1, 2] = 2
+    schema: Literal[1, 2, 3] = 3
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a record.
 
         Raises:
-            InputError: not readable, not JSON, of a later schema, or a key is unknown, missing or out of range; names
-                the file and the key.
+            InputError: the file cannot be read, is not JSON or has a later schema, or a key is unknown, missing or
+                out of range. Names the file and the key.
         """
         path = Path(path)
         try:
@@ -155,7 +157,7 @@ class Record:
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read as a run record: {error}") from error
         if not isinstance(content, dict) or "schema" not in content:
-            raise InputError(f"{path}: schema: the key is missing, so this is no run record")
+            raise InputError(f"{path}: schema: the key is missing, so this is not a run record")
         schema = content["schema"]
         if isinstance(schema, int) and schema > SCHEMA:
             raise InputError(f"{path}: schema: {schema} is later than {SCHEMA}; update fpn_lightning to read it")
@@ -173,7 +175,7 @@ class Record:
                 raise InputError(f"{source}: experiment.{part}: {value!r} cannot be a folder name")
         for block in ("metrics", "untrained"):
             for key, value in (getattr(record, block) or {}).items():
-                if value is not None and _FRACTION_KEY.fullmatch(key) and not 0 <= value <= 1:
+                if value is not None and is_fraction(key) and not 0 <= value <= 1:
                     raise InputError(f"{source}: {block}.{key}: {value} is not a fraction in [0, 1]")
         return record
 
@@ -181,13 +183,13 @@ class Record:
         """Write the record, whole or not at all, in at most 50 kB; curves are thinned until it fits.
 
         Raises:
-            InputError: a value that :meth:`load` would refuse, or more than 50 kB without the curves.
+            InputError: a value that :meth:`load` rejects, or more than 50 kB without the curves.
         """
         path = Path(path)
         try:
             text = self._to_json(_MAX_CURVE_POINTS)
         except TypeError as error:
-            raise InputError(f"{path}: a value of the record is no JSON: {error}") from error
+            raise InputError(f"{path}: a value of the record cannot be written as JSON: {error}") from error
         self._from_json(text, str(path))
         points = _MAX_CURVE_POINTS
         while len(text.encode()) > MAX_BYTES:
@@ -198,12 +200,14 @@ class Record:
         write_whole(path, text)
 
     def _to_json(self, max_points: int) -> str:
-        """One line for each top-level key, which keeps differences between records readable."""
+        """The record as JSON with one line for each top-level key, so that a diff of two records is readable."""
         curves = {name: _thin(points, max_points) for name, points in self.curves.items()}
         content = asdict(replace(self, curves=curves))
         content = {"schema": content.pop("schema"), **content}
         if content["untrained"] is None:
             del content["untrained"]
+        if self.schema < 3:  # an old record is written as it was read
+            content = {"trunk" if key == "backbone" else key: value for key, value in content.items()}
         lines = (f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items())
         return "{\n" + ",\n".join(lines) + "\n}\n"
 

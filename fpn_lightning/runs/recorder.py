@@ -133,7 +133,7 @@ def build_record(
         versions={"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         commit=git_commit(),
         config_sha256=config_sha256(resolved),
-        trunk=getattr(stage.detector.backbone, "name", type(stage.detector.backbone).__name__),
+        backbone=getattr(stage.detector.backbone, "name", type(stage.detector.backbone).__name__),
         parents=parents(stage, data),
         curves={name: points for name, points in curves.items() if name.startswith(("train/", "val/"))},
         untrained=untrained,

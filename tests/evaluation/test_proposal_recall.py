@@ -10,7 +10,8 @@ import torch
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.arrays import FileResults
-from fpn_lightning.evaluation.proposal_recall import AREA_SUFFIXES, ProposalRecall, match_image, recall_key
+from fpn_lightning.evaluation.proposal_recall import ProposalRecall, match_image
+from fpn_lightning.metric_names import AREA_SUFFIXES, recall_key
 from fpn_lightning.structures import GroundTruth, ProposalsOrig
 
 from .reference import Scene, coco_dataset, coco_results, pycocotools_recall, random_scene

@@ -18,11 +18,15 @@ def make_record() -> Callable[..., Record]:
 
 @pytest.fixture
 def make_full_scale_record() -> Callable[..., Record]:
-    """A record made with the paper's data, schedule and trunk."""
+    """A record made with the paper's data, schedule and backbone."""
 
-    def make(cell: str, steps: int, trunk: str = "resnet50", **changes: Any) -> Record:
+    def make(cell: str, steps: int, backbone: str = "resnet50", **changes: Any) -> Record:
         data = Data(name="coco", split="val2017", fingerprint="c0c0", num_images=5000)
-        defaults: dict[str, Any] = {"data": data, "train": Train(steps=steps, total_batch=16, lr=0.02), "trunk": trunk}
+        defaults: dict[str, Any] = {
+            "data": data,
+            "train": Train(steps=steps, total_batch=16, lr=0.02),
+            "backbone": backbone,
+        }
         return a_record(cell, preset="8gpu", **(defaults | changes))
 
     return make

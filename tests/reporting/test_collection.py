@@ -51,13 +51,13 @@ def test_seeds_are_ordered_as_numbers(tmp_path: Path, make_record: MakeRecord) -
     assert [record.experiment.seed for record in load_all(tmp_path / "records", "mini")] == [2, 9, 10]
 
 
-def test_a_record_in_a_foreign_folder_is_refused(tmp_path: Path, make_record: MakeRecord) -> None:
+def test_a_record_in_the_folder_of_another_run_is_rejected(tmp_path: Path, make_record: MakeRecord) -> None:
     make_record(seed=0).save(tmp_path / "runs/mini/table1/c_fpn/seed1/metrics.json")
     with pytest.raises(InputError, match=r"seed1/metrics\.json: experiment: .*mini/table1/c_fpn seed 0"):
         collect(tmp_path / "runs", tmp_path / "records")
 
 
-def test_an_unfinished_kept_record_is_refused(tmp_path: Path, make_record: MakeRecord) -> None:
+def test_an_unfinished_kept_record_is_rejected(tmp_path: Path, make_record: MakeRecord) -> None:
     make_record(status="running").save(tmp_path / "mini/table1/c_fpn/seed0.json")
     with pytest.raises(InputError, match=r"seed0\.json: status: 'running'"):
         load_all(tmp_path, "mini")

@@ -1,4 +1,4 @@
-"""What the figures show, by hand, and how they are written: the same bytes, XML, every mark in its row's colour."""
+"""Figures show the numbers that they should, each in its row's colour, and are written as the same bytes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def texts(path: Path) -> list[str]:
     return [element.text or "" for element in svg(path).iter("{http://www.w3.org/2000/svg}text")]
 
 
-def test_by_size_holds_ours_and_the_papers(make_rows):
+def test_by_size_has_our_numbers_and_the_papers(make_rows):
     ours, paper = by_size(table1(make_rows(**SIZED)))
     assert (ours.title, paper.title) == ("AR1k, ours", "AR1k, paper")
     assert ours.places == paper.places == ["small", "medium", "large"]
@@ -51,7 +51,7 @@ def test_by_size_holds_ours_and_the_papers(make_rows):
     assert set(ours.rows) == {"c_fpn", "d_bottom_up"}
 
 
-def test_by_proposals_orders_the_numbers_and_leaves_holes(make_rows):
+def test_by_proposals_orders_the_limits_and_leaves_gaps(make_rows):
     rows = {"c_fpn": {"AR1k": (0.6,), "AR10": (0.2,), "AR100": (0.5,)}, "d_bottom_up": {"AR10": (0.1,)}}
     panel = by_proposals(table1(make_rows(**rows)))
     assert panel.places == ["10", "100", "1000"]
@@ -60,7 +60,7 @@ def test_by_proposals_orders_the_numbers_and_leaves_holes(make_rows):
     assert by_proposals(table1(make_rows(c_fpn={"AR100": (0.5,)}))) is None  # a line needs two numbers
 
 
-def test_by_gap_holds_the_papers_gap_beside_ours(make_rows):
+def test_by_gap_has_the_papers_gap_beside_ours(make_rows):
     gaps = {gap.title: gap for gap in by_gap(table1(make_rows(**SIZED)))}
     assert list(gaps) == ["AR1k", "AR1k_s", "AR1k_m", "AR1k_l"]  # AR100 was not recorded
     # The paper's 49.5 - 56.3; ours 50 - 60 and 52 - 60.
@@ -70,17 +70,17 @@ def test_by_gap_holds_the_papers_gap_beside_ours(make_rows):
 
 def test_figures_are_drawn_where_two_rows_were_run(make_rows, tmp_path: Path):
     records = make_rows(**SIZED)
-    shown = draw(table1(records), tmp_path)
+    shown = draw(table1(records), None, tmp_path)
     assert [figure.path.name for figure in shown] == ["table1_sizes.svg", "table1_gaps.svg"]  # one number of proposals
     assert all(figure.path.is_file() and figure.caption for figure in shown)
-    assert draw(table1(records[:2]), tmp_path / "one") == []
+    assert draw(table1(records[:2]), None, tmp_path / "one") == []
     assert not (tmp_path / "one").exists()
 
 
 def test_the_same_numbers_give_the_same_bytes(make_rows, tmp_path: Path):
     rows = {row: {**metrics, "AR10": (0.1, 0.2)} for row, metrics in SIZED.items()}
-    first = [figure.path.read_bytes() for figure in draw(table1(make_rows(**rows)), tmp_path / "a")]
-    again = [figure.path.read_bytes() for figure in draw(table1(make_rows(**rows)[::-1]), tmp_path / "b")]
+    first = [figure.path.read_bytes() for figure in draw(table1(make_rows(**rows)), None, tmp_path / "a")]
+    again = [figure.path.read_bytes() for figure in draw(table1(make_rows(**rows)[::-1]), None, tmp_path / "b")]
     assert len(first) == 3
     assert again == first
 

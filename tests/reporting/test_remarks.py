@@ -1,4 +1,4 @@
-"""Remarks by hand: shown below what is worked out, and only with the records they were written of."""
+"""Remarks by hand are shown only with the records they are about."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ def page(make_rows, tmp_path):
         assert {record.commit for record in records} == {"914c163"}
         folder = tmp_path / "records" / "mini" / "table1"
         folder.mkdir(parents=True)
-        (folder / "remarks.md").write_text(f"{first_line}\n\n- Because of the trunk.\n")
+        (folder / "remarks.md").write_text(f"{first_line}\n\n- Because of the backbone.\n")
         summary = summarise("table1", "mini", paper_tables(), records)
-        return write(summary, records, tmp_path / "mini")[0].read_text()
+        return write(summary, tmp_path / "mini")[0].read_text()
 
     return make
 
 
-def test_remarks_follow_the_reading_without_their_first_line(page):
-    text = page("Written of the records of commits 0123456, 914c163.")
-    assert "## Why, as far as we can say\n\n- Because of the trunk.\n" in text
-    assert "Written of" not in text
-    assert text.index("## Where the ordering agrees") < text.index("## Why") < text.index("## Gap to")
+@pytest.mark.parametrize("start", ["About", "Written of"])
+def test_remarks_follow_the_figures_without_their_first_line(start, page):
+    text = page(f"{start} the records of commits 0123456, 914c163.")
+    assert "## Remarks\n\n- Because of the backbone.\n" in text
+    assert "0123456" not in text
+    assert text.index("## Figures") < text.index("## Remarks") < text.index("## Rows and their cost")
 
 
 def test_remarks_of_other_records_are_left_out(page):
-    assert "Because" not in page("Written of the records of commit 0123456.")
+    assert "Because" not in page("About the records of commit 0123456.")
 
 
-@pytest.mark.parametrize("first_line", ["- Because.", "Written of the records of commit xyz.", ""])
-def test_remarks_that_do_not_say_of_what_are_refused(page, first_line):
+@pytest.mark.parametrize("first_line", ["- Because.", "About the records of commit xyz.", ""])
+def test_remarks_that_name_no_commit_are_rejected(page, first_line):
     with pytest.raises(InputError, match=r"remarks\.md: the first line has to be"):
         page(first_line)

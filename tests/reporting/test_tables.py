@@ -11,7 +11,7 @@ import pytest
 from fpn_lightning.paper import paper_tables
 from fpn_lightning.reporting import page
 from fpn_lightning.reporting.summary import TableSummary, summarise
-from fpn_lightning.reporting.tables import csv_text, latex, summaries
+from fpn_lightning.reporting.tables import csv_text, latex
 from fpn_lightning.runs.record import Data, Record, Train
 
 MakeRecord = Callable[..., Record]
@@ -40,28 +40,27 @@ def _cells(text: str, title: str) -> dict[str, list[str]]:
 
 
 def markdown(summary: TableSummary) -> str:
-    """The page without figures and without records of other tables."""
-    return page.markdown(summary, summary.records, [], Path("nowhere"))
+    """The page without figures."""
+    return page.markdown(summary, None, [], Path("nowhere"))
 
 
 def test_golden_markdown(table5: TableSummary, tmp_path: Path) -> None:
-    paths = page.write(table5, table5.records, tmp_path)
+    paths = page.write(table5, tmp_path)
     assert paths[0].read_text(encoding="utf-8") == GOLDEN
 
 
-def test_small_scale_says_what_stands_for_the_papers_trunks(make_record: MakeRecord) -> None:
+def test_the_backbone_of_each_row_is_shown(make_record: MakeRecord) -> None:
     records = [
-        make_record("table5/r50_shared", parameters=1000, trunk="NarrowResNet"),
-        make_record("table5/r101_shared", parameters=3000, trunk="NarrowResNet"),
+        make_record("table5/r50_shared", parameters=1000, backbone="NarrowResNet"),
+        make_record("table5/r101_shared", parameters=3000, backbone="DeeperResNet"),
     ]
-    both = markdown(summarise("table5", "mini", paper_tables(), records))
-    assert "resnet50 is NarrowResNet with 1,000 parameters, those of the head among them; resnet101 is " in both
-    assert "resnet101 is NarrowResNet with 3,000 parameters" in both
-    alone = markdown(summarise("table5", "mini", paper_tables(), records[:1]))
-    assert "The paper's trunks are names here" not in alone
+    cells = _cells(markdown(summarise("table5", "mini", paper_tables(), records)), "Rows and their cost")
+    assert cells["row"][3:5] == ["our backbone", "parameters"]
+    assert cells["ResNet-50, shared"][3:5] == ["NarrowResNet", "1,000"]
+    assert cells["ResNet-101, shared"][3:5] == ["DeeperResNet", "3,000"]
 
 
-def test_csv_holds_means_spreads_and_gaps(table5: TableSummary) -> None:
+def test_csv_has_means_spreads_and_gaps(table5: TableSummary) -> None:
     text = csv_text(table5)
     lines = _lines(text)
     assert len(lines) == len(text.splitlines()) - 1 == 4 * 2
@@ -104,15 +103,15 @@ def test_extra_metrics_stand_beside_the_papers_where_recorded(make_record: MakeR
     assert "AR10 ours" not in markdown(summarise("table1", "modern", paper_tables(), [other]))
 
 
-def test_difference_only_where_data_schedule_and_trunk_match(make_full_scale_record: MakeRecord) -> None:
+def test_difference_only_where_data_schedule_and_backbone_match(make_full_scale_record: MakeRecord) -> None:
     make, tables = make_full_scale_record, paper_tables()
     good = make("table1/c_fpn", 40000, metrics={"AR100": 0.45})
     text = markdown(summarise("table1", "8gpu", tables, [good]))
-    assert "Data, schedule and trunk are the paper's." in text
+    assert "Data, schedule and backbone are the paper's." in text
     assert _cells(text, "Difference to the paper")["(c) FPN"] == ["+1.0", "", "", "", ""]
     named = replace(good, data=replace(good.data, name="COCO 2017 Dataset"))
     assert markdown(summarise("table1", "8gpu", tables, [named])) == text.replace(
-        "Data: coco,", "Data: COCO 2017 Dataset,"
+        "images of coco;", "images of COCO 2017 Dataset;"
     )
     # One device, an eighth of the batch, eight times the steps: the same schedule.
     longer = replace(good, train=Train(steps=320000, total_batch=2, lr=0.0025))
@@ -124,11 +123,11 @@ def test_difference_only_where_data_schedule_and_trunk_match(make_full_scale_rec
         "trained on 160000 images (steps x batch), not 640000": replace(
             good, train=Train(steps=10000, total_batch=16, lr=0.02)
         ),
-        "the record does not hold the learning rate": replace(good, train=Train(steps=40000, total_batch=16)),
+        "the record does not have the learning rate": replace(good, train=Train(steps=40000, total_batch=16)),
         "the learning rate is 0.02, not 0.0025 for 2 images a step": replace(
             good, train=Train(steps=320000, total_batch=2, lr=0.02)
         ),
-        "trunk is resnet101, not resnet50": replace(good, trunk="resnet101"),
+        "backbone is resnet101, not resnet50": replace(good, backbone="resnet101"),
     }
     for reason, record in wrong.items():
         summary = summarise("table1", "8gpu", tables, [record])
@@ -141,13 +140,13 @@ def test_no_difference_at_another_scale_even_on_the_papers_data(make_full_scale_
     record = make_full_scale_record("table1/c_fpn", 40000)
     mini = replace(record, experiment=replace(record.experiment, preset="mini"))
     text = markdown(summarise("table1", "mini", paper_tables(), [mini]))
-    assert "is not the paper's number" in text
+    assert "Preset mini is not the paper's scale." in text
     assert "Difference to the paper (" not in text
 
 
 def test_table4_shows_the_servers_columns_apart(make_full_scale_record: MakeRecord) -> None:
     metrics = {"AP": 0.36, "test_dev_AP": 0.37, "test_std_AP50": 0.6}
-    record = make_full_scale_record("table4/fpn_r101", 160000, trunk="resnet101", metrics=metrics)
+    record = make_full_scale_record("table4/fpn_r101", 160000, backbone="resnet101", metrics=metrics)
     text = markdown(summarise("table4", "8gpu", paper_tables(), [record]))
     assert _cells(text, "Results, minival")["Faster R-CNN on FPN"][3:5] == ["35.6", "36.0"]
     assert _cells(text, "Results, test-dev")["Faster R-CNN on FPN"][:5] == ["1", "59.1", "n/a", "36.2", "37.0"]
@@ -156,7 +155,7 @@ def test_table4_shows_the_servers_columns_apart(make_full_scale_record: MakeReco
     assert "G-RMI" not in _cells(text, "Results, test-std")
 
 
-def test_disagreeing_records_are_called_out(make_record: MakeRecord) -> None:
+def test_records_that_differ_are_a_warning(make_record: MakeRecord) -> None:
     other_data = Data(name="synthetic", split="val", fingerprint="beef", num_images=500)
     records = [make_record(), make_record("table1/a_conv4", data=other_data), make_record("table1/b_conv5", steps=3000)]
     agreeing = summarise("table1", "mini", paper_tables(), [records[0], make_record("table1/e_no_lateral")])
@@ -192,10 +191,11 @@ def test_quickstart_shows_the_untrained_model_beside_the_trained_one(make_record
 
 def test_only_tables_with_records_of_their_own(make_record: MakeRecord) -> None:
     records = [make_record("table2/c_fpn"), make_record("table6/mlp5"), make_record("zoo/torchvision")]
-    assert [summary.name for summary in summaries("mini", paper_tables(), records)] == ["table2", "table6"]
+    found = page.summaries("mini", paper_tables(), records, Path("nowhere"))
+    assert [summary.name for summary in found] == ["table2", "table6"]
 
 
-def test_rows_the_paper_file_lacks_are_mentioned(make_record: MakeRecord) -> None:
+def test_rows_that_the_table_does_not_have_are_mentioned(make_record: MakeRecord) -> None:
     records = [make_record("table3/a_conv4"), make_record("table3/steps/rpn_c4")]
     text = markdown(summarise("table3", "mini", paper_tables(), records))
-    assert "Records that are no row of this table: table3/steps/rpn_c4." in text
+    assert "Records that are not a row of this table: table3/steps/rpn_c4." in text

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.runs.record import MAX_BYTES, Record, write_whole
+from tests.command_line import REPOSITORY
 
 MakeRecord = Callable[..., Record]
 
@@ -23,7 +24,7 @@ def test_round_trip_and_stable_bytes(tmp_path: Path, make_record: MakeRecord) ->
         untrained={"AR100": 0.01},
         curves={"train/loss": [(0, 2.5), (10, 1.25)]},
         parents=["runs/mini/table1/c_fpn/seed0"],
-        trunk="resnet50",
+        backbone="resnet50",
     )
     record.save(tmp_path / "deep" / "metrics.json")
     again = Record.load(tmp_path / "deep" / "metrics.json")
@@ -31,16 +32,25 @@ def test_round_trip_and_stable_bytes(tmp_path: Path, make_record: MakeRecord) ->
     again.save(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "deep" / "metrics.json").read_bytes()
     content = json.loads((tmp_path / "again.json").read_text())
-    assert content["schema"] == 2
+    assert content["schema"] == 3
+    assert content["backbone"] == "resnet50"
     assert content["experiment"] == {"table": "table1", "row": "c_fpn", "preset": "mini", "seed": 0}
 
 
-def test_records_of_the_first_schema_are_read_and_written_as_they_are(tmp_path: Path, make_record: MakeRecord) -> None:
-    make_record(schema=1).save(tmp_path / "old.json")
+@pytest.mark.parametrize("schema", [1, 2])
+def test_old_records_are_read_and_written_as_they_are(schema: int, tmp_path: Path, make_record: MakeRecord) -> None:
+    make_record(schema=schema, backbone="resnet50").save(tmp_path / "old.json")
+    assert json.loads((tmp_path / "old.json").read_text())["trunk"] == "resnet50"
     old = Record.load(tmp_path / "old.json")
-    assert old.schema == 1
+    assert (old.schema, old.backbone) == (schema, "resnet50")
     old.save(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "old.json").read_bytes()
+
+
+def test_the_committed_records_are_read_and_written_as_they_are(tmp_path: Path) -> None:
+    for path in sorted((REPOSITORY / "reports/records").rglob("seed0.json")):
+        Record.load(path).save(tmp_path / "again.json")
+        assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
 
 
 def test_long_curves_are_thinned_to_50_kb(tmp_path: Path, make_record: MakeRecord) -> None:
@@ -57,7 +67,7 @@ def test_long_curves_are_thinned_to_50_kb(tmp_path: Path, make_record: MakeRecor
         assert max(gaps) - min(gaps) <= 1
 
 
-def test_more_than_50_kb_without_curves_is_refused(tmp_path: Path, make_record: MakeRecord) -> None:
+def test_more_than_50_kb_without_curves_is_rejected(tmp_path: Path, make_record: MakeRecord) -> None:
     path = tmp_path / "metrics.json"
     with pytest.raises(InputError, match=r"metrics\.json: .*50000 bytes"):
         make_record(hardware="x" * MAX_BYTES).save(path)
@@ -67,7 +77,7 @@ def test_more_than_50_kb_without_curves_is_refused(tmp_path: Path, make_record: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 3}, "schema: 3 is later than 2"),
+        ({"schema": 4}, "schema: 4 is later than 3"),
         ({"metrics": {"AP": 33.9}}, r"metrics\.AP: 33\.9 is not a fraction"),
         ({"metrics": {"segm_AR1k_s": 32.5}}, r"metrics\.segm_AR1k_s: 32\.5"),
         ({"untrained": {"AR100": -0.1}}, r"untrained\.AR100: -0\.1"),
@@ -105,7 +115,7 @@ def test_a_missing_key_is_named(missing: str, tmp_path: Path, make_record: MakeR
 
 
 @pytest.mark.parametrize("text", ["{", "", "[]", "\x80"])
-def test_a_file_that_is_no_record(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_record(text: str, tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match=r"metrics\.json"):
@@ -117,7 +127,7 @@ def test_an_absent_file_is_named(tmp_path: Path) -> None:
         Record.load(tmp_path / "nothing.json")
 
 
-def test_save_refuses_what_load_would_refuse_and_leaves_the_old_file(tmp_path: Path, make_record: MakeRecord) -> None:
+def test_save_rejects_what_load_rejects_and_leaves_the_old_file(tmp_path: Path, make_record: MakeRecord) -> None:
     path = tmp_path / "metrics.json"
     good = make_record()
     good.save(path)

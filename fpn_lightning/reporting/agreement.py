@@ -1,0 +1,103 @@
+"""Do our rows stand in the paper's order? One grid of signs, pairs of rows × columns, and the differences behind it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from itertools import combinations
+
+from fpn_lightning.metric_names import proposal_count
+from fpn_lightning.paper import Column
+from fpn_lightning.reporting.grids import Grid, amount, number
+from fpn_lightning.reporting.seeds import FACTOR, Difference, difference
+from fpn_lightning.reporting.summary import RowSummary, TableSummary
+
+AS_IN_PAPER, REVERSED, WITHIN_NOISE, NOT_COMPARED = "✓", "✗", "·", "n/a"
+RULE = (
+    f"{AS_IN_PAPER} as in the paper, {REVERSED} reversed, {WITHIN_NOISE} within noise, {NOT_COMPARED} not comparable. "
+    f"A difference of two rows is more than noise if its mean over the seeds is larger than {FACTOR} times its sample "
+    "standard deviation; it needs two seeds that both rows have."
+)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the order of our rows is the paper's.
+
+    Attributes:
+        counts: one line, ``27 of 40 pairs as in the paper, 1 reversed, 12 within noise``.
+        signs: pairs of rows × columns, one sign a cell.
+        differences: the same cells with our difference and the paper's.
+    """
+
+    counts: str
+    signs: Grid
+    differences: Grid
+
+
+def agreement(summary: TableSummary) -> Agreement | None:
+    """Compare all pairs of rows; ``None`` if the paper has no numbers for two rows that were run."""
+    rows = [row for row in summary.run if row.row.metrics]
+    pairs = list(combinations(rows, 2))
+    columns = [column for column in summary.columns if any(_paper(summary, column, *pair) for pair in pairs)]
+    if not columns:
+        return None
+    signs, differences = [], []
+    for first, second in pairs:
+        names = [short(first), short(second)]
+        compared = [_compared(summary, column, first, second) for column in columns]
+        signs.append([*names, *(sign for sign, _ in compared)])
+        differences.append([*names, *(text for _, text in compared)])
+    header = ["row", "against", *(column.full_heading for column in columns)]
+    return Agreement(
+        _counts(summary, columns, Counter(sign for line in signs for sign in line[2:])),
+        Grid("Agreement with the paper", header, signs, left=2),
+        Grid("First row minus second row in points: ours (the paper's)", header, differences, left=2),
+    )
+
+
+def short(row: RowSummary) -> str:
+    """The row's letter in the paper, ``(c)``, or its name if it has none."""
+    letter = re.match(r"\(\w\)(?= )", row.row.label)
+    return letter[0] if letter else row.row.label
+
+
+def _paper(summary: TableSummary, column: Column, first: RowSummary, second: RowSummary) -> float | None:
+    """The paper's difference in points; ``None`` if it prints none, or equal numbers.
+
+    For a recall that the paper does not print (AR10) it is that of the table's main column (AR100).
+    """
+    key = summary.table.main.key if column in summary.extra and proposal_count(column.key) else column.key
+    here, there = first.row.metrics.get(key), second.row.metrics.get(key)
+    return (here - there) or None if here is not None and there is not None else None
+
+
+def _compared(summary: TableSummary, column: Column, first: RowSummary, second: RowSummary) -> tuple[str, str]:
+    """Sign and text of one cell."""
+    paper, ours = _paper(summary, column, first, second), difference(first.records, second.records, column.key)
+    if not ours.values:
+        return NOT_COMPARED, f"n/a ({number(paper, sign=True) or 'n/a'})"
+    return _sign(paper, ours), f"{amount(ours)} ({number(paper, sign=True) or 'n/a'})"
+
+
+def _sign(paper: float | None, ours: Difference) -> str:
+    if paper is None or ours.sign is None:
+        return NOT_COMPARED
+    if ours.sign == 0:
+        return WITHIN_NOISE
+    return AS_IN_PAPER if ours.sign * paper > 0 else REVERSED
+
+
+def _counts(summary: TableSummary, columns: list[Column], signs: Counter[str]) -> str:
+    compared = signs[AS_IN_PAPER] + signs[REVERSED] + signs[WITHIN_NOISE]
+    if not compared:
+        return "No pair of rows has two seeds in common, so the order is not compared."
+    text = (
+        f"{signs[AS_IN_PAPER]} of {compared} pairs as in the paper, {signs[REVERSED]} reversed, "
+        f"{signs[WITHIN_NOISE]} within noise"
+    )
+    text += f"; {signs[NOT_COMPARED]} not comparable." if signs[NOT_COMPARED] else "."
+    if extra := [column.heading for column in columns if column in summary.extra]:
+        text += f" The paper does not print {' and '.join(extra)}: its {summary.table.main.heading} is used."
+    return text

@@ -1,0 +1,126 @@
+"""Tables of our own, declared as data: those of the package and those of a user."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fpn_lightning.errors import InputError
+from fpn_lightning.paper import all_tables, paper_tables
+from fpn_lightning.reporting import __main__ as command
+from fpn_lightning.reporting.page import summaries, write
+from fpn_lightning.reporting.summary import TableSummary, summarise
+from fpn_lightning.runs.record import Experiment
+
+TABLES = all_tables(Path("nowhere"))
+MINE = """
+mine:
+  title: My comparison
+  ours: true
+  reference: plain
+  columns: [{key: AR100}]
+  rows:
+    plain: {label: Plain FPN, same_as: table1/c_fpn}
+    better: {label: My pyramid}
+"""
+
+
+def of(make_record, cell: str, *values: float, key: str = "AR100"):
+    table, _, row = cell.rpartition("/")
+    return [
+        make_record(experiment=Experiment(table=table, row=row, preset="mini", seed=seed), metrics={key: value})
+        for seed, value in enumerate(values)
+    ]
+
+
+@pytest.fixture
+def backbones(make_record):
+    cells = {"narrow/a_conv4": (0.20, 0.22), "narrow/c_fpn": (0.30, 0.34), "wide/a_conv4": (0.25, 0.25)}
+    cells |= {"wide/c_fpn": (0.24, 0.27)}
+    return [record for cell, values in cells.items() for record in of(make_record, f"backbones/{cell}", *values)]
+
+
+def row(summary: TableSummary, name: str):
+    return next(row for row in summary.rows if row.id == name)
+
+
+def test_a_star_stands_for_every_name_that_was_run(backbones):
+    summary = summarise("backbones", "mini", TABLES, backbones)
+    assert [(row.id, row.row.label) for row in summary.rows] == [
+        ("narrow/a_conv4", "narrow: C4"),
+        ("narrow/c_fpn", "narrow: FPN"),
+        ("wide/a_conv4", "wide: C4"),
+        ("wide/c_fpn", "wide: FPN"),
+    ]
+    # 30 - 20 and 34 - 22, within a backbone; -1 and 2 on the other, within noise.
+    assert summary.paired_gap(row(summary, "narrow/c_fpn"), "AR100").values == pytest.approx((10, 12))
+    assert summary.paired_gap(row(summary, "wide/c_fpn"), "AR100").values == pytest.approx((-1, 2))
+    assert summary.unlisted == []
+
+
+def test_the_page_has_numbers_gaps_and_no_word_of_the_paper(backbones, tmp_path: Path):
+    text = write(summarise("backbones", "mini", TABLES, backbones), tmp_path)[0].read_text(encoding="utf-8")
+    (results,) = re.findall(r"^\| narrow: FPN +\| 2 .*$", text, flags=re.MULTILINE)
+    assert "32.0 ± 2.8" in results
+    assert re.search(r"^\| narrow: FPN minus narrow: C4 .*\+11\.0 ± 1\.4 ", text, flags=re.MULTILINE)
+    assert re.search(r"^\| wide: FPN minus wide: C4 .*\+0\.5 ± 2\.1 · ", text, flags=re.MULTILINE)
+    assert "paper" not in text
+    assert "Agreement" not in text
+    assert {path.name for path in tmp_path.iterdir()} == {f"backbones.{suffix}" for suffix in ("md", "csv", "tex")}
+
+
+def test_rows_of_another_table_stand_beside_those_run_again(make_record):
+    records = of(make_record, "table1/c_fpn", 0.5, 0.52) + of(make_record, "table1/d_bottom_up", 0.4, 0.43)
+    records += of(make_record, "deep_c2/c_fpn", 0.6, 0.62) + of(make_record, "deep_c2/d_bottom_up", 0.55, 0.57)
+    summary = summarise("deep_c2", "mini", TABLES, records)
+    assert row(summary, "shallow_c_fpn").shared_from == "table1/c_fpn"
+    assert summary.paired_gap(row(summary, "shallow_c_fpn"), "AR100").values == pytest.approx((10, 9))
+    assert summary.paired_gap(row(summary, "c_fpn"), "AR100").values == pytest.approx((5, 5))
+
+
+def test_a_table_of_ours_is_rendered_if_one_of_its_own_rows_was_run(make_record, backbones, tmp_path: Path):
+    def names(records):
+        return [summary.name for summary in summaries("mini", TABLES, records, tmp_path)]
+
+    assert names(of(make_record, "table1/c_fpn", 0.5)) == ["table1"]  # which Figure 1 shows too
+    assert names(of(make_record, "table1/c_fpn", 0.5) + of(make_record, "figure1/c_ssd", 0.5)) == ["table1", "figure1"]
+    assert names(backbones) == ["backbones"]
+
+
+def test_a_users_table_needs_a_yaml_and_no_code(make_record, tmp_path: Path, capsys):
+    reports = tmp_path / "reports"
+    (reports / "tables").mkdir(parents=True)
+    (reports / "tables/mine.yaml").write_text(MINE, encoding="utf-8")
+    for record in of(make_record, "table1/c_fpn", 0.5, 0.52) + of(make_record, "mine/better", 0.6, 0.63):
+        record.save(tmp_path / "runs" / record.experiment.path / "metrics.json")
+    assert command.main(["--runs", str(tmp_path / "runs"), "--reports", str(reports)]) == 0
+    text = (reports / "mini/mine.md").read_text(encoding="utf-8")
+    assert text.startswith("# My comparison (preset mini)\n")
+    assert re.search(r"^\| My pyramid +\| +\+10\.5 ± 0\.7 \|", text, flags=re.MULTILINE)
+    assert "Plain FPN: the records of table1/c_fpn." in text
+    assert "My pyramid" in capsys.readouterr().out
+    assert command.main(["--runs", "none", "--reports", str(reports), "--tables", "yours"]) == 1
+    assert "--tables yours: there is no such table; there are: table1, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("mine:", "table1:", r"mine\.yaml: table1: there is another table of this name"),
+        ("mine:", "backbones:", r"mine\.yaml: backbones: there is another table"),
+        ("table1/c_fpn", "table1/g", r"mine\.yaml: mine\.rows\.plain\.same_as: .*table1/g"),
+        ("My pyramid", "My pyramid, reference: z", r"mine\.yaml: mine\.rows\.better\.reference: .*'z'"),
+        ("  ours: true\n", "", r"mine\.yaml: mine\.setting: .*ours: true"),
+        ("[{key: AR100}]", "[]", r"mine\.yaml: mine\.columns: the table has no column"),
+    ],
+)
+def test_a_fault_in_a_users_table_names_file_and_key(old: str, new: str, message: str, tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text(MINE.replace(old, new), encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        all_tables(tmp_path)
+
+
+def test_the_papers_tables_come_first():
+    assert list(TABLES)[: len(paper_tables())] == list(paper_tables())
