@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from fpn_lightning.runs.record import SCHEMA
 from fpn_lightning.stages.rpn import RPNStage
 from tests.command_line import read_log, read_metrics, weights
 
@@ -23,7 +24,7 @@ def test_fit_leaves_a_complete_run_and_validate_reproduces_it(cli, arguments, ru
     assert not [name for name in written if "tmp" in name or "/." in name]
 
     record = yaml.safe_load((run / "metrics.json").read_text())
-    assert record["schema"] == 2
+    assert record["schema"] == SCHEMA
     assert record["status"] == "finished"
     assert record["experiment"] == {"table": "table1", "row": "c_fpn", "preset": "mini", "seed": 0}
     assert record["train"]["steps"] == 4
@@ -228,7 +229,7 @@ def test_a_broken_checkpoint_is_named(cli, arguments, run, capsys):
     with pytest.raises(SystemExit) as stop:
         cli("validate", *arguments, "--ckpt_path", "last")
     assert stop.value.code == 2
-    assert "last.ckpt is not a checkpoint of this project" in capsys.readouterr().err
+    assert "last.ckpt cannot be read" in capsys.readouterr().err
 
 
 def test_the_record_has_the_metrics_of_the_trained_weights(cli, arguments, run, tmp_path):

@@ -163,10 +163,16 @@ def _map(
     """Give the results of ``draw`` for 0 to ``count`` - 1 in order, from several processes of one thread each."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(workers or cores, -(-count // 16))
-    if workers == 1:
-        yield from map(draw, range(count))
-        return
-    # A forked worker need not import the package again.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield from pool.map(draw, range(count), chunksize=16)
+    # One thread draws fastest, and a process that is forked beside OpenCV's threads may hang.
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        if workers == 1:
+            yield from map(draw, range(count))
+            return
+        # A forked worker need not import the package again.
+        context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+        with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+            yield from pool.map(draw, range(count), chunksize=16)
+    finally:
+        cv2.setNumThreads(threads)
