@@ -155,9 +155,11 @@ class PictureCallback(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """After ``predict``: print where the pictures are."""
+        if stage != "predict" or not trainer.is_global_zero:
+            return
         folder = Path(trainer.default_root_dir) / FOLDER
         drawn = self.of_splits or trainer.datamodule.predict_path is not None  # type: ignore[attr-defined]
-        if stage == "predict" and trainer.is_global_zero and drawn and any(folder.glob("*.png")):
+        if drawn and any(folder.glob("*.png")):
             Console().print(f"pictures in {folder}", soft_wrap=True)
 
 
