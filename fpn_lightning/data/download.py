@@ -183,7 +183,7 @@ def check(path: Path, sha256: str, bars: Progress) -> None:
     with bars.open(path, "rb", description=f"check {path.name}") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     if actual != sha256:
-        raise InputError(f"{path}: its SHA-256 is {actual}, COCO's archive has {sha256}; delete it and {AGAIN}")
+        raise InputError(f"{path}: its SHA-256 is {actual}, but COCO's archive has {sha256}; delete it and {AGAIN}")
 
 
 def unpack(path: Path, root: Path, bars: Progress) -> None:

@@ -107,9 +107,16 @@ class Detector(nn.Module):
             raise InputError(f"model.detector.eval_proposals is {eval_proposals}; it has to be at least 1.")
         self.scale = scale
         self.image_scales = check_scales(image_scales)
+        if self.image_scales != (1.0,) and (roi_heads is not None or masks is not None):
+            raise InputError("model.detector.image_scales is for an RPN alone; leave it out with roi_heads or masks.")
         self.eval_proposals = eval_proposals
         self.backbone = backbone
         self.pyramid = pyramid(backbone.channels, backbone.strides, channels)
+        if undeclared := [name for name in ("strides", "out_channels", "used") if not hasattr(self.pyramid, name)]:
+            raise InputError(
+                f"model.detector.pyramid: {type(self.pyramid).__name__} does not set {', '.join(undeclared)}; "
+                "fpn_lightning.models.pyramids.Pyramid says what a pyramid declares."
+            )
         # Do not reorder: the head draws its initial weights before the RPN, and a seed has to keep its weights.
         head = self._box_head(box_head, fc_width) if roi_heads else None
         backbone.keep(self.pyramid.used)

@@ -72,14 +72,14 @@ class NeededRun:
         folder = self.folder / "proposals"
         if missing := [split for split in splits if not (folder / split / HEADER).is_file()]:
             stores = ", ".join(str(folder / split) for split in missing)
-            commands = [] if self._finished else [self._fit_command()]
+            commands = [] if self._usable else [self._fit_command()]
             commands += [self._predict_command(split) for split in missing]
             raise InputError(f"no proposals of {self.name} in {stores}. {self._how(commands)}")
         return str(folder)
 
     def weights(self) -> str:
         """Its last checkpoint; InputError if the run is missing or unfinished."""
-        if not (self._finished and Path(self.checkpoint).is_file()):
+        if not self._usable:
             how = self._how([self._fit_command()])
             raise InputError(f"no finished run of {self.name} in {self.folder} to start from. {how}")
         return self.checkpoint
@@ -87,6 +87,10 @@ class NeededRun:
     @property
     def _finished(self) -> bool:
         return (self.folder / "metrics.json").is_file()
+
+    @property
+    def _usable(self) -> bool:
+        return self._finished and Path(self.checkpoint).is_file()
 
     def _fit_command(self) -> str:
         words = [f"python train.py fit --config configs/{self.name}.yaml"]

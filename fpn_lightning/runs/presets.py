@@ -33,7 +33,7 @@ def expand_preset(args: Sequence[str]) -> list[str]:
     """Replace ``--preset`` in a command line by the files of the preset.
 
     The files come first, in this order: the row, the preset, its part for the row's stage, its part for the row, any
-    further ``--config``. All other arguments follow, so single values always win. Without ``--preset`` nothing changes.
+    further ``--config``. All other arguments follow, so single values always win.
 
     Args:
         args: arguments of the program, subcommand included.
@@ -46,14 +46,12 @@ def expand_preset(args: Sequence[str]) -> list[str]:
     configs, presets, others = _sort(args[place + 1 :])
     for config in configs:
         _check_config(config)
-    if not presets:
-        return list(args)
     if len(presets) > 1:
         raise InputError(f"--preset is given {len(presets)} times ({', '.join(presets)}); give one")
-    if configs:
+    if configs and presets:
         row = find_row(Path(configs[0]))
         configs[1:1] = map(str, preset_files(row, presets[0]))
-    elif not {"-h", "--help"} & set(others):
+    elif presets and not {"-h", "--help"} & set(others):
         raise InputError(f"--preset {presets[0]} scales a row: give its file, --config configs/table1/c_fpn.yaml")
     return [*args[: place + 1], *(f"--config={config}" for config in configs), *others]
 

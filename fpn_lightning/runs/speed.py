@@ -56,7 +56,7 @@ class SpeedMonitor(Callback):
         self._step_started = now
         self._last_step = trainer.global_step
         every = getattr(trainer, "log_every_n_steps", 50)  # missing in Lightning's types
-        if trainer.global_step % every == 0:
+        if every and trainer.global_step % every == 0:
             recent = statistics.median(self.step_seconds[-every:])
             images = len(batch) * trainer.accumulate_grad_batches * trainer.world_size
             values = {

@@ -87,7 +87,7 @@ class BaseStage(EvaluatedStage):
 
     def prepare_data(self) -> None:
         """Fetch the backbone's weights, in one process for all."""
-        if self.trainer.state.fn == "fit" and not self.resumes and self.init_from is None:
+        if not self.resumes and self.init_from is None:
             self.detector.backbone.download_weights()
 
     def setup(self, stage: str) -> None:
@@ -105,6 +105,10 @@ class BaseStage(EvaluatedStage):
             self.check_origin(checkpoint)
             self.take_categories(checkpoint)
             self._initialized = True
+        # Also before the evaluation of the untrained model, which precedes training.
+        if self.init_from is None and not self.resumes and not self._initialized:
+            self.detector.backbone.load_weights()
+            self._initialized = True
         if stage != "fit":
             return
         if self.freeze_shared:
@@ -112,8 +116,6 @@ class BaseStage(EvaluatedStage):
                 part.requires_grad_(False)
             self.train(self.training)
         self.detector.backbone.check_declared(64, 96)
-        if self.init_from is None and not self.resumes:
-            self.detector.backbone.load_weights()
         if self.data is not None:
             self.optimization = keep_total_batch(self.trainer, self.data, self.optimization)
 
@@ -172,7 +174,8 @@ class BaseStage(EvaluatedStage):
     def _log_losses(self, losses: list[dict[str, Tensor]]) -> None:
         """Log the means over the batches of an optimiser step; over all processes in steps that are written out."""
         means = torch.stack([torch.stack(list(batch.values())) for batch in losses]).mean(dim=0)
-        if (self.global_step + 1) % getattr(self.trainer, "log_every_n_steps", 50) == 0:
+        every = getattr(self.trainer, "log_every_n_steps", 50)  # missing in Lightning's types
+        if every and (self.global_step + 1) % every == 0:
             means = self.trainer.strategy.reduce(means, reduce_op="mean")
         named = dict(zip(losses[0], means, strict=True))
         self.log_dict({f"train/{name}": value for name, value in named.items()})

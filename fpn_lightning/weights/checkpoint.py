@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.state_dicts import State, read_file
+from fpn_lightning.state_dicts import State, checked, read_file
 
 PREFIX = "detector."  # of a stage's tensors; older checkpoints lack it
 
@@ -24,7 +24,7 @@ def read_checkpoint(path: str, named_by: str) -> dict[str, Any]:
         The content of the file; ``state_dict`` has the names of a stage (see :func:`stage_state`).
 
     Raises:
-        InputError: if the file is missing or is not a checkpoint.
+        InputError: if the file is missing or is not a checkpoint, or if a tensor is not finite.
     """
     content = read_file(path, named_by)
     state = content.get("state_dict") if isinstance(content, Mapping) else None
@@ -33,7 +33,7 @@ def read_checkpoint(path: str, named_by: str) -> dict[str, Any]:
             f"{named_by}: {path} is not a checkpoint of this project. Give RUN/checkpoints/last.ckpt; model.init_from "
             "also takes torchvision:PATH and detectron2:PATH."
         )
-    return {**content, "state_dict": stage_state(state)}
+    return {**content, "state_dict": stage_state(checked(state, path, named_by))}
 
 
 def stage_state(state: Mapping[str, Tensor]) -> State:

@@ -47,10 +47,10 @@ def load_weights(detector: Detector, init_from: str, required: Sequence[str] = (
     Args:
         detector: the model to load into.
         init_from: checkpoint written by ``fit``, or another project's (:func:`split_source`).
-        required: prefixes of tensors that must not be missing from the checkpoint.
+        required: prefixes of tensors that must not be missing from the checkpoint; of another project's, none may be.
 
     Returns:
-        The whole checkpoint.
+        The whole checkpoint; of another project its categories only.
 
     Raises:
         InputError: if the file is missing or is not a checkpoint, if a tensor has another shape, if no tensor fits, or
@@ -72,7 +72,7 @@ def load_weights(detector: Detector, init_from: str, required: Sequence[str] = (
             f"model.init_from: {path} does not fit this configuration: {detail}. Use a checkpoint of the same preset."
         )
     if absent := [name for name in comparison.missing if name.startswith(tuple(required))]:
-        part = "backbone" if absent[0].startswith("backbone.") else "pyramid"
+        part = absent[0].partition(".")[0]
         raise InputError(
             f"model.init_from: {path} has no {listed(absent)}: it has another {part}. Use a checkpoint with the {part} "
             "of this configuration."

@@ -88,7 +88,7 @@ def read_arrays(path: str) -> dict[str, NDArray[Any]]:
             content = _Unpickler(file, encoding="latin1").load()
         return {str(name): array.value for name, array in content["model"].items()}
     except InputError as error:
-        raise InputError(f"model.init_from: {path} was not read: {error}. Use a file of detectron2's zoo.") from error
+        raise InputError(f"model.init_from: {path} cannot be read: {error}. Use a file of detectron2's zoo.") from error
     except Exception as error:  # a damaged file can raise anything
         raise InputError(
             f"model.init_from: {path} has no arrays under 'model' ({error!r}). Use a file of detectron2's model zoo; "

@@ -67,7 +67,7 @@ class ProposalStore:
         return len(self.image_ids)
 
     def check(self, split: str, fingerprint: str, image_ids: NDArray[np.int64]) -> None:
-        """Check that the store holds the proposals of these images.
+        """Check that the store holds the proposals of exactly the images given.
 
         Args:
             split: name of their split.

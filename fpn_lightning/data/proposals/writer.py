@@ -102,8 +102,9 @@ def complete_store(
     images = images[np.argsort(images["image_id"], kind="stable")]
     if not np.array_equal(images["image_id"], np.sort(image_ids)):
         raise InputError(
-            f"{folder}: proposals of {len(images)} images were written, split {header.split} has {len(image_ids)} "
-            "images; no store was made. Predict every image once (leave out trainer.limit_predict_batches)"
+            f"{folder}: images are missing or were written twice ({len(images)} written, "
+            f"{len(image_ids)} in split {header.split}); no store was made. Predict every image once (leave out "
+            "trainer.limit_predict_batches)"
         )
     header = dataclasses.replace(
         header,

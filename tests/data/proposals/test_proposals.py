@@ -86,7 +86,7 @@ def test_a_process_without_images_and_a_split_that_is_not_complete(folder: Path,
         for image_id in IMAGE_IDS[rank:4:2] if rank < 2 else []:
             writer.add(image_id, *random_proposals(image_id))
         writer.close()
-    with pytest.raises(InputError, match=r"4 images were written, split val has 5 images.*limit_predict_batches"):
+    with pytest.raises(InputError, match=r"4 written, 5 in split val.*limit_predict_batches"):
         complete_store(tmp_path / "two", 3, store_header(), np.array(IMAGE_IDS))
     assert not (tmp_path / "two" / "header.json").exists()
     complete_store(tmp_path / "two", 3, store_header(), np.array(IMAGE_IDS[:4]))
@@ -99,9 +99,9 @@ def test_an_image_written_twice_is_rejected(tmp_path: Path) -> None:
         writer = ShardWriter(tmp_path, rank)
         writer.add(7, *random_proposals(7))
         writer.close()
-    with pytest.raises(InputError, match="2 images were written, split val has 1"):
+    with pytest.raises(InputError, match="2 written, 1 in split val"):
         complete_store(tmp_path, 2, store_header(), np.array([7]))
-    with pytest.raises(InputError, match="0 images were written, split val has 1"):
+    with pytest.raises(InputError, match="0 written, 1 in split val"):
         complete_store(tmp_path / "elsewhere", 2, store_header(), np.array([7]))
 
 
