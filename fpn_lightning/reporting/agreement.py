@@ -16,8 +16,8 @@ from fpn_lightning.reporting.summary import RowSummary, TableSummary
 AS_IN_PAPER, REVERSED, WITHIN_NOISE, NOT_COMPARED = "✓", "✗", "·", "n/a"
 RULE = (
     f"{AS_IN_PAPER} as in the paper, {REVERSED} reversed, {WITHIN_NOISE} within noise, {NOT_COMPARED} not comparable. "
-    f"The difference of two rows is more than noise if its mean over the seeds is larger than {FACTOR} times its sample "
-    "standard deviation. This needs at least two seeds that both rows have."
+    f"The difference of two rows is more than noise if its mean over the seeds is larger than {FACTOR} times its "
+    "sample standard deviation. This needs at least two seeds that both rows have."
 )
 
 
