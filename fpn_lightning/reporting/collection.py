@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.runs.conditions import why_not_replace
+from fpn_lightning.runs.conditions import why_not_add, why_not_replace
 from fpn_lightning.runs.record import FINISHED, Record
 
 RECORD_NAME = "metrics.json"
@@ -39,8 +39,11 @@ def _keep(records: Iterable[Record], records_root: Path, replace: Callable[[str]
         experiment = record.experiment
         target = records_root / experiment.path.with_name(f"seed{experiment.seed}.json")
         reasons = []
-        if target.exists() and not replace(experiment.preset):
-            reasons = why_not_replace(Record.load(target), record)
+        if not replace(experiment.preset):
+            if target.exists():
+                reasons = why_not_replace(Record.load(target), record)
+            elif others := sorted(target.parent.glob("seed*.json")):
+                reasons = why_not_add(Record.load(others[0]), record)
         if reasons:
             kept.left_alone[target] = reasons
         else:

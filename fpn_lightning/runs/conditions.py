@@ -49,6 +49,12 @@ def differing(records: Iterable[Record]) -> dict[str, dict[str, list[Record]]]:
     }
 
 
+def why_not_add(kept: Record, new: Record) -> list[str]:
+    """Reasons against adding a record to the kept seeds of its row, which could not be averaged with it."""
+    found = differing((kept, new)).items()
+    return [f"{key} is {new_value}; the kept seeds have {old}" for key, (old, new_value) in found]
+
+
 def why_not_replace(kept: Record, new: Record) -> list[str]:
     """Reasons against replacing a kept record by a new one of the same experiment; empty if there are none."""
     reasons = []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fpn_lightning.data.proposals.header import HEADER
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from fpn_lightning.data.proposals.header import HEADER, read_header
 from fpn_lightning.errors import InputError
 from fpn_lightning.runs.directory import ExperimentOptions, last_checkpoint, run_directory
 from fpn_lightning.runs.presets import PAPER
@@ -36,9 +39,12 @@ def fill_in_needs(subcommand: str, options: Any) -> None:
     """
     experiment, model = ExperimentOptions(**vars(options.experiment)), options.model.init_args
     splits = [split for key in _SPLITS[subcommand] if (split := options.data[key])]
-    if experiment.proposals_of and options.data.proposals is None and splits:
+    if experiment.proposals_of and splits:
         needed = NeededRun(experiment, experiment.proposals_of, options.seed_everything)
-        options.data.proposals = needed.proposals(splits)
+        if options.data.proposals is None:
+            options.data.proposals = needed.proposals(splits)
+        elif needed.is_of_another_seed(options.data.proposals):
+            rank_zero_warn(f"seed {needed.seed} uses the proposals of another seed: {options.data.proposals}")
     if experiment.weights_of and model.init_from is None:
         needed = NeededRun(experiment, experiment.weights_of, options.seed_everything)
         if options.ckpt_path is not None:
@@ -70,12 +76,33 @@ class NeededRun:
     def proposals(self, splits: Sequence[str]) -> str:
         """Folder of its proposals; InputError if those of a split are missing."""
         folder = self.folder / "proposals"
-        if missing := [split for split in splits if not (folder / split / HEADER).is_file()]:
+        missing = [split for split in splits if not (self._finished and (folder / split / HEADER).is_file())]
+        if missing:
             stores = ", ".join(str(folder / split) for split in missing)
             commands = [] if self._usable else [self._fit_command()]
             commands += [self._predict_command(split) for split in missing]
-            raise InputError(f"no proposals of {self.name} in {stores}. {self._how(commands)}")
+            reason = "no proposals" if self._finished else "no finished run and proposals"
+            raise InputError(f"{reason} of {self.name} in {stores}. {self._how(commands)}")
+        self._check_weights([folder / split for split in splits])
         return str(folder)
+
+    def _check_weights(self, stores: Sequence[Path]) -> None:
+        """Reject a store that other weights than the run's last ones have made."""
+        if not Path(self.checkpoint).is_file():
+            return
+        with Path(self.checkpoint).open("rb") as file:
+            own = hashlib.file_digest(file, "sha256").hexdigest()
+        for store in stores:
+            if (header := read_header(store)).checkpoint_sha256 != own:
+                raise InputError(
+                    f"{store}: these proposals were made by other weights (sha256 {header.checkpoint_sha256[:12]}) "
+                    f"than {self.checkpoint} ({own[:12]}). Make them again: {self._predict_command(store.name)}"
+                )
+
+    def is_of_another_seed(self, proposals: str) -> bool:
+        """Whether a folder of proposals belongs to this row at another seed."""
+        run = Path(proposals).parent
+        return run.parent == self.folder.parent and run != self.folder
 
     def weights(self) -> str:
         """Its last checkpoint; InputError if the run is missing or unfinished."""

@@ -68,7 +68,9 @@ def preset_files(row: Path, preset: str) -> list[Path]:
             configuration of a run, which already contains a preset.
     """
     content = _read(row)
-    experiment, model = ({**(content.get(key) or {})} for key in ("experiment", "model"))
+    experiment, model = (content.get(key) or {} for key in ("experiment", "model"))
+    if not (isinstance(experiment, dict) and isinstance(model, dict)):
+        raise InputError(f"{row} is not a row: its experiment and model have to be mappings")
     stage = model.get("class_path")
     if named := experiment.get("preset"):
         raise InputError(f"{row} is a complete configuration of preset {named}: leave out --preset {preset}")
@@ -151,6 +153,7 @@ def _check_config(config: str) -> None:
     if path.suffix not in (".yaml", ".yml") or "://" in config or config.lstrip().startswith("{"):
         return  # a mapping instead of a file, or a URL: the parser checks it
     absolute = find_row(path).resolve()
+    _read(absolute)
     for folder in absolute.parents:
         preset = absolute.relative_to(folder).parts[0].removesuffix(path.suffix)
         if folder.name == "presets" and (folder / f"{preset}.yaml").is_file():
@@ -158,7 +161,7 @@ def _check_config(config: str) -> None:
 
 
 def _names(folder: Path) -> list[str]:
-    return sorted(file.stem for file in folder.glob("*.yaml"))
+    return sorted(file.stem for file in folder.glob("*.yaml") if not file.name.startswith("."))
 
 
 def _tables(folder: Path) -> list[str]:
@@ -171,4 +174,6 @@ def _read(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no mapping of keys to values, so it is not a configuration")
+    return content

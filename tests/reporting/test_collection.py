@@ -103,6 +103,20 @@ def test_a_run_of_the_same_configuration_replaces_the_kept_record(tmp_path: Path
     assert load_all(tmp_path / "records", "mini") == [record]
 
 
+def test_a_seed_that_cannot_be_averaged_with_the_kept_ones_is_left_alone(
+    tmp_path: Path, make_record: MakeRecord
+) -> None:
+    runs, records = tmp_path / "runs", tmp_path / "records"
+    make_record(seed=0).save(records / "mini/table1/c_fpn/seed0.json")
+    toy = make_record(seed=1)
+    _save_run(replace(toy, train=replace(toy.train, steps=2)), runs)
+    ((path, (reason,)),) = collect(runs, records).left_alone.items()
+    assert path == records / "mini/table1/c_fpn/seed1.json"
+    assert not path.exists()
+    assert reason == f"train.steps is 2; the kept seeds have {toy.train.steps}"
+    assert collect(runs, records, lambda preset: True).written == [path]
+
+
 def test_a_kept_record_with_the_older_digest_is_left_alone(tmp_path: Path, make_record: MakeRecord) -> None:
     runs, records = tmp_path / "runs", tmp_path / "records"
     old = make_record(schema=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from fpn_lightning.errors import InputError
 from fpn_lightning.runs.directory import ExperimentOptions
 from fpn_lightning.runs.needs import NeededRun
+from tests.data.builders import store_header
 
 MAKE = "make row ROW=table2/c_fpn PRESET=mini SEED=3"
 
@@ -25,6 +28,14 @@ def needed(**options: str) -> NeededRun:
     return NeededRun(experiment, "table1/c_fpn", 3)
 
 
+def write_header(run: Path, split: str) -> None:
+    """The header of a store that the run's last checkpoint made."""
+    digest = hashlib.sha256((run / "checkpoints" / "last.ckpt").read_bytes()).hexdigest()
+    header = replace(store_header(), split=split, checkpoint_sha256=digest)
+    touch(run / "proposals" / split / "header.json")
+    (run / "proposals" / split / "header.json").write_text(header.to_json())
+
+
 def touch(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
@@ -36,16 +47,37 @@ def test_existing_proposals_are_used_and_missing_ones_are_named_with_their_comma
     with pytest.raises(InputError) as error:
         needed().proposals(["train", "val"])
     assert str(error.value) == (
-        f"no proposals of table1/c_fpn in {rpn}/proposals/train, {rpn}/proposals/val. Make them: {fit} && "
-        f"{predict} train && {predict} val; or make everything in runs/ with: {MAKE}"
+        f"no finished run and proposals of table1/c_fpn in {rpn}/proposals/train, {rpn}/proposals/val. "
+        f"Make them: {fit} && {predict} train && {predict} val; or make everything in runs/ with: {MAKE}"
     )
     touch(rpn / "metrics.json")
-    touch(rpn / "proposals" / "val" / "header.json")
+    touch(rpn / "checkpoints" / "last.ckpt")
+    write_header(rpn, "val")
     with pytest.raises(InputError) as error:
         needed().proposals(["train", "val"])
-    assert f"in {rpn}/proposals/train. Make them: {predict} train; or" in str(error.value)
-    touch(rpn / "proposals" / "train" / "header.json")
+    assert f"no proposals of table1/c_fpn in {rpn}/proposals/train. Make them: {predict} train; or" in str(error.value)
+    write_header(rpn, "train")
     assert needed().proposals(["train", "val"]) == f"{rpn}/proposals"
+
+
+def test_proposals_of_an_unfinished_run_or_of_other_weights_are_rejected(rpn):
+    touch(rpn / "checkpoints" / "last.ckpt")
+    write_header(rpn, "val")
+    with pytest.raises(InputError, match=r"no finished run and proposals of .* --ckpt_path last && .*split val"):
+        needed().proposals(["val"])
+    touch(rpn / "metrics.json")
+    assert needed().proposals(["val"]) == f"{rpn}/proposals"
+    (rpn / "checkpoints" / "last.ckpt").write_bytes(b"trained on")
+    with pytest.raises(InputError, match=r"val: these proposals were made by other weights .* again: .*split val"):
+        needed().proposals(["val"])
+    (rpn / "checkpoints" / "last.ckpt").unlink()  # deleted to save space
+    assert needed().proposals(["val"]) == f"{rpn}/proposals"
+
+
+def test_proposals_of_another_seed_are_known(rpn):
+    assert needed().is_of_another_seed("runs/mini/table1/c_fpn/seed0/proposals")
+    for folder in ("runs/mini/table1/c_fpn/seed3/proposals", "elsewhere/seed0/proposals"):
+        assert not needed().is_of_another_seed(folder)
 
 
 def test_weights_are_taken_from_a_finished_run(rpn):

@@ -58,13 +58,11 @@ def test_every_stage_of_the_rows_and_every_part_of_a_preset_is_known():
         assert Path("configs", *part.parts[3:]).is_file(), part
 
 
-def test_without_a_preset_nothing_changes():
-    for args in (
-        ["fit", "--trainer.max_steps", "3", "--config", ROW, "--config=configs/wandb.yaml"],
-        ["fit", "--config", '{"trainer": {"max_steps": 3}}'],
-        ["--help"],
-        [],
-    ):
+def test_without_a_preset_configs_come_before_single_values():
+    steps = ["--trainer.max_steps", "3"]
+    expanded = expand_preset(["fit", *steps, "--config", ROW, "--config=configs/wandb.yaml"])
+    assert expanded == ["fit", f"--config={ROW}", "--config=configs/wandb.yaml", *steps]
+    for args in (["fit", '--config={"trainer": {"max_steps": 3}}'], ["--help"], []):
         assert expand_preset(args) == args
     assert configs("fit", "--config", ROW, "--preset", "paper") == [ROW]
     assert expand_preset(["fit", "--help", "--preset", "mini"]) == ["fit", "--help"]
