@@ -191,7 +191,11 @@ class COCODataModule(pl.LightningDataModule):
         return self._dataset("predict")
 
     def accumulation_steps(self, world_size: int) -> int:
-        """Micro-batches per optimiser step; InputError if ``total_batch_size`` cannot be divided into them."""
+        """Return the number of micro-batches in an optimiser step.
+
+        Raises:
+            InputError: ``total_batch_size`` is not a multiple of devices × images per device.
+        """
         return accumulation_steps(self.total_batch_size, self.batch_size_per_device, world_size)
 
     def describe(self, split: str) -> dict[str, Any]:

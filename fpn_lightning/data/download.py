@@ -34,7 +34,7 @@ RETRIES = 4  # attempts after one that brought no new byte
 TIMEOUT_S = 30.0
 CHUNK_BYTES = 1 << 20
 TEMPORARY_STATUS = {408, 425, 429, 500, 502, 503, 504}
-AGAIN = "run the same command again to continue"
+AGAIN = "run the same command again"
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,8 @@ class Skipped:
 class ImageFolder(Dataset[Sample | Skipped]):
     """Images of one folder (not of folders in it), addressed as :class:`~fpn_lightning.data.dataset.COCODataset` is.
 
-    Image ids are 1..n by sorted file name, whether or not the file can be read. Hidden files and files with an
-    extension that is not in ``EXTENSIONS`` are ignored; a single file may have any name.
+    Image ids are 1..n by sorted file name, whether or not the file can be read. In a folder, hidden
+    files and files whose extension is not in ``EXTENSIONS`` are ignored. A single file may have any name.
 
     Args:
         path: a folder or a file.

@@ -48,7 +48,7 @@ def amount(difference: Difference) -> str:
 
 
 def status(row: RowSummary) -> str:
-    """The number of seeds, or why there is none."""
+    """Say how many seeds were run, or why none was."""
     if row.row.literature:
         return "literature"
     if row.mixed:

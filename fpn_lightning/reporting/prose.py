@@ -31,9 +31,9 @@ def _paper(summary: TableSummary) -> list[str]:
     if (theirs := summary.table.setting) is None:
         return []
     return [
-        f"The paper: {summary.table.title}. Models with {theirs.backbone} are trained on {theirs.data[0]} "
-        f"{theirs.train_split} for {theirs.steps:,} steps of {theirs.total_batch} images and evaluated on "
-        f"{theirs.eval_images:,} images, unless a row differs."
+        f"The paper: {summary.table.title}. Unless a row says otherwise, {theirs.backbone} is trained on "
+        f"{theirs.data[0]} {theirs.train_split} for {theirs.steps:,} steps of {theirs.total_batch} images and evaluated on "
+        f"{theirs.eval_images:,} images."
     ]
 
 
@@ -89,7 +89,7 @@ def provenance(summary: TableSummary) -> list[str]:
         for package, version in record.versions.items():
             packages.setdefault(package, set()).add(version)
     versions = ", ".join(f"{package} {' / '.join(sorted(found))}" for package, found in sorted(packages.items()))
-    data = _distinct(f"{record.data.split} of fingerprint {record.data.fingerprint[:12]}" for record in records)
+    data = _distinct(f"split {record.data.split}, fingerprint {record.data.fingerprint[:12]}" for record in records)
     areas = _distinct(" and ".join(f"{area:g}" for area in record.area_thresholds) for record in records)
     return [
         f"Data: {data}. Areas of {areas} px² separate small, medium and large objects.",

@@ -76,7 +76,7 @@ def claim_run_directory(directory: Path, overwrite: bool, resume: bool) -> None:
     """Make the folder that ``fit`` writes to, unless it holds a run that the user may want to keep.
 
     Args:
-        directory: of the run.
+        directory: the run's directory.
         overwrite: delete what is there.
         resume: the run continues from its last checkpoint.
 

@@ -31,7 +31,7 @@ def fill_in_needs(subcommand: str, options: Any) -> None:
     not exist any more.
 
     Args:
-        subcommand: of the command line.
+        subcommand: name of the subcommand.
         options: its parsed configuration; changed in place.
 
     Raises:
@@ -57,7 +57,7 @@ class NeededRun:
     """A run that another run depends on.
 
     Args:
-        experiment: of the run that depends on it.
+        experiment: names of the run that depends on it.
         name: row of the needed run, ``table1/c_fpn``.
         seed: of both runs.
 

@@ -28,7 +28,8 @@ class FasterRCNNStage(BaseStage):
     """Trains an RPN and RoI heads together, and measures the recall of proposals and the AP of detections.
 
     Args:
-        detector: backbone, pyramid, RPN and RoI heads, which are trained on all ``rpn.post_nms_topk`` proposals.
+        detector: backbone, pyramid, RPN and RoI heads. The RoI heads are trained on all ``rpn.post_nms_topk``
+            proposals of the RPN.
         recall_limits: numbers of proposals at which recall is measured.
         evaluator: ``faster-coco-eval``, or the reference ``pycocotools``.
         optimization: the default is that of the paper's Fast R-CNN, with ``trainer.max_steps: 80000``.

@@ -337,7 +337,7 @@ def test_a_killed_or_stopped_command_is_continued(
     _, message = process.communicate()
     if number == signal.SIGINT:
         assert process.returncode == 130
-        assert message.splitlines()[-1] == "stopped; run the same command again to continue"
+        assert message.splitlines()[-1] == "stopped; run the same command again"
     arrived = part.stat().st_size
     served.stall = {}
     download_coco(tmp_path, splits=["val"], base_url=served.url)

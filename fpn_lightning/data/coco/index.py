@@ -197,9 +197,9 @@ def split_paths(root: str | Path, split: str) -> tuple[Path, Path]:
     ):
         if not there:
             raise InputError(
-                f"{path} is missing (data.root={root}, split {split}). To download COCO: "
-                f"`python -m fpn_lightning.data.download --root {root}`; to generate the embedded data set: "
-                f"`python -m fpn_lightning.data.synthetic --root {root}`, with the options that the preset's file "
-                f"names at its top; data of your own: annotations/instances_{split}.json and the images in {split}/"
+                f"{path} is missing (data.root={root}, split {split}). Download COCO with "
+                f"`python -m fpn_lightning.data.download --root {root}`. Or generate the embedded data set with "
+                f"`python -m fpn_lightning.data.synthetic --root {root}` and the options in the first lines of the "
+                f"preset's file. Your own data needs annotations/instances_{split}.json and the images in {split}/."
             )
     return annotations, images

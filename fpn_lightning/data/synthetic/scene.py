@@ -92,7 +92,7 @@ class _Painter:
         self.covered = np.zeros(0)  # share of each of these boxes that later drawings cover
 
     def paint(self) -> None:
-        """Paint clutter, then objects from large to small with more clutter between, a crowd, and strokes."""
+        """Paint clutter; then objects from large to small, with clutter between them; then a crowd and strokes."""
         rng = self.rng
         self._clutter(int(rng.integers(3, 8)), 0.06, 0.38)
         empty, crowd = rng.random() < _EMPTY_SHARE, rng.random() < _CROWD_SHARE
