@@ -32,8 +32,8 @@ def _paper(summary: TableSummary) -> list[str]:
         return []
     return [
         f"The paper: {summary.table.title}. Unless a row says otherwise, {theirs.backbone} is trained on "
-        f"{theirs.data[0]} {theirs.train_split} for {theirs.steps:,} steps of {theirs.total_batch} images and evaluated on "
-        f"{theirs.eval_images:,} images."
+        f"{theirs.data[0]} {theirs.train_split} for {theirs.steps:,} steps of {theirs.total_batch} images and "
+        f"evaluated on {theirs.eval_images:,} images."
     ]
 
 

@@ -120,7 +120,7 @@ def test_a_row_whose_runs_differ_is_named_and_not_averaged(
 ) -> None:
     other = make_record(seed=1, steps=300, metrics={"AR100": 0.123})
     other.save(tmp_path / "runs" / other.experiment.path / "metrics.json")
-    assert _run(tmp_path, "--preset", "mini") == 0
+    assert _run(tmp_path, "--preset", "mini", "--replace") == 0
     named = (
         "The runs of table1/c_fpn are not averaged and their numbers are not shown, because they differ: "
         "train.steps is 1500 (seed 0), 300 (seed 1). The records are records/mini/table1/c_fpn/seed0.json, "
