@@ -33,8 +33,9 @@ def differences(one, other, key: str = "") -> dict[str, list]:
 
 def test_the_first_row_holds_the_papers_numbers(cli, capsys):
     config = resolved(cli, capsys, "mlp5")
-    model, data = config["model"]["init_args"]["detector"], config["data"]
-    optimization, masks = config["model"]["init_args"]["optimization"], model["masks"]["init_args"]
+    stage, data = config["model"]["init_args"], config["data"]
+    model, optimization = stage["detector"], stage["optimization"]
+    masks = model["masks"]["init_args"]
     # FPN App. A: 16 images a step, lr 0.03, divided by 10 after 60k of 80k steps
     assert (config["trainer"]["max_steps"], data["total_batch_size"]) == (80_000, 16)
     assert (optimization["lr"], optimization["milestones"], optimization["decay"]) == (0.03, [60_000], 0.1)
@@ -44,13 +45,13 @@ def test_the_first_row_holds_the_papers_numbers(cli, capsys):
     assert (masks["windows"], masks["octaves"], masks["hidden_channels"], masks["mask_size"]) == ([5], [0], 512, 14)
     assert (masks["batch_size_per_image"], masks["positive_fraction"], masks["mask_weight"]) == (128, 0.25, 10)
     assert masks["topk"] == 1000
-    assert 1000 in model["recall_limits"]
+    assert 1000 in stage["recall_limits"]
     assert model["backbone"]["init_args"]["name"] == "resnet50"
     # COCO 2014, the first 5,000 of val by id; masks are loaded
     assert (data["train_split"], data["val_split"], data["max_val_images"]) == ("train2014", "val2014", 5000)
     assert (data["load_masks"], data["short_side"]) == (True, 800)
     # where the paper is silent (DEVIATIONS.md)
-    assert (model["mask_threshold"], model["mask_interpolation"]) == (0.2, "bilinear")
+    assert (stage["mask_threshold"], stage["mask_interpolation"]) == (0.2, "bilinear")
     assert (masks["loss"], masks["normalizer"], masks["tie_break"]) == ("logistic", "samples", "nearest")
 
 
