@@ -175,7 +175,7 @@ def test_wrong_bytes_are_not_unpacked(served: Served, tmp_path: Path) -> None:
     archives = tmp_path / "archives"
     archives.mkdir()
     (archives / "val2017.zip.part").write_bytes(b"something else")
-    with pytest.raises(InputError, match=r"val2017\.zip: its SHA-256 is [0-9a-f]{64}, but COCO's archive has .*; delete"):
+    with pytest.raises(InputError, match=r"val2017\.zip: its SHA-256 is [0-9a-f]+, but COCO's archive has .*; delete"):
         download_coco(tmp_path, splits=["val"], base_url=served.url)
     assert served.ranges_asked(VAL) == ["bytes=14-"]
     assert not (tmp_path / "val2017").exists()
