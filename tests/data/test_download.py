@@ -321,6 +321,8 @@ def test_a_killed_or_stopped_command_is_continued(
     replace_val(served, monkeypatch, members)
     served.stall = {VAL: 5_000_000}
     command = (
+        # A shell that runs the tests in the background makes them, and what they start, ignore Ctrl-C.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "import sys; from fpn_lightning.data import download; from fpn_lightning.data.download import Archive; "
         f"download.ARCHIVES = {download.ARCHIVES!r}; sys.exit(download.main())"
     )
