@@ -245,3 +245,9 @@ def test_the_record_has_the_metrics_of_the_trained_weights(cli, arguments, run, 
         assert torch.equal(value, trained[name]), name
     cli("validate", *options, "--ckpt_path", "last")
     assert read_metrics(again / "validate" / "metrics.json") == read_metrics(again / "metrics.json")
+
+
+def test_no_logging_interval_logs_nothing_and_trains(cli, arguments, run):
+    cli("fit", *arguments, "--trainer.log_every_n_steps", "0")
+    assert read_metrics(run / "metrics.json")
+    assert read_log(run, "train/loss") == []
