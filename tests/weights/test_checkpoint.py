@@ -77,5 +77,5 @@ def test_a_checkpoint_of_a_run_that_diverged_is_rejected(tmp_path):
     state = make_stage(0).state_dict()
     state["detector.rpn.heads.0.conv.bias"][0] = torch.nan
     torch.save({"state_dict": state}, tmp_path / "last.ckpt")
-    with pytest.raises(InputError, match=r"last\.ckpt: detector\.rpn\.heads\.0\.conv\.bias has values that are not finite"):
+    with pytest.raises(InputError, match=r"last\.ckpt: detector\.rpn\S+bias has values that are not finite"):
         read_checkpoint(str(tmp_path / "last.ckpt"), "--ckpt_path")

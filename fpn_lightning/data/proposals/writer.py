@@ -87,7 +87,7 @@ def complete_store(
     Args:
         folder: the store's folder.
         num_processes: number of processes that wrote.
-        header: what the store says about itself; counts, shards and token are filled in here.
+        header: what the store says about itself. The counts, the shards and the token are set here.
         image_ids: int64, the images of the split.
 
     Returns:
