@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
+import torch
 from torch import Tensor, nn
 
 from fpn_lightning.errors import InputError
@@ -80,6 +81,8 @@ class Detector(nn.Module):
         scale: lengths that scale with the size of the images.
         image_scales: at test time the RPN proposes on the image at each of these scales (Figure 1(a)).
         eval_proposals: number of the RPN's best proposals that the RoI heads get at test time (FPN §5.2: 1000).
+        channels_last: keep maps in memory with channels innermost, which is faster for some backbones and devices.
+            Numbers differ by rounding only.
 
     Raises:
         InputError: if parts do not fit together or a value is out of range; the message names the key.
@@ -101,6 +104,7 @@ class Detector(nn.Module):
         scale: Scale = Scale(),
         image_scales: Sequence[float] = (1.0,),
         eval_proposals: int = 1000,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         if eval_proposals < 1:
@@ -130,6 +134,9 @@ class Detector(nn.Module):
             self.roi_heads = roi_heads(pooler, head, num_classes)
         if masks is not None:
             self.masks = masks(channels, strides, scale.base_anchor_size)
+        if channels_last:
+            # A convolution's output has the format of its weights, which loading and moving them keep.
+            self.to(memory_format=torch.channels_last)
 
     def _box_head(self, name: HeadName, fc_width: int) -> BoxHead:
         """Build the box head. ``conv5`` takes the last stage, with its pre-trained weights, from the backbone."""

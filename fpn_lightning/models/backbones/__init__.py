@@ -3,6 +3,7 @@
 Their interface is described in :mod:`fpn_lightning.models.backbones.base`.
 """
 
+from fpn_lightning.models.backbones.efficientnet_lite import EfficientNetLiteBackbone
 from fpn_lightning.models.backbones.narrow import NarrowResNet
 from fpn_lightning.models.backbones.resnet import ResNetBackbone
 from fpn_lightning.models.backbones.timm import TimmBackbone
@@ -16,6 +17,7 @@ from fpn_lightning.models.backbones.torchvision import (
 __all__ = [
     "ConvNeXtBackbone",
     "EfficientNetBackbone",
+    "EfficientNetLiteBackbone",
     "MobileNetV2Backbone",
     "NarrowResNet",
     "ResNetBackbone",

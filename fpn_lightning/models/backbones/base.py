@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -173,15 +173,48 @@ class Backbone(nn.Module):
 
 
 class StagedBackbone(Backbone):
-    """A backbone that consists of a stem and a chain of stages, one for each output."""
+    """A backbone that consists of a stem and a chain of stages, one for each output.
+
+    Args:
+        convention: whose preprocessing is applied.
+        weights: pre-trained weights.
+        frozen_stages: number of stages that keep their loaded weights; the stem counts as one. Subclasses call
+            :meth:`freeze` when they have built their stages.
+    """
 
     stem: nn.Module
     stages: nn.ModuleList
 
-    def __init__(self, convention: Convention = "torchvision", weights: str | None = None) -> None:
+    def __init__(
+        self, convention: Convention = "torchvision", weights: str | None = None, frozen_stages: int = 0
+    ) -> None:
         super().__init__(convention, weights)
+        self.frozen_stages = frozen_stages
         # A tuple, so that they are not registered: the head owns their parameters. Kept for loading weights.
         self._taken: tuple[nn.Module, ...] = ()
+
+    def _frozen_parts(self) -> list[nn.Module]:
+        return [self.stem, *self.stages][: self.frozen_stages]
+
+    def freeze(self) -> None:
+        """Exclude the first ``frozen_stages`` stages from training.
+
+        Raises:
+            InputError: if there are no weights to keep, or not so many stages.
+        """
+        if self.weights is None and self.frozen_stages > 0:
+            raise InputError("backbone: frozen_stages > 0 without weights would freeze random filters. Set it to 0.")
+        if not 0 <= self.frozen_stages <= 5:
+            raise InputError(f"backbone: frozen_stages is {self.frozen_stages}; it has to be in 0..5 (stem, c2..c5).")
+        for part in self._frozen_parts():
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; frozen stages stay in evaluation mode, so that live BatchNorm does not change there."""
+        super().train(mode)
+        for part in self._frozen_parts():
+            part.eval()
+        return self
 
     def features(self, pixels: Tensor) -> dict[str, Tensor]:
         """Compute the outputs of the stages, c2..c5 (FPN §3)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 from torch import nn
 from torchvision.models import get_model_weights, resnet
@@ -51,7 +51,7 @@ class TorchvisionBackbone(StagedBackbone):
     def __init__(
         self, name: str, weights: str | None, norm: Norm | None, frozen_stages: int, convention: Convention
     ) -> None:
-        super().__init__(convention, weights)
+        super().__init__(convention, weights, frozen_stages)
         weights = self.weights
         if norm == "frozen" and weights is None:
             raise InputError(
@@ -63,10 +63,6 @@ class TorchvisionBackbone(StagedBackbone):
                 "backbone: norm 'group' cannot use the BatchNorm statistics of pre-trained weights. "
                 "Set norm to 'frozen' or 'batch', or weights to null."
             )
-        if weights is None and frozen_stages > 0:
-            raise InputError("backbone: frozen_stages > 0 without weights would freeze random filters. Set it to 0.")
-        if not 0 <= frozen_stages <= 5:
-            raise InputError(f"backbone: frozen_stages is {frozen_stages}; it has to be in 0..5 (stem, c2..c5).")
         member = torchvision_weights(name, weights)
         if member is not None and convention != "torchvision":
             raise InputError(f"backbone: weights {weights} are torchvision's; set convention to 'torchvision'.")
@@ -76,7 +72,6 @@ class TorchvisionBackbone(StagedBackbone):
             if (tuple(transforms.mean), tuple(transforms.std)) != (IMAGENET_MEAN, IMAGENET_STD):
                 raise InputError(f"backbone: weights {weights} of {name} need another mean. Use IMAGENET1K_V1.")
         self.name = name
-        self.frozen_stages = frozen_stages
 
     def _assemble(
         self,
@@ -100,18 +95,7 @@ class TorchvisionBackbone(StagedBackbone):
         self.channels = {f"c{k}": count for k, count in enumerate(channels, start=2)}
         self.strides = {f"c{k}": first_stride * 2 ** (k - 2) for k in range(2, 6)}
         self._prefixes = prefixes
-        for part in self._frozen_parts():
-            part.requires_grad_(False)
-
-    def _frozen_parts(self) -> list[nn.Module]:
-        return [self.stem, *self.stages][: self.frozen_stages]
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode; frozen stages stay in evaluation mode, so that live BatchNorm does not change there."""
-        super().train(mode)
-        for part in self._frozen_parts():
-            part.eval()
-        return self
+        self.freeze()
 
     def keep(self, used: Sequence[str]) -> None:
         """See :meth:`StagedBackbone.keep`; weights of dropped stages are then ignored."""

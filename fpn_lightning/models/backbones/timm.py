@@ -51,7 +51,7 @@ class TimmBackbone(Backbone):
         if not map_strides or not ascending or any(stride < 1 or stride & (stride - 1) for stride in map_strides):
             raise InputError(f"backbone: map_strides is {list(map_strides)}; give ascending powers of two.")
         self.model_name = model_name
-        timm = _import_timm()
+        timm = import_timm()
         body = self._create()
         info = body.feature_info
         index_at = dict(zip(info.reduction(), info.out_indices, strict=True))  # the last map of each stride
@@ -95,11 +95,11 @@ class TimmBackbone(Backbone):
                 "backbone: norm 'frozen' without weights would freeze untrained statistics. "
                 "Set norm to 'batch', or name weights."
             )
-        return _import_timm().layers.freeze_batch_norm_2d(body) if norm == "frozen" else body
+        return import_timm().layers.freeze_batch_norm_2d(body) if norm == "frozen" else body
 
     def _create(self, **options: Any) -> Any:
         """Build the model with timm; ``options`` are arguments of ``timm.create_model``."""
-        timm = _import_timm()
+        timm = import_timm()
         try:
             return timm.create_model(self.model_name, features_only=True, **options)
         except Exception as error:  # timm does not define an exception
@@ -137,7 +137,7 @@ class TimmBackbone(Backbone):
 
     def _read_fitting_state(self, path: str) -> dict[str, Tensor]:
         """Read a file and compare it with the whole model: timm ignores tensors that a feature extractor lacks."""
-        model = _import_timm().create_model(self.model_name)
+        model = import_timm().create_model(self.model_name)
         classifiers = model.pretrained_cfg.get("classifier") or ()
         heads = tuple(f"{head}." for head in ((classifiers,) if isinstance(classifiers, str) else classifiers))
         state = read_state_dict(path, "backbone.weights")
@@ -149,7 +149,8 @@ class TimmBackbone(Backbone):
         return state
 
 
-def _import_timm() -> ModuleType:
+def import_timm() -> ModuleType:
+    """Return timm; an InputError says how to install it."""
     try:
         import timm
     except ImportError as error:
