@@ -61,6 +61,8 @@ class COCODataModule(pl.LightningDataModule):
         proposals: folder with a store of fixed proposals for each split, named after it (``<run>/proposals``).
         train_proposals: number of proposals of an image to train on; the best are taken.
         eval_proposals: the same in evaluation and prediction.
+        cache_images: keep every resized image in memory (0.4 MB for one of 320 x 448 px), so that it is decoded once;
+            for small data sets, one ``short_side``, no ``random_crop`` and ``num_workers`` 0.
         predict_split: split that ``predict`` reads.
         predict_path: folder of images, or one image file, that ``predict`` reads instead; it does not need ``root``.
 
@@ -100,6 +102,7 @@ class COCODataModule(pl.LightningDataModule):
         proposals: str | None = None,
         train_proposals: int = 2000,
         eval_proposals: int = 1000,
+        cache_images: bool = False,
         predict_split: str | None = None,
         predict_path: str | None = None,
     ) -> None:
@@ -122,6 +125,7 @@ class COCODataModule(pl.LightningDataModule):
         self.load_masks = load_masks
         self.skip_images_without_objects = skip_images_without_objects
         self.num_workers = num_workers
+        self.cache_images = cache_images
         self.seed = seed
         self.max_train_images = max_train_images
         self.max_val_images = max_val_images
@@ -137,6 +141,11 @@ class COCODataModule(pl.LightningDataModule):
         for key, least in [*((key, 1) for key in POSITIVE), ("num_workers", 0)]:
             if (value := getattr(self, key)) is not None and value < least:
                 raise InputError(f"data.{key} is {value}; it has to be at least {least}")
+        if cache_images and (num_workers > 0 or random_crop is not None or len(short_sides) > 1):
+            raise InputError(
+                "data.cache_images keeps one size of each image in one process: set data.num_workers to 0, "
+                "data.random_crop to null and data.short_side to one number"
+            )
 
     def prepare_data(self) -> None:
         """Index the annotations in one process per machine, so that the others only map the result."""
@@ -257,6 +266,7 @@ class COCODataModule(pl.LightningDataModule):
         places = places[: limits.get(role)]
         max_proposals = self.train_proposals if role == "train" else self.eval_proposals
         store = open_proposals(self.proposals, split, index, places, max_proposals)
+        training, cache = role == "train", self.cache_images
         return COCODataset(
-            index, images, self.transform, places, role == "train", self.load_masks, store, max_proposals
+            index, images, self.transform, places, training, self.load_masks, store, max_proposals, cache
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -53,6 +53,7 @@ class COCODataset(Dataset[Sample]):
         load_masks: load the objects' masks.
         proposals: store of fixed proposals of these images.
         max_proposals: largest number of proposals of an image; the best are taken.
+        cache_images: keep every resized image in memory, so that it is decoded once.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class COCODataset(Dataset[Sample]):
         load_masks: bool = False,
         proposals: ProposalStore | None = None,
         max_proposals: int | None = None,
+        cache_images: bool = False,
     ) -> None:
         self.index = index
         self.image_folder = image_folder
@@ -74,6 +76,7 @@ class COCODataset(Dataset[Sample]):
         self.load_masks = load_masks
         self.proposals = proposals
         self.max_proposals = max_proposals
+        self._resized: dict[int, NDArray[np.uint8]] | None = {} if cache_images else None
 
     def __len__(self) -> int:
         return len(self.places)
@@ -83,21 +86,31 @@ class COCODataset(Dataset[Sample]):
         place = int(self.places[position])
         image_id = int(self.index.image_ids[place])
         height, width = self.index.sizes[place].tolist()
-        path = self.image_folder / self.index.file_name(place)
-        pixels = read_image(path, size=(height, width), image_id=image_id)
         if self.training:
             geometry = self.transform.training_geometry((height, width), image_id, epoch)
-            pixels = augment(pixels, geometry)
         else:
             geometry = self.transform.evaluation_geometry((height, width))
-            pixels = resize(pixels, geometry)
-        sample = Sample(pixels, geometry, image_id)
+        sample = Sample(self._pixels(place, geometry), geometry, image_id)
         if self.index.has_annotations:
             sample.ground_truth = self._ground_truth(place)
             sample.targets = mapped_targets(sample.ground_truth, geometry, self.transform.min_box_size)
         if self.proposals is not None:
             sample.proposals = mapped_proposals(self.proposals.read(image_id, self.max_proposals), geometry)
         return sample
+
+    def _pixels(self, place: int, geometry: Geometry) -> NDArray[np.uint8]:
+        """Read the image of a place as the network input; a cached one is only mirrored."""
+        if self._resized is None:
+            return (augment if self.training else resize)(self._stored_pixels(place), geometry)
+        if place not in self._resized:
+            self._resized[place] = resize(self._stored_pixels(place), replace(geometry, flipped=False))
+        pixels = self._resized[place]
+        return np.ascontiguousarray(pixels[:, ::-1]) if geometry.flipped else pixels
+
+    def _stored_pixels(self, place: int) -> NDArray[np.uint8]:
+        height, width = self.index.sizes[place].tolist()
+        path = self.image_folder / self.index.file_name(place)
+        return read_image(path, size=(height, width), image_id=int(self.index.image_ids[place]))
 
     def file_name(self, image_id: int) -> str:
         """Name of an image's file, relative to the split's image folder; KeyError for an unknown id."""

@@ -25,7 +25,8 @@ _LEFT_OUT = {
     *("seed_everything", "data.seed", "model.init_args.seed"),
     *("experiment", "wandb", "checkpoint", "detections", "pictures"),
     *("data.root", "data.proposals", "model.init_args.init_from", "trainer.default_root_dir"),
-    *("data.num_workers", "data.predict_split", "data.predict_path"),
+    *("data.num_workers", "data.cache_images", "model.init_args.detector.channels_last"),
+    *("data.predict_split", "data.predict_path"),
     *(f"trainer.{key}" for key in ("accelerator", "devices", "strategy", "num_nodes", "profiler", "logger")),
     *(f"trainer.{key}" for key in ("log_every_n_steps", "enable_progress_bar", "enable_model_summary")),
 }

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+from collections import Counter
 from itertools import chain, islice, repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 from torch.nn.functional import interpolate
 
 from fpn_lightning.data.datamodule import POSITIVE, COCODataModule
+from fpn_lightning.data.images import read_image
 from fpn_lightning.errors import InputError
 from fpn_lightning.geometry import Geometry
+from fpn_lightning.structures import Batch
 
 from .builders import annotation, document, many_images, small_module, write_json, write_split
 
@@ -93,6 +98,29 @@ class TestBatches:
             assert torch.equal(one.images.pixels, other.images.pixels)
             assert torch.equal(one.images.image_ids, other.images.image_ids)
             assert all(torch.equal(a.boxes, b.boxes) for a, b in zip(one.targets, other.targets, strict=True))
+
+    def test_cached_images_are_the_same_and_read_once(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        reads: Counter[Path] = Counter()
+
+        def count(path: Path, **options: Any) -> NDArray[np.uint8]:
+            reads[path] += 1
+            return read_image(path, **options)
+
+        monkeypatch.setattr("fpn_lightning.data.dataset.read_image", count)
+        batches: list[list[Batch]] = []
+        for cache in (False, True):
+            reads.clear()
+            module = small_module(root, cache_images=cache)
+            passes = chain.from_iterable(repeat(module.train_dataloader()))
+            batches.append([*islice(passes, 24), *module.val_dataloader(), *module.val_dataloader()])
+        assert set(reads.values()) == {1}
+        assert {geometry.flipped for batch in batches[0] for geometry in batch.images.geometries} == {False, True}
+        for one, other in zip(*batches, strict=True):
+            assert torch.equal(one.images.pixels, other.images.pixels)
+            assert one.images.geometries == other.images.geometries
+        for wrong in ({"num_workers": 1}, {"random_crop": 0.5}, {"short_side": [24, 30]}):
+            with pytest.raises(InputError, match=r"data\.cache_images keeps one size of each image in one process"):
+                small_module(root, cache_images=True, **wrong)
 
     def test_epochs_and_seeds_differ(self, root: Path) -> None:
         def flips(seed: int) -> dict[int, list[bool]]:

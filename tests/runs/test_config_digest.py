@@ -55,6 +55,8 @@ def with_value(config: Config, key: str, value: Any) -> Config:
         ("data.root", "mini"),
         ("data.proposals", "proposals"),
         ("data.num_workers", 8),
+        ("data.cache_images", True),
+        ("model.init_args.detector.channels_last", True),
         ("trainer.accelerator", "gpu"),
         ("trainer.devices", 4),
         ("wandb.enabled", True),
