@@ -34,6 +34,12 @@ def coco_mini() -> Path:
 
 
 @pytest.fixture(scope="session")
+def coco_small() -> Path:
+    """Folder in COCO's layout with the splits small_train and small_val; boxes only."""
+    return _shared_folder("coco-small")
+
+
+@pytest.fixture(scope="session")
 def coco_golden() -> Path:
     """Folder with instances_val2014_100.json, *_fakebbox100_results.json and *_fakesegm100_results.json."""
     return _shared_folder("coco-golden")

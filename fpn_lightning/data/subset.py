@@ -1,0 +1,201 @@
+"""A split of chosen images: ``python -m fpn_lightning.data.subset --root data/coco --ids IDS.txt --split NAME``.
+
+The images are those of a list of ids (``configs/splits/``), so that everybody who has COCO gets the same split. Their
+annotations are copied as they are, images are hard links, or copies where the file system has no links.
+"""
+
+from __future__ import annotations
+
+import argparse
+import filecmp
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fpn_lightning.data.coco.annotations import read_annotations
+from fpn_lightning.data.coco.index import COCOIndex
+from fpn_lightning.errors import InputError, complain
+from fpn_lightning.files import whole_file, write_whole
+
+SOURCES = ("train2017", "val2017")
+
+
+@dataclass(frozen=True)
+class Part:
+    """The wanted images of one source split.
+
+    Attributes:
+        index: the source's annotations.
+        ids: ids of the wanted images.
+        images: the image files, by their names in the annotation file.
+    """
+
+    index: COCOIndex
+    ids: set[int]
+    images: dict[str, Path]
+
+
+def build_subset(
+    root: Path,
+    ids: Path,
+    split: str,
+    out: Path | None = None,
+    sources: Sequence[str] = SOURCES,
+    box_areas: bool = False,
+) -> Path:
+    """Build a split from the images of a list.
+
+    Args:
+        root: folder of a data set in COCO's layout.
+        ids: file with an image id in each line; ``#`` starts a comment.
+        split: name of the new split.
+        out: folder of the data set that gets the split; by default ``root``.
+        sources: splits of ``root`` that are searched for the images, in this order.
+        box_areas: state the area of each object's box instead of its mask's, so that size classes are those of a data
+            set without masks.
+
+    Returns:
+        The annotation file written. It is written last, and whole.
+
+    Raises:
+        InputError: naming all ids and image files that are missing, or the fault of a file.
+    """
+    out = root if out is None else out
+    if split in sources and out.resolve() == root.resolve():
+        raise InputError(f"--split {split} is a split that the images come from; give the new split another name")
+    parts = _parts(root, ids, sources)
+    document = _document(parts, split, box_areas)
+    path = out / "annotations" / f"instances_{split}.json"
+    content = json.dumps(document, separators=(",", ":")).encode()
+    read_annotations(path, content)  # two sources may have objects with the same id
+    for part in parts:
+        for name, image in part.images.items():
+            _place(image, out / split / name)
+    write_whole(path, content)
+    return path
+
+
+def read_ids(path: Path) -> list[int]:
+    """Read a list of image ids; InputError naming the line that is not a new id."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot read the list of image ids ({error})") from error
+    ids: dict[int, int] = {}
+    for number, line in enumerate(lines, start=1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        if not (text.isascii() and text.isdigit()) or int(text) in ids:
+            raise InputError(f"{path}: line {number} is {text!r}; write one image id a line, each once")
+        ids[int(text)] = number
+    if not ids:
+        raise InputError(f"{path}: has no image id; write one a line")
+    return list(ids)
+
+
+def _parts(root: Path, ids: Path, sources: Sequence[str]) -> list[Part]:
+    """Find the images in the sources; an image of several sources is taken from the first."""
+    left, parts = set(read_ids(ids)), []
+    for source in sources:
+        annotations = root / "annotations" / f"instances_{source}.json"
+        if not annotations.is_file():
+            raise InputError(
+                f"{annotations} is missing. Download COCO with `python -m fpn_lightning.data.download --root {root}`, "
+                "or name the splits that have the images with --from."
+            )
+        index = COCOIndex.open(annotations)
+        found = left & set(index.image_ids.tolist())
+        left -= found
+        if found:
+            names = [index.file_name(index.row(image_id)) for image_id in sorted(found)]
+            parts.append(Part(index, found, {name: root / source / name for name in names}))
+    missing = [image for part in parts for image in part.images.values() if not image.is_file()]
+    faults = [f"{len(left)} ids are in none of {', '.join(sources)}: {_listed(sorted(left))}"] * bool(left)
+    faults += [f"{len(missing)} image files are missing: {_listed(missing)}"] * bool(missing)
+    if faults:
+        raise InputError(f"{ids}: {'; '.join(faults)}. Nothing was written; complete the data set in {root}.")
+    return parts
+
+
+def _listed(things: Sequence[object]) -> str:
+    return ", ".join(map(str, things[:5])) + (f" and {len(things) - 5} more" if len(things) > 5 else "")
+
+
+def _document(parts: Sequence[Part], split: str, box_areas: bool) -> dict[str, Any]:
+    first = parts[0].index
+    kept: dict[str, Any] = {}
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for part in parts:
+        document = json.loads(part.index.annotation_file.read_bytes())
+        kept = kept or {key: document[key] for key in ("licenses", "categories") if key in document}
+        if document.get("categories") != kept.get("categories"):
+            raise InputError(
+                f"{part.index.annotation_file}: its categories are not those of {first.annotation_file}; take the "
+                "images from splits with the same 'categories'"
+            )
+        images += (image for image in document["images"] if image["id"] in part.ids)
+        annotations += (item for item in document.get("annotations", []) if item["image_id"] in part.ids)
+    _check_names(image["file_name"] for image in images)
+    if box_areas:
+        annotations = [item | {"area": round(item["bbox"][2] * item["bbox"][3], 4)} for item in annotations]
+    description = f"{split} of {first.description}" + "; areas are box areas" * box_areas
+    order = {"images": sorted(images, key=lambda image: image["id"]), "annotations": annotations}
+    return {"info": {"description": description}} | kept | order
+
+
+def _check_names(names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise InputError(f"{name} is the name of two images of different splits; take them from one split (--from)")
+        seen.add(name)
+
+
+def _place(image: Path, target: Path) -> None:
+    """Link or copy an image file; one that is there already and equal stays."""
+    if target.is_file() and filecmp.cmp(image, target, shallow=False):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(image.resolve(), target)  # not a link to a link, whose target may be relative
+    except OSError:  # another file system, or another file of that name
+        with whole_file(target) as temporary:
+            shutil.copyfile(image, temporary)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns 0, or 2 if the split cannot be built."""
+    parser = argparse.ArgumentParser(
+        "python -m fpn_lightning.data.subset", description="Build a split of chosen images."
+    )
+    add = parser.add_argument
+    add("--root", type=Path, required=True, help="folder of a data set in COCO's layout")
+    add("--ids", type=Path, required=True, help="file with an image id in each line")
+    add("--split", required=True, help="name of the new split")
+    add("--out", type=Path, help="folder of the data set that gets the split (default: --root)")
+    add(
+        "--from",
+        dest="sources",
+        nargs="+",
+        default=SOURCES,
+        metavar="SPLIT",
+        help="splits of --root that are searched for the images (default: train2017 val2017)",
+    )
+    add("--box-areas", action="store_true", help="state the areas of boxes instead of masks")
+    try:
+        path = build_subset(**vars(parser.parse_args(arguments)))
+    except (InputError, OSError) as error:
+        return complain(error)
+    print(f"written: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
