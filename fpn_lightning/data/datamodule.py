@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from fpn_lightning.data.coco.annotations import Categories
 from fpn_lightning.data.coco.index import COCOIndex, split_paths
+from fpn_lightning.data.coco.labels import Labels
 from fpn_lightning.data.dataset import COCODataset, Collate, open_proposals
 from fpn_lightning.data.image_folder import ImageFolder
 from fpn_lightning.data.loaders import PredictionLoader, SkippingCollate, evaluation_loader, training_loader
@@ -39,7 +40,10 @@ class COCODataModule(pl.LightningDataModule):
         train_split: split to train on.
         val_split: split to validate on.
         test_split: split to test on; it may have no annotations.
-        num_classes: foreground classes; has to be the number of categories in the annotation files.
+        num_classes: foreground classes; has to be the number of categories in the annotation files, or of
+            supercategories.
+        labels: train and evaluate on the annotation files' categories, or on the supercategories that they are grouped
+            into (12 in COCO).
         total_batch_size: images of one optimiser step: processes × images per process × accumulation steps.
         batch_size_per_device: images of one training micro-batch.
         eval_batch_size: images of one evaluation batch. With 1 an image is not padded to the size of another.
@@ -67,7 +71,7 @@ class COCODataModule(pl.LightningDataModule):
         predict_path: folder of images, or one image file, that ``predict`` reads instead; it does not need ``root``.
 
     Attributes:
-        category_ids: category id of each label; known after ``setup``.
+        category_ids: id of each label's category or supercategory; known after ``setup``.
         category_names: name of each label; known after ``setup``.
         dropped: number of objects left out of training by reason (``inverted``, ``empty``, ``outside``, ``small``),
             and of images left out (``images_without_objects``); known after ``setup``.
@@ -83,6 +87,7 @@ class COCODataModule(pl.LightningDataModule):
         val_split: str = "val2017",
         test_split: str | None = None,
         num_classes: int = 80,
+        labels: Labels = "category",
         total_batch_size: int = 16,
         batch_size_per_device: int = 2,
         eval_batch_size: int = 1,
@@ -119,6 +124,7 @@ class COCODataModule(pl.LightningDataModule):
         self.train_proposals = train_proposals
         self.eval_proposals = eval_proposals
         self.num_classes = num_classes
+        self.labels: Labels = labels
         self.total_batch_size = total_batch_size
         self.batch_size_per_device = batch_size_per_device
         self.eval_batch_size = eval_batch_size
@@ -211,15 +217,16 @@ class COCODataModule(pl.LightningDataModule):
         """Describe a split, given as ``train``, ``val``, ``test``, ``predict`` or by its name, for a record.
 
         Returns:
-            ``name`` (the annotation file's description, else the name of the root folder), ``split``, ``fingerprint``
-            (sha256 of the annotation file), ``num_images`` (number of images used).
+            ``name`` (the annotation file's description, else the name of the root folder; and what labels are, if not
+            categories), ``split``, ``fingerprint`` (sha256 of the annotation file), ``num_images`` (of images used).
         """
         role = next((role for role, name in self._splits.items() if split in (role, name)), None)
         if role is None:
             raise InputError(f"there is no split {split!r} here; the splits are {self._splits}")
         dataset = self._dataset(role)
+        name = dataset.index.description or Path(self.root).resolve().name
         return {
-            "name": dataset.index.description or Path(self.root).resolve().name,
+            "name": name if self.labels == "category" else f"{name}; labels are supercategories",
             "split": self._splits[role],
             "fingerprint": dataset.index.fingerprint,
             "num_images": len(dataset),
@@ -254,7 +261,7 @@ class COCODataModule(pl.LightningDataModule):
 
     def _open(self, role: Role, split: str) -> COCODataset:
         annotation_file, images = split_paths(self.root, split)
-        index = COCOIndex.open(annotation_file)
+        index = COCOIndex.open(annotation_file, self.labels)
         if len(index.categories):  # a file that only lists images may have none
             known = Categories(self.category_ids, self.category_names) if self.category_ids else index.categories
             index.check_categories(self.num_classes, known)

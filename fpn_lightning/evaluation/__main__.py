@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fpn_lightning.data.coco.index import COCOIndex
+from fpn_lightning.data.coco.labels import Labels
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.coco_evaluator import Backend, Records, Values, average_precision, by_class_name
 from fpn_lightning.evaluation.matching import area_ranges
@@ -66,7 +67,7 @@ def score_files(arguments: argparse.Namespace) -> tuple[Values, Values]:
         raise InputError("--per-class goes with --metric bbox or segm, without --class-agnostic; drop one of them")
     if stored and metric != "proposals":
         raise InputError(f"{arguments.results} is a folder, so a store of proposals: score it with --metric proposals")
-    index = COCOIndex.open(arguments.annotations)
+    index = COCOIndex.open(arguments.annotations, arguments.labels)
     if not index.has_annotations:
         raise InputError(f"{arguments.annotations}: has no list 'annotations'; give a COCO instances file")
     results = (
@@ -125,6 +126,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--class-agnostic",
         action="store_true",
         help="with bbox or segm: class-agnostic recall (Table 6) instead of AP; proposals are always class-agnostic",
+    )
+    parser.add_argument(
+        "--labels",
+        choices=get_args(Labels),
+        default="category",
+        help="classes: categories, or supercategories for the results of a model with data.labels supercategory",
     )
     parser.add_argument(
         "--limits",

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpn_lightning.data.coco.index import COCOIndex
+from fpn_lightning.data.coco.labels import PLURAL
 from fpn_lightning.data.coco.segmentations import COMPRESSED_COUNTS, compressed_rle, covered_pixels, segmentation_fault
 from fpn_lightning.data.proposals.store import ProposalStore
 from fpn_lightning.errors import InputError
@@ -93,8 +94,9 @@ def read_results(path: Path, index: COCOIndex, with_masks: bool = False, with_cl
         category_id = entry.get("category_id")
         if with_classes and not (_is_id(category_id) and category_id in known):
             raise InputError(
-                f"{name}: category_id is {_shown(category_id)}, which the annotation file's `categories` does not list;"
-                " write the file's own category ids, or score with --class-agnostic"
+                f"{name}: category_id is {_shown(category_id)}, which is not one of the annotation file's "
+                f"{PLURAL[index.labels]}; give --labels category or supercategory as in training, write the file's own "
+                "category ids, or score with --class-agnostic"
             )
         if with_masks:
             masks.append(_mask(name, entry.get("segmentation"), sizes[entry["image_id"]]))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from fpn_lightning.evaluation.__main__ import main as score
@@ -57,6 +58,29 @@ def test_a_run_logs_every_loss_and_its_checkpoint_predicts_without_the_data(cli,
     assert [row["bbox"] for row in of_folder] == [row["bbox"] for row in of_split]
     assert [row["category_id"] for row in of_folder] == [row["category_id"] for row in of_split]
     assert max(np.bincount([row["image_id"] for row in of_folder])) <= 100
+
+
+def test_supercategories_from_training_to_scored_detections(cli, faster_rcnn, tiny_data, tmp_path, capsys):
+    options = ["--data.labels", "supercategory", "--data.num_classes", "6", "--trainer.max_steps", "2"]
+    cli("fit", *faster_rcnn, *options, "--model.detector.roi_heads.score_thresh", "0.0")
+    run = tmp_path / "runs" / "mini" / "table3" / "joint_fpn" / "seed0"
+    logged = read_metrics(run / "metrics.json")
+    kept = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["categories"]
+    assert kept["names"] == ["figure", "vehicle", "building", "plant", "animal", "sign"]
+
+    saved = ["--config", str(run / "config.yaml"), "--ckpt_path", "last"]
+    cli("predict", *saved, "--data.predict_split", "val")
+    results = run / "predict" / "detections.json"
+    assert {row["category_id"] for row in json.loads(results.read_text())} <= set(kept["ids"])
+    files = [str(tiny_data / "annotations" / "instances_val.json"), str(results)]
+    out = tmp_path / "scores.json"
+    command = [*files, "--metric", "bbox", "--area-thresholds", "85", "769", "--output", str(out)]
+    assert score([*command, "--labels", "supercategory"]) == 0
+    scored = json.loads(out.read_text())
+    for name in ("AP", "AP50", "AP75", "APs", "APm", "APl"):
+        assert scored[name] == pytest.approx(logged[name], abs=1e-9), name
+    assert score(command) == 2  # ids of supercategories are no ids of categories
+    assert "give --labels" in capsys.readouterr().err
 
 
 def resolved(cli, capsys, row: Path, *options: str) -> dict:

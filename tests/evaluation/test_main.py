@@ -203,6 +203,63 @@ def test_class_agnostic_recall_equals_pycocotools(tmp_path, metric):
     np.testing.assert_allclose(got, expected.T.ravel(), rtol=0, atol=1e-9)
 
 
+def _grouped(dataset: dict, results: list, supercategories: dict[int, str]) -> tuple[dict, list]:
+    """The same files rewritten by hand: one category for each supercategory, numbered from 1."""
+    numbers = {name: number for number, name in enumerate(sorted(set(supercategories.values())), start=1)}
+    items = [
+        [{**item, "category_id": numbers[supercategories[item["category_id"]]]} for item in items]
+        for items in (dataset["annotations"], results)
+    ]
+    categories = [{"id": number, "name": name} for name, number in numbers.items()]
+    return {**dataset, "annotations": items[0], "categories": categories}, items[1]
+
+
+def _scored_as_supercategories(tmp_path: Path, dataset: dict, results: list, metric: str) -> tuple[dict, dict]:
+    """Values of ``--labels supercategory``, and pycocotools' of the rewritten files."""
+    names = {category["id"]: category["supercategory"] for category in dataset["categories"]}
+    paths = tmp_path / "annotations.json", tmp_path / "results.json"
+    paths[0].write_text(json.dumps(dataset))
+    merged = COCOIndex.open(paths[0], "supercategory").categories
+    ids = dict(zip(merged.names, merged.ids, strict=True))  # what a detector of supercategories writes
+    paths[1].write_text(json.dumps([{**item, "category_id": ids[names[item["category_id"]]]} for item in results]))
+    options = ("--metric", metric, "--per-class")
+    values = scored(*paths, *options, "--labels", "supercategory")
+    expected = scored_content(tmp_path, *_grouped(dataset, results, names), *options, "--backend", "pycocotools")
+    return values, expected
+
+
+@pytest.mark.parametrize("metric", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", range(3))
+def test_supercategories_equal_pycocotools_on_rewritten_files(tmp_path, seed, metric):
+    dataset, results = _scene_of_classes(seed, metric)
+    for category in dataset["categories"]:
+        category["supercategory"] = "even" if category["id"] % 2 == 0 else "odd"
+    values, expected = _scored_as_supercategories(tmp_path, dataset, results, metric)
+    assert values["per_class"].keys() == {"even", "odd"}
+    assert_same_cells(values.pop("per_class"), expected.pop("per_class"))
+    assert_same_cells(values, expected)
+    assert any(expected.values())
+
+
+def test_cocos_supercategories_equal_pycocotools_on_rewritten_files(golden, tmp_path):
+    dataset, results = (json.loads(golden[name].read_text()) for name in ("annotations", "bbox"))
+    values, expected = _scored_as_supercategories(tmp_path, dataset, results, "bbox")
+    assert len(values["per_class"]) == 12
+    assert_same_cells(values.pop("per_class"), expected.pop("per_class"))
+    assert_same_cells(values, expected)
+
+
+def test_results_of_the_other_kind_of_labels_are_rejected(small, capsys):
+    _rewrite(small[0], lambda content: [c.update(supercategory="thing") for c in content["categories"]])
+    options = [*map(str, small), "--metric", "bbox"]
+    assert main([*options, "--labels", "supercategory"]) == 2
+    assert "category_id is 3, which is not one of the annotation file's supercategories" in capsys.readouterr().err
+    _rewrite(small[1], lambda results: [result.update(category_id=5) for result in results])
+    assert main([*options, "--labels", "supercategory"]) == 0
+    assert main(options) == 2
+    assert "not one of the annotation file's categories; give --labels" in capsys.readouterr().err
+
+
 def test_limits_do_not_change_ap(tmp_path):
     dataset, results = _scene_of_classes(0, "bbox")
     usual = scored_content(tmp_path, dataset, results, "--metric", "bbox")

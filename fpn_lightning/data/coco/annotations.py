@@ -69,8 +69,9 @@ def read_annotations(path: Path, content: bytes) -> tuple[Record, Arrays]:
         content: the file's bytes.
 
     Returns:
-        ``(facts, arrays)``. Facts: ``description`` (str, may be empty), ``has_annotations`` and ``categories`` (lists
-        of ids and names). The arrays are those of :class:`fpn_lightning.data.coco.index.COCOIndex`.
+        ``(facts, arrays)``. Facts: ``description`` (str, may be empty), ``has_annotations``, ``categories`` (lists of
+        ids and names) and ``supercategories`` (a name, or None, for each category). The arrays are those of
+        :class:`fpn_lightning.data.coco.index.COCOIndex`.
 
     Raises:
         InputError: the file is not COCO detection JSON; the message names the ids.
@@ -84,7 +85,7 @@ def read_annotations(path: Path, content: bytes) -> tuple[Record, Arrays]:
     images = _records(path, document, "images", "image")
     if not images:
         raise InputError(f"{path}: 'images' is empty; a split needs at least one image")
-    categories = _categories(path, document)
+    categories, supercategories = _categories(path, document)
     arrays = _image_arrays(path, images)
     has_annotations = "annotations" in document
     annotations = _records(path, document, "annotations", "annotation") if has_annotations else []
@@ -94,6 +95,7 @@ def read_annotations(path: Path, content: bytes) -> tuple[Record, Arrays]:
         "description": description if type(description) is str else "",
         "has_annotations": has_annotations,
         "categories": [list(categories.ids), list(categories.names)],
+        "supercategories": supercategories,
     }
     return facts, arrays
 
@@ -148,15 +150,17 @@ def _unique(path: Path, kind: str, ids: NDArray[np.int64]) -> None:
         raise InputError(f"{path}: duplicate {kind} id {_listed(repeated)}; ids must be unique, renumber them")
 
 
-def _categories(path: Path, document: Record) -> Categories:
+def _categories(path: Path, document: Record) -> tuple[Categories, list[str | None]]:
     if "categories" not in document and "annotations" not in document:
-        return Categories((), ())
+        return Categories((), ()), []
     records = _records(path, document, "categories", "category")
     ids = _integers(path, "category", records, "id")
     _unique(path, "category", ids)
     names = _checked(path, "category", records, "name", _is_text, "a string of valid Unicode")
     order = np.argsort(ids).tolist()
-    return Categories(tuple(ids[order].tolist()), tuple(names[i] for i in order))
+    # Only labels by supercategory need them, so a file without them, or with other values, is not wrong.
+    above = [value if _is_text(value := records[i].get("supercategory")) and value else None for i in order]
+    return Categories(tuple(ids[order].tolist()), tuple(names[i] for i in order)), above
 
 
 def _image_arrays(path: Path, images: list[Record]) -> Arrays:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fpn_lightning.data.coco.annotations import Categories
 from fpn_lightning.data.coco.index_file import open_index
+from fpn_lightning.data.coco.labels import PLURAL, Labels, merge_categories
 from fpn_lightning.data.coco.segmentations import compressed_rle, segmentation_fault
 from fpn_lightning.errors import InputError
 
@@ -51,7 +52,8 @@ class COCOIndex:
         fingerprint: sha256 of that file.
         description: its ``info.description``, or an empty string.
         has_annotations: False for files that list images only (COCO's ``image_info_test-dev2017.json``).
-        categories: labels, category ids and names.
+        labels: what labels stand for: ``category`` or ``supercategory``.
+        categories: category ids and names by label; those of the supercategories if they are the labels.
         image_ids: int64 ``(N,)`` ascending.
         sizes: int64 ``(N, 2)`` height and width of each image file.
         object_offsets: int64 ``(N + 1,)``; the image at place i has the objects ``offsets[i]:offsets[i + 1]``.
@@ -62,6 +64,7 @@ class COCOIndex:
     fingerprint: str
     description: str
     has_annotations: bool
+    labels: Labels
     categories: Categories
     image_ids: NDArray[np.int64]
     sizes: NDArray[np.int64]
@@ -71,34 +74,45 @@ class COCOIndex:
     _segmentations: tuple[NDArray[np.uint8], NDArray[np.int64]]
 
     @classmethod
-    def open(cls, annotation_file: str | Path) -> Self:
+    def open(cls, annotation_file: str | Path, labels: Labels = "category") -> Self:
         """Map the index of ``annotation_file``; the first call builds it.
 
         It lies beside the annotation file, or, where that folder is read-only, in the cache folder
-        (``$FPN_LIGHTNING_CACHE``, else ``~/.cache/fpn_lightning``).
+        (``$FPN_LIGHTNING_CACHE``, else ``~/.cache/fpn_lightning``). It is the same for both kinds of labels.
+
+        Args:
+            annotation_file: the JSON file.
+            labels: what labels stand for.
 
         Raises:
-            InputError: the file is missing, is not COCO JSON, or holds ids that evaluators misread.
+            InputError: the file is missing, is not COCO JSON, or holds ids that evaluators misread; or labels are
+                supercategories and a category has none.
         """
         path = Path(annotation_file)
         facts, arrays = open_index(path)
         ids, names = facts["categories"]
+        categories = Categories(tuple(ids), tuple(names))
+        objects = Objects(*(arrays[name] for name in Objects._fields))
+        if labels == "supercategory":
+            categories, label_of = merge_categories(path, categories, facts["supercategories"])
+            objects = objects._replace(labels=label_of[objects.labels])
         return cls(
             annotation_file=path,
             fingerprint=facts["sha256"],
             description=facts["description"],
             has_annotations=facts["has_annotations"],
-            categories=Categories(tuple(ids), tuple(names)),
+            labels=labels,
+            categories=categories,
             image_ids=arrays["image_ids"],
             sizes=arrays["sizes"],
             object_offsets=arrays["object_offsets"],
-            objects=Objects(*(arrays[name] for name in Objects._fields)),
+            objects=objects,
             _file_names=(arrays["file_names"], arrays["file_name_offsets"]),
             _segmentations=(arrays["segmentations"], arrays["segmentation_offsets"]),
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self).open, (self.annotation_file,)
+        return type(self).open, (self.annotation_file, self.labels)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -158,8 +172,8 @@ class COCOIndex:
         """
         if len(self.categories) != num_classes:
             raise InputError(
-                f"data.num_classes is {num_classes}, but {self.annotation_file} has {len(self.categories)} categories; "
-                f"set data.num_classes to {len(self.categories)}"
+                f"data.num_classes is {num_classes}, but {self.annotation_file} has {len(self.categories)} "
+                f"{PLURAL[self.labels]}; set data.num_classes to {len(self.categories)}"
             )
         if self.categories != others:
             raise InputError(
