@@ -6,10 +6,11 @@ READY := $(VENV)/.ready
 PRESET ?= mini
 SEED ?= 0
 CORES ?= 2
+COCO ?= data/coco
 GPUS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow lint format row mini backbones tuning report benchmark clean
+.PHONY: help quickstart test test-slow lint format row mini small backbones tuning report benchmark clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -47,7 +48,7 @@ format: $(READY) ## Fix and format the code with ruff
 DRY_RUN := $(if $(findstring n,$(firstword -$(MAKEFLAGS))),--dry-run)
 LOCK := .snakemake/make.lock
 WAIT := mkdir -p $(dir $(LOCK)); flock --nonblock $(LOCK) true || echo "Waiting: another make runs rows here"; flock $(LOCK)
-SNAKEMAKE = +@$(if $(DRY_RUN),,$(WAIT)) $(BIN)/snakemake --nolock --cores $(CORES) --resources gpu=$(GPUS) $(DRY_RUN)
+SNAKEMAKE = +@$(if $(DRY_RUN),,$(WAIT)) $(BIN)/snakemake --nolock --cores $(CORES) --resources gpu=$(GPUS) --config coco=$(COCO) $(DRY_RUN)
 
 row: $(READY) ## Run or resume a row of a table: make row ROW=table1/c_fpn PRESET=mini SEED=0
 	@: $(or $(ROW),$(error Say which row: make row ROW=table1/c_fpn))
@@ -56,11 +57,14 @@ row: $(READY) ## Run or resume a row of a table: make row ROW=table1/c_fpn PRESE
 mini: $(READY) ## Run all rows with preset mini, three seeds each, and write reports/mini/table1.md to table6.md (4 hours)
 	$(SNAKEMAKE) --forcerun report -- mini
 
+small: $(READY) ## Run rows of Tables 1, 2, 3, 5 on 842 real images and write reports/small/; COCO is in COCO=data/coco
+	$(SNAKEMAKE) --forcerun report -- small
+
 backbones: $(READY) ## Compare backbones: reports/mini/backbones.md (an hour on two cores)
 	$(SNAKEMAKE) --forcerun report -- reports/mini/backbones.md
 
-tuning: $(READY) ## Compare learning rates: reports/mini/tuning.md
-	$(SNAKEMAKE) --forcerun report -- reports/mini/tuning.md
+tuning: $(READY) ## Compare learning rates: reports/mini/tuning.md, or PRESET=small
+	$(SNAKEMAKE) --forcerun report -- reports/$(PRESET)/tuning.md
 
 report: $(READY) ## Collect finished runs and write every table into reports/
 	$(BIN)/python -m fpn_lightning.reporting

@@ -1,7 +1,7 @@
 """The configs of a run, the runs that it needs first, and the command that trains it.
 
 Most tables are folders of ``configs/``. The others compare rows of Table 1 under one more override:
-``configs/backbones/*.yaml`` (``experiment.table`` in each names its table) and ``configs/tuning.yaml``
+``configs/backbones/*.yaml`` (``experiment.table`` in each names its table) and ``configs/tuning/<preset>.yaml``
 (``tuning/<table>/lr<learning rate>``).
 
 A row names the runs of the same preset and seed that it needs first: ``experiment.proposals_of`` is the RPN whose
@@ -32,6 +32,8 @@ CONFIGS = Path("configs")
 TUNING = re.compile(r"tuning/(?P<table>[^/]+)/lr(?P<lr>[^/]+)")
 # Generated data sets that presets read, and the options of python -m fpn_lightning.data.synthetic for each.
 DATA_SETS = {"data/synthetic-mini": "--train 5000 --val 500 --split tune=500"}
+# Lists of COCO images; a split of this name is built by python -m fpn_lightning.data.subset.
+SUBSETS = CONFIGS / "splits"
 # Keys of a row's ``experiment`` that name the runs it needs.
 PROPOSALS, WEIGHTS = "proposals_of", "weights_of"
 # The splits that a run reads, with COCODataModule's defaults.
@@ -86,8 +88,9 @@ class Run:
         """Override files of the run, in order."""
         if TUNING.fullmatch(self.table):
             # A row on fixed proposals takes those of an RPN from tuning, too.
-            fixed = [CONFIGS / "tuning" / "fast_rcnn.yaml"] if _read(self.config)["experiment"].get(PROPOSALS) else []
-            return [CONFIGS / "tuning.yaml", *fixed]
+            tuning = CONFIGS / "tuning"
+            fixed = _read(self.config)["experiment"].get(PROPOSALS)
+            return [tuning / f"{self.preset}.yaml", *([tuning / self.preset / "fast_rcnn.yaml"] if fixed else [])]
         override = comparisons().get(self.table)
         return [override] if override else []
 
@@ -143,15 +146,18 @@ class Run:
         """The file that is written last to the store of a split."""
         return str(self.proposals / split / HEADER)
 
-    def generated(self) -> list[str]:
-        """The file that is written last to the preset's generated data; empty if its data is not generated."""
+    def data(self) -> list[str]:
+        """The files that are written last to generated data and to built splits; none for data that is downloaded."""
         root = str(preset(self.preset).get("data", {}).get("root"))
-        return [f"{root}/synthetic.json"] if root in DATA_SETS else []
+        if root in DATA_SETS:
+            return [f"{root}/synthetic.json"]
+        built = [split for split in self.splits() if (SUBSETS / f"{split}.txt").is_file()]
+        return [f"{root}/annotations/instances_{split}.json" for split in built]
 
     def needs(self) -> list[str]:
-        """Files that other rules have to make first: generated data, another run, its proposals."""
+        """Files that other rules have to make first: data, another run, its proposals."""
         stores = [self.proposer.store(split) for split in self.splits()] if self.proposer else []
-        return [*self.generated(), *([self.source.record] if self.source else []), *stores]
+        return [*self.data(), *([self.source.record] if self.source else []), *stores]
 
     def inputs(self) -> list[str]:
         """All files that the run depends on; none for a finished run, so that it is never run again."""
@@ -159,7 +165,7 @@ class Run:
 
     def store_inputs(self, split: str) -> list[str]:
         """Files that a store of this run's proposals depends on; none for a store that exists."""
-        return [] if Path(self.store(split)).exists() else [self.record, *self.generated()]
+        return [] if Path(self.store(split)).exists() else [self.record, *self.data()]
 
     def start(self) -> str:
         """Option that resumes a run from its last checkpoint, or starts one over that stopped before its first."""

@@ -84,7 +84,7 @@ def test_misspelt_keys_and_values_are_named(cli, capsys, wrong, named):
 
 def test_presets_and_overrides_name_their_command(cli, capsys):
     folder = REPOSITORY / "configs"
-    overrides = [folder / "wandb.yaml", folder / "tuning.yaml", *folder.glob("tuning/*.yaml")]
+    overrides = [folder / "wandb.yaml", *folder.glob("tuning/**/*.yaml")]
     for file in [*folder.glob("presets/**/*.yaml"), *folder.glob("backbones/*.yaml"), *overrides]:
         header = file.read_text()
         wanted = f"--config {file.relative_to(REPOSITORY)}"

@@ -9,9 +9,9 @@ from fpn_lightning.data.samplers import accumulation_steps
 from tests.command_line import ROW
 
 
-def resolved(cli, capsys, preset: str) -> dict:
+def resolved(cli, capsys, preset: str, *more: str) -> dict:
     with pytest.raises(SystemExit):
-        cli("fit", "--config", str(ROW), "--preset", preset, "--print_config")
+        cli("fit", "--config", str(ROW), "--preset", preset, *more, "--print_config")
     return yaml.safe_load(capsys.readouterr().out)
 
 
@@ -61,3 +61,18 @@ def test_modern_trains_longer_with_jitter(cli, capsys):
     assert modern["model"]["init_args"]["optimization"]["milestones"] == [60_000, 80_000]
     assert modern["data"]["short_side"][0] == 640
     assert modern["data"]["short_side"][-1] == 800  # evaluation uses the last
+
+
+@pytest.mark.parametrize(("preset", "more"), [("small", ()), ("small_gpu", ("--data.train_split", "train2017"))])
+def test_small_presets_keep_the_proportions_of_the_paper(cli, capsys, preset, more):
+    config = resolved(cli, capsys, preset, *more)
+    model, data = config["model"]["init_args"]["detector"], config["data"]
+    scale, ratio = model["scale"], data["short_side"] / 800
+    assert scale["base_anchor_size"] / 32 == scale["canonical_size"] / 224 == pytest.approx(ratio, rel=0.07)
+    assert data["max_side"] / data["short_side"] == pytest.approx(1333 / 800, rel=0.11)
+    assert scale["area_thresholds"] == [32**2, 96**2]  # of the image file, which is COCO's
+    assert (data["labels"], data["num_classes"]) == ("supercategory", 12)
+    assert (data["train_split"], data["val_split"]) == (more[1] if more else "small_train", "small_val")
+    gpu = preset == "small_gpu"
+    assert model["backbone"]["class_path"].endswith("ResNetBackbone" if gpu else "EfficientNetLiteBackbone")
+    assert accumulation_steps(data["total_batch_size"], data["batch_size_per_device"], 1) == (2 if gpu else 1)

@@ -51,6 +51,42 @@ def test_mini_is_every_row_with_every_seed_and_all_tables(checkout):
     assert found["reports/mini/table4.md"].endswith("--preset mini --tables table4")
 
 
+def test_small_builds_its_splits_and_trains_the_rows_that_its_data_allows(checkout):
+    status, printed = snakemake("--cores", "2", "--dry-run", "--config", "seeds=[0]", "coco=/mnt/coco", "--", "small")
+    assert status == 0, printed
+    found = commands(printed)
+    expected = {f"{table}/{row}" for table in ("table1", "table2", "table3") for row in TABLES[table]}
+    expected |= {"table1/c_unshared_heads", "table1/d_unshared_heads", *BESIDE[:2]}
+    expected |= {"table5/r50_shared", "table5/steps/r50_shared_rpn"}
+    fits = {output for output in found if output.endswith("/metrics.json")}
+    assert fits == {f"runs/small/{run}/seed0/metrics.json" for run in expected}
+    splits = [f"data/coco_small/annotations/instances_small_{split}.json" for split in ("train", "val")]
+    assert {output for output in found if output.startswith("data/")} == set(splits)
+    assert found[splits[0]].endswith(
+        "fpn_lightning.data.subset --root /mnt/coco --ids configs/splits/small_train.txt --split small_train "
+        "--out data/coco_small --box-areas"
+    )
+    pages = {f"reports/small/table{number}.md" for number in (1, 2, 3, 5)}
+    assert {output for output in found if output.endswith(".md")} == pages
+    for split in splits:  # whoever has them already needs no COCO
+        touch(checkout / split)
+    assert "subset" not in jobs(snakemake("--cores", "2", "--dry-run", "--", "small")[1])
+
+
+def test_rates_of_small_are_tried_on_a_part_of_its_training_images(checkout):
+    status, printed = snakemake("--cores", "2", "--dry-run", "--", "reports/small/tuning.md")
+    assert status == 0, printed
+    found = commands(printed)
+    row = "runs/small/tuning/table2/lr0.002/e_no_lateral/seed100/metrics.json"
+    assert found[row].endswith(
+        "--config configs/table2/e_no_lateral.yaml --preset small --config configs/tuning/small.yaml "
+        "--config configs/tuning/small/fast_rcnn.yaml --seed_everything 100 --model.init_args.optimization.lr 0.002 "
+        "--experiment.table tuning/table2/lr0.002"
+    )
+    assert {output.rpartition("_")[2] for output in found if output.startswith("data/")} == {"fit.json", "tune.json"}
+    assert "runs/small/tuning/table1/lr0.001/c_fpn/seed100/proposals/small_fit/header.json" in found
+
+
 def test_only_what_is_missing_runs(checkout):
     for table, row in [("table1", row) for row in ROWS] + [run.split("/") for run in BESIDE]:
         for seed in SEEDS:

@@ -61,7 +61,7 @@ def test_comparisons_are_rows_of_table_1_under_an_override(rows, checkout):
 
 def test_tuning_names_its_learning_rate_in_the_table(rows, checkout):
     run = rows.Run("mini", "tuning/table1/lr0.012", "f_finest", 100)
-    assert given(run.command(), "--config") == ["configs/table1/f_finest.yaml", "configs/tuning.yaml"]
+    assert given(run.command(), "--config") == ["configs/table1/f_finest.yaml", "configs/tuning/mini.yaml"]
     assert run.splits() == ["train", "tune"]
     command = run.command()
     assert given(command, "--model.init_args.optimization.lr") == ["0.012"]
@@ -79,7 +79,7 @@ def test_rows_of_table_2_train_on_proposals_of_table_1_c(rows, checkout):
         f"runs/8gpu/table1/c_fpn/seed0/proposals/{split}/header.json" for split in ("train2017", "val2017")
     ]
     tuning = rows.Run("mini", "tuning/table2/lr0.02", "c_fpn", 100)
-    overrides = ["configs/tuning.yaml", "configs/tuning/fast_rcnn.yaml"]
+    overrides = ["configs/tuning/mini.yaml", "configs/tuning/mini/fast_rcnn.yaml"]
     assert given(tuning.command(), "--config") == ["configs/table2/c_fpn.yaml", *overrides]
     assert tuning.proposer == rows.Run("mini", "tuning/table1/lr0.006", "c_fpn", 100)
     assert tuning.needs()[1:] == [
