@@ -226,17 +226,18 @@ class RPN(nn.Module):
         Raises:
             FloatingPointError: if an output is not finite.
         """
-        scores, boxes, levels = [], [], []
+        scores, deltas_of_top, anchors_of_top, levels = [], [], [], []
         for level, logits, deltas, anchors in zip(
             self.levels, outputs.logits, outputs.deltas, outputs.anchors, strict=True
         ):
             top_logits, top = logits.to(anchors.dtype).topk(min(self.pre_nms_topk, logits.shape[1]), dim=1)
-            top_deltas = deltas.gather(1, top[:, :, None].expand(-1, -1, 4)).to(anchors.dtype)  # (N, k, 4)
-            decoded = self.box_coder.decode(anchors[top].flatten(0, 1), top_deltas.flatten(0, 1))
             scores.append(top_logits)
-            boxes.append(decoded.view(*top.shape, 4))
+            deltas_of_top.append(deltas.gather(1, top[:, :, None].expand(-1, -1, 4)))  # (N, k, 4)
+            anchors_of_top.append(anchors[top])
             levels.append(torch.full_like(top, level))
-        all_scores, all_boxes, all_levels = torch.cat(scores, 1), torch.cat(boxes, 1), torch.cat(levels, 1)
+        all_scores, all_levels, references = torch.cat(scores, 1), torch.cat(levels, 1), torch.cat(anchors_of_top, 1)
+        all_deltas = torch.cat(deltas_of_top, 1).to(references.dtype)
+        all_boxes = self.box_coder.decode(references.flatten(0, 1), all_deltas.flatten(0, 1)).view(references.shape)
         if not (all_scores.isfinite().all() & all_boxes.isfinite().all()):
             raise FloatingPointError("The RPN's logits or boxes are not finite: the model has diverged.")
         return [self._select(*of_image) for of_image in zip(all_boxes, all_scores, all_levels, sizes, strict=True)]
