@@ -86,7 +86,7 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
-def append_line(work: str, peer: str, ratio: float, memory: str, path: Path = REPORT) -> str:
+def append_line(work: str, peer: str, ratio: float, memory: str, path: Path = REPORT, device: str | None = None) -> str:
     """Append one comparison to the report, which is started with a header if there is none; returns the line.
 
     Args:
@@ -95,9 +95,10 @@ def append_line(work: str, peer: str, ratio: float, memory: str, path: Path = RE
         ratio: the peer's seconds over ours.
         memory: peak memory of both, with units.
         path: the report.
+        device: what the work ran on; by default this machine's processor.
     """
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    line = f"{work} | {peer}: {ratio:.1f} x | {memory} | {machine()} | {date} | {git_commit()}"
+    line = f"{work} | {peer}: {ratio:.1f} x | {memory} | {device or machine()} | {date} | {git_commit()}"
     path.parent.mkdir(parents=True, exist_ok=True)
     # One write, so that two benchmarks ending together do not mix their lines.
     with path.open("a", encoding="utf-8") as file:

@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its threads
 
 import torch
 from compare import REPORT, append_line, peak_memory_mib, time_in_turn
-from figure1_cost import noise
+from inputs import noise
 from torch.utils.flop_counter import FlopCounterMode
 
 from fpn_lightning.models.backbones.base import Backbone

@@ -40,24 +40,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its threads
 
 import torch
 from compare import REPOSITORY
+from inputs import noise, objects
 from jsonargparse import ArgumentParser
 
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
-from fpn_lightning.geometry import Geometry
 from fpn_lightning.models.image_pyramid import scale_images
 from fpn_lightning.runs.checkout import git_commit
 from fpn_lightning.runs.presets import preset_files
 from fpn_lightning.runs.recorder import hardware
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.rpn import RPNStage
-from fpn_lightning.structures import Batch, ImageBatch, Targets
+from fpn_lightning.structures import Batch, ImageBatch
 
 CONFIGS = REPOSITORY / "configs"
 ROWS = tuple(sorted(file.stem for file in (CONFIGS / "figure1").glob("*.yaml")))
 NUM_IMAGES = 4  # images that the rows are timed on
-NUM_OBJECTS = 7  # in an image, as in COCO
 ALL_SCALES = "one step on all image scales, which no row is trained with: losses summed, one backward pass"
 
 
@@ -96,25 +95,6 @@ def build(row: str, preset: str) -> Design:
     short = data.short_side if isinstance(data.short_side, int) else data.short_side[-1]
     size = (short, min(round(short * 4 / 3), data.max_side))
     return Design(stage, size, data.batch_size_per_device, data.size_divisor)
-
-
-def noise(count: int, size: tuple[int, int], size_divisor: int) -> ImageBatch:
-    """Images of noise, the same at every call, padded as the data module pads."""
-    generator = torch.Generator().manual_seed(0)
-    padded = [-(-side // size_divisor) * size_divisor for side in size]
-    pixels = torch.zeros(count, 3, *padded, dtype=torch.uint8)
-    shape = (count, 3, *size)
-    pixels[:, :, : size[0], : size[1]] = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-    sizes = torch.tensor(size).expand(count, 2).clone()
-    return ImageBatch(pixels, sizes, torch.arange(count), [Geometry(size, size)] * count)
-
-
-def objects(size: tuple[int, int]) -> Targets:
-    """Objects of all sizes for an image, the same at every call."""
-    generator = torch.Generator().manual_seed(0)
-    ends = torch.rand(2, NUM_OBJECTS, 2, generator=generator)
-    boxes = torch.cat((ends.amin(dim=0), ends.amax(dim=0)), dim=1) * torch.tensor([size[1], size[0]] * 2)
-    return Targets(boxes, torch.zeros(NUM_OBJECTS, dtype=torch.int64))
 
 
 def propose(stage: RPNStage, images: ImageBatch) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import yaml
 from compare import REPORT, REPOSITORY, append_line, peak_memory_mib, time_in_turn
-from figure1_cost import noise
+from inputs import noise
 from pycocotools import mask as mask_api
 from torch import Tensor
 from torch.nn import functional as F

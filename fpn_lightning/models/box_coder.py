@@ -34,7 +34,8 @@ class BoxCoder:
         ref_size = references[:, 2:] - references[:, :2]
         size = boxes[:, 2:] - boxes[:, :2]
         shift = ((boxes[:, :2] + size / 2) - (references[:, :2] + ref_size / 2)) / ref_size
-        return torch.cat((shift, torch.log(size / ref_size)), dim=1) * boxes.new_tensor(self.weights)
+        offsets = torch.cat((shift, torch.log(size / ref_size)), dim=1)
+        return torch.stack([column * weight for column, weight in zip(offsets.T, self.weights, strict=True)], dim=1)
 
     def decode(self, references: Tensor, deltas: Tensor) -> Tensor:
         """Apply offsets to reference boxes; the inverse of :meth:`encode`.
@@ -49,7 +50,14 @@ class BoxCoder:
         ref_size = (references[:, 2:] - references[:, :2])[:, None]  # (R, 1, 2)
         ref_centre = references[:, None, :2] + ref_size / 2
         # (R, 4K) -> (R, K, 4); K is spelled out, since -1 is ambiguous for R = 0
-        offsets = deltas.reshape(len(deltas), deltas.shape[1] // 4, 4) / deltas.new_tensor(self.weights)
-        centre = ref_centre + offsets[..., :2] * ref_size
-        size = ref_size * offsets[..., 2:].clamp(max=MAX_LOG_SCALE).exp()
+        columns = deltas.reshape(len(deltas), deltas.shape[1] // 4, 4).unbind(dim=2)
+        dx, dy, dw, dh = (column / weight for column, weight in zip(columns, self.weights, strict=True))
+        centre = ref_centre + torch.stack((dx, dy), dim=2) * ref_size
+        size = ref_size * torch.stack((dw, dh), dim=2).clamp(max=MAX_LOG_SCALE).exp()
         return torch.cat((centre - size / 2, centre + size / 2), dim=2).reshape(deltas.shape)
+
+
+def clip_boxes(boxes: Tensor, size: Tensor) -> Tensor:
+    """Clip boxes ``(..., 4)`` xyxy to an image of ``size`` (height, width), int64 ``(2,)`` on the same device."""
+    limits = size.flip(0).repeat(2).to(boxes.dtype)  # width, height, width, height
+    return boxes.clamp(min=0).minimum(limits)

@@ -2,15 +2,21 @@
 
 Both are called reference boxes here.
 
-Shape shorthand: G ground-truth boxes, B reference boxes.
+Shape shorthand: G ground-truth boxes, B reference boxes, C ground-truth boxes at a time.
+
+An image of 800 px has 200,000 anchors and up to hundreds of objects. Their IoUs are computed for a few objects at a
+time, so that memory does not grow with the number of objects.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from fpn_lightning.errors import InputError
+
+PAIRS_AT_A_TIME = 2**21  # IoUs of so many pairs take 64 MiB, with the intermediate results
 
 
 class Matcher:
@@ -35,26 +41,38 @@ class Matcher:
         self.negative_iou = negative_iou
         self.keep_best = keep_best
 
-    def __call__(self, iou: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, boxes: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
         """Match the references of one image.
 
         Args:
-            iou: ``(G, B)`` in [0, 1]; G may be 0.
+            boxes: ``(G, 4)`` xyxy, the ground truth; G may be 0.
+            references: ``(B, 4)`` xyxy, of the same dtype.
 
         Returns:
-            ``matched_idxs`` int64 ``(B,)`` in [0, G), the ground truth with the highest IoU (0 if G is 0), and
-            ``match_labels`` int8 ``(B,)`` in {1, 0, -1}.
+            ``matched_idxs`` int64 ``(B,)`` in [0, G), the ground truth with the highest IoU, the first of equal ones (0
+            if G is 0), and ``match_labels`` int8 ``(B,)`` in {1, 0, -1}.
         """
-        if iou.shape[0] == 0:
-            empty = torch.zeros(iou.shape[1], dtype=torch.int64, device=iou.device)
-            return empty, empty.to(torch.int8)
-        best_iou, matched_idxs = iou.max(dim=0)
+        matched_idxs = torch.zeros(len(references), dtype=torch.int64, device=references.device)
+        if len(boxes) == 0:
+            return matched_idxs, matched_idxs.to(torch.int8)
+        best_iou = references.new_zeros(len(references))
+        is_best = torch.zeros_like(matched_idxs, dtype=torch.bool)
+        at_a_time = max(1, PAIRS_AT_A_TIME // max(1, len(references)))
+        for first in range(0, len(boxes), at_a_time):
+            iou = box_iou(boxes[first : first + at_a_time], references)  # (C, B)
+            highest, idxs = iou.max(dim=0)
+            matched_idxs = torch.where(highest > best_iou, first + idxs, matched_idxs)
+            best_iou = torch.maximum(best_iou, highest)
+            if self.keep_best:
+                is_best |= _best_of_objects(iou)
         match_labels = torch.full_like(matched_idxs, -1, dtype=torch.int8)
-        match_labels[best_iou < self.negative_iou] = 0
-        match_labels[best_iou >= self.positive_iou] = 1
-        if self.keep_best:
-            best_of_object = iou.max(dim=1, keepdim=True).values
-            # An object that overlaps no reference (best IoU 0) must not make all references positive.
-            is_best = ((iou == best_of_object) & (best_of_object > 0)).any(dim=0)
-            match_labels[is_best] = 1
+        match_labels.masked_fill_(best_iou < self.negative_iou, 0)
+        match_labels.masked_fill_((best_iou >= self.positive_iou) | is_best, 1)
         return matched_idxs, match_labels
+
+
+def _best_of_objects(iou: Tensor) -> Tensor:
+    """Mark the references that no other reference surpasses for some object: bool ``(B,)`` from IoUs ``(C, B)``."""
+    best_of_object = iou.amax(dim=1, keepdim=True)
+    # An object that overlaps no reference (best IoU 0) must not make all references positive.
+    return ((iou == best_of_object) & (best_of_object > 0)).any(dim=0)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
+from torchvision.ops import batched_nms
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.models.box_coder import BoxCoder
+from fpn_lightning.models.box_coder import BoxCoder, clip_boxes
 from fpn_lightning.models.box_head import BoxHead, BoxPredictor
 from fpn_lightning.models.matcher import Matcher
 from fpn_lightning.models.roi_pooler import RoIPooler
@@ -132,8 +132,7 @@ class RoIHeads(nn.Module):
         pairs = list(zip(proposals, targets, strict=True))
         candidates = [torch.cat((proposal.boxes, target.boxes.to(proposal.boxes))) for proposal, target in pairs]
         matches = [
-            self.matcher(box_iou(target.boxes.to(boxes), boxes))
-            for target, boxes in zip(targets, candidates, strict=True)
+            self.matcher(target.boxes.to(boxes), boxes) for target, boxes in zip(targets, candidates, strict=True)
         ]
         # Pad with "ignored" to the image with the most candidates.
         match_labels = pad_sequence([labels for _, labels in matches], batch_first=True, padding_value=-1)
@@ -187,10 +186,11 @@ class RoIHeads(nn.Module):
         Returns:
             Scalars ``loss_cls`` and ``loss_box_reg``.
         """
-        loss_cls = F.cross_entropy(logits, sample.labels, reduction="sum")
+        references = torch.cat(sample.boxes)
+        loss_cls = F.cross_entropy(logits.to(references.dtype), sample.labels, reduction="sum")
         positive = (sample.labels < self.num_classes).nonzero().flatten()
         own_class = deltas.view(-1, self.num_classes, 4)[positive, sample.labels[positive]]
-        references = torch.cat(sample.boxes)[positive]
+        references = references[positive]
         loss_box_reg = F.smooth_l1_loss(
             own_class.to(references.dtype),
             self.box_coder.encode(references, sample.matched_boxes[positive]),
@@ -222,17 +222,17 @@ class RoIHeads(nn.Module):
         boxes = torch.cat(references)
         probabilities = logits.to(boxes.dtype).softmax(dim=1)[:, : self.num_classes]
         decoded = self.box_coder.decode(boxes, deltas.to(boxes.dtype)).view(-1, self.num_classes, 4)
-        if not (probabilities.isfinite().all() and decoded.isfinite().all()):
+        if not (probabilities.isfinite().all() & decoded.isfinite().all()):
             raise FloatingPointError("The box head's logits or boxes are not finite: the model has diverged.")
         counts = [len(of_image) for of_image in references]
-        images = zip(decoded.split(counts), probabilities.split(counts), sizes.tolist(), strict=True)
-        return [self._select(of_image, scores, (height, width)) for of_image, scores, (height, width) in images]
+        images = zip(decoded.split(counts), probabilities.split(counts), sizes, strict=True)
+        return [self._select(*of_image) for of_image in images]
 
-    def _select(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> Detections:
+    def _select(self, boxes: Tensor, scores: Tensor, size: Tensor) -> Detections:
         """Select the detections of one image from boxes ``(P, K, 4)`` and scores ``(P, K)``."""
-        region, labels = (scores > self.score_thresh).nonzero(as_tuple=True)
-        boxes, scores = clip_boxes_to_image(boxes[region, labels], size), scores[region, labels]
-        large = ((boxes[:, 2:] - boxes[:, :2]) > self.min_size).all(dim=1)
-        boxes, scores, labels = boxes[large], scores[large], labels[large]
+        boxes = clip_boxes(boxes, size)
+        large = ((boxes[..., 2:] - boxes[..., :2]) > self.min_size).all(dim=2)
+        region, labels = (large & (scores > self.score_thresh)).nonzero(as_tuple=True)
+        boxes, scores = boxes[region, labels], scores[region, labels]
         keep = batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_image]
         return Detections(boxes[keep], scores[keep], labels[keep])

@@ -115,24 +115,25 @@ class RoIPooler(nn.Module):
             ``(R, d, S, S)`` with R the sum of the R_n, in the order of images and boxes. A map without regions takes
             part too: DDP waits for its gradient, which is then zero.
         """
-        counts = [len(of_image) for of_image in boxes]
         every = torch.cat(list(boxes))
-        image = torch.repeat_interleave(torch.tensor(counts, device=every.device))
+        image = torch.cat([of_image.new_full((len(of_image), 1), n) for n, of_image in enumerate(boxes)])
+        regions = torch.cat((image, every), dim=1)  # (R, 5)
         levels = self.levels_of(every)
-        places, pooled = [], []
-        for level, (name, stride) in enumerate(zip(self.names, self.strides, strict=True), start=self.min_level):
-            place = (levels == level).nonzero().flatten()
-            places.append(place)
-            pooled.append(self._pool(features[name], image[place], every[place], stride))
+        in_use = torch.arange(self.min_level, self.max_level + 1, device=levels.device)
+        counts = (levels[:, None] == in_use).sum(dim=0).tolist()  # the only transfer from the device
+        by_level = levels.argsort(stable=True)
+        pooled = [
+            self._pool(features[name], regions[places], stride)
+            for name, stride, places in zip(self.names, self.strides, by_level.split(counts), strict=True)
+        ]
         # Restore the order of the regions, which were pooled level by level.
-        return torch.cat(pooled)[torch.cat(places).argsort()]
+        return torch.cat(pooled)[by_level.argsort()]
 
-    def _pool(self, feature: Tensor, image: Tensor, boxes: Tensor, stride: int) -> Tensor:
-        # Box corners in half precision would be wrong by pixels, so convert the map to float32.
+    def _pool(self, feature: Tensor, regions: Tensor, stride: int) -> Tensor:
+        # Box corners in half precision would be wrong by pixels, so pool in float32.
         dtype = torch.promote_types(feature.dtype, torch.float32)
-        feature = feature.to(dtype)
-        regions = torch.cat((image.to(dtype)[:, None], boxes.to(dtype)), dim=1)  # (R_l, 5)
         with torch.autocast(feature.device.type, enabled=False):
+            inputs = (feature.to(dtype), regions.to(dtype), self.resolution, 1 / stride)
             if self.op == "pool":
-                return roi_pool(feature, regions, self.resolution, 1 / stride)
-            return roi_align(feature, regions, self.resolution, 1 / stride, self.sampling_ratio, aligned=self.aligned)
+                return roi_pool(*inputs).to(feature.dtype)
+            return roi_align(*inputs, self.sampling_ratio, aligned=self.aligned).to(feature.dtype)

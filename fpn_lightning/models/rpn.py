@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
+from torch.nn.utils.rnn import pad_sequence
+from torchvision.ops import nms
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.anchors import AnchorGenerator
-from fpn_lightning.models.box_coder import BoxCoder
+from fpn_lightning.models.box_coder import BoxCoder, clip_boxes
 from fpn_lightning.models.matcher import Matcher
 from fpn_lightning.models.sampler import Sampler
 from fpn_lightning.structures import Proposals, Targets
@@ -159,7 +160,7 @@ class RPN(nn.Module):
         """
         # One image at a time, since a batch would be padded to the image with the most objects.
         matched_idxs, match_labels = zip(
-            *(self.matcher(box_iou(target.boxes.to(anchors), anchors)) for target in targets), strict=True
+            *(self.matcher(target.boxes.to(anchors), anchors) for target in targets), strict=True
         )
         return torch.stack(match_labels), torch.stack(matched_idxs)
 
@@ -195,13 +196,13 @@ class RPN(nn.Module):
         """
         logits, deltas = torch.cat(outputs.logits, dim=1), torch.cat(outputs.deltas, dim=1)
         anchors = torch.cat(outputs.anchors)
-        sampled = positive | negative
+        image, anchor = (positive | negative).nonzero(as_tuple=True)
         loss_cls = F.binary_cross_entropy_with_logits(
-            logits[sampled], positive[sampled].to(logits.dtype), reduction="sum"
+            logits[image, anchor].to(anchors.dtype), positive[image, anchor].to(anchors.dtype), reduction="sum"
         )
         image, anchor = positive.nonzero(as_tuple=True)
-        first_box = anchors.new_tensor([0] + [len(target.boxes) for target in targets[:-1]]).long().cumsum(0)
-        boxes = torch.cat([target.boxes for target in targets])[first_box[image] + matched_idxs[image, anchor]]
+        padded_boxes = pad_sequence([target.boxes for target in targets], batch_first=True)
+        boxes = padded_boxes[image, matched_idxs[image, anchor]]
         loss_loc = F.smooth_l1_loss(
             deltas[image, anchor].to(anchors.dtype),
             self.box_coder.encode(anchors[anchor], boxes.to(anchors)),
@@ -225,27 +226,29 @@ class RPN(nn.Module):
         Raises:
             FloatingPointError: if an output is not finite.
         """
-        scores, boxes, levels = [], [], []
+        scores, deltas_of_top, anchors_of_top, levels = [], [], [], []
         for level, logits, deltas, anchors in zip(
             self.levels, outputs.logits, outputs.deltas, outputs.anchors, strict=True
         ):
             top_logits, top = logits.to(anchors.dtype).topk(min(self.pre_nms_topk, logits.shape[1]), dim=1)
-            top_deltas = deltas.gather(1, top[:, :, None].expand(-1, -1, 4)).to(anchors.dtype)  # (N, k, 4)
-            decoded = self.box_coder.decode(anchors[top].flatten(0, 1), top_deltas.flatten(0, 1))
             scores.append(top_logits)
-            boxes.append(decoded.view(*top.shape, 4))
+            deltas_of_top.append(deltas.gather(1, top[:, :, None].expand(-1, -1, 4)))  # (N, k, 4)
+            anchors_of_top.append(anchors[top])
             levels.append(torch.full_like(top, level))
-        all_scores, all_boxes, all_levels = torch.cat(scores, 1), torch.cat(boxes, 1), torch.cat(levels, 1)
-        if not (all_scores.isfinite().all() and all_boxes.isfinite().all()):
+        all_scores, all_levels, references = torch.cat(scores, 1), torch.cat(levels, 1), torch.cat(anchors_of_top, 1)
+        all_deltas = torch.cat(deltas_of_top, 1).to(references.dtype)
+        all_boxes = self.box_coder.decode(references.flatten(0, 1), all_deltas.flatten(0, 1)).view(references.shape)
+        if not (all_scores.isfinite().all() & all_boxes.isfinite().all()):
             raise FloatingPointError("The RPN's logits or boxes are not finite: the model has diverged.")
-        return [
-            self._select(all_boxes[n], all_scores[n], all_levels[n], (height, width))
-            for n, (height, width) in enumerate(sizes.tolist())
-        ]
+        return [self._select(*of_image) for of_image in zip(all_boxes, all_scores, all_levels, sizes, strict=True)]
 
-    def _select(self, boxes: Tensor, scores: Tensor, levels: Tensor, size: tuple[int, int]) -> Proposals:
-        boxes = clip_boxes_to_image(boxes, size)
-        large = ((boxes[:, 2:] - boxes[:, :2]) > self.min_size).all(dim=1)
+    def _select(self, boxes: Tensor, scores: Tensor, levels: Tensor, size: Tensor) -> Proposals:
+        boxes = clip_boxes(boxes, size)
+        large = ((boxes[:, 2:] - boxes[:, :2]) > self.min_size).all(dim=1).nonzero().flatten()
         boxes, scores, levels = boxes[large], scores[large], levels[large]
-        keep = batched_nms(boxes, scores, levels, self.nms_thresh)[: self.post_nms_topk]
+        # One call for all levels, set apart from each other, since the host waits for the device at each call. In
+        # float32 the shift would round the boxes; MPS has no float64.
+        dtype = boxes.dtype if boxes.device.type == "mps" else torch.float64
+        apart = boxes.to(dtype) + (levels * (size.max() + 1))[:, None]
+        keep = nms(apart, scores.to(dtype), self.nms_thresh)[: self.post_nms_topk]
         return Proposals(boxes[keep], scores[keep], levels[keep])

@@ -52,7 +52,8 @@ def image_seeds(seed: int, step: int, image_ids: Tensor) -> Tensor:
     Returns:
         int64 ``(N,)``.
     """
-    run = _mix(torch.tensor([seed, step], dtype=torch.int64, device=image_ids.device) + _GOLDEN)
+    # On the CPU, whose scalars every device takes without waiting for a transfer.
+    run = _mix(torch.tensor([seed, step], dtype=torch.int64) + _GOLDEN)
     return _mix(_mix(image_ids + run[0]) + run[1])
 
 

@@ -142,7 +142,7 @@ class BaseStage(EvaluatedStage):
         self._step_image_ids.append(batch.images.image_ids)
         # Annotated objects that are no targets: too small after resizing, inverted, empty or outside the image.
         objects = sum(int((~ground_truth.is_crowd).sum()) for ground_truth in batch.ground_truths)
-        dropped = total.new_tensor(objects - sum(len(target.boxes) for target in batch.targets))
+        dropped = total.new_full((), objects - sum(len(target.boxes) for target in batch.targets))
         named = {**losses, "loss": total, "dropped_boxes": dropped}
         self._step_losses.append({name: value.detach() for name, value in named.items()})
         return total

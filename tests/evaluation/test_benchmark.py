@@ -126,3 +126,38 @@ def test_flops_of_a_detector_grow_with_what_its_head_runs_on_a_region(load):
     # 2fc on 7 x 7 x 256: two products, class logits and deltas of 80 classes; a multiplication and an addition each.
     assert per_region[script.FPN_ROW] == 2 * (7 * 7 * 256 * 1024 + 1024 * 1024 + 1024 * (81 + 320))
     assert per_region[script.C4_ROW] > 0
+
+
+def test_gpu_benchmark_at_a_tiny_size_on_the_cpu(load, tmp_path, monkeypatch):
+    peer, script = load("torchvision_peer"), load("gpu")
+    monkeypatch.setattr(peer, "PROPOSALS", 50)
+    size, output = (64, 96), tmp_path / "benchmarks.md"
+    bench = script.Bench(torch.device("cpu"), 0, output)
+    images, truth = script.noise(2, size, 32), [script.objects(size)] * 2
+    pair = peer.make_pair("resnet18", 16, images, truth)
+    assert peer.check_same_detections(pair)
+    bench.share = 0
+    bench.compare("detect", script.detection(bench, pair, "bf16-mixed"))
+    bench.compare("a step", script.training(bench, pair, "float32"))
+    ours, training = written_rows(output)
+    assert ours[0].startswith("detect, ours in ")
+    assert training[0].startswith("a step, ours in ")
+    assert all(row[1].startswith("torchvision in ") and float(row[1].split()[-2]) > 0 for row in (ours, training))
+
+
+def test_gpu_benchmark_measures_nothing_if_detections_differ(load, tmp_path, monkeypatch, capsys):
+    script = load("gpu")
+    monkeypatch.setattr(script, "check_same_detections", lambda pair: False)
+    monkeypatch.setattr(script, "make_pair", lambda *args: None)
+    output = tmp_path / "benchmarks.md"
+    assert script.main(["--device", "cpu", "--size", "small", "--output", str(output)]) == 1
+    assert "nothing is measured" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_the_peer_has_to_detect_the_same(load, monkeypatch):
+    peer, script = load("torchvision_peer"), load("gpu")
+    monkeypatch.setattr(peer, "PROPOSALS", 50)
+    pair = peer.make_pair("resnet18", 16, script.noise(1, (64, 96), 32), [script.objects((64, 96))])
+    pair.ours.roi_heads.nms_thresh = 0.4
+    assert not peer.check_same_detections(pair)

@@ -132,8 +132,8 @@ def test_half_precision_maps_are_pooled_with_exact_boxes():
     feature = torch.randn(1, 3, 200, 300).bfloat16()
     boxes = [torch.tensor([[1001.0, 503, 1099, 611]])]  # bfloat16 knows 1000 and 1008, nothing between
     pooled = RoIPooler({"p2": 4}, op="align")({"p2": feature}, boxes)
-    assert pooled.dtype == torch.float32
-    assert torch.equal(pooled, RoIPooler({"p2": 4}, op="align")({"p2": feature.float()}, boxes))
+    assert pooled.dtype == torch.bfloat16  # as the weights of the box head
+    assert torch.equal(pooled, RoIPooler({"p2": 4}, op="align")({"p2": feature.float()}, boxes).bfloat16())
 
 
 @pytest.mark.parametrize(
