@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_BGR = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_VIRIDIS)
+_BGR = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)
 VIRIDIS = np.asarray(_BGR[:, 0, ::-1], dtype=np.uint8)
 """uint8 ``(256, 3)`` RGB, from weak (dark) to strong (light)."""
 _MIN_INNER = 8  # cells: a map with a shorter side is scaled with its outermost cells
