@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ class TimmBackbone(Backbone):
             constructor.
         norm: ``frozen`` (with weights) or ``batch`` for models with BatchNorm; ``None`` for models without.
         map_strides: strides of the maps to use, ascending powers of two.
+        frozen_stages: 0, or k to keep the loaded weights and BatchNorm statistics of all layers that c_k depends on.
 
     Raises:
         InputError: if timm is not installed or does not know the model; if the model lacks a map or does not take
@@ -45,6 +46,7 @@ class TimmBackbone(Backbone):
         weights: str | None = None,
         norm: Literal["frozen", "batch"] | None = None,
         map_strides: Sequence[int] = (4, 8, 16, 32),
+        frozen_stages: int = 0,
     ) -> None:
         super().__init__("torchvision", weights)
         ascending = list(map_strides) == sorted(set(map_strides))
@@ -83,6 +85,31 @@ class TimmBackbone(Backbone):
             raise InputError(
                 f"backbone: timm's {model_name} does not take images of any size ({error}). Use another model."
             ) from error
+        if frozen_stages:
+            self._freeze(frozen_stages)
+
+    def _freeze(self, level: int) -> None:
+        """Exclude the parameters that the map of a level depends on from training."""
+        if self.weights is None:
+            raise InputError("backbone: frozen_stages > 0 without weights would freeze random filters. Set it to 0.")
+        if f"c{level}" not in self.channels:
+            there = ", ".join(name[1:] for name in self.channels)
+            raise InputError(f"backbone: frozen_stages is {level}; it has to be 0 or the level of a map ({there}).")
+        parameters = [parameter for parameter in self.body.parameters() if parameter.requires_grad]
+        side = 2 * max(self.strides.values())
+        feature = self.eval().features(torch.zeros(1, 3, side, side))[f"c{level}"]
+        self.train()
+        gradients = torch.autograd.grad(feature.sum(), parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.requires_grad_(gradient is None)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; live BatchNorm of frozen layers stays in evaluation mode, so that it does not change."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d) and any(not p.requires_grad for p in module.parameters()):
+                module.eval()
+        return self
 
     def _apply_norm(self, body: Any, norm: str | None) -> Any:
         has_batchnorm = any(isinstance(module, nn.BatchNorm2d) for module in body.modules())

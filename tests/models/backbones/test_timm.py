@@ -80,6 +80,20 @@ def test_frozen_batchnorm_does_not_move(timm, tmp_path):
     assert not any("bn" in name or "downsample.1" in name for name in moved)
 
 
+@pytest.mark.parametrize("norm", ["frozen", "batch"])
+def test_frozen_stages_do_not_move(timm, tmp_path, norm):
+    path = saved(trained_batchnorm(timm.create_model("resnet18")), tmp_path)
+    backbone = TimmBackbone("resnet18", weights=path, norm=norm, frozen_stages=3)
+    backbone.load_weights()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    for _ in range(2):
+        stage = one_step(backbone)
+        torch.optim.SGD([p for p in stage.parameters() if p.requires_grad], lr=0.1).step()
+    moved = {name for name, value in backbone.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name.split(".")[1] for name in moved} == {"layer3", "layer4"}
+    assert any(name.endswith("running_var") for name in moved) == (norm == "batch")
+
+
 def test_weights_that_do_not_fit_are_named(timm, tmp_path):
     path = saved(timm.create_model("resnet34"), tmp_path)
     with pytest.raises(InputError, match=r"weights\.pth.*do not fit resnet18: layer1\.2\S+ is not used"):
@@ -107,6 +121,11 @@ def test_preprocessing_is_the_models_own(timm):
         ({"model_name": "convnext_atto", "norm": "batch"}, "has no BatchNorm; set norm to null"),
         ({"model_name": "vit_tiny_patch16_224"}, r"has maps at strides \[16\]"),
         ({"model_name": "swin_tiny_patch4_window7_224"}, "does not take images of any size"),
+        ({"model_name": "resnet18", "norm": "batch", "frozen_stages": 2}, "would freeze random filters"),
+        (
+            {"model_name": "resnet18", "norm": "batch", "weights": "FILE", "frozen_stages": 6},
+            r"frozen_stages is 6; it has to be 0 or the level of a map \(2, 3, 4, 5\)",
+        ),
         ({"model_name": "resnet18", "norm": "batch", "map_strides": [8, 4]}, "give ascending powers of two"),
         ({"model_name": "resnet18", "norm": "batch", "map_strides": [4, 12]}, "give ascending powers of two"),
     ],
