@@ -13,7 +13,7 @@ from rich.text import Text
 from fpn_lightning.errors import InputError
 from fpn_lightning.paper import Table, all_tables
 from fpn_lightning.reporting import tuning
-from fpn_lightning.reporting.collection import Kept, collect, collect_wandb, find_unfinished, load_all, presets
+from fpn_lightning.reporting.collection import Kept, collect, load_all, local_runs, presets, wandb_runs
 from fpn_lightning.reporting.mixing import set_apart
 from fpn_lightning.reporting.page import summaries, write
 from fpn_lightning.reporting.terminal import show
@@ -54,21 +54,16 @@ def _gather(arguments: argparse.Namespace, records_root: Path, console: Console)
     def replace(preset: str) -> bool:
         return arguments.replace and (not arguments.preset or preset in arguments.preset)
 
-    if arguments.source == "wandb":
-        if not arguments.wandb_project:
-            raise InputError("--source wandb needs --wandb-project ENTITY/PROJECT")
-        kept, unfinished = collect_wandb(arguments.wandb_project, records_root, replace)
-        origin = arguments.wandb_project
-    else:
-        kept = collect(arguments.runs, records_root, replace)
-        unfinished = [str(folder) for folder in find_unfinished(arguments.runs)]
-        origin = str(arguments.runs)
-    count = len(kept.written) + len(kept.left_alone)
+    online, project = arguments.source == "wandb", arguments.wandb_project
+    if online and not project:
+        raise InputError("--source wandb needs --wandb-project ENTITY/PROJECT")
+    kept = collect(wandb_runs(project) if online else local_runs(arguments.runs), records_root, replace)
     where = f"their records are in {records_root}"
     if kept.left_alone:
         where = f"the records of {len(kept.written)} are in {records_root}, others were left alone (see below)"
-    console.print(Text(f"{count} finished runs in {origin}; {where}"))
-    for name in unfinished:
+    count = len(kept.written) + len(kept.left_alone)
+    console.print(Text(f"{count} finished runs in {project if online else arguments.runs}; {where}"))
+    for name in kept.unfinished:
         console.print(Text(f"unfinished, left out: {name}", style="yellow"))
     return kept
 
@@ -79,10 +74,10 @@ def _render(preset: str, tables: Mapping[str, Table], arguments: argparse.Namesp
     records = load_all(records_root, preset)
     found = summaries(preset, tables, records, records_root, arguments.tables)
     shown_with_tables = {warning for summary in found for warning in summary.warnings}
-    for row in set_apart(records)[1]:
-        if row.warning not in shown_with_tables:
-            console.print(Text(f"Warning. {row.warning}", style="bold red"))
-    if (page := tuning.write(preset, records, folder)) is not None:
+    for warning in set_apart(records)[1].values():
+        if warning not in shown_with_tables:
+            console.print(Text(f"Warning. {warning}", style="bold red"))
+    if page := tuning.write(preset, records, folder):
         console.print(Text(f"written: {page}"))
     elif not found:
         console.print(Text(f"preset {preset}: its records belong to none of the tables", style="yellow"))
@@ -95,33 +90,27 @@ def _render(preset: str, tables: Mapping[str, Table], arguments: argparse.Namesp
 
 def _tell_left_alone(kept: Kept, records_root: Path, console: Console) -> None:
     """Print which kept records were not replaced; after the tables, where it is seen."""
-    if not kept.left_alone:
-        return
     for path, reasons in kept.left_alone.items():
-        console.print(
-            Text(f"left alone: {path}; in the finished run {'; '.join(reasons)}", style="yellow"), soft_wrap=True
+        text = f"left alone: {path}; in the finished run {'; '.join(reasons)}"
+        console.print(Text(text, style="yellow"), soft_wrap=True)
+    if kept.left_alone:
+        names = " ".join(sorted({path.relative_to(records_root).parts[0] for path in kept.left_alone}))
+        text = (
+            f"Kept records left alone: {len(kept.left_alone)}. The finished runs differ from them. "
+            "The pages show the kept records, not these runs. To replace them: python -m fpn_lightning.reporting with "
+            f"--preset {names} --replace"
         )
-    presets = " ".join(sorted({path.relative_to(records_root).parts[0] for path in kept.left_alone}))
-    text = (
-        f"Kept records left alone: {len(kept.left_alone)}. The finished runs differ from them. "
-        "The pages show the kept records, not these runs. To replace them: python -m fpn_lightning.reporting with "
-        f"--preset {presets} --replace"
-    )
-    console.print(Text(text, style="bold yellow"), soft_wrap=True)
+        console.print(Text(text, style="bold yellow"), soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        argv: arguments; those of the process when ``None``.
+    """Run the command line with ``argv``, by default the arguments of the process.
 
     Returns:
         Exit status: 0, also if kept records were left alone, or 1 after a message on standard error.
     """
     arguments = _parser().parse_args(argv)
-    console = Console()
-    records_root = arguments.reports / "records"
+    console, records_root = Console(), arguments.reports / "records"
     kept, status = Kept(), 0
     try:
         kept = _gather(arguments, records_root, console)

@@ -9,8 +9,8 @@ from itertools import combinations
 
 from fpn_lightning.metric_names import proposal_count
 from fpn_lightning.paper import Column
-from fpn_lightning.reporting.grids import Grid, amount, number
-from fpn_lightning.reporting.seeds import FACTOR, Difference, difference
+from fpn_lightning.reporting.grids import Grid, number, with_spread
+from fpn_lightning.reporting.seeds import FACTOR, difference
 from fpn_lightning.reporting.summary import RowSummary, TableSummary
 
 AS_IN_PAPER, REVERSED, WITHIN_NOISE, NOT_COMPARED = "✓", "✗", "·", "n/a"
@@ -76,17 +76,12 @@ def _paper(summary: TableSummary, column: Column, first: RowSummary, second: Row
 def _compared(summary: TableSummary, column: Column, first: RowSummary, second: RowSummary) -> tuple[str, str]:
     """Sign and text of one cell."""
     paper, ours = _paper(summary, column, first, second), difference(first.records, second.records, column.key)
-    if not ours.values:
-        return NOT_COMPARED, f"n/a ({number(paper, sign=True) or 'n/a'})"
-    return _sign(paper, ours), f"{amount(ours)} ({number(paper, sign=True) or 'n/a'})"
-
-
-def _sign(paper: float | None, ours: Difference) -> str:
+    text = f"{with_spread(ours.mean, ours.std, sign=True) or 'n/a'} ({number(paper, sign=True) or 'n/a'})"
     if paper is None or ours.sign is None:
-        return NOT_COMPARED
+        return NOT_COMPARED, text
     if ours.sign == 0:
-        return WITHIN_NOISE
-    return AS_IN_PAPER if ours.sign * paper > 0 else REVERSED
+        return WITHIN_NOISE, text
+    return (AS_IN_PAPER if ours.sign * paper > 0 else REVERSED), text
 
 
 def _counts(summary: TableSummary, columns: list[Column], signs: Counter[str]) -> str:

@@ -13,33 +13,47 @@ from fpn_lightning.runs.conditions import why_not_add, why_not_replace
 from fpn_lightning.runs.record import FINISHED, Record
 
 RECORD_NAME = "metrics.json"
+_KEPT = "*/*/**/seed*"  # <table>/<row>/seed<n>, where table and row may be several folders
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What was done with the records of finished runs.
+    """What was done with the records of runs.
 
     Attributes:
         written: kept files that were written.
         left_alone: kept files that were not replaced, with the reasons.
+        unfinished: runs without a record, or with one whose status is not ``finished``.
     """
 
     written: list[Path] = field(default_factory=list)
     left_alone: dict[Path, list[str]] = field(default_factory=dict)
+    unfinished: list[str] = field(default_factory=list)
 
 
-def _never(preset: str) -> bool:
-    return False
+def collect(
+    runs: Iterable[tuple[str, Record | None]], records_root: Path, replace: Callable[[str], bool] = lambda preset: False
+) -> Kept:
+    """Keep the record of every finished run; do not replace a kept record of other data or another configuration.
 
+    Args:
+        runs: the name of each run and its record, if it has one, from :func:`local_runs` or :func:`wandb_runs`. Of
+            several finished runs of one experiment the last is used.
+        records_root: folder for ``<preset>/<table>/<row>/seed<n>.json``. Records of deleted runs stay there.
+        replace: whether the kept records of a preset are replaced in any case.
 
-def _keep(records: Iterable[Record], records_root: Path, replace: Callable[[str], bool]) -> Kept:
-    """Save records as ``<records_root>/<preset>/<table>/<row>/seed<n>.json``, unless there is a reason against it."""
-    kept = Kept()
-    for record in records:
-        experiment = record.experiment
-        target = records_root / experiment.path.with_name(f"seed{experiment.seed}.json")
+    Raises:
+        InputError: a malformed record, or one in the folder of another experiment.
+    """
+    kept, finished = Kept(), {}
+    for name, record in runs:
+        if record is None or record.status != FINISHED:
+            kept.unfinished.append(name)
+        else:
+            finished[records_root / f"{record.experiment.path}.json"] = record
+    for target, record in finished.items():
         reasons = []
-        if not replace(experiment.preset):
+        if not replace(record.experiment.preset):
             if target.exists():
                 reasons = why_not_replace(Record.load(target), record)
             elif others := sorted(target.parent.glob("seed*.json")):
@@ -52,10 +66,6 @@ def _keep(records: Iterable[Record], records_root: Path, replace: Callable[[str]
     return kept
 
 
-def _run_folders(runs_root: Path) -> list[Path]:
-    return sorted(folder for folder in runs_root.glob("*/*/*/**/seed*") if folder.is_dir())
-
-
 def _load_checked(path: Path, root: Path) -> Record:
     """Load a record and reject one in the folder of another experiment, such as a copied or renamed run."""
     record = Record.load(path)
@@ -65,32 +75,12 @@ def _load_checked(path: Path, root: Path) -> Record:
     return record
 
 
-def collect(runs_root: Path, records_root: Path, replace: Callable[[str], bool] = _never) -> Kept:
-    """Keep the record of every finished run; do not replace a kept record of other data or another configuration.
-
-    Args:
-        runs_root: folder with ``<preset>/<table>/<row>/seed<n>/metrics.json``; may be absent.
-        records_root: folder for ``<preset>/<table>/<row>/seed<n>.json``. Records of deleted runs stay there.
-        replace: whether the kept records of a preset are replaced in any case.
-
-    Returns:
-        The files written and those left alone.
-
-    Raises:
-        InputError: a malformed record, or one in the folder of another experiment.
-    """
-    paths = (folder / RECORD_NAME for folder in _run_folders(runs_root))
-    records = (_load_checked(path, runs_root) for path in paths if path.is_file())
-    return _keep((record for record in records if record.status == FINISHED), records_root, replace)
-
-
-def find_unfinished(runs_root: Path) -> list[Path]:
-    """Folders of runs without a record, or with one whose status is not ``finished``."""
-    return [
-        folder
-        for folder in _run_folders(runs_root)
-        if not (folder / RECORD_NAME).is_file() or Record.load(folder / RECORD_NAME).status != FINISHED
-    ]
+def local_runs(runs_root: Path) -> Iterable[tuple[str, Record | None]]:
+    """The runs in ``<runs_root>/<preset>/<table>/<row>/seed<n>/``; none if the folder is absent."""
+    for folder in sorted(runs_root.glob(f"*/{_KEPT}")):
+        path = folder / RECORD_NAME
+        if folder.is_dir():
+            yield str(folder), _load_checked(path, runs_root) if path.is_file() else None
 
 
 def load_all(records_root: Path, preset: str) -> list[Record]:
@@ -100,7 +90,7 @@ def load_all(records_root: Path, preset: str) -> list[Record]:
         InputError: a malformed record, one in the folder of another experiment, or one that is not finished.
     """
     records = []
-    for path in sorted((records_root / preset).glob("*/*/**/seed*.json")):
+    for path in sorted((records_root / preset).glob(f"{_KEPT}.json")):
         record = _load_checked(path, records_root)
         if record.status != FINISHED:
             raise InputError(f"{path}: status: {record.status!r}; only finished runs are reported, remove the file")
@@ -110,26 +100,17 @@ def load_all(records_root: Path, preset: str) -> list[Record]:
 
 def presets(records_root: Path) -> list[str]:
     """Names of the presets that have records."""
-    if not records_root.is_dir():
-        return []
-    return sorted(folder.name for folder in records_root.iterdir() if any(folder.glob("*/*/**/seed*.json")))
+    return sorted({path.relative_to(records_root).parts[0] for path in records_root.glob(f"*/{_KEPT}.json")})
 
 
-def collect_wandb(
-    project: str, records_root: Path, replace: Callable[[str], bool] = _never, api: Any = None
-) -> tuple[Kept, list[str]]:
-    """Keep the records that runs logged to Weights & Biases as the file ``metrics.json``.
+def wandb_runs(project: str, api: Any = None) -> Iterable[tuple[str, Record | None]]:
+    """The runs that logged their record to Weights & Biases as the file ``metrics.json``, in order of creation.
 
-    Of several runs of one experiment the one created last is used. Offline runs have to be synchronised first.
+    Offline runs have to be synchronised first.
 
     Args:
         project: ``ENTITY/PROJECT``.
-        records_root: as in :func:`collect`.
-        replace: as in :func:`collect`.
         api: a ``wandb.Api``; made here if not given.
-
-    Returns:
-        The files written and those left alone, and the names of the runs without a finished record.
 
     Raises:
         InputError: a malformed record; names the run.
@@ -138,15 +119,8 @@ def collect_wandb(
         import wandb  # takes seconds and is only needed here
 
         api = wandb.Api()
-    newest: dict[Path, Record] = {}
-    unfinished = []
     for run in api.runs(project, order="+created_at"):
-        record = _download(run, project)
-        if record is None or record.status != FINISHED:
-            unfinished.append(str(run.name))
-        else:
-            newest[record.experiment.path] = record
-    return _keep(newest.values(), records_root, replace), unfinished
+        yield str(run.name), _download(run, project)
 
 
 def _download(run: Any, project: str) -> Record | None:

@@ -92,11 +92,7 @@ def costs_file(table: str, preset: str, records_root: Path) -> Path:
 
 
 def costs_of(summary: TableSummary, records_root: Path) -> Costs | None:
-    """The costs of a table's rows; ``None`` if they were not measured.
-
-    Args:
-        summary: the table.
-        records_root: ``reports/records``.
+    """The costs of a table's rows in ``records_root``; ``None`` if they were not measured.
 
     Raises:
         InputError: the file is malformed or names a row that the table does not have.
@@ -149,10 +145,9 @@ def cost_warnings(summary: TableSummary, costs: Costs) -> Iterator[str]:
     for row in summary.run:
         counts, cost = {record.parameters for record in row.records}, costs.rows.get(row.id)
         if cost is not None and counts != {cost.parameters}:
-            recorded = " and ".join(f"{count:,}" for count in sorted(counts))
             yield (
                 f"{row.row.label}: the model whose cost was measured has {cost.parameters:,} parameters, the model of "
-                f"the records {recorded}."
+                f"the records {' and '.join(f'{count:,}' for count in sorted(counts))}."
             )
 
 

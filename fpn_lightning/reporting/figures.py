@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fpn_lightning.metric_names import SIZES, proposal_count, size_keys
-from fpn_lightning.reporting.costs import Costs, RowCost
+from fpn_lightning.reporting.costs import Costs
 from fpn_lightning.reporting.summary import RowSummary, TableSummary
 
-
-@dataclass(frozen=True)
-class Point:
-    """A number in percent or points and its sample standard deviation over seeds; ``None`` below two seeds."""
-
-    mean: float
-    std: float | None = None
+Point = tuple[float, float | None]
+"""A number in percent or points and its sample standard deviation over seeds; ``None`` below two seeds."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +24,12 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A figure that was written, its title and its caption."""
+class Gaps:
+    """The gaps of one column to the reference row in points, by row id: the paper's and ours."""
 
-    path: Path
     title: str
-    caption: str
+    paper: dict[str, Point]
+    ours: dict[str, Point]
 
 
 @dataclass(frozen=True)
@@ -45,67 +40,54 @@ class Cloud:
     rows: dict[str, tuple[float, Point]]
 
 
-def point(row: RowSummary, key: str) -> Point | None:
-    """The row's metric over its seeds; ``None`` if it has no number."""
+@dataclass(frozen=True)
+class Shown:
+    """A figure that was written, its title and its caption."""
+
+    path: Path
+    title: str
+    caption: str
+
+
+def _ours(row: RowSummary, key: str) -> Point | None:
     found = row.ours(key)
-    return None if found is None or found.mean is None else Point(found.mean, found.std)
+    return None if found is None or found.mean is None else (found.mean, found.std)
 
 
-def _filled(rows: dict[str, list[Point | None]]) -> dict[str, list[Point | None]]:
-    return {row: points for row, points in rows.items() if any(points)}
+def _panel(title: str, places: Iterable[str], rows: dict[str, list[Point | None]]) -> list[Panel]:
+    """A panel of the rows that have a point; none without such a row."""
+    filled = {row: points for row, points in rows.items() if any(points)}
+    return [Panel(title, list(places), filled)] if filled else []
 
 
 def by_size(summary: TableSummary) -> list[Panel]:
     """For each column that COCO splits by object size, a panel of our numbers and one of the paper's, if it has any."""
     panels = []
     for column in summary.table.columns:
-        keys = size_keys(column.key)
-        if keys is None:
-            continue
-        ours = _filled({row.id: [point(row, key) for key in keys] for row in summary.run})
-        if not ours:
-            continue
-        cells = {
-            row.id: [Point(row.row.metrics[key]) if key in row.row.metrics else None for key in keys]
+        keys = size_keys(column.key) or ()
+        title = column.heading if summary.table.ours else f"{column.full_heading}, ours"
+        ours = {row.id: [_ours(row, key) for key in keys] for row in summary.run}
+        paper: dict[str, list[Point | None]] = {
+            row.id: [(row.row.metrics[key], None) if key in row.row.metrics else None for key in keys]
             for row in summary.run
         }
-        panels.append(
-            Panel(
-                f"{column.full_heading}, ours" if not summary.table.ours else column.heading, list(SIZES.values()), ours
-            )
-        )
-        if paper := _filled(cells):
-            panels.append(Panel(f"{column.full_heading}, paper", list(SIZES.values()), paper))
+        if shown := _panel(title, SIZES.values(), ours):
+            panels += shown + _panel(f"{column.full_heading}, paper", SIZES.values(), paper)
     return panels
 
 
-def by_proposals(summary: TableSummary) -> Panel | None:
-    """Recall of each row at every number of proposals in its records; ``None`` below two such numbers.
+def by_proposals(summary: TableSummary) -> list[Panel]:
+    """A panel of the recall of each row at every number of proposals in its records; none below two such numbers.
 
-    ``None`` also for tables of AP, where recall is that of the detections, not of proposals.
+    None also for tables of AP, where recall is that of the detections, not of proposals.
     """
-    if not any(proposal_count(column.key) for column in summary.table.columns):
-        return None
-    counts: dict[int, str] = {}
-    for row in summary.run:
-        for record in row.records:
-            for key in record.metrics:
-                if (count := proposal_count(key)) is not None:
-                    counts[count] = key
-    if len(counts) < 2:
-        return None
+    keys = {key for row in summary.run for record in row.records for key in record.metrics}
+    counts = {count: key for key in sorted(keys) if (count := proposal_count(key)) is not None}
+    if len(counts) < 2 or not any(proposal_count(column.key) for column in summary.table.columns):
+        return []
     places = sorted(counts)
-    rows = _filled({row.id: [point(row, counts[count]) for count in places] for row in summary.run})
-    return Panel("Recall", [str(count) for count in places], rows) if rows else None
-
-
-@dataclass(frozen=True)
-class Gaps:
-    """The gaps of one column to the reference row in points, by row id: the paper's and ours."""
-
-    title: str
-    paper: dict[str, Point]
-    ours: dict[str, Point]
+    rows = {row.id: [_ours(row, counts[count]) for count in places] for row in summary.run}
+    return _panel("Recall", map(str, places), rows)
 
 
 def by_gap(summary: TableSummary) -> list[Gaps]:
@@ -113,31 +95,28 @@ def by_gap(summary: TableSummary) -> list[Gaps]:
     rows = [row for row in summary.run if (reference := summary.reference(row)) and reference.id != row.id]
     found = []
     for column in summary.columns:
-        paper = {row.id: summary.paper_gap(row, column.key) for row in rows}
-        ours = {row.id: summary.ours_gap(row, column.key) for row in rows}
-        spread = {row.id: summary.paired_gap(row, column.key).std for row in rows}
-        found.append(
-            Gaps(
-                column.full_heading,
-                {row: Point(gap) for row, gap in paper.items() if gap is not None},
-                {row: Point(gap, spread[row]) for row, gap in ours.items() if gap is not None},
-            )
-        )
+        theirs = {row.id: summary.paper_gap(row, column.key) for row in rows}
+        paper: dict[str, Point] = {row: (gap, None) for row, gap in theirs.items() if gap is not None}
+        ours = {
+            row.id: (gap, summary.paired_gap(row, column.key).std)
+            for row in rows
+            if (gap := summary.ours_gap(row, column.key)) is not None
+        }
+        found.append(Gaps(column.full_heading, paper, ours))
     return [gaps for gaps in found if gaps.ours] if any(gaps.paper for gaps in found) else []
 
 
 def by_cost(summary: TableSummary, costs: Costs) -> list[Cloud]:
     """The main metric against time and memory, for the rows that have both."""
-    axes: list[tuple[str, Callable[[RowCost], float]]] = [
-        ("seconds an image, test time", lambda cost: cost.seconds_per_image),
-        ("memory at test time (MiB)", lambda cost: cost.test_memory_mib),
-        ("memory of a training step (MiB)", lambda cost: cost.train_step_memory_mib),
-    ]
-    found = {
-        row.id: brought
-        for row in summary.run
-        if row.id in costs.rows and (brought := point(row, summary.table.main.key))
+    axes = {
+        "seconds an image, test time": "seconds_per_image",
+        "memory at test time (MiB)": "test_memory_mib",
+        "memory of a training step (MiB)": "train_step_memory_mib",
     }
-    if not found:
-        return []
-    return [Cloud(label, {row: (cost(costs.rows[row]), found[row]) for row in found}) for label, cost in axes]
+    points = {row.id: point for row in summary.run if (point := _ours(row, summary.table.main.key))}
+    rows = [row for row in points if row in costs.rows]
+    return [
+        Cloud(label, {row: (getattr(costs.rows[row], attribute), points[row]) for row in rows})
+        for label, attribute in axes.items()
+        if rows
+    ]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fpn_lightning.paper import Column
-from fpn_lightning.reporting.seeds import Difference, Statistic
+from fpn_lightning.reporting.seeds import Sample
 from fpn_lightning.reporting.summary import RowSummary, TableSummary
 
 
@@ -29,22 +29,16 @@ def number(value: float | None, places: int = 1, sign: bool = False) -> str:
     return f"{rounded:+.{places}f}" if sign and rounded else f"{rounded:.{places}f}"
 
 
-def _with_spread(mean: str, std: float | None) -> str:
-    return mean if std is None else f"{mean} ± {number(std)}"
+def with_spread(mean: float | None, std: float | None, sign: bool = False) -> str:
+    """Mean and sample standard deviation, ``+1.2 ± 0.3``."""
+    return number(mean, sign=sign) + ("" if std is None else f" ± {number(std)}")
 
 
-def measured(statistic: Statistic | None, has_records: bool) -> str:
+def measured(sample: Sample | None) -> str:
     """Mean ± spread of a metric; "–" for an object size without ground truth, "n/a" for a metric not recorded."""
-    if not has_records:
-        return ""
-    if statistic is None:
+    if sample is None:
         return "n/a"
-    return "–" if statistic.mean is None else _with_spread(number(statistic.mean), statistic.std)
-
-
-def amount(difference: Difference) -> str:
-    """A difference as text, ``+1.2 ± 0.3``."""
-    return _with_spread(number(difference.mean, sign=True), difference.std)
+    return with_spread(sample.mean, sample.std) or "–"
 
 
 def status(row: RowSummary) -> str:
@@ -60,9 +54,7 @@ def gap_cell(summary: TableSummary, row: RowSummary, key: str) -> str:
     """Our gap to the reference row; if both rows ran with the same seeds, with its spread and a dot if it is noise."""
     gap, paired, reference = summary.ours_gap(row, key), summary.paired_gap(row, key), summary.reference(row)
     same = reference is not None and len(paired.values) == len(row.records) == len(reference.records)
-    return _with_spread(number(gap, sign=True), paired.std if same else None) + (
-        " ·" if same and paired.sign == 0 else ""
-    )
+    return with_spread(gap, paired.std if same else None, sign=True) + (" ·" if same and paired.sign == 0 else "")
 
 
 def results(summary: TableSummary) -> list[Grid]:
@@ -78,14 +70,12 @@ def results(summary: TableSummary) -> list[Grid]:
         for row in summary.rows:
             if row.row.literature and not any(column.key in row.row.metrics for column in own):
                 continue
-            has_records = bool(row.records)
             paper = {column.key: number(row.row.metrics.get(column.key)) for column in own}
-            ours = {column.key: measured(row.ours(column.key), has_records) for column in columns}
+            ours = {column.key: measured(row.ours(column.key)) if row.records else "" for column in columns}
             rows.append([row.row.label, status(row), *_side_by_side(summary, columns, paper, ours)])
             if any(record.untrained for record in row.records):
-                before = {column.key: measured(row.untrained(column.key), has_records) for column in columns}
-                cells = _side_by_side(summary, columns, {}, before)
-                rows.append(["    the same model, untrained", "", *cells])
+                before = {column.key: measured(row.untrained(column.key)) for column in columns}
+                rows.append(["    the same model, untrained", "", *_side_by_side(summary, columns, {}, before)])
         header = ["row", "seeds", *_headings(summary, columns)]
         grids.append(Grid(f"Results, {group}" if group else "Results", header, rows, left=2))
     return grids
@@ -150,12 +140,13 @@ def differences(summary: TableSummary) -> list[Grid]:
     return [Grid("Difference to the paper (ours minus the paper's), in points", header, rows, left=1)] if rows else []
 
 
-def _average(values: Iterable[float | None], places: int) -> str:
+def _average(values: Iterable[float | None]) -> str:
     known = [value for value in values if value is not None]
-    return number(statistics.fmean(known), places) if known else ""
+    return number(statistics.fmean(known), 3) if known else ""
 
 
-def _each(values: Iterable[int]) -> str:
+def each(values: Iterable[int]) -> str:
+    """The distinct values, ``400, 1,500``."""
     return ", ".join(f"{value:,}" for value in sorted(set(values)))
 
 
@@ -174,12 +165,12 @@ def cost(summary: TableSummary) -> Grid:
                 "" if row.row.literature else row.shared_from or f"{summary.name}/{row.id}",
                 *(row.row.details.get(name, "") for name in summary.table.details),
                 ", ".join(sorted({record.backbone for record in records})),
-                _each(record.parameters for record in records),
-                _each(record.train.steps for record in records),
-                _each(record.train.total_batch for record in records),
+                each(record.parameters for record in records),
+                each(record.train.steps for record in records),
+                each(record.train.total_batch for record in records),
                 ", ".join(f"{lr:g}" for lr in sorted({r.train.lr for r in records if r.train.lr is not None})),
-                _average((record.train.seconds_per_step for record in records), 3),
-                _average((record.eval.seconds_per_image for record in records), 3),
+                _average(record.train.seconds_per_step for record in records),
+                _average(record.eval.seconds_per_image for record in records),
                 *([] if not timed else ["" if theirs is None else f"{theirs:g} ({row.row.device})"]),
                 f"{max(peaks):,.0f}" if peaks else "",
             ]

@@ -3,50 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import groupby
 
 from fpn_lightning.runs.conditions import differing
 from fpn_lightning.runs.record import Record
 
 
-@dataclass(frozen=True)
-class MixedRow:
-    """A row whose records cannot be averaged, because their conditions differ.
-
-    Attributes:
-        table: ``table1`` or ``tuning/table1/lr0.006``.
-        row: ``c_fpn``.
-        warning: a sentence that names the records and what differs.
-    """
-
-    table: str
-    row: str
-    warning: str
+def cell(record: Record) -> str:
+    """Table and row of a run: ``table1/c_fpn``."""
+    return f"{record.experiment.table}/{record.experiment.row}"
 
 
-def set_apart(records: Iterable[Record]) -> tuple[list[Record], list[MixedRow]]:
-    """Separate records that may be averaged from rows whose records differ.
-
-    Args:
-        records: of one preset and any tables.
+def set_apart(records: Iterable[Record]) -> tuple[list[Record], dict[str, str]]:
+    """Separate records of one preset that may be averaged from rows whose records differ.
 
     Returns:
-        The records that may be averaged, ordered by table, row and seed; and the other rows.
+        The records that may be averaged, ordered by table, row and seed. For each other row (``table1/c_fpn``) a
+        sentence that names its records and what differs.
     """
     kept: list[Record] = []
-    mixed: list[MixedRow] = []
-    ordered = sorted(records, key=lambda r: (r.experiment.table, r.experiment.row, r.experiment.seed))
-    for (table, row), group in groupby(ordered, key=lambda r: (r.experiment.table, r.experiment.row)):
+    warnings: dict[str, str] = {}
+    ordered = sorted(records, key=lambda record: (cell(record), record.experiment.seed))
+    for name, group in groupby(ordered, key=cell):
         runs = list(group)
         if found := differing(runs):
-            mixed.append(MixedRow(table, row, _warning(table, row, runs, found)))
+            warnings[name] = _warning(name, runs, found)
         else:
             kept += runs
-    return kept, mixed
+    return kept, warnings
 
 
-def _warning(table: str, row: str, runs: list[Record], found: dict[str, dict[str, list[Record]]]) -> str:
+def _warning(name: str, runs: list[Record], found: dict[str, dict[str, list[Record]]]) -> str:
     def seeds(having: list[Record]) -> str:
         numbers = ", ".join(str(record.experiment.seed) for record in having)
         return f"{'seed' if len(having) == 1 else 'seeds'} {numbers}"
@@ -57,7 +44,7 @@ def _warning(table: str, row: str, runs: list[Record], found: dict[str, dict[str
     )
     files = ", ".join(f"records/{record.experiment.path}.json" for record in runs)
     return (
-        f"The runs of {table}/{row} are not averaged and their numbers are not shown, because they differ: "
+        f"The runs of {name} are not averaged and their numbers are not shown, because they differ: "
         f"{'; '.join(parts)}. The records are {files}. Run all seeds with one configuration, or remove the records "
         "of the others."
     )

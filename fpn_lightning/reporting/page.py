@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
 from fpn_lightning.paper import Table
 from fpn_lightning.reporting import prose
@@ -12,19 +14,15 @@ from fpn_lightning.reporting.agreement import RULE, agreement
 from fpn_lightning.reporting.costs import Costs, cost_grid, cost_notes, cost_warnings, costs_file, costs_of, measured_on
 from fpn_lightning.reporting.figures import Shown
 from fpn_lightning.reporting.grids import cost, differences, gaps, results
-from fpn_lightning.reporting.remarks import remarks_of
 from fpn_lightning.reporting.summary import TableSummary, summarise
-from fpn_lightning.reporting.tables import bullets, csv_text, embedded, folded, latex, markdown_grid, section, warned
+from fpn_lightning.reporting.tables import csv_text, folded, latex, markdown_grid, section, warned
 from fpn_lightning.runs.record import Record
 
-PICTURES = "pictures"
-"""Folder beside the page for ``<table>_<row>.png``; pictures that are there are shown."""
-
-FOOTER = "Made by `python -m fpn_lightning.reporting` from the run records; do not edit."
+_REMARKS = re.compile(r"(?:About|Written of) the records of commits? ([0-9a-f]{7,40}(?:, [0-9a-f]{7,40})*)\.")
 
 
 def summaries(
-    preset: str, tables: Mapping[str, Table], records: list[Record], records_root: Path, also: Iterable[str] = ()
+    preset: str, tables: Mapping[str, Table], records: list[Record], records_root: Path, also: Collection[str] = ()
 ) -> list[TableSummary]:
     """The tables of a preset that are rendered: those with a record of their own or measured costs, and ``also``.
 
@@ -69,16 +67,14 @@ def markdown(summary: TableSummary, costs: Costs | None, shown: Sequence[Shown],
         parts += section(grid)
     parts += ["## Figures"] if shown else []
     for figure in shown:
-        parts += [embedded(figure.title, figure.path.name), figure.caption]
-    if (remarks := remarks_of(summary, folder.parent / "records")) is not None:
-        parts += ["## Remarks", remarks]
-    parts += _pictures(summary, folder)
+        parts += [f"![{figure.title}]({figure.path.name})", figure.caption]
+    parts += [*_remarks(summary, folder.parent / "records"), *_pictures(summary, folder)]
     if costs:
         parts += [*section(cost_grid(summary, costs)), measured_on(costs)]
     parts += section(cost(summary))
     if notes := [*prose.notes(summary), *(cost_notes(summary, costs) if costs else ())]:
-        parts.append(bullets(notes))
-    parts += ["## How to read and check the numbers", prose.CELLS, *prose.provenance(summary), FOOTER]
+        parts.append("\n".join(f"- {note}" for note in notes))
+    parts += ["## How to read and check the numbers", prose.CELLS, *prose.provenance(summary), prose.FOOTER]
     return "\n\n".join(parts) + "\n"
 
 
@@ -99,19 +95,32 @@ def write(summary: TableSummary, folder: Path) -> list[Path]:
 
     costs = costs_of(summary, folder.parent / "records")
     shown = plots.draw(summary, costs, folder)
-    contents = {
-        ".md": markdown(summary, costs, shown, folder),
-        ".csv": csv_text(summary),
-        ".tex": latex(summary),
-    }
+    contents = {".md": markdown(summary, costs, shown, folder), ".csv": csv_text(summary), ".tex": latex(summary)}
     for suffix, text in contents.items():
         write_whole(folder / f"{summary.name}{suffix}", text)
     return [*(folder / f"{summary.name}{suffix}" for suffix in contents), *(figure.path for figure in shown)]
 
 
-def _pictures(summary: TableSummary, folder: Path) -> Iterable[str]:
-    """The pictures of the table's rows that are there."""
-    found = [(row, f"{PICTURES}/{summary.name}_{row.id}.png") for row in summary.rows]
+def _remarks(summary: TableSummary, records_root: Path) -> Iterator[str]:
+    """What a person wrote about the records, in ``<preset>/<table>/remarks.md`` beside them.
+
+    The first line names the commits of the records. With records of another commit the remarks are left out, since
+    they may no longer be true.
+    """
+    path = records_root / summary.preset / summary.name / "remarks.md"
+    if not path.is_file():
+        return
+    first, _, text = path.read_text(encoding="utf-8").partition("\n")
+    if (match := _REMARKS.fullmatch(first)) is None:
+        raise InputError(f"{path}: the first line has to be: About the records of commit <commit>.")
+    if not summary.mixed and {record.commit for record in summary.records} <= set(match[1].split(", ")):
+        yield "## Remarks"
+        yield text.strip()
+
+
+def _pictures(summary: TableSummary, folder: Path) -> Iterator[str]:
+    """The pictures of the table's rows that are in ``pictures/`` beside the page."""
+    found = [(row, f"pictures/{summary.name}_{row.id}.png") for row in summary.rows]
     found = [(row, name) for row, name in found if (folder / name).is_file()]
     if found:
         yield "## Pictures"
@@ -121,4 +130,4 @@ def _pictures(summary: TableSummary, folder: Path) -> Iterable[str]:
         )
     for row, name in found:
         yield f"{row.row.label}:"
-        yield embedded(f"{row.row.label}: predictions and feature maps", name)
+        yield f"![{row.row.label}: predictions and feature maps]({name})"

@@ -12,23 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
-from matplotlib.axes import Axes
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fpn_lightning.files import whole_file
 from fpn_lightning.reporting.costs import Costs
-from fpn_lightning.reporting.figures import (
-    Cloud,
-    Gaps,
-    Panel,
-    Point,
-    Shown,
-    by_cost,
-    by_gap,
-    by_proposals,
-    by_size,
-)
+from fpn_lightning.reporting.figures import Cloud, Gaps, Panel, Shown, by_cost, by_gap, by_proposals, by_size
 from fpn_lightning.reporting.summary import TableSummary
 
 _STYLES = (
@@ -77,16 +67,10 @@ def row_styles(labels: dict[str, str]) -> dict[str, Style]:
 
 
 @contextmanager
-def svg_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """Open an empty figure; when the block ends it is written as SVG, whole or not at all.
-
-    Args:
-        path: the file, ``.svg``.
-        width: in inches; a page on GitHub is about nine wide.
-        height: in inches.
-    """
+def _svg_figure(path: Path, height: float) -> Iterator[Figure]:
+    """Open an empty figure, ``height`` inches high; when the block ends it is written, whole or not at all."""
     with matplotlib.rc_context(_SETTINGS):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(9.0, height), layout="constrained")  # a page on GitHub is about nine inches wide
         yield figure
         with whole_file(path) as temporary:
             # Without date and version, so that the same numbers give the same bytes.
@@ -112,7 +96,7 @@ def draw(summary: TableSummary, costs: Costs | None, folder: Path) -> list[Shown
     if panels := by_size(summary):
         caption = f"By object size, in %. Each panel has its own scale; bars are in the order of the legend. {spread}"
         draw_sizes(add("sizes", "By object size", caption), panels, styles)
-    if recall := by_proposals(summary):
+    for recall in by_proposals(summary):
         title = "Recall against the number of proposals"
         caption = f"{title} an image. Bands: one sample standard deviation over seeds, up and down."
         draw_proposals(add("proposals", title, caption), recall, styles)
@@ -129,7 +113,7 @@ def draw(summary: TableSummary, costs: Costs | None, folder: Path) -> list[Shown
 
 def draw_sizes(path: Path, panels: list[Panel], styles: dict[str, Style]) -> None:
     """Panels side by side: sizes along x, one bar for each row."""
-    with svg_figure(path, 9.0, 3.4 if len(panels) < 4 else 6.2) as figure:
+    with _svg_figure(path, 3.4 if len(panels) < 4 else 6.2) as figure:
         columns = len(panels) if len(panels) < 4 else (len(panels) + 1) // 2
         grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False)
         for axes in grid.flat[len(panels) :]:
@@ -143,20 +127,18 @@ def draw_sizes(path: Path, panels: list[Panel], styles: dict[str, Style]) -> Non
             for index, (row, points) in enumerate(panel.rows.items()):
                 shift = (index - (len(panel.rows) - 1) / 2) * width
                 for place, point in enumerate(points):
-                    if point is not None:
-                        axes.bar(place + shift, point.mean, 0.9 * width, color=styles[row].colour)
-                        _error_bar(axes, place + shift, point)
-        _legend(figure, styles, {row for panel in panels for row in panel.rows}, "bars")
-
-
-def _error_bar(axes: Axes, at: float, point: Point) -> None:
-    if point.std is not None:
-        axes.errorbar(at, point.mean, yerr=point.std, color="#555555", linewidth=1, capsize=1.5)
+                    if point is None:
+                        continue
+                    mean, std = point
+                    axes.bar(place + shift, mean, 0.9 * width, color=styles[row].colour)
+                    if std is not None:
+                        axes.errorbar(place + shift, mean, yerr=std, color="#555555", linewidth=1, capsize=1.5)
+        _legend(figure, styles, {row for panel in panels for row in panel.rows}, "s", "")
 
 
 def draw_proposals(path: Path, panel: Panel, styles: dict[str, Style]) -> None:
     """One line for each row over the number of proposals (logarithmic), with a band of one standard deviation."""
-    with svg_figure(path, 9.0, 4.2) as figure:
+    with _svg_figure(path, 4.2) as figure:
         axes = figure.subplots()
         axes.set_xscale("log")
         counts = [int(place) for place in panel.places]
@@ -165,15 +147,14 @@ def draw_proposals(path: Path, panel: Panel, styles: dict[str, Style]) -> None:
         axes.set_xlabel("proposals an image")
         axes.set_ylabel("recall (%)")
         for row, points in panel.rows.items():
-            known = [(count, point) for count, point in zip(counts, points, strict=True) if point is not None]
-            places, means = [count for count, _ in known], [point.mean for _, point in known]
+            places = [count for count, point in zip(counts, points, strict=True) if point]
+            means, spreads = zip(*((mean, std or 0) for mean, std in filter(None, points)), strict=True)
             style = styles[row]
             axes.plot(places, means, color=style.colour, marker=style.marker, markersize=5, linewidth=1.5)
-            low = [point.mean - (point.std or 0) for _, point in known]
-            high = [point.mean + (point.std or 0) for _, point in known]
+            low, high = np.subtract(means, spreads), np.add(means, spreads)
             axes.fill_between(places, low, high, color=style.colour, alpha=0.2, linewidth=0)
         axes.set_ylim(bottom=0)
-        _legend(figure, styles, set(panel.rows), "lines")
+        _legend(figure, styles, set(panel.rows), None, "-")
 
 
 def draw_gaps(path: Path, columns: list[Gaps], styles: dict[str, Style]) -> None:
@@ -181,7 +162,7 @@ def draw_gaps(path: Path, columns: list[Gaps], styles: dict[str, Style]) -> None
     rows = [row for row in styles if any(row in gaps.ours or row in gaps.paper for gaps in columns)]
     across = min(4, len(columns))
     down = -(-len(columns) // across)
-    with svg_figure(path, 9.0, 1.2 + down * (0.5 + 0.24 * len(rows))) as figure:
+    with _svg_figure(path, 1.2 + down * (0.5 + 0.24 * len(rows))) as figure:
         grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
         for axes in grid.flat[len(columns) :]:
             axes.set_axis_off()
@@ -193,18 +174,11 @@ def draw_gaps(path: Path, columns: list[Gaps], styles: dict[str, Style]) -> None
             axes.tick_params(axis="x", labelbottom=True)
             for place, row in enumerate(rows):
                 style = styles[row]
+                look = {"color": style.colour, "marker": style.marker, "markersize": 5, "linewidth": 1}
                 for found, offset, face in ((gaps.paper, 0.17, "white"), (gaps.ours, -0.17, style.colour)):
-                    if (point := found.get(row)) is not None:
-                        axes.errorbar(
-                            point.mean,
-                            place - offset,
-                            xerr=point.std,
-                            color=style.colour,
-                            marker=style.marker,
-                            markersize=5,
-                            markerfacecolor=face,
-                            linewidth=1,
-                        )
+                    if row in found:
+                        mean, std = found[row]
+                        axes.errorbar(mean, place - offset, xerr=std, markerfacecolor=face, **look)
         grid[0, 0].set_yticks(range(len(rows)), [styles[row].label for row in rows])
         grid[0, 0].set_ylim(len(rows) - 0.5, -0.5)
         figure.supxlabel("points", fontsize="medium")
@@ -214,37 +188,31 @@ def draw_gaps(path: Path, columns: list[Gaps], styles: dict[str, Style]) -> None
 
 def draw_clouds(path: Path, clouds: list[Cloud], y_label: str, styles: dict[str, Style]) -> None:
     """Panels side by side on one vertical scale: one mark for each row at its cost; both axes start at zero."""
-    with svg_figure(path, 9.0, 3.6) as figure:
+    with _svg_figure(path, 3.6) as figure:
         grid = figure.subplots(1, len(clouds), sharey=True, squeeze=False)
         for axes, cloud in zip(grid.flat, clouds, strict=True):
             axes.set_xlabel(cloud.x_label)
-            for row, (cost, point) in cloud.rows.items():
+            for row, (cost, (mean, std)) in cloud.rows.items():
                 style = styles[row]
-                axes.errorbar(cost, point.mean, yerr=point.std, color=style.colour, marker=style.marker, markersize=7)
+                axes.errorbar(cost, mean, yerr=std, color=style.colour, marker=style.marker, markersize=7)
             axes.margins(0.08)  # keep marks away from the edges
             axes.set_xlim(left=0)
             axes.set_ylim(bottom=0)
         grid[0, 0].set_ylabel(y_label)
-        _legend(figure, styles, {row for cloud in clouds for row in cloud.rows}, "marks")
+        _legend(figure, styles, {row for cloud in clouds for row in cloud.rows}, None, "")
 
 
-def _legend(figure: Figure, styles: dict[str, Style], rows: set[str], look: Literal["bars", "lines", "marks"]) -> None:
-    """A legend of the rows drawn, in the table's order, outside the axes so that it hides no data."""
+def _legend(
+    figure: Figure, styles: dict[str, Style], rows: set[str], marker: str | None, line: Literal["", "-"]
+) -> None:
+    """A legend of the rows drawn, in the table's order, outside the axes so that it hides no data.
+
+    ``marker`` replaces the rows' own. With lines the legend is beside the axes, otherwise below.
+    """
     named = [style for row, style in styles.items() if row in rows]
-    beside = look == "lines"
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=style.colour,
-            marker="s" if look == "bars" else style.marker,
-            linestyle="-" if look == "lines" else "",
-        )
-        for style in named
-    ]
-    figure.legend(
-        handles,
-        [style.label for style in named],
-        loc="outside right upper" if beside else "outside lower center",
-        ncols=1 if beside else min(3, len(named)),
-    )
+    handles = [Line2D([], [], color=style.colour, marker=marker or style.marker, linestyle=line) for style in named]
+    labels = [style.label for style in named]
+    if line:
+        figure.legend(handles, labels, loc="outside right upper")
+    else:
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(named)))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby
 
-from fpn_lightning.reporting.summary import FULL_SCALE_PRESETS, TableSummary
+from fpn_lightning.reporting.grids import each
+from fpn_lightning.reporting.summary import FULL_SCALE_PRESETS, TableSummary, areas
+
+FOOTER = "Made by `python -m fpn_lightning.reporting` from the run records; do not edit."
 
 
 def _distinct(values: Iterable[str]) -> str:
     return "; ".join(sorted(set(values)))
-
-
-def _numbers(values: Iterable[int]) -> str:
-    return ", ".join(f"{value:,}" for value in sorted(set(values)))
 
 
 def heading(summary: TableSummary) -> str:
@@ -38,20 +38,20 @@ def _paper(summary: TableSummary) -> list[str]:
 
 
 def _ours(summary: TableSummary) -> str:
-    records = summary.records
+    records, preset = summary.records, summary.preset
     if not records and summary.mixed:
-        return f"Ours: no number is shown under preset {summary.preset}; the warnings say why."
+        return f"Ours: no number is shown under preset {preset}; the warnings say why."
     if not records:
-        return f"Ours: no row of this table has been run under preset {summary.preset}."
+        return f"Ours: no row of this table has been run under preset {preset}."
     images = {
         f"{'' if r.train.num_images is None else f'{r.train.num_images:,} training images and '}"
         f"{r.data.num_images:,} evaluation images of {r.data.name}"
         for r in records
     }
-    seeds = _numbers(r.experiment.seed for r in records)
+    seeds = each(r.experiment.seed for r in records)
     return (
-        f"Ours: {_distinct(images)}; {_numbers(r.train.steps for r in records)} steps of "
-        f"{_numbers(r.train.total_batch for r in records)} images; {'seeds' if ',' in seeds else 'seed'} {seeds}."
+        f"Ours: {_distinct(images)}; {each(r.train.steps for r in records)} steps of "
+        f"{each(r.train.total_batch for r in records)} images; {'seeds' if ',' in seeds else 'seed'} {seeds}."
     )
 
 
@@ -63,10 +63,9 @@ def _comparability(summary: TableSummary) -> list[str]:
             f"Preset {summary.preset} is not the paper's scale. Do not compare single numbers with the paper's; "
             "compare the order of the rows and the gaps between them."
         ]
+    apart = [row for row in summary.rows if row.mismatches]
     mismatches = [
-        f"{row.row.label}: no difference to the paper is shown: {'; '.join(row.mismatches)}."
-        for row in summary.rows
-        if row.mismatches
+        f"{row.row.label}: no difference to the paper is shown: {'; '.join(row.mismatches)}." for row in apart
     ]
     return mismatches or ["Data, schedule and backbone are the paper's."]
 
@@ -84,15 +83,13 @@ def provenance(summary: TableSummary) -> list[str]:
     records = summary.records
     if not records:
         return []
-    packages: dict[str, set[str]] = {}
-    for record in records:
-        for package, version in record.versions.items():
-            packages.setdefault(package, set()).add(version)
-    versions = ", ".join(f"{package} {' / '.join(sorted(found))}" for package, found in sorted(packages.items()))
+    pairs = sorted({pair for record in records for pair in record.versions.items()})
+    versions = ", ".join(
+        f"{package} {' / '.join(version for _, version in group)}" for package, group in groupby(pairs, lambda p: p[0])
+    )
     data = _distinct(f"split {record.data.split}, fingerprint {record.data.fingerprint[:12]}" for record in records)
-    areas = _distinct(" and ".join(f"{area:g}" for area in record.area_thresholds) for record in records)
     return [
-        f"Data: {data}. Areas of {areas} px² separate small, medium and large objects.",
+        f"Data: {data}. Areas of {_distinct(map(areas, records))} px² separate small, medium and large objects.",
         f"Hardware: {_distinct(record.hardware for record in records)}.",
         f"Code: commit {_distinct(record.commit for record in records)}. Versions: {versions}.",
     ]
@@ -102,14 +99,13 @@ def notes(summary: TableSummary) -> list[str]:
     """Remarks on single rows."""
     lines = []
     for row in summary.rows:
-        if row.shared_from and summary.table.ours:
-            lines.append(f"{row.row.label}: the records of {row.shared_from}.")
-        elif row.shared_from:
-            lines.append(
-                f"{row.row.label}: the paper prints the model of {row.shared_from} a second time; its records are used."
-            )
+        label, source = row.row.label, row.shared_from
+        if source and summary.table.ours:
+            lines.append(f"{label}: the records of {source}.")
+        elif source:
+            lines.append(f"{label}: the paper prints the model of {source} a second time; its records are used.")
         if row.row.note:
-            lines.append(f"{row.row.label}: {row.row.note}.")
+            lines.append(f"{label}: {row.row.note}.")
     if summary.unlisted:
         lines.append(f"Records that are not a row of this table: {', '.join(summary.unlisted)}.")
     return lines

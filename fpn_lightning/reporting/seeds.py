@@ -18,34 +18,19 @@ FACTOR = 2
 
 
 @dataclass(frozen=True)
-class Statistic:
-    """A metric over the seeds of a row, in percent.
+class Sample:
+    """A metric in percent, or a difference in points, with one value for each seed."""
 
-    Attributes:
-        mean: ``None`` if the object size has no ground truth.
-        std: sample standard deviation (n - 1); ``None`` below two seeds.
-        count: number of seeds with a value.
-    """
-
-    mean: float | None
-    std: float | None
-    count: int
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A metric of one row minus that of another, in points; ``values`` has a number for each seed of both."""
-
-    values: tuple[float, ...]
+    values: tuple[float, ...] = ()
 
     @property
     def mean(self) -> float | None:
-        """``None`` without a common seed."""
+        """``None`` without a value: an object size without ground truth, or rows without a common seed."""
         return statistics.fmean(self.values) if self.values else None
 
     @property
     def std(self) -> float | None:
-        """Sample standard deviation (n - 1); ``None`` below two common seeds."""
+        """Sample standard deviation (n - 1); ``None`` below two seeds."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     @property
@@ -58,23 +43,16 @@ class Difference:
         return 1 if self.mean > 0 else -1
 
 
-def statistic(blocks: list[Metrics], key: str) -> Statistic | None:
-    """A metric over the records of several seeds, in percent; ``None`` if no record has it."""
+def sample(blocks: list[Metrics], key: str) -> Sample | None:
+    """A metric over the records of several seeds; ``None`` if no record has it."""
     found = [block[key] for block in blocks if key in block]
-    if not found:
-        return None
-    values = [percent(value) for value in found if value is not None]
-    return Statistic(
-        mean=statistics.fmean(values) if values else None,
-        std=statistics.stdev(values) if len(values) > 1 else None,
-        count=len(values),
-    )
+    return Sample(tuple(percent(value) for value in found if value is not None)) if found else None
 
 
-def difference(left: list[Record], right: list[Record], key: str) -> Difference:
+def difference(left: list[Record], right: list[Record], key: str) -> Sample:
     """``left`` minus ``right``, for the seeds that both have a value of the metric ``key`` for."""
     of_left, of_right = _by_seed(left, key), _by_seed(right, key)
-    return Difference(tuple(of_left[seed] - of_right[seed] for seed in sorted(of_left.keys() & of_right.keys())))
+    return Sample(tuple(of_left[seed] - of_right[seed] for seed in sorted(of_left.keys() & of_right.keys())))
 
 
 def _by_seed(records: list[Record], key: str) -> dict[int, float]:

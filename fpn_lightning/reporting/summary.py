@@ -6,11 +6,12 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from fpn_lightning.metric_names import percent
 from fpn_lightning.paper import Column, Row, Table
-from fpn_lightning.reporting.mixing import MixedRow, set_apart
-from fpn_lightning.reporting.seeds import Difference, Statistic, difference, statistic
+from fpn_lightning.reporting.mixing import cell, set_apart
+from fpn_lightning.reporting.seeds import Sample, difference, sample
 from fpn_lightning.runs.record import Record
 
 FULL_SCALE_PRESETS = ("8gpu", "1gpu", "paper")
@@ -27,7 +28,7 @@ class RowSummary:
         records: in the order of their seeds; empty if the row was not run or its runs differ.
         shared_from: the row (``table2/c_fpn``) whose records are used instead, if any.
         mismatches: reasons why these records cannot be compared with the paper's numbers.
-        mixed: the conditions that differ between the row's runs, if any.
+        mixed: a sentence on what differs between the row's runs, if anything does.
     """
 
     id: str
@@ -35,20 +36,25 @@ class RowSummary:
     records: list[Record]
     shared_from: str | None
     mismatches: list[str]
-    mixed: MixedRow | None = None
+    mixed: str | None = None
 
     @property
     def comparable(self) -> bool:
         """Whether data, schedule and backbone are the paper's."""
         return bool(self.records) and not self.mismatches
 
-    def ours(self, key: str) -> Statistic | None:
+    def ours(self, key: str) -> Sample | None:
         """The metric over the seeds; ``None`` if no record has it."""
-        return statistic([record.metrics for record in self.records], key)
+        return sample([record.metrics for record in self.records], key)
 
-    def untrained(self, key: str) -> Statistic | None:
+    def mean(self, key: str) -> float | None:
+        """The mean over the seeds in percent; ``None`` if there is no number."""
+        found = self.ours(key)
+        return found.mean if found else None
+
+    def untrained(self, key: str) -> Sample | None:
         """The metric before training over the seeds; ``None`` if no record has it."""
-        return statistic([record.untrained or {} for record in self.records], key)
+        return sample([record.untrained or {} for record in self.records], key)
 
 
 @dataclass(frozen=True)
@@ -106,20 +112,16 @@ class TableSummary:
     def ours_gap(self, row: RowSummary, key: str) -> float | None:
         """Our mean minus our mean of the reference row, in points."""
         reference = self.reference(row)
-        return None if reference is None else _minus(_mean(row.ours(key)), _mean(reference.ours(key)))
+        return None if reference is None else _minus(row.mean(key), reference.mean(key))
 
-    def paired_gap(self, row: RowSummary, key: str) -> Difference:
+    def paired_gap(self, row: RowSummary, key: str) -> Sample:
         """Our row minus our reference row, seed by seed, in points."""
         reference = self.reference(row)
         return difference(row.records, reference.records if reference else [], key)
 
     def difference(self, row: RowSummary, key: str) -> float | None:
         """Our mean minus the paper's number, in points; ``None`` unless data, schedule and backbone match."""
-        return _minus(_mean(row.ours(key)), row.row.metrics.get(key)) if row.comparable else None
-
-
-def _mean(statistic: Statistic | None) -> float | None:
-    return statistic.mean if statistic else None
+        return _minus(row.mean(key), row.row.metrics.get(key)) if row.comparable else None
 
 
 def _minus(left: float | None, right: float | None) -> float | None:
@@ -133,29 +135,24 @@ def _mismatches(record: Record, table: Table, row: Row) -> list[str]:
         return ["the table is not the paper's"]
     images_seen, expected = train.steps * train.total_batch, (table.steps(row) or 0) * setting.total_batch
     lr = setting.lr * train.total_batch / setting.total_batch  # the linear scaling rule
+    preset, backbone = record.experiment.preset, table.backbone(row)
+    wrong_lr = f"the learning rate is {train.lr}, not {lr:g} for {train.total_batch} images a step"
     checks = [
-        (
-            record.experiment.preset in FULL_SCALE_PRESETS,
-            f"preset {record.experiment.preset} is not the paper's scale ({', '.join(FULL_SCALE_PRESETS)})",
-        ),
+        (preset in FULL_SCALE_PRESETS, f"preset {preset} is not the paper's scale ({', '.join(FULL_SCALE_PRESETS)})"),
         (data.name in setting.data, f"data is {data.name}, not {setting.data[0]}"),
         (data.split in setting.eval_splits, f"split is {data.split}, not {' or '.join(setting.eval_splits)}"),
-        (
-            data.num_images == setting.eval_images,
-            f"evaluated on {data.num_images} images, not {setting.eval_images}",
-        ),
+        (data.num_images == setting.eval_images, f"evaluated on {data.num_images} images, not {setting.eval_images}"),
         (images_seen == expected, f"trained on {images_seen} images (steps x batch), not {expected}"),
         (train.lr is not None, "the record does not have the learning rate"),
-        (
-            train.lr is None or math.isclose(train.lr, lr, rel_tol=1e-6),
-            f"the learning rate is {train.lr}, not {lr:g} for {train.total_batch} images a step",
-        ),
-        (
-            record.backbone in ("", table.backbone(row)),
-            f"backbone is {record.backbone}, not {table.backbone(row)}",
-        ),
+        (train.lr is None or math.isclose(train.lr, lr, rel_tol=1e-6), wrong_lr),
+        (record.backbone in ("", backbone), f"backbone is {record.backbone}, not {backbone}"),
     ]
     return [reason for holds, reason in checks if not holds]
+
+
+def areas(record: Record) -> str:
+    """The two areas (px²) between small, medium and large objects, as text."""
+    return " and ".join(f"{area:g}" for area in record.area_thresholds)
 
 
 def _disagreement(what: str, rows: list[RowSummary], value: Callable[[RowSummary, Record], str]) -> list[str]:
@@ -184,10 +181,7 @@ def _warnings(table: Table, rows: list[RowSummary]) -> list[str]:
         ("the number of training images", lambda _, record: str(record.train.num_images)),
         ("the number of training steps", steps),
         ("the total batch", lambda _, record: str(record.train.total_batch)),
-        (
-            "the area (px²) between small and medium or between medium and large",
-            lambda _, record: " and ".join(f"{area:g}" for area in record.area_thresholds),
-        ),
+        ("the area (px²) between small and medium or between medium and large", lambda _, record: areas(record)),
     ]
     return [warning for what, value in compared for warning in _disagreement(what, rows, value)]
 
@@ -206,21 +200,14 @@ def _expanded(table: Table, ids: Iterable[str]) -> dict[str, Row]:
 
 
 def summarise(name: str, preset: str, tables: Mapping[str, Table], records: list[Record]) -> TableSummary:
-    """Join a table with the records of a preset.
+    """Join the table ``name`` with the records of a preset.
 
-    Args:
-        name: of the table.
-        preset: its name.
-        tables: all tables.
-        records: all records of the preset, since a row may use those of the same model in another table. Records of
-            rows whose runs differ are not used.
+    All records of the preset are needed, since a row may use those of the same model in another table. Records of rows
+    whose runs differ are not used.
     """
     table = tables[name]
-    kept, differing = set_apart(records)
-    mixed = {f"{found.table}/{found.row}": found for found in differing}
-    by_row: dict[str, list[Record]] = {}
-    for record in kept:
-        by_row.setdefault(f"{record.experiment.table}/{record.experiment.row}", []).append(record)
+    kept, mixed = set_apart(records)
+    by_row = {name: list(group) for name, group in groupby(kept, key=cell)}
     ids = [key.removeprefix(f"{name}/") for key in (*by_row, *mixed) if key.startswith(f"{name}/")]
     listed = _expanded(table, ids)
     rows = []
@@ -233,6 +220,6 @@ def summarise(name: str, preset: str, tables: Mapping[str, Table], records: list
         rows.append(RowSummary(row_id, row, used, shared_from, list(reasons), mixed.get(source)))
     shown = [record for row in rows for record in row.records]
     extra = [Column(key) for key in table.extra.get(preset, []) if any(key in record.metrics for record in shown)]
-    warnings = [*(row.mixed.warning for row in rows if row.mixed), *_warnings(table, rows)]
+    warnings = [*(row.mixed for row in rows if row.mixed), *_warnings(table, rows)]
     unlisted = sorted(f"{name}/{row_id}" for row_id in ids if row_id not in listed)
     return TableSummary(name, preset, table, rows, extra, warnings, unlisted)

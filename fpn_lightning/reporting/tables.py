@@ -8,28 +8,21 @@ from collections.abc import Iterable
 
 from fpn_lightning.reporting import prose
 from fpn_lightning.reporting.grids import Grid, cost, differences, gaps, results, status
+from fpn_lightning.reporting.seeds import Sample
 from fpn_lightning.reporting.summary import TableSummary
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "·": r"$\cdot$",
-    "×": r"$\times$",
-    "–": "--",
-    "§": r"\S{}",
-    "²": r"$^2$",
-    "“": "``",
-    "”": "''",
-    "<": r"$<$",
-    ">": r"$>$",
-    "[": "{[}",  # at the start of a line it would be read as the argument of the \\ before it
-    "]": "{]}",
-    "*": "{*}",
-}
-
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$"},
+        **{"±": r"$\pm$", "·": r"$\cdot$", "×": r"$\times$", "²": r"$^2$"},
+        **{"–": "--", "§": r"\S{}", "“": "``", "”": "''"},
+        "[": "{[}",  # at the start of a line it would be read as the argument of the \\ before it
+        "]": "{]}",
+        "*": "{*}",
+    }
+)
 
 _CSV_HEADER = [
     *("preset", "table", "row", "label", "metric", "paper", "ours_mean", "ours_std", "num_seeds"),
@@ -41,28 +34,14 @@ def markdown_grid(grid: Grid) -> str:
     """A grid as a Markdown table with aligned columns."""
     lines = [[cell.replace("|", r"\|") for cell in line] for line in (grid.header, *grid.rows)]
     widths = [max(3, *(len(line[index]) for line in lines)) for index in range(len(grid.header))]
-
-    def joined(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cells) + " |"
-
-    def padded(line: list[str]) -> str:
-        return joined(
-            cell.ljust(width) if index < grid.left else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-
-    rule = joined("-" * width if index < grid.left else "-" * (width - 1) + ":" for index, width in enumerate(widths))
-    return "\n".join([padded(lines[0]), rule, *(padded(line) for line in lines[1:])])
+    lines.insert(1, ["-" * width if n < grid.left else "-" * (width - 1) + ":" for n, width in enumerate(widths)])
+    form = "| " + " | ".join(f"{{:{'<' if n < grid.left else '>'}{width}}}" for n, width in enumerate(widths)) + " |"
+    return "\n".join(form.format(*line) for line in lines)
 
 
-def section(grid: Grid, level: int = 2) -> list[str]:
-    """A grid below its title, which is a heading of that level."""
-    return [f"{'#' * level} {grid.title}", markdown_grid(grid)]
-
-
-def bullets(items: Iterable[str]) -> str:
-    """A Markdown list."""
-    return "\n".join(f"- {item}" for item in items)
+def section(grid: Grid) -> list[str]:
+    """A grid below its title."""
+    return [f"## {grid.title}", markdown_grid(grid)]
 
 
 def warned(warnings: Iterable[str]) -> list[str]:
@@ -73,11 +52,6 @@ def warned(warnings: Iterable[str]) -> list[str]:
 def folded(grid: Grid) -> list[str]:
     """A grid that a click on its title opens."""
     return [f"<details><summary>{grid.title}</summary>", markdown_grid(grid), "</details>"]
-
-
-def embedded(alt: str, address: str) -> str:
-    """A picture in Markdown; ``address`` is relative to the page, ``alt`` describes it for those who cannot see it."""
-    return f"![{alt}]({address})"
 
 
 def csv_text(summary: TableSummary) -> str:
@@ -91,42 +65,35 @@ def csv_text(summary: TableSummary) -> str:
     writer.writerow(_CSV_HEADER)
     for row in summary.rows:
         for column in summary.columns:
-            ours, untrained = row.ours(column.key), row.untrained(column.key)
+            ours, untrained = (found or Sample() for found in (row.ours(column.key), row.untrained(column.key)))
             numbers = [
                 row.row.metrics.get(column.key),
-                ours.mean if ours else None,
-                ours.std if ours else None,
-                untrained.mean if untrained else None,
-                untrained.std if untrained else None,
+                ours.mean,
+                ours.std,
+                untrained.mean,
+                untrained.std,
                 summary.paper_gap(row, column.key),
                 summary.ours_gap(row, column.key),
                 summary.difference(row, column.key),
             ]
             cells = ["" if value is None else f"{round(value, 4) + 0.0:.10g}" for value in numbers]
-            cells.insert(3, str(ours.count if ours else 0))
+            cells.insert(3, str(len(ours.values)))
             state = "finished" if row.records else status(row)
             used = (row.shared_from or f"{summary.name}/{row.id}") if row.records else ""
-            writer.writerow(
-                [summary.preset, summary.name, row.id, row.row.label, column.key, *cells, state, used],
-            )
+            writer.writerow([summary.preset, summary.name, row.id, row.row.label, column.key, *cells, state, used])
     return out.getvalue()
 
 
 def latex_escape(text: str) -> str:
     """Escape text so that LaTeX prints it."""
-    return "".join(_LATEX.get(character, character) for character in text)
+    return text.translate(_LATEX)
 
 
 def latex(summary: TableSummary) -> str:
     r"""The table as LaTeX floats, to be read by ``\input``; needs the package booktabs."""
     lines = [r"% needs \usepackage{booktabs}; made by python -m fpn_lightning.reporting, not edited by hand"]
-    remarks = [
-        *summary.warnings,
-        *prose.setting(summary),
-        *prose.provenance(summary),
-        prose.CELLS,
-        *prose.notes(summary),
-    ]
+    remarks = [*summary.warnings, *prose.setting(summary), *prose.provenance(summary), prose.CELLS]
+    remarks += prose.notes(summary)
     for grid in [*results(summary), *differences(summary), *gaps(summary), cost(summary)]:
         lines += [
             r"\begin{table*}",

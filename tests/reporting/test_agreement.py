@@ -5,71 +5,54 @@ from __future__ import annotations
 from fpn_lightning.paper import paper_tables
 from fpn_lightning.reporting.agreement import agreement
 from fpn_lightning.reporting.summary import summarise
-
-# The paper's AR100: (c) 44.0, (f) 38.4, (d) 37.4, (a) 36.1, (e) 34.5.
-ROWS = {
-    "c_fpn": {"AR100": (0.50, 0.52)},
-    "d_bottom_up": {"AR100": (0.40, 0.43)},
-    "e_no_lateral": {"AR100": (0.41, 0.42)},
-    "f_finest": {"AR100": (0.30, 0.31)},
-}
+from tests.reporting.builders import ROWS, rows
 
 
 def of(records, table="table1"):
     return agreement(summarise(table, "mini", paper_tables(), records))
 
 
-def cells(grid):
+def by_pair(grid):
     return {" ".join(line[:2]): line[2:] for line in grid.rows}
 
 
-def test_signs_of_all_pairs(make_rows):
-    found = of(make_rows(**ROWS))
+def test_signs_of_all_pairs_and_the_differences_behind_them():
+    found = of(rows(**ROWS))
     assert found.signs.header == ["row", "against", "AR100", "AR1k", "AR1k_s", "AR1k_m", "AR1k_l"]
+    # The paper's AR100: (c) 44.0, (f) 38.4, (d) 37.4, (e) 34.5.
     # (d) minus (e): -1 and 1, within noise. (d) and (e) lead (f) by 10 or more here and trail it in the paper.
-    assert {pair: line[0] for pair, line in cells(found.signs).items()} == {
-        "(c) (d)": "✓",
-        "(c) (e)": "✓",
-        "(c) (f)": "✓",
-        "(d) (e)": "·",
-        "(d) (f)": "✗",
-        "(e) (f)": "✗",
+    assert {pair: line[0] for pair, line in by_pair(found.signs).items()} == {
+        **{"(c) (d)": "✓", "(c) (e)": "✓", "(c) (f)": "✓"},
+        **{"(d) (e)": "·", "(d) (f)": "✗", "(e) (f)": "✗"},
     }
     assert found.counts == "3 of 6 pairs as in the paper, 2 reversed, 1 within noise; 24 not comparable."
-
-
-def test_the_differences_stand_behind_the_signs(make_rows):
-    found = of(make_rows(**ROWS))
     # 50 - 40 and 52 - 43: 9.5 ± 0.7. 40 - 30 and 43 - 31: 11 ± 1.4.
-    assert cells(found.differences)["(c) (d)"][0] == "+9.5 ± 0.7 (+6.6)"
-    assert cells(found.differences)["(d) (f)"][:2] == ["+11.0 ± 1.4 (-1.0)", "n/a (-1.8)"]
+    assert by_pair(found.differences)["(c) (d)"][0] == "+9.5 ± 0.7 (+6.6)"
+    assert by_pair(found.differences)["(d) (f)"][:2] == ["+11.0 ± 1.4 (-1.0)", "n/a (-1.8)"]
 
 
-def test_a_pair_without_two_common_seeds_is_not_compared(make_rows):
-    found = of(make_rows(c_fpn={"AR100": (0.5, 0.5)}, a_conv4={"AR100": (0.2,)}))
-    assert cells(found.signs)["(a) (c)"][0] == "n/a"
-    assert cells(found.differences)["(a) (c)"][0] == "-30.0 (-7.9)"
+def test_a_pair_without_two_common_seeds_is_not_compared():
+    found = of(rows(c_fpn={"AR100": (0.5, 0.5)}, a_conv4={"AR100": (0.2,)}))
+    assert by_pair(found.signs)["(a) (c)"][0] == "n/a"
+    assert by_pair(found.differences)["(a) (c)"][0] == "-30.0 (-7.9)"
     assert found.counts == "No pair of rows has two seeds in common, so the order is not compared."
 
 
-def test_a_recall_that_the_paper_does_not_print_is_compared_with_its_main_column(make_rows):
-    rows = {"c_fpn": {"AR10": (0.2, 0.2), "AR100_s": (0.2, 0.2)}, "d_bottom_up": {"AR10": (0.1, 0.1)}}
-    found = of(make_rows(**rows))
-    assert found.signs.header[2:4] == [
-        "AR10",
-        "AR100",
-    ]  # AR100_s is shown, and the paper has nothing to compare it with
-    assert cells(found.signs)["(c) (d)"][0] == "✓"
-    assert cells(found.differences)["(c) (d)"][0] == "+10.0 ± 0.0 (+6.6)"
+def test_a_recall_that_the_paper_does_not_print_is_compared_with_its_main_column():
+    # AR100_s is shown, and the paper has nothing to compare it with.
+    found = of(rows(c_fpn={"AR10": (0.2, 0.2), "AR100_s": (0.2, 0.2)}, d_bottom_up={"AR10": (0.1, 0.1)}))
+    assert found.signs.header[2:4] == ["AR10", "AR100"]
+    assert by_pair(found.signs)["(c) (d)"][0] == "✓"
+    assert by_pair(found.differences)["(c) (d)"][0] == "+10.0 ± 0.0 (+6.6)"
     assert found.counts.endswith("The paper does not print AR10: its AR100 is used.")
 
 
-def test_rows_without_a_letter_are_named(make_rows):
-    found = of(make_rows("table6", mlp5={"segm_AR1k": (0.4, 0.4)}, mlp7={"segm_AR1k": (0.3, 0.3)}), "table6")
+def test_rows_without_a_letter_are_named():
+    found = of(rows("table6", mlp5={"segm_AR1k": (0.4, 0.4)}, mlp7={"segm_AR1k": (0.3, 0.3)}), "table6")
     assert found.signs.rows[0][:3] == ["FPN, single MLP [5×5]", "FPN, single MLP [7×7]", "✗"]
     assert found.signs.header[2] == "AR"
 
 
-def test_rows_without_numbers_of_the_paper_are_in_no_pair(make_rows):
-    assert of(make_rows(c_fpn={"AR100": (0.5,)}, c_unshared_heads={"AR100": (0.6,)})) is None
-    assert of(make_rows(c_fpn={"AR100": (0.5, 0.5)})) is None
+def test_rows_without_numbers_of_the_paper_are_in_no_pair():
+    assert of(rows(c_fpn={"AR100": (0.5,)}, c_unshared_heads={"AR100": (0.6,)})) is None
+    assert of(rows(c_fpn={"AR100": (0.5, 0.5)})) is None

@@ -1,10 +1,11 @@
+"""The command: what it collects, writes and prints, and what it leaves alone."""
+
 from __future__ import annotations
 
 import io
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,17 +14,13 @@ from rich.console import Console
 
 from fpn_lightning.paper import paper_tables
 from fpn_lightning.reporting import __main__ as command
-from fpn_lightning.reporting.collection import collect_wandb
+from fpn_lightning.reporting.collection import wandb_runs
 from fpn_lightning.reporting.summary import summarise
 from fpn_lightning.reporting.terminal import show
 from fpn_lightning.runs.record import Record
 from tests.command_line import REPOSITORY
-
-MakeRecord = Callable[..., Record]
-
-
-def _files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+from tests.records import a_record
+from tests.reporting.builders import OnlineApi, OnlineRun, files, save_runs
 
 
 def _run(tmp_path: Path, *arguments: str) -> int:
@@ -31,81 +28,71 @@ def _run(tmp_path: Path, *arguments: str) -> int:
 
 
 @pytest.fixture
-def runs(tmp_path: Path, make_record: MakeRecord) -> list[Record]:
+def runs(tmp_path: Path) -> list[Record]:
     records = [
-        make_record(),
-        make_record("table1/d_bottom_up"),
-        make_record("table2/c_fpn", metrics={"AP": 0.3}),
-        make_record(preset="quickstart", untrained={"AR100": 0.01}),
+        a_record(),
+        a_record("table1/d_bottom_up"),
+        a_record("table2/c_fpn", metrics={"AP": 0.3}),
+        a_record(preset="quickstart", untrained={"AR100": 0.01}),
     ]
-    for record in records:
-        record.save(tmp_path / "runs" / record.experiment.path / "metrics.json")
+    save_runs(records, tmp_path / "runs")
     (tmp_path / "runs/mini/table1/f_finest/seed0").mkdir(parents=True)
     return records
 
 
-def test_collects_renders_and_repeats(tmp_path: Path, runs: list[Record], capsys: pytest.CaptureFixture[str]) -> None:
+def test_collects_renders_and_repeats_also_in_a_fresh_clone(tmp_path: Path, runs: list[Record], capsys) -> None:
     assert _run(tmp_path) == 0
     printed = capsys.readouterr().out.replace("\n", "")
     assert "4 finished runs" in printed
     assert f"unfinished, left out: {tmp_path / 'runs/mini/table1/f_finest/seed0'}" in printed
     assert "(d) bottom-up pyramid" in printed
-    first = _files(tmp_path / "reports")
-    rendered = [
-        f"{preset}.{suffix}"
-        for preset in ("mini/table1", "mini/table2", "quickstart/table1")
-        for suffix in ("csv", "md", "tex")
-    ]
-    rendered[3:3] = ["mini/table1_gaps.svg", "mini/table1_proposals.svg"]  # two rows were run, without object sizes
-    assert [name for name in first if not name.startswith("records/")] == rendered
-    assert len(first) == len(rendered) + len(runs)
+    first = files(tmp_path / "reports")
+    names = {
+        f"{page}.{suffix}" for page in ("mini/table1", "mini/table2", "quickstart/table1") for suffix in ("csv", "md")
+    }
+    names |= {name.replace(".md", ".tex") for name in names}
+    names |= {"mini/table1_gaps.svg", "mini/table1_proposals.svg"}  # two rows were run, without object sizes
+    assert {name for name in first if not name.startswith("records/")} == names
+    assert len(first) == len(names) + len(runs)
     assert _run(tmp_path) == 0
-    assert _files(tmp_path / "reports") == first
-
-
-def test_a_fresh_clone_renders_the_committed_files(tmp_path: Path, runs: list[Record]) -> None:
-    assert _run(tmp_path) == 0
-    committed = _files(tmp_path / "reports")
-    clone = tmp_path / "clone"
-    for name, content in committed.items():
+    assert files(tmp_path / "reports") == first
+    for name in first:
         if name.startswith("records/"):
-            (clone / "reports" / name).parent.mkdir(parents=True, exist_ok=True)
-            (clone / "reports" / name).write_bytes(content)
-    assert _run(clone) == 0
-    assert _files(clone / "reports") == committed
+            (tmp_path / "clone/reports" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "clone/reports" / name).write_bytes(first[name])
+    assert _run(tmp_path / "clone") == 0
+    assert files(tmp_path / "clone/reports") == first
 
 
 @pytest.fixture
-def rerun(tmp_path: Path, runs: list[Record], capsys: pytest.CaptureFixture[str]) -> dict[str, bytes]:
+def rerun(tmp_path: Path, runs: list[Record], capsys) -> dict[str, bytes]:
     """The kept records, after which the same rows were run again with another configuration."""
     assert _run(tmp_path) == 0
-    for record in runs:
-        again = replace(record, config_sha256="1" * 64, metrics={"AR100": 0.9})
-        again.save(tmp_path / "runs" / record.experiment.path / "metrics.json")
+    save_runs([replace(run, config_sha256="1" * 64, metrics={"AR100": 0.9}) for run in runs], tmp_path / "runs")
     capsys.readouterr()
-    return _files(tmp_path / "reports/records")
+    return files(tmp_path / "reports/records")
 
 
-def test_a_kept_record_of_another_configuration_is_left_alone(
-    tmp_path: Path, rerun: dict[str, bytes], capsys: pytest.CaptureFixture[str]
-) -> None:
-    pages = _files(tmp_path / "reports")
+def test_a_kept_record_of_another_configuration_is_left_alone(tmp_path: Path, rerun, capsys) -> None:
+    pages = files(tmp_path / "reports")
     assert _run(tmp_path) == 0
-    assert _files(tmp_path / "reports") == pages
+    assert files(tmp_path / "reports") == pages
     printed = capsys.readouterr().out.replace("\n", "")
     name = tmp_path / "reports/records/mini/table1/c_fpn/seed0.json"
     assert f"left alone: {name}; in the finished run config_sha256 is 111111111111 and was 000000000000" in printed
     assert "Kept records left alone: 4." in printed
     assert "--preset mini quickstart --replace" in printed
+    assert _run(tmp_path, "--preset", "8gpu") == 1
+    assert "presets that have some: mini, quickstart" in capsys.readouterr().err
 
 
 def test_replace_is_limited_to_the_presets_named(tmp_path: Path, rerun: dict[str, bytes]) -> None:
     assert _run(tmp_path, "--preset", "quickstart", "--replace") == 0
-    now = _files(tmp_path / "reports/records")
+    now = files(tmp_path / "reports/records")
     assert [name for name in now if now[name] != rerun[name]] == ["quickstart/table1/c_fpn/seed0.json"]
     assert "90.0" in (tmp_path / "reports/quickstart/table1.md").read_text()
     assert _run(tmp_path, "--replace") == 0
-    now = _files(tmp_path / "reports/records")
+    now = files(tmp_path / "reports/records")
     assert now.keys() == rerun.keys()
     assert all(now[name] != rerun[name] for name in now)
 
@@ -115,11 +102,8 @@ def test_make_quickstart_replaces_the_records_of_its_own_preset_only() -> None:
     assert [command.split("fpn_lightning.reporting ")[1] for command in commands] == ["--preset quickstart --replace"]
 
 
-def test_a_row_whose_runs_differ_is_named_and_not_averaged(
-    tmp_path: Path, runs: list[Record], make_record: MakeRecord, capsys: pytest.CaptureFixture[str]
-) -> None:
-    other = make_record(seed=1, steps=300, metrics={"AR100": 0.123})
-    other.save(tmp_path / "runs" / other.experiment.path / "metrics.json")
+def test_a_row_whose_runs_differ_is_named_and_not_averaged(tmp_path: Path, runs: list[Record], capsys) -> None:
+    save_runs([a_record(seed=1, steps=300, metrics={"AR100": 0.123})], tmp_path / "runs")
     assert _run(tmp_path, "--preset", "mini", "--replace") == 0
     named = (
         "The runs of table1/c_fpn are not averaged and their numbers are not shown, because they differ: "
@@ -137,16 +121,11 @@ def test_a_row_whose_runs_differ_is_named_and_not_averaged(
     assert "(c) FPN,AR100,44,,,0," in (tmp_path / "reports/mini/table1.csv").read_text()
 
 
-def test_chosen_presets_only(tmp_path: Path, runs: list[Record]) -> None:
-    assert _run(tmp_path, "--preset", "quickstart") == 0
-    assert (tmp_path / "reports/quickstart/table1.md").is_file()
-    assert not (tmp_path / "reports/mini").exists()
-
-
 def test_a_table_that_was_not_run_says_so_where_it_is_asked_for(tmp_path: Path, runs: list[Record]) -> None:
     assert _run(tmp_path, "--preset", "mini") == 0
     page = tmp_path / "reports/mini/table4.md"
     assert not page.exists()
+    assert not (tmp_path / "reports/quickstart").exists()
     assert _run(tmp_path, "--preset", "mini", "--tables", "table4") == 0
     text = page.read_text(encoding="utf-8")
     assert "Ours: no row of this table has been run under preset mini.\n" in text
@@ -161,12 +140,13 @@ def test_a_table_that_was_not_run_says_so_where_it_is_asked_for(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--preset", "8gpu"), "--preset 8gpu: no records in .*mini, quickstart"),
+        (("--preset", "8gpu"), "--preset 8gpu: no records in .*; presets that have some: none"),
         (("--source", "wandb"), "--source wandb needs --wandb-project"),
+        ((), "train a row first"),
     ],
 )
-def test_wrong_arguments_end_in_one_message(
-    arguments: tuple[str, ...], message: str, tmp_path: Path, runs: list[Record], capfd: pytest.CaptureFixture[str]
+def test_wrong_arguments_and_nothing_to_render_end_in_one_message(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, capfd
 ) -> None:
     assert _run(tmp_path, *arguments) == 1
     error = capfd.readouterr().err
@@ -175,52 +155,23 @@ def test_wrong_arguments_end_in_one_message(
     assert re.search(message, error)
 
 
-def test_nothing_to_render(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _run(tmp_path) == 1
-    assert "train a row first" in capsys.readouterr().err
-
-
-def test_weights_and_biases_gives_identical_tables(
-    tmp_path: Path, runs: list[Record], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_and_biases_gives_identical_tables(tmp_path: Path, runs: list[Record], monkeypatch) -> None:
     """The command line with a stand-in for the service: runs that hold the same metrics.json."""
-
-    class File:
-        def __init__(self, path: Path) -> None:
-            self.path = path
-            self.size = path.stat().st_size
-
-        def download(self, root: str, replace: bool) -> io.TextIOWrapper:
-            (Path(root) / "metrics.json").write_bytes(self.path.read_bytes())
-            return (Path(root) / "metrics.json").open()
-
-    class Run:
-        def __init__(self, path: Path) -> None:
-            self.path, self.name, self.id = path, path.parent.name, str(path)
-
-        def file(self, name: str) -> File:
-            return File(self.path.with_name(name))
-
-    class Api:
-        def runs(self, path: str, order: str) -> list[Run]:
-            assert path == "team/fpn"
-            return [Run(path) for path in sorted((tmp_path / "runs").rglob("metrics.json"))]
-
     assert _run(tmp_path) == 0
-    monkeypatch.setattr(
-        command, "collect_wandb", lambda project, root, replace: collect_wandb(project, root, replace, Api())
-    )
+    paths = sorted((tmp_path / "runs").rglob("metrics.json"))
+    api = OnlineApi([OnlineRun(path.parent.name, path.read_bytes()) for path in paths])
+    monkeypatch.setattr(command, "wandb_runs", lambda project: wandb_runs(project, api))
     online = tmp_path / "online"
     assert _run(online, "--source", "wandb", "--wandb-project", "team/fpn") == 0
-    assert _files(online / "reports") == _files(tmp_path / "reports")
+    assert files(online / "reports") == files(tmp_path / "reports")
 
 
 @pytest.mark.parametrize("width", [80, 200])
-def test_the_terminal_shows_every_number_of_the_rows_that_were_run(width: int, make_record: MakeRecord) -> None:
+def test_the_terminal_shows_every_number_of_the_rows_that_were_run(width: int) -> None:
     keys = ("AR10", "AR30", "AR100_s", "AR100", "AR1k", "AR1k_s", "AR1k_m", "AR1k_l")
     values = {"c_fpn": 0.511, "d_bottom_up": 0.312}
     records = [
-        make_record(f"table1/{row}", seed, metrics={key: value + n / 100 for n, key in enumerate(keys)})
+        a_record(f"table1/{row}", seed, metrics={key: value + n / 100 for n, key in enumerate(keys)})
         for row, value in values.items()
         for seed in (0, 1)
     ]
@@ -239,24 +190,18 @@ def test_the_terminal_shows_every_number_of_the_rows_that_were_run(width: int, m
 
 
 def test_reporting_imports_neither_torch_nor_lightning_nor_models(tmp_path: Path, runs: list[Record]) -> None:
-    script = (
-        "import sys\n"
+    def loaded(script: str) -> list[str]:
+        script = f"import sys\n{script}\nprint('LOADED', *sys.modules)"
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+        return done.stdout.split("LOADED", 1)[1].split()
+
+    heavy = {"torch", "lightning", "wandb", "fpn_lightning.models"}
+    bare = heavy.intersection(loaded("import fpn_lightning"))
+    assert not bare, f"fpn_lightning/__init__.py is not lazy: `import fpn_lightning` alone loads {bare}"
+    names = loaded(
         "from fpn_lightning.reporting.__main__ import main\n"
-        f"code = main(['--runs', {str(tmp_path / 'runs')!r}, '--reports', {str(tmp_path / 'reports')!r}])\n"
-        "print('LOADED', sorted(sys.modules))\n"
-        "sys.exit(code)\n"
+        f"assert main(['--runs', {str(tmp_path / 'runs')!r}, '--reports', {str(tmp_path / 'reports')!r}]) == 0"
     )
-    bare = subprocess.run(
-        [sys.executable, "-c", "import sys, fpn_lightning; print(sorted(sys.modules))"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=tmp_path,
-    )
-    heavy = ("'torch'", "'lightning'", "'wandb'", "'fpn_lightning.models'")
-    culprits = [name for name in heavy if name in bare.stdout]
-    assert not culprits, f"fpn_lightning/__init__.py is not lazy: `import fpn_lightning` alone loads {culprits}"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
-    loaded = done.stdout.split("LOADED", 1)[1]
-    assert "'fpn_lightning.reporting.tables'" in loaded
-    assert [name for name in heavy if name in loaded] == []
+    assert "fpn_lightning.reporting.tables" in names
+    assert not heavy.intersection(names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,10 @@ from fpn_lightning.paper import all_tables
 from fpn_lightning.reporting import __main__ as command
 from fpn_lightning.reporting.collection import load_all, presets
 from fpn_lightning.reporting.costs import Costs
-from fpn_lightning.reporting.page import summaries, write
+from fpn_lightning.reporting.page import summaries
 from fpn_lightning.reporting.summary import summarise
+from tests.records import a_record
+from tests.reporting.builders import cells, page, rows, save_runs, section, svg_texts
 
 TABLE1 = {
     "a_conv4": {"AR100": (0.30, 0.32), "AR100_s": (0.1, 0.1)},
@@ -22,13 +23,14 @@ TABLE1 = {
     "c_fpn": {"AR100": (0.50, 0.52), "AR100_s": (0.4, 0.4)},
 }
 FIGURE1 = {"a_image_pyramid": {"AR100": (0.40, 0.42)}, "c_ssd": {"AR100": (0.35, 0.35)}}
+RECORDS = rows("figure1", **FIGURE1) + rows("table1", **TABLE1)
 TABLES = all_tables(Path("nowhere"))
-PARAMETERS = 1_234_567  # of conftest's records
 
 
-def costs(**rows):
+def costs(**by_row):
     """Seconds an image, MiB at test time, MiB of a training step, seconds of the network if known, by row."""
     names = ("seconds_per_image", "test_memory_mib", "train_step_memory_mib", "network_seconds_per_image")
+    same = {"train_step_memory_note": None, "parameters": RECORDS[0].parameters}
     return {
         "schema": 1,
         "hardware": "one machine",
@@ -36,10 +38,7 @@ def costs(**rows):
         "date": "2026-11-25",
         "image_size": [160, 200],
         "batch": 8,
-        "rows": {
-            row: {**dict(zip(names, values, strict=False)), "train_step_memory_note": None, "parameters": PARAMETERS}
-            for row, values in rows.items()
-        },
+        "rows": {row: {**dict(zip(names, values, strict=False)), **same} for row, values in by_row.items()},
     }
 
 
@@ -53,88 +52,55 @@ ALL = costs(
 
 
 @pytest.fixture
-def records(make_rows):
-    return make_rows("figure1", **FIGURE1) + make_rows("table1", **TABLE1)
-
-
-@pytest.fixture
 def make_page(tmp_path: Path):
-    def make(records, content=None) -> str:
+    def make(content=None, records=RECORDS) -> str:
         source = tmp_path / "reports/records/mini/figure1_cost.json"
         source.parent.mkdir(parents=True, exist_ok=True)
         if content is not None:
             source.write_text(json.dumps(content), encoding="utf-8")
-        path = write(summarise("figure1", "mini", TABLES, records), tmp_path / "reports/mini")[0]
-        assert path == tmp_path / "reports/mini/figure1.md"
-        return path.read_text(encoding="utf-8")
+        return page(summarise("figure1", "mini", TABLES, records), tmp_path / "reports/mini")
 
     return make
 
 
-def cells(text: str, heading: str) -> dict[str, list[str]]:
-    block = text.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    lines = [line.strip("|").split("|") for line in block.splitlines() if line.startswith("|")]
-    return {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines}
-
-
-def test_costs_and_multiples_of_the_reference_row(records, make_page):
-    shown = cells(make_page(records, ALL), "Cost, measured side by side")
+def test_costs_and_multiples_of_the_reference_row(make_page):
+    text = make_page(ALL)
+    assert "in one run: one machine, 2026-11-25, commit 914c163; images of 160 × 200 px" in text
+    shown = cells(section(text, "Cost, measured side by side"))
     assert shown["row"] == ["parameters", "s/image", "of it network", "test MiB", "training step MiB"]
     # 0.4 s to 0.2 s; 0.3 s to 0.12 s; 300 to 200 MiB; 3000 to 1000 MiB.
     assert shown["(a) featurised image pyramid"] == [
-        "1,234,567 (1.00 ×)",
-        "0.400 (2.00 ×)",
-        "0.300 (2.50 ×)",
-        "300 (1.50 ×)",
-        "3,000 (3.00 ×)",
+        *("1,234,567 (1.00 ×)", "0.400 (2.00 ×)", "0.300 (2.50 ×)", "300 (1.50 ×)", "3,000 (3.00 ×)")
     ]
     assert shown["(b) single feature map"][1:] == ["0.100 (0.50 ×)", "not measured", "100 (0.50 ×)", "500 (0.50 ×)"]
     assert shown["(d) FPN"] == ["1,234,567", "0.200", "0.120", "200", "1,000"]
 
 
-def test_the_page_says_how_the_costs_were_measured(records, make_page):
-    text = make_page(records, ALL)
-    assert "in one run: one machine, 2026-11-25, commit 914c163; images of 160 × 200 px" in text
-
-
-def test_a_row_without_costs_is_not_measured(records, make_page):
-    shown = cells(make_page(records, costs(d_fpn=(0.2, 200, 1000))), "Cost, measured side by side")
+def test_costs_of_some_rows_and_of_another_model(make_page):
+    content = costs(d_fpn=(0.2, 200, 1000))
+    content["rows"]["d_fpn"] |= {"parameters": 7, "train_step_memory_note": "summed over two halves"}
+    text = make_page(content)
+    shown = cells(section(text, "Cost, measured side by side"))
     assert shown["(b) single feature map"] == 5 * ["not measured"]
-    assert shown["(d) FPN"] == ["1,234,567", "0.200", "not measured", "200", "1,000"]
+    assert shown["(d) FPN"] == ["7", "0.200", "not measured", "200", "1,000"]
+    assert "(d) FPN: the model whose cost was measured has 7 parameters, the model of the records 1,234,567." in text
+    assert "- (d) FPN, memory of a training step: summed over two halves." in text
 
 
-def test_a_page_without_costs_has_neither_their_grid_nor_their_figure(records, make_page, tmp_path: Path):
-    text = make_page(records)
+def test_a_page_without_costs_has_neither_their_grid_nor_their_figure(make_page, tmp_path: Path):
+    text = make_page()
     assert "side by side" not in text
     assert "(d) FPN: the records of table1/c_fpn." in text
     assert not (tmp_path / "reports/mini/figure1_cost.svg").exists()
 
 
-def test_costs_of_another_model_are_a_warning(records, make_page):
-    content = costs(d_fpn=(0.2, 200, 1000))
-    content["rows"]["d_fpn"]["parameters"] = 7
-    content["rows"]["d_fpn"]["train_step_memory_note"] = "summed over two halves"
-    text = make_page(records, content)
-    assert "(d) FPN: the model whose cost was measured has 7 parameters, the model of the records 1,234,567." in text
-    assert "- (d) FPN, memory of a training step: summed over two halves." in text
-
-
-def test_the_figure_shows_every_row_with_both(records, make_page, tmp_path: Path):
-    text = make_page(records, ALL)
-    assert "(figure1_cost.svg)" in text
+def test_the_figure_shows_every_row_with_both(make_page, tmp_path: Path):
+    assert "(figure1_cost.svg)" in make_page(ALL)
     path = tmp_path / "reports/mini/figure1_cost.svg"
     first = path.read_bytes()
-    make_page(records[::-1], ALL)
+    assert {"(a) featurised image pyramid", "(d) FPN", "seconds an image, test time", "AR100 (%)"} <= svg_texts(path)
+    make_page(ALL, RECORDS[::-1])
     assert path.read_bytes() == first
-    found = {element.text for element in ElementTree.fromstring(first).iter("{http://www.w3.org/2000/svg}text")}
-    assert {"(a) featurised image pyramid", "(d) FPN", "seconds an image, test time", "AR100 (%)"} <= found
-
-
-def change(content, *keys, value):
-    inner = content
-    for key in keys[:-1]:
-        inner = inner[key]
-    inner[keys[-1]] = value
 
 
 @pytest.mark.parametrize(
@@ -152,11 +118,14 @@ def change(content, *keys, value):
         (("rows", "e_fpn"), ALL["rows"]["d_fpn"], r"rows\.e_fpn: figure1 has no such row; it has a_image_pyramid, "),
     ],
 )
-def test_a_malformed_file_names_file_and_key(keys, value, message, records, make_page):
+def test_a_malformed_file_names_file_and_key(keys, value, message, make_page):
     content = json.loads(json.dumps(ALL))
-    change(content, *keys, value=value)
+    inner = content
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
     with pytest.raises(InputError, match=rf"figure1_cost\.json: {message}"):
-        make_page(records, content)
+        make_page(content)
 
 
 def test_a_file_that_is_not_json(tmp_path: Path):
@@ -168,22 +137,15 @@ def test_a_file_that_is_not_json(tmp_path: Path):
         Costs.load(tmp_path / "absent.json")
 
 
-def test_the_file_of_costs_is_not_read_as_a_record(records, tmp_path: Path):
+def test_the_file_of_costs_is_not_a_record_and_makes_a_page_if_a_row_was_run(tmp_path: Path):
     root = tmp_path / "reports/records"
-    for record in records:
-        record.save(tmp_path / "runs" / record.experiment.path / "metrics.json")
     (root / "mini").mkdir(parents=True)
     (root / "mini/figure1_cost.json").write_text(json.dumps(ALL), encoding="utf-8")
     assert presets(root) == []
+    found = summaries("mini", TABLES, [a_record("table2/c_fpn")], root)
+    assert [summary.name for summary in found] == ["table2"]
+    records = rows("table1", **TABLE1)
+    save_runs(records, tmp_path / "runs")
     assert command.main(["--runs", str(tmp_path / "runs"), "--reports", str(tmp_path / "reports")]) == 0
     assert len(load_all(root, "mini")) == len(records)
-    assert (tmp_path / "reports/mini/figure1.md").is_file()
-
-
-def test_costs_alone_make_a_page_if_a_row_was_run(make_rows, make_record, tmp_path: Path):
-    (tmp_path / "mini").mkdir()
-    (tmp_path / "mini/figure1_cost.json").write_text(json.dumps(ALL), encoding="utf-8")
-    found = summaries("mini", TABLES, make_rows("table1", **TABLE1), tmp_path)
-    assert [summary.name for summary in found] == ["table1", "figure1"]
-    found = summaries("mini", TABLES, [make_record("table2/c_fpn")], tmp_path)
-    assert [summary.name for summary in found] == ["table2"]
+    assert {path.stem for path in (tmp_path / "reports/mini").glob("*.md")} == {"table1", "figure1"}

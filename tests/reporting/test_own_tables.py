@@ -10,9 +10,9 @@ import pytest
 from fpn_lightning.errors import InputError
 from fpn_lightning.paper import all_tables, paper_tables
 from fpn_lightning.reporting import __main__ as command
-from fpn_lightning.reporting.page import summaries, write
+from fpn_lightning.reporting.page import summaries
 from fpn_lightning.reporting.summary import TableSummary, summarise
-from fpn_lightning.runs.record import Experiment
+from tests.reporting.builders import cells, nested, page, save_runs, section
 
 TABLES = all_tables(Path("nowhere"))
 MINE = """
@@ -27,27 +27,20 @@ mine:
 """
 
 
-def of(make_record, cell: str, *values: float, key: str = "AR100"):
-    table, _, row = cell.rpartition("/")
-    return [
-        make_record(experiment=Experiment(table=table, row=row, preset="mini", seed=seed), metrics={key: value})
-        for seed, value in enumerate(values)
-    ]
-
-
-@pytest.fixture
-def backbones(make_record):
-    cells = {"narrow/a_conv4": (0.20, 0.22), "narrow/c_fpn": (0.30, 0.34), "wide/a_conv4": (0.25, 0.25)}
-    cells |= {"wide/c_fpn": (0.24, 0.27)}
-    return [record for cell, values in cells.items() for record in of(make_record, f"backbones/{cell}", *values)]
+BACKBONES = [
+    *nested("backbones/narrow/a_conv4", 0.20, 0.22),
+    *nested("backbones/narrow/c_fpn", 0.30, 0.34),
+    *nested("backbones/wide/a_conv4", 0.25, 0.25),
+    *nested("backbones/wide/c_fpn", 0.24, 0.27),
+]
 
 
 def row(summary: TableSummary, name: str):
     return next(row for row in summary.rows if row.id == name)
 
 
-def test_a_star_stands_for_every_name_that_was_run(backbones):
-    summary = summarise("backbones", "mini", TABLES, backbones)
+def test_a_star_stands_for_every_name_that_was_run():
+    summary = summarise("backbones", "mini", TABLES, BACKBONES)
     assert [(row.id, row.row.label) for row in summary.rows] == [
         ("narrow/a_conv4", "narrow: C4"),
         ("narrow/c_fpn", "narrow: FPN"),
@@ -60,41 +53,40 @@ def test_a_star_stands_for_every_name_that_was_run(backbones):
     assert summary.unlisted == []
 
 
-def test_the_page_has_numbers_gaps_and_no_word_of_the_paper(backbones, tmp_path: Path):
-    text = write(summarise("backbones", "mini", TABLES, backbones), tmp_path)[0].read_text(encoding="utf-8")
-    (results,) = re.findall(r"^\| narrow: FPN +\| 2 .*$", text, flags=re.MULTILINE)
-    assert "32.0 ± 2.8" in results
-    assert re.search(r"^\| narrow: FPN minus narrow: C4 .*\+11\.0 ± 1\.4 ", text, flags=re.MULTILINE)
-    assert re.search(r"^\| wide: FPN minus wide: C4 .*\+0\.5 ± 2\.1 · ", text, flags=re.MULTILINE)
+def test_the_page_has_numbers_gaps_and_no_word_of_the_paper(tmp_path: Path):
+    text = page(summarise("backbones", "mini", TABLES, BACKBONES), tmp_path)
+    assert "32.0 ± 2.8" in cells(section(text, "Results"))["narrow: FPN"]
+    gaps = cells(section(text, "Gaps"))
+    assert "+11.0 ± 1.4" in gaps["narrow: FPN minus narrow: C4"]
+    assert "+0.5 ± 2.1 ·" in gaps["wide: FPN minus wide: C4"]
     assert "paper" not in text
     assert "Agreement" not in text
     assert {path.name for path in tmp_path.iterdir()} == {f"backbones.{suffix}" for suffix in ("md", "csv", "tex")}
 
 
-def test_rows_of_another_table_stand_beside_those_run_again(make_record):
-    records = of(make_record, "table1/c_fpn", 0.5, 0.52) + of(make_record, "table1/d_bottom_up", 0.4, 0.43)
-    records += of(make_record, "deep_c2/c_fpn", 0.6, 0.62) + of(make_record, "deep_c2/d_bottom_up", 0.55, 0.57)
+def test_rows_of_another_table_stand_beside_those_run_again():
+    records = nested("table1/c_fpn", 0.5, 0.52) + nested("table1/d_bottom_up", 0.4, 0.43)
+    records += nested("deep_c2/c_fpn", 0.6, 0.62) + nested("deep_c2/d_bottom_up", 0.55, 0.57)
     summary = summarise("deep_c2", "mini", TABLES, records)
     assert row(summary, "shallow_c_fpn").shared_from == "table1/c_fpn"
     assert summary.paired_gap(row(summary, "shallow_c_fpn"), "AR100").values == pytest.approx((10, 9))
     assert summary.paired_gap(row(summary, "c_fpn"), "AR100").values == pytest.approx((5, 5))
 
 
-def test_a_table_of_ours_is_rendered_if_one_of_its_own_rows_was_run(make_record, backbones, tmp_path: Path):
+def test_a_table_of_ours_is_rendered_if_one_of_its_own_rows_was_run(tmp_path: Path):
     def names(records):
         return [summary.name for summary in summaries("mini", TABLES, records, tmp_path)]
 
-    assert names(of(make_record, "table1/c_fpn", 0.5)) == ["table1"]  # which Figure 1 shows too
-    assert names(of(make_record, "table1/c_fpn", 0.5) + of(make_record, "figure1/c_ssd", 0.5)) == ["table1", "figure1"]
-    assert names(backbones) == ["backbones"]
+    assert names(nested("table1/c_fpn", 0.5)) == ["table1"]  # which Figure 1 shows too
+    assert names(nested("table1/c_fpn", 0.5) + nested("figure1/c_ssd", 0.5)) == ["table1", "figure1"]
+    assert names(BACKBONES) == ["backbones"]
 
 
-def test_a_users_table_needs_a_yaml_and_no_code(make_record, tmp_path: Path, capsys):
+def test_a_users_table_needs_a_yaml_and_no_code(tmp_path: Path, capsys):
     reports = tmp_path / "reports"
     (reports / "tables").mkdir(parents=True)
     (reports / "tables/mine.yaml").write_text(MINE, encoding="utf-8")
-    for record in of(make_record, "table1/c_fpn", 0.5, 0.52) + of(make_record, "mine/better", 0.6, 0.63):
-        record.save(tmp_path / "runs" / record.experiment.path / "metrics.json")
+    save_runs(nested("table1/c_fpn", 0.5, 0.52) + nested("mine/better", 0.6, 0.63), tmp_path / "runs")
     assert command.main(["--runs", str(tmp_path / "runs"), "--reports", str(reports)]) == 0
     text = (reports / "mini/mine.md").read_text(encoding="utf-8")
     assert text.startswith("# My comparison (preset mini)\n")

@@ -1,4 +1,4 @@
-"""The page of a table: the order of its sections, and the pictures and figures beside it."""
+"""The page of a table: the order of its sections, the pictures and figures beside it, and remarks by hand."""
 
 from __future__ import annotations
 
@@ -7,94 +7,96 @@ from pathlib import Path
 
 import pytest
 
+from fpn_lightning.errors import InputError
 from fpn_lightning.paper import paper_tables
 from fpn_lightning.reporting.page import write
 from fpn_lightning.reporting.summary import summarise
-from fpn_lightning.runs.record import Record
+from tests.reporting.builders import cells, page, rows, section
 
-SIZED = {
-    "c_fpn": {
-        "AR10": (0.3, 0.3),
-        "AR100": (0.5, 0.52),
-        "AR1k_s": (0.5, 0.5),
-        "AR1k_m": (0.6, 0.6),
-        "AR1k_l": (0.7, 0.7),
-    },
-    "d_bottom_up": {
-        "AR10": (0.2, 0.2),
-        "AR100": (0.4, 0.43),
-        "AR1k_s": (0.4, 0.4),
-        "AR1k_m": (0.6, 0.6),
-        "AR1k_l": (0.7, 0.7),
-    },
+KEYS = ("AR10", "AR100", "AR1k_s", "AR1k_m", "AR1k_l")
+VALUES = {
+    "c_fpn": ((0.3, 0.3), (0.5, 0.52), (0.5, 0.5), (0.6, 0.6), (0.7, 0.7)),
+    "d_bottom_up": ((0.2, 0.2), (0.4, 0.43), (0.4, 0.4), (0.6, 0.6), (0.7, 0.7)),
 }
+SIZED = {row: dict(zip(KEYS, values, strict=True)) for row, values in VALUES.items()}
+SUMMARY = summarise("table1", "mini", paper_tables(), rows(**SIZED))
 
 
-@pytest.fixture
-def records(make_rows) -> list[Record]:
-    return make_rows(**SIZED)
+def headings(text: str) -> list[str]:
+    return re.findall("^## (.*)", text, flags=re.MULTILINE)
 
 
-def page(records: list[Record], folder: Path) -> str:
-    return write(summarise("table1", "mini", paper_tables(), records), folder)[0].read_text(encoding="utf-8")
-
-
-def test_what_a_reader_wants_comes_first(records, tmp_path: Path):
+def test_what_a_reader_wants_comes_first(tmp_path: Path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures/table1_c_fpn.png").touch()
-    assert re.findall("^## (.*)", page(records, tmp_path), flags=re.MULTILINE) == [
-        "Results",
-        "Agreement with the paper",
-        "Gap to “(c) FPN”, in points",
-        "Figures",
-        "Pictures",
-        "Rows and their cost",
-        "How to read and check the numbers",
+    assert headings(page(SUMMARY, tmp_path)) == [
+        *("Results", "Agreement with the paper", "Gap to “(c) FPN”, in points", "Figures", "Pictures"),
+        *("Rows and their cost", "How to read and check the numbers"),
     ]
+    single = summarise("table1", "mini", paper_tables(), rows(c_fpn=SIZED["c_fpn"]))
+    assert headings(page(single, tmp_path / "one")) == [
+        *("Results", "Rows and their cost", "How to read and check the numbers")
+    ]
+    assert not list((tmp_path / "one").glob("*.svg"))
 
 
-def test_the_agreement_is_one_line_one_grid_and_a_grid_on_demand(records, tmp_path: Path):
-    block = page(records, tmp_path).split("## Agreement with the paper\n", 1)[1].split("\n## ", 1)[0]
+def test_the_agreement_is_one_line_one_grid_and_a_grid_on_demand(tmp_path: Path):
+    text = page(SUMMARY, tmp_path)
+    block = section(text, "Agreement with the paper")
     assert block.lstrip().startswith("**3 of 5 pairs as in the paper, 0 reversed, 2 within noise; 1 not comparable. ")
     assert "is more than noise if its mean over the seeds is larger than 2 times its sample standard deviation" in block
     shown, hidden = block.split(
         "<details><summary>First row minus second row in points: ours (the paper's)</summary>\n\n"
     )
-    (line,) = re.findall(r"^\| \(c\) \| \(d\) .*$", shown, flags=re.MULTILINE)
-    assert [cell.strip() for cell in line.split("|")[3:-1]] == ["✓", "✓", "n/a", "✓", "·", "·"]
+    assert cells(shown, 2)["(c) (d)"] == ["✓", "✓", "n/a", "✓", "·", "·"]
     assert "+9.5 ± 0.7 (+6.6)" in hidden
     assert hidden.rstrip().endswith("|\n\n</details>")
+    gaps = section(text, "Gap")
+    assert "(e) top-down pyramid, w/o lateral" in gaps  # not run, but the paper has a gap
+    assert "extra" not in gaps  # neither has one
 
 
-def test_pictures_are_shown_where_they_are(records, tmp_path: Path):
-    assert "## Pictures" not in page(records, tmp_path)
+def test_pictures_and_figures_are_shown_where_they_are(tmp_path: Path):
+    paths = write(SUMMARY, tmp_path)
+    addresses = re.findall(r"!\[.*\]\((.*)\)", paths[0].read_text(encoding="utf-8"))
+    assert addresses == ["table1_sizes.svg", "table1_proposals.svg", "table1_gaps.svg"]
+    assert [path.name for path in paths[3:]] == addresses
+    assert all(path.is_file() for path in paths)
     (tmp_path / "pictures").mkdir()
     for row in ("d_bottom_up", "c_fpn", "no_such_row"):
         (tmp_path / f"pictures/table1_{row}.png").touch()
-    text = page(records, tmp_path)
+    text = page(SUMMARY, tmp_path)
     addresses = re.findall(r"!\[.*\]\((pictures/.*)\)", text)
     assert addresses == ["pictures/table1_c_fpn.png", "pictures/table1_d_bottom_up.png"]
     assert "(d) bottom-up pyramid:\n\n![" in text
 
 
-def test_every_picture_of_a_page_is_beside_it(records, tmp_path: Path):
-    paths = write(summarise("table1", "mini", paper_tables(), records), tmp_path)
-    addresses = re.findall(r"!\[.*\]\((.*)\)", paths[0].read_text(encoding="utf-8"))
-    assert addresses == ["table1_sizes.svg", "table1_proposals.svg", "table1_gaps.svg"]
-    assert [path.name for path in paths[3:]] == addresses
-    assert all(path.is_file() for path in paths)
+@pytest.fixture
+def remarked(tmp_path: Path):
+    """Returns the page with remarks of the given first line; the records are of commit 914c163."""
+
+    def make(first_line: str) -> str:
+        path = tmp_path / "records/mini/table1/remarks.md"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"{first_line}\n\n- Because of the backbone.\n")
+        return page(SUMMARY, tmp_path / "mini")
+
+    return make
 
 
-def test_a_gap_table_leaves_out_rows_without_gaps(records, tmp_path: Path):
-    gaps = page(records, tmp_path).split("## Gap", 1)[1].split("\n## ", 1)[0]
-    assert "(e) top-down pyramid, w/o lateral" in gaps  # not run, but the paper has a gap
-    assert "extra" not in gaps
+@pytest.mark.parametrize("start", ["About", "Written of"])
+def test_remarks_follow_the_figures_without_their_first_line(start, remarked):
+    text = remarked(f"{start} the records of commits 0123456, 914c163.")
+    assert "## Remarks\n\n- Because of the backbone.\n" in text
+    assert "0123456" not in text
+    assert headings(text)[3:6] == ["Figures", "Remarks", "Rows and their cost"]
 
 
-def test_a_single_row_has_neither_figures_nor_an_agreement(make_rows, tmp_path: Path):
-    assert re.findall("^## (.*)", page(make_rows(c_fpn=SIZED["c_fpn"]), tmp_path), flags=re.MULTILINE) == [
-        "Results",
-        "Rows and their cost",
-        "How to read and check the numbers",
-    ]
-    assert not list(tmp_path.glob("*.svg"))
+def test_remarks_of_other_records_are_left_out(remarked):
+    assert "Because" not in remarked("About the records of commit 0123456.")
+
+
+@pytest.mark.parametrize("first_line", ["- Because.", "About the records of commit xyz.", ""])
+def test_remarks_that_name_no_commit_are_rejected(remarked, first_line):
+    with pytest.raises(InputError, match=r"remarks\.md: the first line has to be"):
+        remarked(first_line)

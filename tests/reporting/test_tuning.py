@@ -9,43 +9,37 @@ import pytest
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.reporting import __main__ as command
-from fpn_lightning.reporting.tuning import page, tried, write
+from fpn_lightning.reporting.tuning import write
 from fpn_lightning.runs.record import Train
+from tests.records import a_record
+from tests.reporting.builders import cells, save_runs
 
 
-def run(make_record, table, row, rate, metrics, **changes):
-    record = make_record(f"{row}", 100, metrics=metrics, steps=400)
+def run(table, row, rate, metrics, seed=100):
+    record = a_record(row, seed, metrics=metrics, steps=400)
     experiment = replace(record.experiment, table=f"tuning/{table}/lr{rate}", row=row)
-    data = replace(record.data, split="tune")
-    return replace(record, experiment=experiment, data=data, **changes)
+    return replace(record, experiment=experiment, data=replace(record.data, split="tune"))
+
+
+# AR10 and AR100: (c) is best at 0.006; (f) at 0.002 by AR100, which decides, though not by AR10; (a) was run once.
+VALUES = {
+    ("f_finest", 0.002): (0.05, 0.20),
+    ("f_finest", 0.006): (0.08, 0.15),
+    ("c_fpn", 0.002): (0.20, 0.40),
+    ("c_fpn", 0.006): (0.25, 0.45),
+    ("c_fpn", 0.012): (0.22, 0.42),
+    ("a_conv4", 0.006): (0.10, 0.30),
+}
+RUNS = [run("table1", row, lr, {"AR10": ar10, "AR100": ar100}) for (row, lr), (ar10, ar100) in VALUES.items()]
 
 
 @pytest.fixture
-def runs(make_record):
-    """(c) is best at 0.006; (f) at 0.002 by AR100, which decides, though not by AR10; (a) was run once."""
-    values = {
-        ("f_finest", 0.002): (0.05, 0.20),
-        ("f_finest", 0.006): (0.08, 0.15),
-        ("c_fpn", 0.002): (0.20, 0.40),
-        ("c_fpn", 0.006): (0.25, 0.45),
-        ("c_fpn", 0.012): (0.22, 0.42),
-        ("a_conv4", 0.006): (0.10, 0.30),
-    }
-    return [
-        run(make_record, "table1", row, rate, {"AR10": ar10, "AR100": ar100})
-        for (row, rate), (ar10, ar100) in values.items()
-    ]
+def page(tmp_path: Path):
+    return lambda runs: write("mini", runs, tmp_path).read_text(encoding="utf-8")
 
 
-def cells(text: str) -> dict[str, list[str]]:
-    """Of each row and metric, the cells behind."""
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-    return {f"{line[0]} {line[1]}": line[2:] for line in lines}
-
-
-def test_the_best_learning_rate_of_each_row_is_bold(runs):
-    text = page("mini", tried(runs), runs)
-    shown, hidden = map(cells, text.split("<details>"))
+def test_the_best_learning_rate_of_each_row_is_bold(page):
+    shown, hidden = (cells(part, 2) for part in page(RUNS).split("<details>"))
     assert shown["row metric"] == ["lr 0.002", "lr 0.006", "lr 0.012", "used"]
     assert shown["Table 1: (c) FPN AR100"] == ["40.0", "**45.0**", "42.0", ""]
     assert shown["Table 1: (f) only finest level AR100"] == ["**20.0**", "15.0", "", ""]
@@ -55,68 +49,51 @@ def test_the_best_learning_rate_of_each_row_is_bold(runs):
     assert not any(name.endswith("AR30") for name in hidden)  # no record has it
 
 
-def test_average_precision_decides_for_table_2(make_record):
+def test_the_tables_main_metric_decides(page):
     values = {0.002: {"AP": 0.10, "AP50": 0.40}, 0.006: {"AP": 0.12, "AP50": 0.30}}
-    runs = [run(make_record, "table2", "c_fpn", rate, metrics) for rate, metrics in values.items()]
-    text = page("mini", tried(runs), runs)
-    assert cells(text)["Table 2: (c) FPN AP"] == ["10.0", "**12.0**", ""]
+    text = page([run("table2", "c_fpn", rate, metrics) for rate, metrics in values.items()])
+    assert cells(text, 2)["Table 2: (c) FPN AP"] == ["10.0", "**12.0**", ""]
     assert "<details>" not in text
-
-
-def test_recall_of_segments_at_1000_decides_for_table_6_beside_recall_at_fewer(make_record):
-    runs = [
-        run(make_record, "table6", "dual", rate, {"segm_AR1k": ar, "segm_AR100": ar / 2, "segm_AR1k_s": 0.1})
-        for rate, ar in {0.002: 0.30, 0.006: 0.35}.items()
-    ]
-    found = cells(page("mini", tried(runs), runs))
+    segments = {lr: {"segm_AR1k": ar, "segm_AR100": ar / 2, "segm_AR1k_s": 0.1} for lr, ar in ((1, 0.30), (2, 0.35))}
+    found = cells(page([run("table6", "dual", rate, metrics) for rate, metrics in segments.items()]), 2)
     label = "Table 6: FPN, dual MLP [5×5, 7×7]"
     assert found[f"{label} segm_AR1k"] == ["30.0", "**35.0**", ""]
     assert found[f"{label} segm_AR100"] == ["15.0", "17.5", ""]
     assert f"{label} segm_AR1k_s" not in found
 
 
-def test_seeds_of_one_learning_rate_are_averaged(runs):
-    more = [replace(record, experiment=replace(record.experiment, seed=101)) for record in runs]
-    more = [replace(record, metrics={**record.metrics, "AR100": record.metrics["AR100"] + 0.02}) for record in more]
-    text = page("mini", tried(runs + more), runs + more)
-    assert cells(text)["Table 1: (c) FPN AR100"][1] == "**46.0 ± 1.4**"  # 45 and 47
-    assert "seed 100, 101, evaluated" in text
-
-
-def test_seed_split_schedule_and_the_rate_used_are_shown(runs, make_record):
-    reported = make_record("table1/c_fpn", 0, train=Train(steps=1500, total_batch=8, lr=0.006))
-    text = page("mini", tried(runs), [*runs, reported])
-    assert "Runs of 400 steps of 8 images, seed 100, evaluated on 500 images of the split tune." in text
-    assert cells(text)["Table 1: (c) FPN AR100"][-1] == "0.006"
+def test_seeds_are_averaged_and_schedule_and_the_rate_used_are_shown(page):
+    more = [run("table1", row, lr, {"AR100": ar100 + 0.02}, 101) for (row, lr), (_, ar100) in VALUES.items()]
+    reported = a_record("table1/c_fpn", 0, train=Train(steps=1500, total_batch=8, lr=0.006))
+    text = page([*RUNS, *more, reported])
+    assert cells(text, 2)["Table 1: (c) FPN AR100"][1:] == ["**46.0 ± 1.4**", "43.0 ± 1.4", "0.006"]  # 45 and 47
+    assert "Runs of 400 steps of 8 images, seed 100, 101, evaluated on 500 images of the split tune." in text
     assert "Warning" not in text
 
 
 @pytest.mark.parametrize(("seed", "split", "shared"), [(100, "val", "seed 100"), (0, "tune", "split tune")])
-def test_a_seed_or_split_that_a_table_uses_too_is_a_warning(seed, split, shared, runs, make_record):
-    reported = make_record("table2/c_fpn", seed)
-    reported = replace(reported, data=replace(reported.data, split=split))
-    text = page("mini", tried(runs), [*runs, reported])
+def test_a_seed_or_split_that_a_table_uses_too_is_a_warning(seed, split, shared, page):
+    reported = a_record("table2/c_fpn", seed)
+    text = page([*RUNS, replace(reported, data=replace(reported.data, split=split))])
     assert text.count("**Warning.**") == 1
     assert f"> **Warning.** The {shared} is also used in reported tables" in text
 
 
-def test_runs_that_cannot_be_compared_are_a_warning(runs):
-    longer = replace(runs[0], train=Train(steps=800, total_batch=8, lr=0.004))
-    text = page("mini", tried([longer, *runs[1:]]), runs)
+def test_runs_that_cannot_be_compared_are_a_warning(page):
+    text = page([replace(RUNS[0], train=Train(steps=800, total_batch=8, lr=0.004)), *RUNS[1:]])
     assert "> **Warning.** table1: the runs differ in data, split, steps or batch" in text
     assert "tuning/table1/lr0.002/f_finest seed 100: the run used learning rate 0.004." in text
 
 
 @pytest.mark.parametrize("name", ["tuning/table1/0.002", "tuning/table1/lrfast", "tuning/table9/lr0.002", "tuning/lr1"])
-def test_a_name_without_table_and_learning_rate_is_rejected(name, runs):
-    wrong = replace(runs[0], experiment=replace(runs[0].experiment, table=name))
+def test_a_name_without_table_and_learning_rate_is_rejected(name, page):
+    wrong = replace(RUNS[0], experiment=replace(RUNS[0].experiment, table=name))
     with pytest.raises(InputError, match=rf"{name}/f_finest seed 100: experiment\.table: .*tuning/table1/lr0\.006"):
-        tried([wrong])
+        page([wrong])
 
 
-def test_the_command_writes_the_page(runs, tmp_path: Path):
-    for record in runs:
-        record.save(tmp_path / "runs" / record.experiment.path / "metrics.json")
+def test_the_command_writes_the_page(tmp_path: Path, page):
+    save_runs(RUNS, tmp_path / "runs")
     assert command.main(["--runs", str(tmp_path / "runs"), "--reports", str(tmp_path / "reports")]) == 0
-    assert (tmp_path / "reports/mini/tuning.md").read_text(encoding="utf-8") == page("mini", tried(runs), runs)
+    assert (tmp_path / "reports/mini/tuning.md").read_text(encoding="utf-8") == page(RUNS)
     assert write("mini", [], tmp_path) is None
