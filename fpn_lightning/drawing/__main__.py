@@ -15,47 +15,6 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
 
 
-def copy_pictures(
-    runs: Path,
-    preset: str,
-    table: str,
-    output: Path,
-    seed: int = 0,
-    row: str | None = None,
-    image_id: int | None = None,
-) -> list[Path]:
-    """Copy a picture of each finished run of a table to ``<output>/<table>_<row>.png``.
-
-    Rows that were validated on the same images get a picture of the same image.
-
-    Args:
-        runs: folder of all runs.
-        preset: preset of the runs.
-        table: table of the runs.
-        output: folder of the copies.
-        seed: seed of the runs.
-        row: the only row to copy; by default all finished rows.
-        image_id: the image; by default the one with the lowest id among those drawn.
-
-    Returns:
-        The paths written.
-
-    Raises:
-        InputError: no run is finished, or a run has no picture or not the one of ``image_id``.
-    """
-    folder, pattern = runs / preset / table, f"{row or '*'}/seed{seed}/metrics.json"
-    finished = sorted(record.parent for record in folder.glob(pattern))
-    if not finished:
-        raise InputError(f"{folder} holds no finished run with seed {seed}: no {pattern}")
-    # Find all pictures before copying the first, so that an error leaves nothing half done.
-    found = [(run.parent.name, _find_picture(run, image_id)) for run in finished]
-    written = []
-    for name, picture in found:
-        written.append(output / f"{table}_{name}.png".replace("/", "_"))
-        write_whole(written[-1], picture.read_bytes())
-    return written
-
-
 def _find_picture(run: Path, image_id: int | None) -> Path:
     """The picture of a run's last step; pictures that ``validate`` has drawn count too."""
     drawn = [*run.glob(f"{FOLDER}/step*/*.png"), *run.glob(f"validate/{FOLDER}/step*/*.png")]
@@ -74,10 +33,9 @@ def _step(picture: Path) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line with ``argv``, by default the arguments of the process.
 
-    Args:
-        argv: arguments; those of the process when ``None``.
+    Rows that were validated on the same images get a picture of the same image.
 
     Returns:
         Exit status: 0, or 1 after a message on standard error.
@@ -86,19 +44,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs (default: %(default)s)")
     parser.add_argument("--preset", required=True, help="preset of the runs")
     parser.add_argument("--table", required=True, help="table of the runs")
-    parser.add_argument("--row", help="the only row (default: all finished rows)")
+    parser.add_argument("--row", default="*", help="the only row (default: all finished rows)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the runs (default: %(default)s)")
     parser.add_argument("--image-id", type=int, metavar="ID", help="the image (default: lowest id that was drawn)")
     parser.add_argument("--output", type=Path, help="folder of the pictures (default: reports/<preset>/pictures)")
     given = parser.parse_args(argv)
+    folder, pattern = given.runs / given.preset / given.table, f"{given.row}/seed{given.seed}/metrics.json"
     output = given.output or Path("reports") / given.preset / "pictures"
     try:
-        paths = copy_pictures(given.runs, given.preset, given.table, output, given.seed, given.row, given.image_id)
+        finished = sorted(record.parent for record in folder.glob(pattern))
+        if not finished:
+            raise InputError(f"{folder} holds no finished run with seed {given.seed}: no {pattern}")
+        # Find all pictures before copying the first, so that an error leaves nothing half done.
+        for name, picture in [(run.parent.name, _find_picture(run, given.image_id)) for run in finished]:
+            path = output / f"{given.table}_{name}.png".replace("/", "_")
+            write_whole(path, picture.read_bytes())
+            print(f"written: {path}")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for path in paths:
-        print(f"written: {path}")
     return 0
 
 

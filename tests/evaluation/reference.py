@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import multiprocessing
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torchvision.ops import box_convert
 
+from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.__main__ import main
 from fpn_lightning.evaluation.arrays import FileResults
 from fpn_lightning.structures import DetectionsOrig, GroundTruth
@@ -224,6 +227,32 @@ def write_coco_files(images: dict[int, tuple[np.ndarray, ...]], folder: Path) ->
     for path, written in zip(paths, (content, results), strict=True):
         path.write_text(json.dumps(written))
     return paths
+
+
+def values_of_two_processes(
+    make_metric: Callable[[], Any], values_of: Callable[[Any], Any], shares: list[list[Any]], folder: Path
+) -> list[Any]:
+    """The values of each of two processes after it has updated a metric with its share, or the error it raises."""
+
+    def score(rank: int) -> None:
+        torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+        metric = make_metric()
+        for given in shares[rank]:
+            metric.update(*given)
+        try:
+            values = values_of(metric)
+        except InputError as error:
+            values = str(error)
+        (folder / f"{rank}.json").write_text(json.dumps(values))
+        torch.distributed.destroy_process_group()
+
+    workers = [multiprocessing.get_context("fork").Process(target=score, args=(rank,)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=60)
+        assert worker.exitcode == 0
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
 def scored(annotations: object, results: object, *options: object) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import gc
-import json
-import multiprocessing
 import os
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from .reference import (
     detected,
     pycocotools_summary,
     random_detections,
+    values_of_two_processes,
     write_coco_files,
 )
 
@@ -187,48 +186,26 @@ def test_bad_settings_are_named(settings):
         AveragePrecision(**settings)
 
 
-def _score_share(rank: int, shares: list[list[tuple[int, Image]]], folder: str) -> None:
-    """One of two processes: score its share and write the values, or the error."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    metric = AveragePrecision()
-    for image_id, columns in shares[rank]:
-        metric.update(*detected(image_id, *columns))
-    try:
-        values: object = [metric.compute(), {str(key): value for key, value in _by_category(metric).items()}]
-    except InputError as error:
-        values = str(error)
-    Path(folder, f"{rank}.json").write_text(json.dumps(values))
-    torch.distributed.destroy_process_group()
-
-
-def _values_of_two_processes(shares: list[list[tuple[int, Image]]], folder: Path) -> list[object]:
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_score_share, args=(rank, shares, str(folder))) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(timeout=60)
-        assert worker.exitcode == 0
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+def _all_values(metric: AveragePrecision) -> list[dict[str, float | None]]:
+    return [metric.compute(), {str(key): value for key, value in _by_category(metric).items()}]
 
 
 @pytest.mark.parametrize("split", [4, 0])
 def test_two_processes_equal_one(tmp_path, split):
     images = random_detections(np.random.default_rng(3), 9)
-    metric = _filled(images)
-    expected = [metric.compute(), {str(key): value for key, value in _by_category(metric).items()}]
-    rows = list(images.items())
+    expected = _all_values(_filled(images))
+    rows = [detected(image_id, *columns) for image_id, columns in images.items()]
     # The second process has the first image again, as padding to equal shares would have it; with 0, the first process
     # has nothing at all.
     shares = [rows[:split], rows[split:] + rows[:1]]
-    assert _values_of_two_processes(shares, tmp_path) == [expected, expected]
+    assert values_of_two_processes(AveragePrecision, _all_values, shares, tmp_path) == [expected, expected]
 
 
 def test_an_error_reaches_every_process(tmp_path):
-    images = random_detections(np.random.default_rng(4), 2)
-    (first, columns), other = images.items()
-    shares = [[(first, columns)], [other, (first, (columns[0] + 1, *columns[1:]))]]
-    values = _values_of_two_processes(shares, tmp_path)
+    (first, columns), other = random_detections(np.random.default_rng(4), 2).items()
+    shifted = detected(first, columns[0] + 1, *columns[1:])
+    shares = [[detected(first, *columns)], [detected(other[0], *other[1]), shifted]]
+    values = values_of_two_processes(AveragePrecision, _all_values, shares, tmp_path)
     assert values[0] == values[1]
     assert f"image {first} was evaluated twice" in values[0]
 

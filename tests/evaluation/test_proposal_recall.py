@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,14 @@ from fpn_lightning.evaluation.proposal_recall import ProposalRecall, match_image
 from fpn_lightning.metric_names import AREA_SUFFIXES, recall_key
 from fpn_lightning.structures import GroundTruth, ProposalsOrig
 
-from .reference import Scene, coco_dataset, coco_results, pycocotools_recall, random_scene
+from .reference import (
+    Scene,
+    coco_dataset,
+    coco_results,
+    pycocotools_recall,
+    random_scene,
+    values_of_two_processes,
+)
 
 
 def _ours(scenes: list[Scene], limits: tuple[int, ...], thresholds: tuple[float, float] = (32**2, 96**2)) -> np.ndarray:
@@ -206,27 +212,12 @@ def test_proposals_of_a_model_are_taken_as_they_are():
     assert metric.compute()["AR10"] == 1
 
 
-def _score_share(rank: int, scenes: list[Scene], folder: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    metric = ProposalRecall()
-    for scene in scenes[rank::2]:
-        metric.update(*scene.given)
-    Path(folder, f"{rank}.json").write_text(json.dumps(metric.compute()))
-    torch.distributed.destroy_process_group()
-
-
 def test_two_processes_equal_one(tmp_path):
     rng = np.random.default_rng(2)
-    scenes = [random_scene(rng) for _ in range(9)]
+    scenes = [random_scene(rng).given for _ in range(9)]
     whole = ProposalRecall()
-    for scene in scenes:
-        whole.update(*scene.given)
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_score_share, args=(rank, scenes, str(tmp_path))) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(timeout=60)
-        assert worker.exitcode == 0
-    for rank in range(2):
-        assert json.loads((tmp_path / f"{rank}.json").read_text()) == whole.compute()
+    for given in scenes:
+        whole.update(*given)
+    shares = [scenes[::2], scenes[1::2]]
+    found = values_of_two_processes(ProposalRecall, lambda metric: metric.compute(), shares, tmp_path)
+    assert found == 2 * [whole.compute()]

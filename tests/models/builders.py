@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torchvision.ops import box_convert
 
 from fpn_lightning.data.coco.segmentations import compressed_rle
@@ -26,6 +28,33 @@ def image_batch(sizes: Sequence[tuple[int, int]], seed: int = 0, divisor: int = 
 def whole(sizes: Iterable[tuple[int, int]]) -> list[Geometry]:
     """Geometries of image files that become network inputs of the same (height, width)."""
     return [Geometry((height, width), (height, width)) for height, width in sizes]
+
+
+def feature_maps(
+    strides: dict[str, int], count: int = 2, height: int = 64, width: int = 96, dtype: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
+    """Random maps of 6 channels."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.randn(count, 6, height // stride, width // stride, generator=generator, dtype=dtype)
+        for name, stride in strides.items()
+    }
+
+
+def check_that_a_batch_may_be_split(module: nn.Module, count: int, losses: Callable[[slice], dict[str, Any]]) -> None:
+    """Check that the gradient of ``count`` images is the mean of those of its parts, whose losses are given."""
+
+    def gradient(size: int) -> torch.Tensor:
+        module.zero_grad()
+        for start in range(0, count, size):
+            (sum(losses(slice(start, start + size)).values()) * size / count).backward()
+        return torch.cat([parameter.grad.flatten() for parameter in module.parameters()])
+
+    whole = gradient(count)
+    assert whole.abs().max() > 0
+    for size in (1, 2):
+        if count % size == 0:
+            assert torch.allclose(whole, gradient(size), atol=1e-7)
 
 
 def targets(boxes: Sequence[Sequence[float]]) -> Targets:

@@ -1,5 +1,7 @@
 """The region proposal network: labels, losses, proposals."""
 
+from functools import partial
+
 import pytest
 import torch
 from torchvision.ops import box_iou
@@ -8,7 +10,7 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.models.anchors import AnchorGenerator
 from fpn_lightning.models.rpn import RPN, RPNOutputs
 from fpn_lightning.models.sampler import image_seeds
-from tests.models.builders import targets
+from tests.models.builders import check_that_a_batch_may_be_split, feature_maps, targets
 
 STRIDES = {"p3": 8, "p4": 16}
 
@@ -18,9 +20,7 @@ def make_rpn(**options):
     return RPN(6, AnchorGenerator(STRIDES, [[16], [32]]), **options)
 
 
-def features(count=2, height=64, width=96, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return {k: torch.randn(count, 6, height // s, width // s, generator=generator) for k, s in STRIDES.items()}
+features = partial(feature_maps, STRIDES)
 
 
 def test_shapes_and_order():
@@ -71,26 +71,13 @@ def test_losses_by_hand():
 def test_splitting_a_batch_leaves_the_gradient_unchanged():
     rpn = make_rpn()
     maps = features(count=4)
-    truth = [
-        targets([[8, 8, 24, 24]]),
-        targets([]),
-        targets([[0, 0, 60, 60], [30, 30, 40, 50]]),
-        targets([[5, 5, 9, 9]]),
-    ]
+    truth = [targets(boxes) for boxes in ([[8, 8, 24, 24]], [], [[0, 0, 60, 60], [30, 30, 40, 50]], [[5, 5, 9, 9]])]
     seeds = image_seeds(0, 3, torch.arange(4))
 
-    def gradient(parts):
-        rpn.zero_grad()
-        for part in parts:
-            outputs = rpn({name: value[part] for name, value in maps.items()})
-            losses = rpn.losses(outputs, truth[part], seeds[part])
-            (sum(losses.values()) / len(parts)).backward()
-        return torch.cat([p.grad.flatten() for p in rpn.parameters()])
+    def losses(part):
+        return rpn.losses(rpn({name: value[part] for name, value in maps.items()}), truth[part], seeds[part])
 
-    whole = gradient([slice(0, 4)])
-    assert torch.allclose(whole, gradient([slice(0, 2), slice(2, 4)]), atol=1e-7)
-    assert torch.allclose(whole, gradient([slice(i, i + 1) for i in range(4)]), atol=1e-7)
-    assert whole.abs().max() > 0
+    check_that_a_batch_may_be_split(rpn, 4, losses)
 
 
 def test_images_without_objects_give_finite_losses_and_gradients():

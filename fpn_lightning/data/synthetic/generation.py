@@ -33,12 +33,11 @@ _VERSION = 1  # raised when the drawings change, so that older data sets are not
 _FINISHED = "synthetic.json"
 _UNFINISHED = "synthetic.unfinished.json"
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 85, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
-_DEFAULT_SPLITS = {"train": 2000, "val": 250}
 
 
 def generate(
     root: str | Path,
-    splits: Mapping[str, int] | None = None,
+    splits: Mapping[str, int],
     size: int = 160,
     seed: int = 0,
     workers: int | None = None,
@@ -52,7 +51,7 @@ def generate(
 
     Args:
         root: folder of the data set; created if missing.
-        splits: images per split; by default 2,000 ``train`` and 250 ``val``.
+        splits: images per split. The first split is on the contact sheet.
         size: side of the square images, pixels, 64 to 1024.
         seed: another seed gives another data set.
         workers: number of processes, by default one per core. The files do not depend on it.
@@ -63,9 +62,10 @@ def generate(
         InputError: a setting is out of range, or ``root`` holds other files, or it holds a data set with other
             settings and ``overwrite`` is false.
     """
-    splits = dict(_DEFAULT_SPLITS if splits is None else splits)
-    _check_settings(splits, size, seed, workers)
-    settings = {"version": _VERSION, "seed": seed, "size": size, "splits": splits}
+    settings = {"version": _VERSION, "seed": seed, "size": size, "splits": dict(splits)}
+    _check_settings(settings)
+    if workers is not None and workers < 1:
+        raise InputError(f"workers {workers}: give at least 1")
     root = Path(root)
     finished, unfinished = root / _FINISHED, root / _UNFINISHED
     present = _present_settings(root)
@@ -86,13 +86,12 @@ def generate(
     unfinished.replace(finished)
 
 
-def _check_settings(splits: dict[str, int], size: int, seed: int, workers: int | None) -> None:
+def _check_settings(settings: dict[str, Any]) -> None:
+    splits, size, seed = settings["splits"], settings["size"], settings["seed"]
     if not 64 <= size <= 1024:
         raise InputError(f"size {size}: give an image side from 64 to 1024 pixels")
     if not 0 <= seed < 2**32:
         raise InputError(f"seed {seed}: give a whole number from 0 to 2^32 - 1")
-    if workers is not None and workers < 1:
-        raise InputError(f"workers {workers}: give at least 1")
     if not splits:
         raise InputError("splits: none given; name at least one, for instance train=100")
     for name, count in splits.items():
@@ -111,7 +110,7 @@ def _present_settings(root: Path) -> Any:
         return None
     try:
         present = json.loads(marker.read_text())
-        _check_settings(present["splits"], present["size"], present["seed"], None)
+        _check_settings(present)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{marker} cannot be read ({error}): delete {root} or give another root") from error
     return present
@@ -120,13 +119,10 @@ def _present_settings(root: Path) -> Any:
 def _remove(root: Path, present: dict[str, Any], settings: dict[str, Any], overwrite: bool) -> None:
     """Remove the files of a data set with other settings; InputError if it is not to be overwritten."""
     if not overwrite:
-        differences = [
-            f"{key} is {present.get(key)}, asked for {value}"
-            for key, value in settings.items()
-            if present.get(key) != value
-        ]
+        differ = [key for key in settings if present.get(key) != settings[key]]
+        differences = "; ".join(f"{key} is {present.get(key)}, asked for {settings[key]}" for key in differ)
         raise InputError(
-            f"{root} holds a generated data set with other settings ({'; '.join(differences)}): "
+            f"{root} holds a generated data set with other settings ({differences}): "
             "give another root, or --overwrite to replace it"
         )
     if (root / _FINISHED).exists():

@@ -26,6 +26,8 @@ BATCH = SCRATCH | {"norm": "batch"}
 SMALL_MOBILENET = partial(MobileNetV2Backbone, **BATCH, width_mult=0.25, first_stride=2)
 SMALL_EFFICIENTNET = partial(EfficientNetBackbone, **BATCH, width_mult=0.25, depth_mult=0.5, first_stride=2)
 BACKBONES = {
+    "resnet18": partial(ResNetBackbone, "resnet18", **BATCH),
+    "resnet18_group": partial(ResNetBackbone, "resnet18", **SCRATCH, norm="group"),
     "resnext50_32x4d": partial(ResNetBackbone, "resnext50_32x4d", **BATCH),
     "vgg16": partial(VGGBackbone, "vgg16", **SCRATCH),
     "vgg16_bn": partial(VGGBackbone, "vgg16_bn", **BATCH),

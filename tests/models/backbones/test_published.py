@@ -32,8 +32,8 @@ def taps(model, x, indices):
     return outputs
 
 
-class LikeResNeXt(nn.Module):
-    """torchvision's ResNeXt as one sequence."""
+class LikeResNet(nn.Module):
+    """torchvision's ResNet as one sequence."""
 
     def __init__(self, model):
         super().__init__()
@@ -43,6 +43,7 @@ class LikeResNeXt(nn.Module):
 
 # Indices: last layer before the next subsampling, read off torchvision's printed models.
 ROUND_TRIPS = {
+    "resnet18": (partial(ResNetBackbone, "resnet18"), "frozen", (1, 2, 3, 4)),
     "resnext50_32x4d": (partial(ResNetBackbone, "resnext50_32x4d"), "frozen", (1, 2, 3, 4)),
     "vgg16": (partial(VGGBackbone, "vgg16"), None, (15, 22, 29, 30)),
     "vgg16_bn": (partial(VGGBackbone, "vgg16_bn"), "frozen", (22, 32, 42, 43)),
@@ -68,7 +69,7 @@ def test_features_equal_torchvision(name, tmp_path):
     backbone = (make(weights=path) if make is ConvNeXtBackbone else make(weights=path, norm=norm)).eval()
     backbone.load_weights()
     batch = image_batch([(64, 64)])
-    whole = LikeResNeXt(reference) if name.startswith("resnext") else reference
+    whole = LikeResNet(reference) if name.startswith("res") else reference
     with torch.no_grad():
         wanted = taps(whole, backbone.normalize(batch), indices)
         found = backbone(batch)

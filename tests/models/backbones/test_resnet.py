@@ -15,32 +15,6 @@ def from_scratch(name="resnet18", norm="batch"):
     return ResNetBackbone(name, weights=None, norm=norm, frozen_stages=0)
 
 
-@pytest.mark.parametrize(
-    "backbone",
-    [from_scratch(), from_scratch("resnet50"), from_scratch(norm="group"), NarrowResNet()],
-    ids=str.__class__,
-)
-def test_declared_strides_and_channels_are_true(backbone):
-    features = backbone(image_batch([(64, 96)]))
-    assert list(features) == ["c2", "c3", "c4", "c5"]
-    for name, feature in features.items():
-        stride = backbone.strides[name]
-        assert tuple(feature.shape) == (1, backbone.channels[name], 64 // stride, 96 // stride)
-
-
-def test_resnet_equals_torchvision(tmp_path):
-    reference = torchvision.models.resnet18(weights=None).eval()
-    path = tmp_path / "resnet18.pth"
-    torch.save(reference.state_dict(), path)
-    backbone = ResNetBackbone("resnet18", weights=str(path), norm="frozen").eval()
-    backbone.load_weights()
-    batch = image_batch([(64, 64)])
-    x = reference.maxpool(reference.relu(reference.bn1(reference.conv1(backbone.normalize(batch)))))
-    for name, layer in zip(("c2", "c3", "c4", "c5"), "1234", strict=True):
-        x = getattr(reference, f"layer{layer}")(x)
-        assert torch.allclose(backbone(batch)[name], x, atol=1e-5)
-
-
 def test_weights_that_do_not_fit_are_named(tmp_path):
     path = tmp_path / "resnet34.pth"
     torch.save(torchvision.models.resnet34(weights=None).state_dict(), path)

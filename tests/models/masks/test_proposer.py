@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from fpn_lightning.models.masks.loss import mask_loss
 from fpn_lightning.models.masks.mlp import MaskMLP
 from fpn_lightning.models.masks.proposer import MaskProposer
 from fpn_lightning.models.sampler import image_seeds
-from tests.models.builders import box_masks, image_batch, targets
+from tests.models.builders import box_masks, check_that_a_batch_may_be_split, feature_maps, image_batch, targets
 
 STRIDES = {"p3": 8, "p4": 16}
 
@@ -23,12 +24,7 @@ def make(**options):
     return MaskProposer(6, STRIDES, **options)
 
 
-def features(count=2, height=64, width=96, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(0)
-    return {
-        name: torch.randn(count, 6, height // s, width // s, generator=generator, dtype=dtype)
-        for name, s in STRIDES.items()
-    }
+features = partial(feature_maps, STRIDES)
 
 
 def objects(*images):
@@ -133,18 +129,11 @@ def test_splitting_a_batch_leaves_the_gradient_unchanged():
     truth = objects([[8, 8, 24, 24]], [], [[0, 0, 60, 60], [30, 30, 40, 50]], [[5, 5, 9, 9]])
     seeds = image_seeds(0, 3, images.image_ids)
 
-    def gradient(parts):
-        masks.zero_grad()
-        for part in parts:
-            sub = type(images)(**{name: value[part] for name, value in vars(images).items()})
-            losses = masks.losses({name: value[part] for name, value in maps.items()}, sub, truth[part], seeds[part])
-            (sum(losses.values()) / len(parts)).backward()
-        return torch.cat([p.grad.flatten() for p in masks.parameters()])
+    def losses(part):
+        sub = type(images)(**{name: value[part] for name, value in vars(images).items()})
+        return masks.losses({name: value[part] for name, value in maps.items()}, sub, truth[part], seeds[part])
 
-    whole = gradient([slice(0, 4)])
-    assert torch.allclose(whole, gradient([slice(0, 2), slice(2, 4)]), atol=1e-7)
-    assert torch.allclose(whole, gradient([slice(i, i + 1) for i in range(4)]), atol=1e-7)
-    assert whole.abs().max() > 0
+    check_that_a_batch_may_be_split(masks, 4, losses)
 
 
 def test_images_without_objects_give_finite_losses_and_all_gradients():
