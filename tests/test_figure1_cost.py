@@ -48,7 +48,7 @@ def test_the_papers_scale_needs_no_weights(script: ModuleType, monkeypatch):
     assert design.stage.detector.pyramid.out_channels == 256
 
 
-def test_noise_is_padded_and_the_same_at_every_call(script: ModuleType):
+def test_noise_is_padded_and_repeats_and_objects_lie_in_it(script: ModuleType):
     images = script.noise(2, (40, 60), 32)
     assert images.pixels.shape == (2, 3, 64, 64)
     assert images.sizes.tolist() == [[40, 60], [40, 60]]
@@ -56,9 +56,6 @@ def test_noise_is_padded_and_the_same_at_every_call(script: ModuleType):
     assert not images.pixels[:, :, :, 60:].any()
     assert not torch.equal(images.pixels[0], images.pixels[1])
     assert torch.equal(images.pixels, script.noise(2, (40, 60), 32).pixels)
-
-
-def test_objects_lie_in_the_image(script: ModuleType):
     boxes = script.objects((40, 60)).boxes
     assert len(boxes) == script.NUM_OBJECTS
     assert (boxes[:, 2:] > boxes[:, :2]).all()

@@ -73,11 +73,9 @@ def test_every_cell_is_the_printed_one(name: str) -> None:
     assert {row_id: row.metrics for row_id, row in table.rows.items() if not row.ours} == cells
 
 
-def test_counts_and_kinds_of_rows() -> None:
+def test_kinds_of_rows() -> None:
     tables = paper_tables()
     assert list(tables) == [f"table{number}" for number in range(1, 7)]
-    assert [len(table.rows) for table in tables.values()] == [8, 6, 5, 6, 4, 8]
-    assert [len(table.columns) for table in tables.values()] == [5, 5, 5, 15, 2, 4]
     literature = [
         f"{name}/{key}" for name, table in tables.items() for key, row in table.rows.items() if row.literature
     ]
@@ -86,9 +84,10 @@ def test_counts_and_kinds_of_rows() -> None:
         *(f"table4/{key}" for key in ("g_rmi", "attractionet", "faster_rcnn_plus", "multipath", "ion")),
         *(f"table6/{key}" for key in ("deepmask", "sharpmask", "instancefcn")),
     ]
-    ours = [f"{name}/{key}" for name, table in tables.items() for key, row in table.rows.items() if row.ours]
-    assert ours == ["table1/c_unshared_heads", "table1/d_unshared_heads", "table3/joint_fpn"]
-    assert all(not tables[cell.split("/")[0]].rows[cell.split("/")[1]].metrics for cell in ours)
+    ours = {f"{name}/{key}": row for name, table in tables.items() for key, row in table.rows.items() if row.ours}
+    assert list(ours) == ["table1/c_unshared_heads", "table1/d_unshared_heads", "table3/joint_fpn"]
+    assert not any(row.metrics for row in ours.values())
+    assert all(list(row.details) == table.details for table in tables.values() for row in table.rows.values())
 
 
 def test_one_model_printed_three_times_agrees_with_itself() -> None:
@@ -100,27 +99,14 @@ def test_one_model_printed_three_times_agrees_with_itself() -> None:
         assert row.metrics.items() <= original.metrics.items()
 
 
-def test_every_row_fills_every_descriptive_column() -> None:
-    for table in paper_tables().values():
-        for row in table.rows.values():
-            assert list(row.details) == table.details
-
-
 def test_times_and_settings() -> None:
     tables = paper_tables()
     seconds = [row.seconds_per_image for row in tables["table6"].rows.values()]
     assert seconds == [0.49, 0.77, 1.50, 0.15, 0.19, 0.24, 0.25, 0.25]
     assert tables["table6"].rows["instancefcn"].device == "K40"
     assert tables["table3"].rows["a_conv4"].seconds_per_image == 0.32
-    steps = {name: table.setting.steps for name, table in tables.items()}
-    assert steps == {
-        "table1": 40000,
-        "table2": 80000,
-        "table3": 80000,
-        "table4": 160000,
-        "table5": 80000,
-        "table6": 80000,
-    }
+    steps = [table.setting.steps for table in tables.values()]
+    assert steps == [40000, 80000, 80000, 160000, 80000, 80000]
     assert tables["table6"].steps(tables["table6"].rows["dual_28_2x"]) == 160000
     assert tables["table5"].backbone(tables["table5"].rows["r101_shared"]) == "resnet101"
     assert tables["table6"].setting.eval_splits == ["val2014"]

@@ -53,13 +53,17 @@ def test_files_have_cocos_fields(root: Path, content: dict[str, Any]) -> None:
     assert cv2.imread(str(root / "train" / "000000000004.jpg")).shape == (160, 160, 3)
 
 
-def test_pycocotools_agrees_with_area_and_box(root: Path) -> None:
+def test_pycocotools_agrees_with_area_and_box_and_masks_are_disjoint(root: Path) -> None:
     coco = COCO(str(root / "annotations" / "instances_train.json"))
-    for item in coco.loadAnns(coco.getAnnIds()):
-        ys, xs = np.nonzero(coco.annToMask(item))
-        assert item["area"] == len(xs)
-        assert item["bbox"] == [xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1]
-        assert all(isinstance(value, float) for value in item["bbox"])
+    for key in coco.getImgIds():
+        items = coco.loadAnns(coco.getAnnIds(imgIds=key))
+        masks = [coco.annToMask(item) for item in items]
+        assert not masks or np.sum(masks, axis=0).max() == 1
+        for item, mask in zip(items, masks, strict=True):
+            ys, xs = np.nonzero(mask)
+            assert item["area"] == len(xs)
+            assert item["bbox"] == [xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1]
+            assert all(isinstance(value, float) for value in item["bbox"])
 
 
 def test_every_form_of_segmentation_occurs(content: dict[str, Any]) -> None:
@@ -72,16 +76,11 @@ def test_every_form_of_segmentation_occurs(content: dict[str, Any]) -> None:
     assert any(isinstance(segmentation, dict) and isinstance(segmentation["counts"], str) for segmentation in single)
 
 
-def test_masks_of_an_image_are_disjoint(root: Path) -> None:
-    coco = COCO(str(root / "annotations" / "instances_train.json"))
-    for key in coco.getImgIds():
-        masks = [coco.annToMask(item) for item in coco.loadAnns(coco.getAnnIds(imgIds=key))]
-        assert not masks or np.sum(masks, axis=0).max() == 1
-
-
 def test_sizes_and_numbers_of_objects_are_like_cocos(content: dict[str, Any]) -> None:
     areas = np.array([item["area"] for item in content["annotations"] if not item["iscrowd"]])
+    assert area_thresholds(554) == (1024.0, 9216.0)
     small, medium = area_thresholds(160)
+    assert (small, medium) == (85.0, 769.0)  # 1024 and 9216 times (160/554)² = 0.0834
     shares = np.array([(areas < small).mean(), ((areas >= small) & (areas < medium)).mean(), (areas >= medium).mean()])
     np.testing.assert_allclose(shares, (0.36, 0.39, 0.25), atol=0.05)
     assert areas.max() > 0.35 * 160**2
@@ -92,11 +91,6 @@ def test_sizes_and_numbers_of_objects_are_like_cocos(content: dict[str, Any]) ->
     assert 1 <= without_objects <= 12
     assert 2 <= sum(item["iscrowd"] for item in content["annotations"]) <= 20
     assert {item["category_id"] for item in content["annotations"]} == {category.id for category in CATEGORIES}
-
-
-def test_area_thresholds_scale_cocos() -> None:
-    assert area_thresholds(554) == (1024.0, 9216.0)
-    assert area_thresholds(160) == (85.0, 769.0)  # 1024 and 9216 times (160/554)² = 0.0834
 
 
 def test_same_files_for_any_number_of_workers(tmp_path: Path) -> None:
@@ -112,9 +106,8 @@ def test_first_images_do_not_depend_on_how_many_follow(root: Path, tmp_path: Pat
     assert few["annotations"] == content["annotations"][: len(few["annotations"])]
     assert content["annotations"][len(few["annotations"])]["image_id"] > few["images"][-1]["id"]
     for image in few["images"]:
-        assert (tmp_path / "train" / image["file_name"]).read_bytes() == (
-            root / "train" / image["file_name"]
-        ).read_bytes()
+        one, other = (folder / "train" / image["file_name"] for folder in (tmp_path, root))
+        assert one.read_bytes() == other.read_bytes()
 
 
 def test_seed_split_and_index_each_give_another_image() -> None:
@@ -140,6 +133,10 @@ def test_second_call_keeps_what_is_there(root: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(generation, "draw_scene", lambda *_: pytest.fail("drew an image again"))
     generate(root, {"train": 150, "val": 20}, workers=1)
     assert files(root) == before
+    monkeypatch.undo()
+    (root / "train" / "000000000004.jpg").unlink()  # a missing file is drawn again
+    generate(root, {"train": 150, "val": 20}, workers=1)
+    assert files(root) == before
 
 
 def test_interrupted_generation_is_not_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,14 +157,6 @@ def test_interrupted_generation_is_not_complete(tmp_path: Path, monkeypatch: pyt
     assert files(tmp_path / "broken") == files(tmp_path / "whole")
 
 
-def test_missing_file_is_drawn_again(tmp_path: Path) -> None:
-    generate(tmp_path, {"train": 3}, size=64, workers=1)
-    before = files(tmp_path)
-    (tmp_path / "train" / "000000000004.jpg").unlink()
-    generate(tmp_path, {"train": 3}, size=64, workers=1)
-    assert files(tmp_path) == before
-
-
 def test_a_data_set_with_other_settings_is_kept_or_replaced(tmp_path: Path) -> None:
     data = tmp_path / "data"
     generate(data, {"train": 4, "old": 2}, size=64, workers=1)
@@ -179,18 +168,15 @@ def test_a_data_set_with_other_settings_is_kept_or_replaced(tmp_path: Path) -> N
     assert files(data) == files(tmp_path / "fresh") | {"notes.txt": b"mine"}
 
 
-def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_or_unreadable_settings_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "000000000001.jpg").write_bytes(b"a photograph")
     with pytest.raises(InputError, match="holds other files"):
         generate(tmp_path, {"train": 1}, size=64, overwrite=True)
-    assert files(tmp_path) == {"train/000000000001.jpg": b"a photograph"}
-
-
-def test_unreadable_settings_are_named(tmp_path: Path) -> None:
     (tmp_path / "synthetic.json").write_text("{")
     with pytest.raises(InputError, match=r"synthetic\.json cannot be read"):
         generate(tmp_path, {"train": 1})
+    assert files(tmp_path) == {"train/000000000001.jpg": b"a photograph", "synthetic.json": b"{"}
 
 
 @pytest.mark.parametrize(
@@ -207,18 +193,15 @@ def test_unreadable_settings_are_named(tmp_path: Path) -> None:
 )
 def test_impossible_settings_are_rejected(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        generate(tmp_path / "data", **settings)
+        generate(tmp_path / "data", **({"splits": {"train": 1}} | settings))
     assert not (tmp_path / "data").exists()
 
 
 def test_the_command_generates_splits_and_reports_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--root", str(tmp_path), "--train", "3", "--val", "2", "--size", "64", "--workers", "1"]
     main([*arguments, "--split", "tune=1"])
-    assert {path.name for path in (tmp_path / "annotations").iterdir()} == {
-        "instances_train.json",
-        "instances_val.json",
-        "instances_tune.json",
-    }
+    names = {path.name for path in (tmp_path / "annotations").iterdir()}
+    assert names == {f"instances_{split}.json" for split in ("train", "val", "tune")}
     assert len(list((tmp_path / "tune").iterdir())) == 1
     for wrong, message in ((arguments, "asked for"), ([*arguments, "--split", "tune"], "NAME=COUNT")):
         with pytest.raises(SystemExit) as stop:

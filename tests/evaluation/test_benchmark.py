@@ -33,25 +33,32 @@ def written_rows(report: Path) -> list[list[str]]:
     return [line.split(" | ") for line in lines[lines.index(TABLE) + 1 :]]
 
 
-def test_recall_benchmark_at_a_tiny_size(load, tmp_path):
+BOTH = ["pycocotools evaluate()", "faster-coco-eval evaluate()"]
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "agreed", "work", "peers"),
+    [
+        ("recall", "--boxes", "agree", "proposal recall, 5 images x 30 boxes", BOTH),
+        ("segment_recall", "--masks", "pycocotools: all 12 cells agree", "segment recall, 5 images x 30 masks", BOTH),
+        (
+            *("average_precision", "--detections", "all 92 numbers agree"),
+            *("average precision, 5 images x 30 detections", ["pycocotools loadRes() to summarize()"]),
+        ),
+    ],
+)
+def test_metric_benchmarks_at_a_tiny_size(load, tmp_path, capsys, name, count, agreed, work, peers):
     output = tmp_path / "reports" / "benchmarks.md"
     for _ in range(2):
-        arguments = ["--images", "5", "--boxes", "20", "--rounds", "1", "--output", str(output)]
-        assert load("recall").main(arguments) == 0
+        arguments = ["--images", "5", count, "30", "--rounds", "1", "--output", str(output)]
+        assert load(name).main(arguments) == 0
+    assert agreed in capsys.readouterr().out
     rows = written_rows(output)
-    assert [row[1].split(":")[0] for row in rows] == ["pycocotools evaluate()", "faster-coco-eval evaluate()"] * 2
-    assert all(float(row[1].split()[-2]) > 0 for row in rows)
-
-
-def test_segment_recall_benchmark_at_a_tiny_size(load, tmp_path, capsys):
-    output = tmp_path / "benchmarks.md"
-    arguments = ["--images", "3", "--masks", "30", "--rounds", "1", "--output", str(output)]
-    assert load("segment_recall").main(arguments) == 0
-    assert "pycocotools: all 12 cells agree" in capsys.readouterr().out
-    rows = written_rows(output)
-    assert [row[1].split(":")[0] for row in rows] == ["pycocotools evaluate()", "faster-coco-eval evaluate()"]
-    assert rows[0][0] == "segment recall, 3 images x 30 masks, 1 thread"
-    assert all(float(row[1].split()[-2]) > 0 for row in rows)
+    assert [row[1].split(":")[0] for row in rows] == peers * 2
+    for row in rows:
+        assert row[0] == f"{work}, 1 thread"
+        assert float(row[1].split()[-2]) > 0
+        assert "MiB, peer " in row[2]
 
 
 def test_mask_benchmark_at_a_tiny_size(load, tmp_path):
@@ -65,18 +72,6 @@ def test_mask_benchmark_at_a_tiny_size(load, tmp_path):
     own, peer = (float(text.split()[-2]) for text in ours[2].split(", "))
     assert min(own, peer) >= 0
     assert min(float(row[1].split()[-2]) for row in (ours, training)) > 0
-
-
-def test_average_precision_benchmark_at_a_tiny_size(load, tmp_path, capsys):
-    output = tmp_path / "benchmarks.md"
-    arguments = ["--images", "6", "--detections", "30", "--rounds", "1", "--output", str(output)]
-    assert load("average_precision").main(arguments) == 0
-    assert "all 92 numbers agree" in capsys.readouterr().out
-    ((work, peer, memory, *_),) = written_rows(output)
-    assert work == "average precision, 6 images x 30 detections, 1 thread"
-    assert peer.startswith("pycocotools loadRes() to summarize(): ")
-    assert float(peer.split()[-2]) > 0
-    assert "MiB, peer " in memory
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from torch import nn
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.backbones.narrow import NarrowResNet
 from fpn_lightning.models.backbones.resnet import ResNetBackbone
+from tests.models.backbones.builders import saved
 from tests.models.builders import image_batch
 
 
@@ -16,10 +17,9 @@ def from_scratch(name="resnet18", norm="batch"):
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path):
-    path = tmp_path / "resnet34.pth"
-    torch.save(torchvision.models.resnet34(weights=None).state_dict(), path)
-    with pytest.raises(InputError, match=r"resnet34\.pth.*do not fit resnet18.*stages\.0\.2\S+ is not used"):
-        ResNetBackbone("resnet18", weights=str(path)).load_weights()
+    path = saved(torchvision.models.resnet34(weights=None), tmp_path)
+    with pytest.raises(InputError, match=r"weights\.pth.*do not fit resnet18.*stages\.0\.2\S+ is not used"):
+        ResNetBackbone("resnet18", weights=path).load_weights()
     with pytest.raises(InputError, match="neither a file nor one of torchvision's"):
         ResNetBackbone("resnet18", weights="nowhere.pth").load_weights()
 
@@ -66,9 +66,8 @@ def test_a_batch_does_not_depend_on_its_companions():
 
 
 def test_frozen_statistics_and_stages_do_not_move(tmp_path):
-    path = tmp_path / "resnet18.pth"
-    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
-    backbone = ResNetBackbone("resnet18", weights=str(path), norm="frozen", frozen_stages=2)
+    path = saved(torchvision.models.resnet18(weights=None), tmp_path)
+    backbone = ResNetBackbone("resnet18", weights=path, norm="frozen", frozen_stages=2)
     backbone.load_weights()
     backbone.train()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
@@ -82,12 +81,8 @@ def test_frozen_statistics_and_stages_do_not_move(tmp_path):
     assert not any(name.startswith(("stem.", "stages.0.")) for name in moved)
 
 
-def test_live_batchnorm_of_frozen_stages_does_not_drift(tmp_path):
-    path = tmp_path / "resnet18.pth"
-    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
-    backbone = ResNetBackbone("resnet18", weights=str(path), norm="batch", frozen_stages=2)
-    backbone.load_weights()
-    backbone.train()
+def test_live_batchnorm_of_frozen_stages_does_not_drift():
+    backbone = ResNetBackbone("resnet18", weights="R-18.pth", norm="batch", frozen_stages=2).train()
     assert not backbone.stem[1].training
     assert any(module.training for module in backbone.stages[2].modules() if isinstance(module, nn.BatchNorm2d))
 
