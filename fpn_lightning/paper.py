@@ -140,15 +140,12 @@ class Table:
 
 
 def parse(text: str, source: str, others: Mapping[str, Table] | None = None) -> dict[str, Table]:
-    """Read tables from YAML text.
+    """Read tables from the text of a file like ``paper.yaml``, in its order.
 
     Args:
-        text: content of a file like ``paper.yaml``.
+        text: the YAML.
         source: name of the text in error messages.
         others: tables of other files, which ``same_as`` may name.
-
-    Returns:
-        The tables by name, in the order of the text.
 
     Raises:
         InputError: the text is not YAML, a key is unknown or missing, a value has the wrong type, or it names a row

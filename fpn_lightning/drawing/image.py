@@ -124,7 +124,7 @@ def resize(image: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
 def draw_boxes(
     pixels: Tensor, boxes: Tensor, colours: Sequence[Colour], names: Sequence[str] | None = None, line: int = LINE
 ) -> Tensor:
-    """Draw the outlines of boxes with their names, the first box on top.
+    """Draw the outlines of boxes with their names on a copy of an image, the first box on top.
 
     Args:
         pixels: uint8 ``(3, H, W)`` RGB.
@@ -132,9 +132,6 @@ def draw_boxes(
         colours: one per box.
         names: one per box, or None.
         line: width of the outlines, px.
-
-    Returns:
-        A new uint8 ``(3, H, W)``.
     """
     if not len(boxes):  # torchvision warns
         return pixels
@@ -154,15 +151,7 @@ def draw_boxes(
 
 
 def draw_ground_truth(pixels: Tensor, boxes: Tensor) -> Tensor:
-    """Draw boxes one pixel wide, with dashes of white and black, which are visible on any image.
-
-    Args:
-        pixels: uint8 ``(3, H, W)`` RGB.
-        boxes: ``(G, 4)`` xyxy, pixels of ``pixels``.
-
-    Returns:
-        A new uint8 ``(3, H, W)``.
-    """
+    """Draw boxes one pixel wide, with dashes of white and black, which are visible on any image; see `draw_boxes`."""
     outlines = draw_boxes(torch.zeros_like(pixels), boxes, [(255, 255, 255)] * len(boxes), line=1) > 0
     y, x = torch.meshgrid(torch.arange(pixels.shape[1]), torch.arange(pixels.shape[2]), indexing="ij")
     dashes = (x + y) // DASH % 2 * 255
@@ -170,15 +159,9 @@ def draw_ground_truth(pixels: Tensor, boxes: Tensor) -> Tensor:
 
 
 def draw_masks(pixels: Tensor, masks: Sequence[RLE], colours: Sequence[Colour]) -> Tensor:
-    """Fill and outline masks (FPN §6, Fig. 4). Where several masks cover a pixel, the first one is visible.
+    """Fill and outline masks of the image file's size, best first, on a copy of the scaled image (FPN §6, Fig. 4).
 
-    Args:
-        pixels: uint8 ``(3, H, W)`` RGB, the scaled image.
-        masks: of the image file's size, best first.
-        colours: one per mask.
-
-    Returns:
-        A new uint8 ``(3, H, W)``.
+    Where several masks cover a pixel, the first one is visible.
     """
     if not masks:  # torchvision warns
         return pixels

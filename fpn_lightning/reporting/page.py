@@ -26,12 +26,7 @@ def summaries(
 ) -> list[TableSummary]:
     """The tables of a preset that are rendered: those with a record of their own or measured costs, and ``also``.
 
-    Args:
-        preset: its name.
-        tables: all tables.
-        records: all records of the preset.
-        records_root: ``reports/records``, where costs are.
-        also: names of tables that are rendered even if no row was run.
+    ``records`` are all records of the preset. ``records_root`` is ``reports/records``, where costs are.
     """
     present = {record.experiment.table for record in records}
 
@@ -44,13 +39,7 @@ def summaries(
 
 
 def markdown(summary: TableSummary, costs: Costs | None, shown: Sequence[Shown], folder: Path) -> str:
-    """The page of a table as Markdown.
-
-    Args:
-        summary: the table.
-        costs: of its rows, if they were measured.
-        shown: the figures beside the page.
-        folder: of the page, with ``pictures/`` in it and ``records/`` beside it if there are any.
+    """The page of a table as Markdown, with its figures and what is in ``folder/pictures`` and ``folder/../records``.
 
     Raises:
         InputError: the remarks do not say which records they belong to.
@@ -79,14 +68,10 @@ def markdown(summary: TableSummary, costs: Costs | None, shown: Sequence[Shown],
 
 
 def write(summary: TableSummary, folder: Path) -> list[Path]:
-    """Write a table's page, its figures, and the table as CSV and LaTeX, each whole or not at all.
-
-    Args:
-        summary: the table.
-        folder: ``reports/<preset>``; gets ``<table>.md``, ``.csv``, ``.tex`` and ``<table>_<figure>.svg``.
+    """Write a table's page, CSV, LaTeX and figures into ``folder`` (``reports/<preset>``), each whole or not at all.
 
     Returns:
-        The paths of the files, the page first.
+        The paths of ``<table>.md``, ``.csv``, ``.tex`` and each ``<table>_<figure>.svg``.
 
     Raises:
         InputError: malformed remarks or costs.

@@ -78,11 +78,7 @@ def _svg_figure(path: Path, height: float) -> Iterator[Figure]:
 
 
 def draw(summary: TableSummary, costs: Costs | None, folder: Path) -> list[Shown]:
-    """Write the figures of a table as SVG into ``folder``; none if fewer than two rows were run.
-
-    Returns:
-        The figures, in the order of the page.
-    """
+    """Write the figures of a table as SVG into ``folder``; none if fewer than two rows were run."""
     if len(summary.run) < 2:
         return []
     styles = row_styles({row.id: row.row.label for row in summary.rows if not row.row.literature})
@@ -115,10 +111,7 @@ def draw_sizes(path: Path, panels: list[Panel], styles: dict[str, Style]) -> Non
     """Panels side by side: sizes along x, one bar for each row."""
     with _svg_figure(path, 3.4 if len(panels) < 4 else 6.2) as figure:
         columns = len(panels) if len(panels) < 4 else (len(panels) + 1) // 2
-        grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False)
-        for axes in grid.flat[len(panels) :]:
-            axes.set_axis_off()
-        for axes, panel in zip(grid.flat, panels, strict=False):
+        for axes, panel in zip(_axes(figure, len(panels), columns).flat, panels, strict=False):
             axes.set_title(panel.title)
             axes.set_xticks(range(len(panel.places)), panel.places)
             axes.tick_params(axis="x", length=0)
@@ -161,11 +154,8 @@ def draw_gaps(path: Path, columns: list[Gaps], styles: dict[str, Style]) -> None
     """One panel for each column, all on one scale: the paper's gap of a row as an open mark, ours as a filled one."""
     rows = [row for row in styles if any(row in gaps.ours or row in gaps.paper for gaps in columns)]
     across = min(4, len(columns))
-    down = -(-len(columns) // across)
-    with _svg_figure(path, 1.2 + down * (0.5 + 0.24 * len(rows))) as figure:
-        grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-        for axes in grid.flat[len(columns) :]:
-            axes.set_axis_off()
+    with _svg_figure(path, 1.2 + -(-len(columns) // across) * (0.5 + 0.24 * len(rows))) as figure:
+        grid = _axes(figure, len(columns), across, share=True)
         for axes, gaps in zip(grid.flat, columns, strict=False):
             axes.set_title(gaps.title)
             axes.axvline(0, color="#000000", linewidth=1)
@@ -200,6 +190,14 @@ def draw_clouds(path: Path, clouds: list[Cloud], y_label: str, styles: dict[str,
             axes.set_ylim(bottom=0)
         grid[0, 0].set_ylabel(y_label)
         _legend(figure, styles, {row for cloud in clouds for row in cloud.rows}, None, "")
+
+
+def _axes(figure: Figure, count: int, across: int, share: bool = False) -> Any:
+    """Axes for ``count`` panels, ``across`` side by side, which may share their scales; the last may stay empty."""
+    grid = figure.subplots(-(-count // across), across, sharex=share, sharey=share, squeeze=False)
+    for axes in grid.flat[count:]:
+        axes.set_axis_off()
+    return grid
 
 
 def _legend(

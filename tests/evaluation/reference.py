@@ -59,16 +59,8 @@ def coco_dataset(scenes: list[Scene]) -> dict[str, Any]:
         for box, area, is_crowd, label in zip(
             scene.gt_boxes, scene.gt_areas, scene.gt_is_crowd, scene.gt_labels, strict=True
         ):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": int(label) + 1,
-                    "bbox": box.tolist(),
-                    "area": float(area),
-                    "iscrowd": int(is_crowd),
-                }
-            )
+            common = {"id": len(annotations) + 1, "image_id": image_id, "category_id": int(label) + 1}
+            annotations.append({**common, "bbox": box.tolist(), "area": float(area), "iscrowd": int(is_crowd)})
     return {
         "images": [image_record(i + 1, 500, 500) for i in range(len(scenes))],
         "annotations": annotations,
@@ -150,17 +142,10 @@ def random_masks(rng: np.random.Generator) -> tuple[dict[str, Any], list[dict[st
     for image in images:
         for _ in range(rng.integers(0, 6)):
             mask = annotations[-1]["segmentation"] if annotations and rng.random() < 0.2 else blob()
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image["id"],
-                    "category_id": int(rng.integers(1, 5)),
-                    "segmentation": mask,
-                    "bbox": mask_api.toBbox(mask).tolist(),
-                    "area": float(rng.choice([mask_api.area(mask), 40, 150])),  # 40 and 150 part the size classes
-                    "iscrowd": int(rng.random() < 0.2),
-                }
-            )
+            category_id, area = int(rng.integers(1, 5)), float(rng.choice([mask_api.area(mask), 40, 150]))
+            common = {"id": len(annotations) + 1, "image_id": image["id"], "category_id": category_id, "area": area}
+            shape = {"segmentation": mask, "bbox": mask_api.toBbox(mask).tolist()}
+            annotations.append({**common, **shape, "iscrowd": int(rng.random() < 0.2)})  # 40, 150 part the size classes
         of_image = [item["segmentation"] for item in annotations if item["image_id"] == image["id"]]
         for _ in range(rng.integers(0, 25)):
             mask = of_image[rng.integers(len(of_image))] if of_image and rng.random() < 0.4 else blob()

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from fpn_lightning.data.coco.index import COCOIndex
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.average_precision import AveragePrecision
-from fpn_lightning.evaluation.results import read_results
 
 from .reference import (
     CATEGORY_IDS,
@@ -53,22 +51,6 @@ def test_equals_pycocotools_on_files(tmp_path, seed, backend):
     assert_same_cells(_by_category(metric), expected_by_class)
     assert expected_by_class[91] is None
     assert int(metric.num_images) == 12
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_equals_pycocotools_on_golden_files(coco_golden, backend):
-    paths = coco_golden / "instances_val2014_100.json", coco_golden / "instances_val2014_fakebbox100_results.json"
-    index = COCOIndex.open(paths[0])
-    results = read_results(paths[1], index, with_classes=True)
-    metric = AveragePrecision(backend=backend)
-    for row, image_id in enumerate(index.image_ids.tolist()):
-        found, (_, *annotated) = results.of(image_id), index.objects_of(row)
-        metric.update(*detected(image_id, found.boxes_xywh, found.scores, found.labels, *annotated))
-    expected, expected_by_class = pycocotools_summary(*paths)
-    values = metric.compute()
-    assert_same_cells({name: values[name] for name in expected}, expected)
-    by_class = metric.per_class({label: str(category_id) for label, category_id in enumerate(index.categories.ids)})
-    assert_same_cells(by_class, {str(key): value for key, value in expected_by_class.items()})
 
 
 def test_order_of_images_moves_no_bit():

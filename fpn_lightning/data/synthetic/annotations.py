@@ -28,13 +28,8 @@ def instances(
 ) -> dict[str, Any]:
     """Make the content of a split's annotation file, with COCO's sections and fields.
 
-    Annotation ids start at 1, because evaluators read an annotation id of 0 as "not matched".
-
-    Args:
-        description: description of the split, for ``info``.
-        size: side of the images, pixels.
-        image_ids: id of every image.
-        annotations: the annotations of every image, from :func:`to_annotation`.
+    Annotation ids start at 1, because evaluators read an annotation id of 0 as "not matched". ``annotations`` has those
+    of every image, from :func:`to_annotation`.
     """
     images: list[dict[str, Any]] = []
     numbered: list[dict[str, Any]] = []
@@ -57,9 +52,6 @@ def to_annotation(item: SceneObject) -> dict[str, Any]:
     The mask of a crowd region becomes an uncompressed run-length code, as in COCO's files. Any other mask becomes one
     polygon per part if polygons give exactly this mask. Otherwise (holes, parts that touch at a corner) it becomes a
     compressed run-length code.
-
-    Args:
-        item: the object.
 
     Returns:
         ``segmentation``, ``area`` (px², of the mask), ``iscrowd``, ``bbox`` (tight around the mask, x y width height)

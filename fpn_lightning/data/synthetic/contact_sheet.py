@@ -25,13 +25,7 @@ _NAMES = {category.id: category.name for category in CATEGORIES}
 
 
 def save_contact_sheet(root: Path, split: str, content: dict[str, Any]) -> None:
-    """Write ``root/contact_sheet.png`` from up to 20 images. Each category has a colour.
-
-    Args:
-        root: folder of the data set.
-        split: name of the split.
-        content: its annotation file.
-    """
+    """Write ``root/contact_sheet.png`` from up to 20 images of a split with this annotation file."""
     cells = []
     for image in content["images"][:_IMAGES]:
         annotations = [item for item in content["annotations"] if item["image_id"] == image["id"]]

@@ -30,13 +30,9 @@ _COCO_SIDE = 554  # √(640 · 480): the image side that COCO's 32² and 96² be
 
 
 def area_thresholds(size: int) -> tuple[float, float]:
-    """Limits between small, medium and large objects, COCO's 32² and 96² scaled to the image size.
+    """Limits between small, medium and large objects, COCO's 32² and 96² scaled to the side of the images.
 
-    Args:
-        size: side of the square images, pixels.
-
-    Returns:
-        The two limits in whole px²: (85.0, 769.0) for 160.
+    They are whole px²: (85.0, 769.0) for 160 px.
     """
     scale = (size / _COCO_SIDE) ** 2
     return float(round(32**2 * scale)), float(round(96**2 * scale))
