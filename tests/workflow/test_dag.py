@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.workflow.calls import commands, jobs, snakemake, touch
 
 ROWS = ("a_conv4", "b_conv5", "c_fpn", "d_bottom_up", "e_no_lateral", "f_finest")
@@ -167,18 +165,15 @@ def test_a_page_uses_the_runs_of_rows_that_the_paper_repeats(checkout):
     assert fits == {f"{run}/seed0/metrics.json" for run in ("table1/c_fpn", "table2/c_fpn", *shared, *deep)}
 
 
-@pytest.mark.parametrize(
-    ("target", "message", "there"),
-    [
-        (
-            *("runs/mini/table1/g_nothing/seed0/metrics.json", "no configs/table1/g_nothing.yaml"),
-            "there are: a_conv4, b_conv5, c_fpn",
-        ),
-        ("reports/mini/table9.md", "no page table9 of preset mini; there are: table1, table2", "backbones, tuning"),
-    ],
-)
-def test_a_missing_row_or_page_is_one_error(checkout, target, message, there):
-    status, printed = snakemake("--cores", "2", "--dry-run", target)
+def test_a_missing_row_is_one_error(checkout):
+    status, printed = snakemake("--cores", "2", "--dry-run", "runs/mini/table1/g_nothing/seed0/metrics.json")
     assert status == 1
-    assert printed.count(f"InputError: {message}") == 1
-    assert there in printed
+    assert printed.count("InputError: no configs/table1/g_nothing.yaml") == 1
+    assert "there are: a_conv4, b_conv5, c_fpn" in printed
+
+
+def test_a_missing_page_is_one_error(checkout):
+    status, printed = snakemake("--cores", "2", "--dry-run", "reports/mini/table9.md")
+    assert status == 1
+    assert "InputError: no page table9 of preset mini; there are: table1, table2, table3, table4, table5" in printed
+    assert "backbones, tuning" in printed
