@@ -14,7 +14,7 @@ def area_remarks(index: COCOIndex) -> list[str]:
     zero = int((areas <= 0).sum())
     if zero:
         what = f"'area' is 0 or less for {zero} of {len(areas)} objects"
-    elif len(areas) > 1 and np.ptp(areas) == 0 and np.ptp(extents, axis=0).any():
+    elif len(areas) > 1 and np.ptp(areas) == 0 and np.ptp(extents.prod(axis=1)) > 0:
         what = f"'area' is {areas[0]:g} for all {len(areas)} objects, though their boxes differ"
     else:
         return []
