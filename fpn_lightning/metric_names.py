@@ -7,6 +7,7 @@ object size a suffix: ``s``, ``m`` or ``l`` after ``AP``, ``_s``, ``_m`` or ``_l
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 SIZES = {"s": "small", "m": "medium", "l": "large"}
 """The sizes of objects that COCO tells apart, by their letter."""
@@ -22,6 +23,12 @@ _FRACTION = re.compile(r"(?:[a-z]\w*_)?A[PR](?:\d+k?)?(?:_?[sml])?")
 def percent(fraction: float) -> float:
     """A fraction in [0, 1] times 100, as tables show it."""
     return 100 * fraction
+
+
+def size_classes(area_thresholds: Sequence[float]) -> str:
+    """The size classes in words; an object exactly on a threshold belongs to both classes, as in COCO."""
+    small, large = area_thresholds
+    return f"small ≤ {small:g} px² ≤ medium ≤ {large:g} px² ≤ large"
 
 
 def recall_key(limit: int, suffix: str = "") -> str:

@@ -147,6 +147,8 @@ def wrong_ids(path: Path, images: list[Record], categories: list[Record], annota
             f"{path}: annotation id {listed(wrong)}; COCO evaluators take id 0 for 'unmatched' and score it wrongly, "
             "number annotations from 1"
         )
+    if problems:
+        return problems  # unknown ids may only follow from these
     for key, known, where in (("image_id", of_images, "'images'"), ("category_id", of_categories, "'categories'")):
         values = integers(annotations, key)
         unknown = ~np.isin(values, known)

@@ -20,7 +20,8 @@ from fpn_lightning.data.dataset import COCODataset
 from fpn_lightning.data.training_images import training_images
 from fpn_lightning.data.transforms import ResizeAndFlip, large_enough
 from fpn_lightning.errors import InputError
-from fpn_lightning.evaluation.__main__ import build_parser, score_files
+from fpn_lightning.evaluation.__main__ import build_parser
+from fpn_lightning.evaluation.scoring import score_files
 from tests.data.builders import annotation, document
 
 Place = tuple[str | int, ...]
