@@ -12,6 +12,9 @@ from collections.abc import Sequence
 SIZES = {"s": "small", "m": "medium", "l": "large"}
 """The sizes of objects that COCO tells apart, by their letter."""
 
+COCO_AREAS = (32**2, 96**2)
+"""COCO's areas between small, medium and large objects, px²."""
+
 AREA_SUFFIXES = ("", *(f"_{size}" for size in SIZES))
 """Suffixes of a recall: all objects, then each size."""
 

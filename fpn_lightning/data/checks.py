@@ -25,12 +25,15 @@ MAX_HEADERS = 2000  # of larger splits, evenly spread images
 THREADS = 16  # a network disk answers many requests in the time of one
 
 
-def check_split(root: str, split: str, with_masks: bool, open_dataset: Callable[[], COCODataset]) -> Sequence[str]:
+def check_split(
+    root: str, split: str, key: str, with_masks: bool, open_dataset: Callable[[], COCODataset]
+) -> Sequence[str]:
     """Find everything that is known to be wrong with a split before an image is decoded, and warn of what may be.
 
     Args:
         root: the data set's folder.
         split: name of the split.
+        key: configuration key that names it. A ``val_split`` needs annotations; ``train_split`` is checked when opened.
         with_masks: whether objects need masks.
         open_dataset: opens the split for use, which may find further problems.
 
@@ -43,12 +46,14 @@ def check_split(root: str, split: str, with_masks: bool, open_dataset: Callable[
     except InputError as error:
         return error.problems
     problems: list[str] = []
+    if key == "data.val_split" and not index.has_annotations:
+        problems.append(f"{annotation_file} has no annotations to evaluate with; choose another data.val_split")
     places = np.arange(len(index))
     try:
         places = open_dataset().places
     except InputError as error:
         problems += error.problems
-    found, remarks = split_findings(index, images, places, with_masks)
+    found, remarks = split_findings(index, images, places, with_masks and index.has_annotations)
     for remark in remarks:
         rank_zero_warn(remark)
     return problems + found

@@ -172,7 +172,8 @@ class COCODataModule(pl.LightningDataModule):
         problems: list[str] = []
         for role in ROLES.get(stage, ()) if stage else ("train", "val", "test", "predict"):
             if (split := self._splits[role]) and role not in self._datasets:
-                problems += check_split(self.root, split, self.load_masks, partial(self._dataset, role))
+                key = f"data.{role}_split"
+                problems += check_split(self.root, split, key, self.load_masks, partial(self._dataset, role))
         if problems:
             self._datasets.clear()
             raise InputError(*dict.fromkeys(problems))

@@ -162,7 +162,9 @@ def _header(file: BinaryIO, name: str, with_orientation: bool) -> Header:
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: the image is too large ({error}); scale it down") from error
     except Exception as error:  # Pillow's parsers raise anything: struct.error, EOFError, KeyError ...
-        raise InputError(f"{name}: not an image, or cut short; fetch it again") from error
+        raise InputError(
+            f"{name}: not an image of a known format, or cut short; convert it or fetch it again"
+        ) from error
 
 
 def _check_samples(file: BinaryIO, name: str) -> None:
@@ -226,6 +228,8 @@ def _decode_by_opencv(content: bytes, name: str, header: Header) -> NDArray[np.u
             pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
         except cv2.error:
             pixels = None
-    if damage and (header.progressive or not LEFT_OVER.fullmatch(damage[0])):
+    # What libjpeg fills is grey, up to the last pixel. After a real last pixel, left-over bytes are padding.
+    filled = header.progressive or (pixels is not None and bool((pixels[-1, -1] == 128).all()))
+    if damage and (filled or not LEFT_OVER.fullmatch(damage[0])):
         raise InputError(f"{name}: a part of the JPEG is missing or damaged ({damage[0]}); fetch it again")
     return None if pixels is None else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)

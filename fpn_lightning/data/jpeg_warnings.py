@@ -22,7 +22,7 @@ DAMAGE = re.compile(
     r"|bad arithmetic code|\d+ extraneous bytes before marker 0x(?:c4|d[0-79a]))"
     r"|Inconsistent progression sequence.*|Premature end of JPEG file"
 )
-# What is left over after the last row of a sequential JPEG is padding; in a progressive one, pixels lack it.
+# Padding after the last pixel, or, in a progressive JPEG and in one with restart markers, bytes that pixels lack.
 LEFT_OVER = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9")
 _one_at_a_time = Lock()
 

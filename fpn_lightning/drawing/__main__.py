@@ -46,7 +46,7 @@ def copy_pictures(
     folder, pattern = runs / preset / table, f"{row or '*'}/seed{seed}/metrics.json"
     finished = sorted(record.parent for record in folder.glob(pattern))
     if not finished:
-        raise InputError(f"{folder} holds no finished run with seed {seed}: no {pattern}")
+        raise InputError(f"{folder} holds no finished run with seed {seed}: no {pattern}; finish one, or name another")
     # Find all pictures before copying the first, so that an error leaves nothing half done.
     found = [(run.parent.name, _find_picture(run, image_id)) for run in finished]
     written = []

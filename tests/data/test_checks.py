@@ -81,6 +81,19 @@ def test_masks_are_needed_only_where_they_are_loaded(tmp_path: Path, splits: dic
     assert setup(tmp_path, splits, load_masks=True, max_val_images=4) == []  # image 5 is not used
 
 
+def test_reported_data_sets(reported: Path) -> None:
+    with pytest.raises(InputError, match=r"annotation 1006 \(image 102\) has no usable segmentation: a polygon"):
+        small_module(reported / "two_point_polygon", num_classes=3, load_masks=True).setup("fit")
+    with pytest.raises(InputError, match=r"instances_train2017\.json: all 12 objects are crowd regions"):
+        small_module(reported / "all_crowd", num_classes=3).setup("fit")
+
+
+def test_val_split_without_annotations(tmp_path: Path, splits: dict[str, Any]) -> None:
+    del splits["val2017"]["annotations"]
+    with pytest.raises(InputError, match=r"instances_val2017\.json has no annotations to evaluate with"):
+        setup(tmp_path, splits)
+
+
 def test_wrong_annotations_of_both_splits_are_in_one_list(tmp_path: Path, splits: dict[str, Any]) -> None:
     del splits["train2017"]["annotations"][0]["area"]
     splits["val2017"]["annotations"][0]["image_id"] = 77

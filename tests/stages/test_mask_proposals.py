@@ -173,7 +173,8 @@ def test_fit_predict_and_scoring_agree(cli, row_arguments, tiny_data, tmp_path):
     results = run / "predict" / "detections.json"
     lines = json.loads(results.read_text())
     assert len(lines) == 5 * 50
-    assert set(lines[0]) == {"image_id", "file_name", "segmentation", "score", "category_id", "level"}
+    keys = {"image_id", "file_name", "segmentation", "score", "category_id", "category", "level"}
+    assert set(lines[0]) == keys
     # A folder: all proposals and a picture of each image.
     cli(
         "predict",

@@ -83,7 +83,9 @@ def read_annotations(path: Path, content: bytes) -> tuple[Record, Arrays]:
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error}). The file may be cut short; download it again.") from error
+        raise InputError(
+            f"{path}: not valid JSON ({error}). The file may be cut short; write or download it again."
+        ) from error
     if type(document) is not dict:
         raise InputError(f"{path}: expected a JSON object with 'images' and 'annotations', found a list or a value")
     has_annotations = "annotations" in document

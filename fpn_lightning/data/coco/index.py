@@ -195,9 +195,11 @@ class COCOIndex:
                 f"{PLURAL[self.labels]}; set data.num_classes to {len(self.categories)}"
             )
         if self.categories != others:
+            own, other = (set(zip(known.ids, known.names, strict=True)) for known in (self.categories, others))
             raise InputError(
                 f"{self.annotation_file}: its categories are not those of the split opened before, so labels would "
-                "differ in meaning; give both files the same 'categories'"
+                f"differ in meaning: here {listed(sorted(own - other))}, there {listed(sorted(other - own))}; give "
+                "both files the same 'categories'"
             )
 
     @cached_property
