@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from numpy.typing import NDArray
 
 from fpn_lightning.data.coco.areas import area_remarks
+from fpn_lightning.data.coco.boxes import boxes_fault
 from fpn_lightning.data.coco.index import MASKS_NEEDED, COCOIndex, split_paths
 from fpn_lightning.data.dataset import COCODataset
 from fpn_lightning.data.images import check_header
@@ -78,6 +79,8 @@ def split_findings(
     problems = [*(_mask_problems(index, places) if with_masks else []), *_file_problems(index, image_folder, missing)]
     there = np.setdiff1d(places, missing)
     damaged, remarks = _headers(index, image_folder, there)
+    if fault := boxes_fault(index.objects.boxes_xywh, index.sizes[index.object_places]):
+        remarks.append(f"{index.annotation_file}: {fault}")
     return problems + damaged, [*remarks, *area_remarks(index)]
 
 

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 
+from fpn_lightning.data.coco.boxes import boxes_fault
 from fpn_lightning.data.coco.index import COCOIndex
 from fpn_lightning.data.coco.labels import PLURAL
 from fpn_lightning.data.coco.segmentations import COMPRESSED_COUNTS, compressed_rle, covered_pixels, segmentation_fault
 from fpn_lightning.data.proposals.store import ProposalStore
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.arrays import FileResults
-from fpn_lightning.evaluation.plausible import FileNames, check_boxes
+from fpn_lightning.evaluation.file_names import FileNames
 from fpn_lightning.structures import RLE
 
 Entry = dict[str, Any]
@@ -85,7 +86,7 @@ def read_results(path: Path, index: COCOIndex, with_masks: bool = False, with_cl
 
     Raises:
         InputError: naming file, entry and image, for a value that is missing, unknown, not finite or of a wrong size;
-            or the file's results cannot be of these images (:mod:`fpn_lightning.evaluation.plausible`).
+            or the file's results cannot be of these images.
     """
     columns = _Columns(path, index, with_masks, with_classes)
     _read_list(path, columns.take, columns.ids)
@@ -179,7 +180,8 @@ class _Columns:
         if self.masks:  # as pycocotools, which takes the mask's area also where boxes are scored
             boxes[self.mask_rows] = mask_api.toBbox(self.masks)
             areas[self.mask_rows] = [mask_api.area(mask) for mask in self.masks]  # a list at once would overflow
-        check_boxes(self.path, boxes, self.index.sizes[np.searchsorted(self.index.image_ids, self.ids)])
+        if fault := boxes_fault(boxes, self.index.sizes[np.searchsorted(self.index.image_ids, self.ids)]):
+            raise InputError(f"{self.path}: {fault}")
         return boxes, areas
 
 

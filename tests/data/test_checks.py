@@ -152,6 +152,13 @@ def test_areas_that_cannot_be(tmp_path: Path, splits: dict[str, Any], areas: lis
     assert "instances_val2017.json" in remark
 
 
+def test_boxes_that_look_like_corners(tmp_path: Path, splits: dict[str, Any]) -> None:
+    for record in splits["train2017"]["annotations"]:
+        record["bbox"] = [12, 13, 22, 22]
+    remarks = setup(tmp_path, splits)
+    assert any("instances_train2017.json: all boxes look like corners x1, y1, x2, y2" in remark for remark in remarks)
+
+
 def test_equal_objects_may_have_equal_areas(tmp_path: Path, splits: dict[str, Any]) -> None:
     for record in splits["val2017"]["annotations"]:
         record["bbox"], record["area"] = [2, 2, *((10, 5) if record["id"] % 2 else (5, 10))], 50

@@ -1,21 +1,12 @@
-"""Whether results can be of the images of an annotation file; if not, they would score a small number without a word.
-
-Boxes are rejected only where all of them say so: a detector may place single boxes anywhere.
-"""
+"""Whether results belong to the images of an annotation file; if not, they would score a small number."""
 
 from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fpn_lightning.data.coco.index import COCOIndex
 from fpn_lightning.errors import InputError
-
-LEAVING = 0.1  # of the image's width or height: boxes that end further outside leave the image
-OFTEN = 0.25  # fraction of boxes that leave the image
 
 
 class FileNames:
@@ -61,36 +52,3 @@ def _alike(own: str, given: str) -> bool:
     """
     names, others = ({Path(file).name, Path(file).stem} for file in (own, given.replace("\\", "/")))
     return any(one.endswith(other) or other.endswith(one) for one in names for other in others)
-
-
-def check_boxes(path: Path, boxes_xywh: NDArray[np.float64], sizes: NDArray[np.int64]) -> None:
-    """Reject the boxes of a file if they are no x, y, width, height in pixels of the image files.
-
-    Args:
-        path: the result file.
-        boxes_xywh: float64 ``(D, 4)`` all boxes of the file.
-        sizes: int64 ``(D, 2)`` height and width of each box's image; 0 where they are unknown.
-
-    Raises:
-        InputError: the boxes are corners x1, y1, x2, y2; fractions of the image; or mostly outside it.
-    """
-    known = (sizes > 0).all(axis=1)
-    start, extent, limit = boxes_xywh[known, :2], boxes_xywh[known, 2:], sizes[known, ::-1].astype(np.float64)
-    if not len(limit):
-        return
-    leaves = (start + extent > (1 + LEAVING) * limit).any(axis=1).mean()
-    if leaves >= OFTEN and (extent >= start).all() and (extent <= limit + 1).all() and (start >= -1).all():
-        raise InputError(
-            f"{path}: all boxes look like corners x1, y1, x2, y2: read as x, y, width, height, {leaves:.0%} of them "
-            "leave their image; write x, y, width, height"
-        )
-    if (np.abs(boxes_xywh[known]) <= 1).all() and extent.any() and (limit > 10).all():
-        raise InputError(
-            f"{path}: all numbers of the boxes are at most 1; write pixels of the image file, not fractions"
-        )
-    outside = ((start > limit) | (start + extent < 0)).any(axis=1).mean()
-    if outside > 0.5:
-        raise InputError(
-            f"{path}: {outside:.0%} of the boxes lie outside their image; write pixels of the image file, not of a "
-            "resized one, and score the split that the results are for"
-        )
