@@ -132,8 +132,8 @@ class _Columns:
         if self.with_classes and given not in self.known:
             raise InputError(
                 f"{name}: category_id is {_shown(given)}, which is not one of the annotation file's "
-                f"{PLURAL[self.index.labels]}; give --labels category or supercategory as in training, write the file's "
-                "own category ids, or score with --class-agnostic"
+                f"{PLURAL[self.index.labels]}; give --labels category or supercategory as in training, write the "
+                "file's own category ids, or score with --class-agnostic"
             )
         return given if _is_id(given) else 0
 

@@ -79,9 +79,7 @@ class COCOIndex:
     _segmentations: tuple[NDArray[np.uint8], NDArray[np.int64]]
 
     @classmethod
-    def open(
-        cls, annotation_file: str | Path, labels: Labels = "category", only_boxes: bool = False
-    ) -> Self:
+    def open(cls, annotation_file: str | Path, labels: Labels = "category", only_boxes: bool = False) -> Self:
         """Map the index of ``annotation_file``; the first call builds it.
 
         It lies beside the annotation file, or, where that folder is read-only, in the cache folder
