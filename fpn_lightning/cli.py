@@ -198,7 +198,7 @@ class CLI(LightningCLI):
         for logger in trainer.loggers:
             if isinstance(logger, RecordingWandbLogger):
                 logger.finish(self.run / "metrics.json", record.metrics)
-        print_metrics(self._title(), self.model.evaluation, self.run / "metrics.json")
+        self._print_metrics(self.run / "metrics.json")
 
     # ---- validate, test --------------------------------------------------------------------------------------------
 
@@ -215,7 +215,10 @@ class CLI(LightningCLI):
         if self.trainer.is_global_zero:
             path = self.output / "metrics.json"
             write_whole(path, evaluation_summary(self.model, self.datamodule, split, self.options.ckpt_path))
-            print_metrics(self._title(), self.model.evaluation, path)
+            self._print_metrics(path)
+
+    def _print_metrics(self, path: Path) -> None:
+        print_metrics(self._title(), self.model.evaluation, path, self.model.detector.scale.area_thresholds)
 
 
 def main(args: Sequence[str] | None = None) -> CLI:

@@ -6,6 +6,7 @@ or annotation id, or the configuration key, and says what to do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -15,8 +16,25 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
+MOST = 10  # problems, or ids of a problem, that a message lists; the others are counted
+
+
 class InputError(ValueError):
-    """A file, an id or a setting from outside cannot be used; the message says which one and what to do."""
+    """A file, an id or a setting from outside cannot be used; the message says which one and what to do.
+
+    Args:
+        problems: one message for each problem; several become a list, a line each.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = problems
+        lines = [*problems[:MOST], *([f"and {len(problems) - MOST} more"] if len(problems) > MOST else [])]
+        super().__init__("\n  ".join(lines if len(lines) < 2 else [f"{len(problems)} problems:", *lines]))
+
+
+def listed(names: Sequence[object]) -> str:
+    """The first ten names, and the number of the others."""
+    return ", ".join(map(str, names[:MOST])) + (f" and {len(names) - MOST} more" if len(names) > MOST else "")
 
 
 def first_error(error: ValidationError) -> str:

@@ -7,9 +7,13 @@ object size a suffix: ``s``, ``m`` or ``l`` after ``AP``, ``_s``, ``_m`` or ``_l
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 SIZES = {"s": "small", "m": "medium", "l": "large"}
 """The sizes of objects that COCO tells apart, by their letter."""
+
+COCO_AREAS = (32**2, 96**2)
+"""COCO's areas between small, medium and large objects, px²."""
 
 AREA_SUFFIXES = ("", *(f"_{size}" for size in SIZES))
 """Suffixes of a recall: all objects, then each size."""
@@ -22,6 +26,12 @@ _FRACTION = re.compile(r"(?:[a-z]\w*_)?A[PR](?:\d+k?)?(?:_?[sml])?")
 def percent(fraction: float) -> float:
     """A fraction in [0, 1] times 100, as tables show it."""
     return 100 * fraction
+
+
+def size_classes(area_thresholds: Sequence[float]) -> str:
+    """The size classes in words; an object exactly on a threshold belongs to both classes, as in COCO."""
+    small, large = area_thresholds
+    return f"small ≤ {small:g} px² ≤ medium ≤ {large:g} px² ≤ large"
 
 
 def recall_key(limit: int, suffix: str = "") -> str:

@@ -46,6 +46,12 @@ def coco_golden() -> Path:
 
 
 @pytest.fixture(scope="session")
+def reported() -> Path:
+    """Folder with small inputs that people met, one folder for each."""
+    return _shared_folder("reported")
+
+
+@pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """13 training and 5 validation images of 64 px."""
     from fpn_lightning.data.synthetic import generate

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from contextlib import suppress
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import lightning.pytorch as pl
 import numpy as np
 from torch.utils.data import DataLoader
 
+from fpn_lightning.data.checks import check_split
 from fpn_lightning.data.coco.annotations import Categories
 from fpn_lightning.data.coco.index import COCOIndex, split_paths
 from fpn_lightning.data.coco.labels import Labels
@@ -73,8 +75,8 @@ class COCODataModule(pl.LightningDataModule):
     Attributes:
         category_ids: id of each label's category or supercategory; known after ``setup``.
         category_names: name of each label; known after ``setup``.
-        dropped: number of objects left out of training by reason (``inverted``, ``empty``, ``outside``, ``small``),
-            and of images left out (``images_without_objects``); known after ``setup``.
+        dropped: number of objects left out of training by reason (``inverted``, ``empty``, ``outside``, ``small``,
+            ``crowd``), and of images left out (``images_without_objects``); known after ``setup``.
 
     Raises:
         InputError: a wrong value, by its ``data.`` key; or, in ``setup``, missing or wrong data.
@@ -158,13 +160,23 @@ class COCODataModule(pl.LightningDataModule):
         stage = str(self.trainer.state.fn.value) if self.trainer and self.trainer.state.fn else "fit"
         for role in ROLES.get(stage, ()):
             if split := self._splits[role]:
-                COCOIndex.open(split_paths(self.root, split)[0])
+                with suppress(InputError):  # `setup` reports it with all others, in every process
+                    COCOIndex.open(split_paths(self.root, split)[0])
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the splits that a stage needs (None: all); log what training leaves out."""
+        """Open and check the splits that a stage needs (None: all); log what training leaves out.
+
+        Raises:
+            InputError: with all problems of all splits in one list.
+        """
+        problems: list[str] = []
         for role in ROLES.get(stage, ()) if stage else ("train", "val", "test", "predict"):
-            if self._splits[role]:
-                self._dataset(role)
+            if (split := self._splits[role]) and role not in self._datasets:
+                key = f"data.{role}_split"
+                problems += check_split(self.root, split, key, self.load_masks, partial(self._dataset, role))
+        if problems:
+            self._datasets.clear()
+            raise InputError(*dict.fromkeys(problems))
 
     def train_dataloader(self) -> TrainingLoader:
         """This process's part of the training stream, from the trainer's step on.

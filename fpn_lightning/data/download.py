@@ -127,7 +127,9 @@ def download_coco(
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(f"{root}: the disk is full; free some space and {AGAIN}") from error
-        raise InputError(f"{error.filename or root}: {error.strerror or error}") from error
+        raise InputError(
+            f"{error.filename or root}: {error.strerror or error}; give a --root you can write to"
+        ) from error
 
 
 def fetch(url: str, part: Path, size: int, bars: Progress) -> None:

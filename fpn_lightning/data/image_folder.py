@@ -6,6 +6,7 @@ what an image viewer shows; there are no annotations that refer to the stored pi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,11 +34,25 @@ class Skipped:
     reason: str
 
 
-class ImageFolder(Dataset[Sample | Skipped]):
-    """Images of one folder (not of folders in it), addressed as :class:`~fpn_lightning.data.dataset.COCODataset` is.
+def _images_in(folder: Path, prefix: str, seen: set[Path]) -> Iterator[str]:
+    """The names of the images in a folder and the folders in it; links are followed, but no folder is read twice."""
+    if (real := folder.resolve()) in seen:
+        return
+    seen.add(real)
+    for file in folder.iterdir():
+        if file.name.startswith("."):
+            continue
+        if file.is_dir():
+            yield from _images_in(file, f"{prefix}{file.name}/", seen)
+        elif file.suffix.lower() in EXTENSIONS:
+            yield prefix + file.name
 
-    Image ids are 1..n by sorted file name, whether or not the file can be read. In a folder, hidden
-    files and files whose extension is not in ``EXTENSIONS`` are ignored. A single file may have any name.
+
+class ImageFolder(Dataset[Sample | Skipped]):
+    """Images of a folder and of the folders in it, addressed as :class:`~fpn_lightning.data.dataset.COCODataset` is.
+
+    Image ids are 1..n by sorted file name (with its folders), whether or not the file can be read. In a folder, hidden
+    files and folders and files whose extension is not in ``EXTENSIONS`` are ignored. A single file may have any name.
 
     Args:
         path: a folder or a file.
@@ -53,13 +68,9 @@ class ImageFolder(Dataset[Sample | Skipped]):
         self.folder = path if path.is_dir() else path.parent
         self.file_names = [path.name]
         if path.is_dir():
-            self.file_names = sorted(
-                file.name
-                for file in path.iterdir()
-                if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and not file.is_dir()
-            )
+            self.file_names = sorted(_images_in(path, "", set()))
             if not self.file_names:
-                raise InputError(f"data.predict_path: {path} holds no image; images in subfolders are not read")
+                raise InputError(f"data.predict_path: neither {path} nor a folder in it holds an image")
         elif not path.is_file():
             raise InputError(
                 f"data.predict_path: {path} is neither a folder nor a file; give a folder of images or one image"

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
+from fpn_lightning.data.jpeg_warnings import LEFT_OVER, jpeg_warnings
 from fpn_lightning.errors import InputError
 
 # Pillow warns of decompression bombs above this number of pixels and rejects images with twice as many.
@@ -30,11 +32,27 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # first bytes; the last two are BigTIFF's
+BITS, SAMPLE_FORMAT = 258, 339  # TIFF tags
+SAMPLE_FORMATS = {1: "unsigned integers", 2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex floats"}
 # First and last bytes of a whole file. The last bytes do not occur inside the compressed data.
+JPEG_START = b"\xff\xd8"
 WHOLE = {
-    b"\xff\xd8": b"\xff\xd9",  # JPEG: start and end of image
+    JPEG_START: b"\xff\xd9",  # JPEG: start and end of image
     b"\x89PNG": b"\0\0\0\0IEND\xaeB`\x82",
 }
+
+
+class Header(NamedTuple):
+    """What the first bytes of an image file say."""
+
+    size: tuple[int, int]
+    """Height and width as stored."""
+    kind: str
+    """Pillow's name of the format."""
+    orientation: int
+    """The orientation tag; 1 where it was not asked for."""
+    progressive: bool
 
 
 def read_image(
@@ -60,19 +78,60 @@ def read_image(
         uint8 ``(H, W, 3)`` RGB, contiguous.
 
     Raises:
-        InputError: the file is missing, empty, cut short, not an image, too large, of another size, or (unless
-            ``upright``) a TIFF with an orientation tag.
+        InputError: the file is missing, empty, cut short, damaged, not an image, too large, of another size, has
+            samples that are no colours of 8 or 16 bits, or (unless ``upright``) is a TIFF with an orientation tag.
     """
-    name = f"{path}" if image_id is None else f"{path} (image {image_id})"
+    name = _name(path, image_id)
     try:
         content = Path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{name}: cannot read the image file ({reason})") from error
-    if not content:
-        raise InputError(f"{name}: the image file is empty; fetch it again")
-    found, is_tiff, orientation = _header(content, name, upright)
-    if is_tiff and orientation != 1 and not upright:
+        raise _unreadable(name, error) from error
+    header = _header(io.BytesIO(content), name, upright)
+    _check(header, name, size, max_pixels, upright)
+    pixels = _decode(content, name, header)
+    if upright and header.kind != "TIFF" and header.orientation in TURNS:
+        pixels = np.ascontiguousarray(Image.fromarray(pixels).transpose(TURNS[header.orientation]))
+    return pixels
+
+
+def check_header(path: str | Path, size: tuple[int, int], image_id: int) -> int:
+    """Check what the first bytes of an annotated image say, a hundredth of the work of decoding it.
+
+    Args:
+        path: the file.
+        size: height and width in the annotation file.
+        image_id: COCO image id, for messages.
+
+    Returns:
+        The orientation tag, 1 without one.
+
+    Raises:
+        InputError: as :func:`read_image`, except for damage further inside the file.
+    """
+    name = _name(path, image_id)
+    try:
+        with Path(path).open("rb") as file:
+            header = _header(file, name, True)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise _unreadable(name, error) from error
+    _check(header, name, size, MAX_PIXELS, upright=False)
+    return header.orientation
+
+
+def _name(path: str | Path, image_id: int | None) -> str:
+    return f"{path}" if image_id is None else f"{path} (image {image_id})"
+
+
+def _unreadable(name: str, error: OSError | ValueError) -> InputError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return InputError(f"{name}: cannot read the image file ({reason})")
+
+
+def _check(header: Header, name: str, size: tuple[int, int] | None, max_pixels: int, upright: bool) -> None:
+    found = header.size
+    if header.kind == "TIFF" and header.orientation != 1 and not upright:
         # Both libraries apply this tag whether asked to or not.
         raise InputError(f"{name}: a TIFF with an orientation tag; store the pixels as annotated, without it")
     if found[0] * found[1] > max_pixels:
@@ -82,26 +141,51 @@ def read_image(
             f"{name}: the file is {found[1]}×{found[0]} (width × height) but the annotations say {size[1]}×{size[0]}; "
             "the file was resized or rotated, or belongs to another data set"
         )
-    pixels = _decode(content, name)
-    if upright and not is_tiff and orientation in TURNS:
-        pixels = np.ascontiguousarray(Image.fromarray(pixels).transpose(TURNS[orientation]))
-    return pixels
 
 
-def _header(content: bytes, name: str, upright: bool) -> tuple[tuple[int, int], bool, int]:
-    """Read height and width as stored, whether it is a TIFF, and the orientation tag (1 where it is not needed).
-
-    This takes about a hundredth of the time of decoding.
-    """
+def _header(file: BinaryIO, name: str, with_orientation: bool) -> Header:
+    start = file.read(4)
+    if not start:
+        raise InputError(f"{name}: the image file is empty; fetch it again")
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            size, is_tiff = (image.height, image.width), image.format == "TIFF"
-            orientation = _orientation(image) if upright or is_tiff else 1
+        if start in TIFF:
+            _check_samples(file, name)
+        file.seek(0)
+        with Image.open(file, formats=FORMATS) as image:
+            if image.mode == "F":
+                raise _no_colours(name, "32-bit floats")
+            orientation = _orientation(image) if with_orientation or image.format == "TIFF" else 1
+            progressive = bool(image.info.get("progressive"))
+            return Header((image.height, image.width), str(image.format), orientation, progressive)
+    except InputError:
+        raise
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: the image is too large ({error}); scale it down") from error
     except Exception as error:  # Pillow's parsers raise anything: struct.error, EOFError, KeyError ...
-        raise InputError(f"{name}: not an image, or cut short; fetch it again") from error
-    return size, is_tiff, orientation
+        raise InputError(
+            f"{name}: not an image of a known format, or cut short; convert it or fetch it again"
+        ) from error
+
+
+def _check_samples(file: BinaryIO, name: str) -> None:
+    """Reject a TIFF of floats or of wide or signed integers: as colours they would be black or white."""
+    file.seek(0)
+    first = file.read(8)
+    if first[2:3] == b"+" or first[3:4] == b"+":  # BigTIFF has a longer header
+        first += file.read(8)
+    tags = TiffImagePlugin.ImageFileDirectory_v2(first)
+    file.seek(tags.next)
+    tags.load(file)
+    bits, sample_format = (max(tags.get(tag, (1,))) for tag in (BITS, SAMPLE_FORMAT))
+    if sample_format in (2, 3, 5, 6) or bits > 16:
+        raise _no_colours(name, f"{bits}-bit {SAMPLE_FORMATS.get(sample_format, 'values')}")
+
+
+def _no_colours(name: str, samples: str) -> InputError:
+    return InputError(
+        f"{name}: its samples are {samples}, which have no fixed range of colours; scale them to 8-bit or 16-bit "
+        "unsigned integers and store the file again"
+    )
 
 
 def _orientation(image: Image.Image) -> int:
@@ -115,23 +199,37 @@ def _orientation(image: Image.Image) -> int:
         return 1  # a damaged tag does not make the pixels unreadable
 
 
-def _decode(content: bytes, name: str) -> NDArray[np.uint8]:
+def _decode(content: bytes, name: str, header: Header) -> NDArray[np.uint8]:
     # OpenCV may fill the missing part of a JPEG or PNG with one colour without an error. A file that does not end as
     # its format does (cut short, or bytes appended) is therefore decoded by Pillow, which is strict.
     if all(content.endswith(end) for start, end in WHOLE.items() if content.startswith(start)):
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        try:
-            pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
-        except cv2.error:
-            pixels = None
+        pixels = _decode_by_opencv(content, name, header)
         if pixels is not None:
-            return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+            return pixels
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if content.startswith(JPEG_START):
+                _decode_by_opencv(content, name, header)  # Pillow says nothing of a part missing in the middle
             if image.mode.startswith("I;16"):
                 # Pillow would clip these to 255 where OpenCV keeps the high byte.
                 grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
                 return np.repeat(grey[:, :, None], 3, axis=2)
             return np.ascontiguousarray(image.convert("RGB"))
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(f"{name}: the image is damaged or cut short ({error}); fetch it again") from error
+
+
+def _decode_by_opencv(content: bytes, name: str, header: Header) -> NDArray[np.uint8] | None:
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    with jpeg_warnings() as damage:
+        try:
+            pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
+        except cv2.error:
+            pixels = None
+    # What libjpeg fills is grey, up to the last pixel. After a real last pixel, left-over bytes are padding.
+    filled = header.progressive or (pixels is not None and bool((pixels[-1, -1] == 128).all()))
+    if damage and (filled or not LEFT_OVER.fullmatch(damage[0])):
+        raise InputError(f"{name}: a part of the JPEG is missing or damaged ({damage[0]}); fetch it again")
+    return None if pixels is None else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)

@@ -25,7 +25,7 @@ def training_images(
 
     Returns:
         ``(places, counts)``: int64 places of the images in the index, ascending; number of objects left out for each
-        reason of :func:`unusable_objects`, and of images left out (``images_without_objects``).
+        reason of :func:`unusable_objects` and as ``crowd``, and of images left out (``images_without_objects``).
 
     Raises:
         InputError: the split has no annotations, or no object to train on.
@@ -36,15 +36,32 @@ def training_images(
     sizes = np.array([transform.evaluation_geometry((height, width)).size for height, width in kinds.tolist()])
     reasons = unusable_objects(index, sizes[kind_of.reshape(-1)], transform.min_box_size)
     usable = ~index.objects.is_crowd & ~np.any(list(reasons.values()), axis=0)
+    counts = {reason: int(objects.sum()) for reason, objects in reasons.items()}
+    counts["crowd"] = int(index.objects.is_crowd.sum())
     if not usable.any():
-        raise InputError(f"{index.annotation_file}: none of its objects can be trained on; check their boxes")
+        raise InputError(_nothing_usable(index, counts))
     has_objects = np.bincount(index.object_places[usable], minlength=len(index)) > 0
     places = np.flatnonzero(has_objects) if skip_images_without_objects else np.arange(len(index))
-    counts = {reason: int(objects.sum()) for reason, objects in reasons.items()}
     counts["images_without_objects"] = len(index) - len(places)
     listed = ", ".join(f"{count} {reason}" for reason, count in counts.items())
     rank_zero_info(f"{index.annotation_file.name}: training on {len(places)} images; left out: {listed}")
     return places, counts
+
+
+def _nothing_usable(index: COCOIndex, counts: dict[str, int]) -> str:
+    total = len(index.object_places)
+    if not total:
+        return f"{index.annotation_file}: 'annotations' is empty; there is no object to train on"
+    if counts["crowd"] == total:
+        return (
+            f"{index.annotation_file}: all {total} objects are crowd regions ('iscrowd' is 1), which are not trained "
+            "on; set 'iscrowd' to 0 for single objects, also for those with RLE"
+        )
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
+    return (
+        f"{index.annotation_file}: none of its {total} objects can be trained on ({reasons}); check their boxes, and "
+        "data.min_box_size and data.short_side if they are too small"
+    )
 
 
 def unusable_objects(index: COCOIndex, sizes: NDArray[np.int64], min_box_size: float) -> dict[str, NDArray[Any]]:

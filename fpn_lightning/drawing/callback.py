@@ -159,7 +159,7 @@ class PictureCallback(Callback):
             return
         folder = Path(trainer.default_root_dir) / FOLDER
         drawn = self.of_splits or trainer.datamodule.predict_path is not None  # type: ignore[attr-defined]
-        if drawn and any(folder.glob("*.png")):
+        if drawn and any(folder.rglob("*.png")):
             Console().print(f"pictures in {folder}", soft_wrap=True)
 
 
@@ -193,6 +193,6 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 def _cleared(folder: Path) -> Path:
     """Remove the pictures of a folder."""
-    for old in folder.glob("*.png"):
+    for old in folder.rglob("*.png"):
         old.unlink()
     return folder

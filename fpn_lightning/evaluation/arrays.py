@@ -22,12 +22,14 @@ class FileResults:
         scores: float64 ``(D,)`` higher is better; logits or probabilities.
         labels: int64 ``(D,)`` in [0, K); not used where the class does not matter.
         masks: D masks of the image file; empty where boxes are scored.
+        areas: float64 ``(D,)`` px²; empty for those of the boxes or, where masks are scored, of the masks.
     """
 
     boxes_xywh: NDArray[np.float64]
     scores: NDArray[np.float64]
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     masks: list[RLE] = field(default_factory=list)
+    areas: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     @property
     def objectness(self) -> NDArray[np.float64]:

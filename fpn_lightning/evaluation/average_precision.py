@@ -19,9 +19,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from fpn_lightning.errors import InputError
+from fpn_lightning.evaluation import Backend
 from fpn_lightning.evaluation.arrays import FileResults, float_rows
 from fpn_lightning.evaluation.coco_evaluator import (
-    Backend,
     ClassValues,
     Records,
     Values,

@@ -23,13 +23,13 @@ import pycocotools.cocoeval
 from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 
+from fpn_lightning.evaluation import Backend
 from fpn_lightning.evaluation.arrays import FileResults
 from fpn_lightning.evaluation.matching import area_ranges
 from fpn_lightning.evaluation.proposal_recall import check_limits
 from fpn_lightning.metric_names import AREA_SUFFIXES, recall_key
 from fpn_lightning.structures import GroundTruth
 
-Backend = Literal["faster-coco-eval", "pycocotools"]
 IoUType = Literal["bbox", "segm"]
 Record = dict[str, Any]
 Values = dict[str, float | None]
@@ -63,7 +63,7 @@ class Records:
         image = {"id": image_id}
         if self.iou_type == "bbox":
             shape, detected, annotated = "bbox", prediction.boxes_xywh.tolist(), ground_truth.boxes_xywh.tolist()
-            areas = [width * height for _, _, width, height in detected]
+            areas = prediction.areas.tolist() or [width * height for _, _, width, height in detected]
         else:
             shape, detected, annotated = "segmentation", prediction.masks, ground_truth.masks
             areas = [float(mask_api.area(mask)) for mask in detected]
@@ -103,7 +103,7 @@ def average_precision(
     Returns:
         ``(values, class_values)``, fractions in [0, 1], ``None`` where there is no ground truth. Values: ``AP``,
         ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` and for every limit ``AR<limit>``, ``AR<limit>_s``, ``_m``,
-        ``_l``, with ``segm_`` in front for masks. Class values: ``AP`` of each label that occurs.
+        ``_l``; for masks all with ``segm_`` in front. Class values: ``AP`` of each label that occurs.
 
     Raises:
         InputError: limits or thresholds that cannot be used.
@@ -120,12 +120,12 @@ def average_precision(
         "APm": at_limit[..., 2],
         "APl": at_limit[..., 3],
     }
-    prefix = "segm_" if records.iou_type == "segm" else ""
     for limit in ascending:
         for a, suffix in enumerate(AREA_SUFFIXES):
-            cells[prefix + recall_key(limit, suffix)] = recall[:, :, a, evaluated.index(limit)]
+            cells[recall_key(limit, suffix)] = recall[:, :, a, evaluated.index(limit)]
     class_values = {label: _mean(at_limit[:, :, k, 0]) for k, label in enumerate(records.labels)}
-    return {name: _mean(array) for name, array in cells.items()}, class_values
+    prefix = "segm_" if records.iou_type == "segm" else ""
+    return {prefix + name: _mean(array) for name, array in cells.items()}, class_values
 
 
 def by_class_name(class_values: Mapping[int, float | None], names: Mapping[int, str]) -> Values:

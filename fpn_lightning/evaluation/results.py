@@ -5,24 +5,28 @@ from __future__ import annotations
 import json
 import reprlib
 from array import array
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as mask_api
 
+from fpn_lightning.data.coco.boxes import boxes_fault
 from fpn_lightning.data.coco.index import COCOIndex
 from fpn_lightning.data.coco.labels import PLURAL
 from fpn_lightning.data.coco.segmentations import COMPRESSED_COUNTS, compressed_rle, covered_pixels, segmentation_fault
 from fpn_lightning.data.proposals.store import ProposalStore
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.arrays import FileResults
+from fpn_lightning.evaluation.file_names import FileNames
 from fpn_lightning.structures import RLE
 
 Entry = dict[str, Any]
 LARGEST = 1e15  # px; with larger numbers an IoU would overflow
+LEAST_SIDE = -1.0  # px; rounding makes no width as negative as this
 TAKEN = object()  # takes the place of a result that was moved into arrays; None could be the file's own null
 
 
@@ -64,7 +68,9 @@ class ResultTable:
     def of(self, image_id: int) -> FileResults:
         """The results of one image; empty arrays for an image without results."""
         rows, table = self.rows.get(image_id, slice(0, 0)), self.results
-        return FileResults(table.boxes_xywh[rows], table.scores[rows], table.labels[rows], table.masks[rows])
+        return FileResults(
+            table.boxes_xywh[rows], table.scores[rows], table.labels[rows], table.masks[rows], table.areas[rows]
+        )
 
 
 def read_results(path: Path, index: COCOIndex, with_masks: bool = False, with_classes: bool = False) -> ResultTable:
@@ -73,58 +79,110 @@ def read_results(path: Path, index: COCOIndex, with_masks: bool = False, with_cl
     Args:
         path: the list; may be empty. Each entry has ``image_id``, ``score`` and ``bbox`` (xywh) or ``segmentation``.
         index: the annotation file that the results are for.
-        with_masks: read ``segmentation`` (RLE or polygons) and leave boxes out; otherwise read ``bbox``.
+        with_masks: read ``segmentation`` (RLE or polygons) and leave boxes out; otherwise read ``bbox``, or, where an
+            entry has none, the box around its mask.
         with_classes: every entry needs a ``category_id`` of the annotation file. Otherwise the ids, if there are any,
             only order equal scores.
 
     Raises:
-        InputError: naming file, entry and image, for a value that is missing, unknown, not finite or of a wrong size.
+        InputError: naming file, entry and image, for a value that is missing, unknown, not finite or of a wrong size;
+            or the file's results cannot be of these images.
     """
-    sizes = dict(zip(index.image_ids.tolist(), index.sizes.tolist(), strict=True))
-    known = set(index.categories.ids)
-    ids, categories, scores, boxes = array("q"), array("q"), array("d"), array("d")
-    masks: list[RLE] = []
+    columns = _Columns(path, index, with_masks, with_classes)
+    _read_list(path, columns.take, columns.ids)
+    return columns.table()
 
-    def take(entry: Entry) -> object:
-        """Move a result into the arrays as soon as the parser has read it."""
+
+class _Columns:
+    """The results of a file, moved into arrays one by one as soon as the parser has read them."""
+
+    def __init__(self, path: Path, index: COCOIndex, with_masks: bool, with_classes: bool) -> None:
+        self.path, self.index = path, index
+        self.with_masks, self.with_classes = with_masks, with_classes
+        self.sizes = dict(zip(index.image_ids.tolist(), index.sizes.tolist(), strict=True))
+        self.known = set(index.categories.ids)
+        self.files = FileNames(index)
+        self.ids, self.categories, self.scores, self.boxes = array("q"), array("q"), array("d"), array("d")
+        self.masks: list[RLE] = []
+        self.mask_rows = array("q")
+
+    def take(self, entry: Entry) -> object:
+        """Check a result and move it into the arrays."""
         if "image_id" not in entry:
-            return entry  # the mask of a result, or an entry that is rejected below
-        name = _name(path, len(ids), entry["image_id"])
-        _check(name, entry, sizes)
-        category_id = entry.get("category_id")
-        if with_classes and not (_is_id(category_id) and category_id in known):
+            return entry  # the mask of a result, or an entry that is rejected later
+        name = _name(self.path, len(self.ids), entry["image_id"])
+        image_id = _integer(name, "image_id", entry["image_id"])
+        if image_id not in self.sizes:
             raise InputError(
-                f"{name}: category_id is {_shown(category_id)}, which is not one of the annotation file's "
-                f"{PLURAL[index.labels]}; give --labels category or supercategory as in training, write the file's own "
-                "category ids, or score with --class-agnostic"
+                f"{name}: the annotation file lists no such image; score the split that the results are for (`predict` "
+                "of a folder numbers its images from 1: use --data.predict_split for results to be scored)"
             )
-        if with_masks:
-            masks.append(_mask(name, entry.get("segmentation"), sizes[entry["image_id"]]))
-        elif _is_box(entry.get("bbox")):
-            boxes.extend(entry["bbox"])
-        else:
-            given = _shown(entry.get("bbox"))
-            raise InputError(f"{name}: bbox is {given}; give four finite numbers x, y, width, height below 1e15")
-        ids.append(entry["image_id"])
-        categories.append(category_id if _is_id(category_id) else 0)
-        scores.append(entry["score"])
+        self.files.check(name, image_id, entry.get("file_name"))
+        if not _is_number(entry.get("score"), 1e300):
+            raise InputError(f"{name}: score is {_shown(entry.get('score'))}; give a finite number")
+        self.categories.append(self._category(name, entry.get("category_id")))
+        self._take_shape(name, entry, self.sizes[image_id])
+        self.ids.append(image_id)
+        self.scores.append(entry["score"])
         return TAKEN
 
-    _read_list(path, take, ids)
-    _check_covered(path, ids, masks)
+    def _category(self, name: str, given: object) -> int:
+        if self.with_classes and given is not None:
+            given = _integer(name, "category_id", given)
+        if self.with_classes and given not in self.known:
+            raise InputError(
+                f"{name}: category_id is {_shown(given)}, which is not one of the annotation file's "
+                f"{PLURAL[self.index.labels]}; give --labels category or supercategory as in training, write the "
+                "file's own category ids, or score with --class-agnostic"
+            )
+        return given if _is_id(given) else 0
 
-    order = np.lexsort((categories, ids))
-    sorted_ids, labels = np.asarray(ids)[order], np.asarray(categories)[order]
-    starts = np.flatnonzero(np.diff(sorted_ids, prepend=sorted_ids[:1] - 1))
-    ends = np.append(starts[1:], len(sorted_ids)).tolist()
-    table = FileResults(
-        np.zeros((len(ids), 4)) if with_masks else np.asarray(boxes).reshape(-1, 4)[order],
-        np.asarray(scores)[order],
-        index.categories.to_labels(labels) if with_classes else labels,
-        [masks[i] for i in order] if with_masks else [],
-    )
-    rows = {int(sorted_ids[start]): slice(start, end) for start, end in zip(starts.tolist(), ends, strict=False)}
-    return ResultTable(table, rows)
+    def _take_shape(self, name: str, entry: Entry, size: list[int]) -> None:
+        box: Any = entry.get("bbox")
+        segmentation = entry.get("segmentation")
+        if self.with_masks or (segmentation and not box):
+            self.mask_rows.append(len(self.ids))
+            self.masks.append(_mask(name, segmentation, size))
+            box = [0, 0, 0, 0]  # replaced by the mask's
+        elif not _is_box(box):
+            raise InputError(f"{name}: bbox is {_shown(box)}; give four finite numbers x, y, width, height below 1e15")
+        elif min(box[2:]) < LEAST_SIDE:
+            raise InputError(
+                f"{name}: bbox is {_shown(box)}, with a negative width or height; give x, y, width, height, not corners"
+            )
+        if not self.with_masks:
+            self.boxes.extend(box)
+
+    def table(self) -> ResultTable:
+        """Sort the results by image; the table that a metric is updated with."""
+        _check_covered(self.path, self.ids, self.masks, self.mask_rows)
+        order = np.lexsort((self.categories, self.ids))
+        ids, labels = np.asarray(self.ids)[order], np.asarray(self.categories)[order]
+        boxes, areas = self._boxes()
+        table = FileResults(
+            boxes[order],
+            np.asarray(self.scores)[order],
+            self.index.categories.to_labels(labels) if self.with_classes else labels,
+            [self.masks[i] for i in order] if self.with_masks else [],
+            areas[order] if len(areas) else areas,
+        )
+        starts = np.flatnonzero(np.diff(ids, prepend=ids[:1] - 1))
+        ends = np.append(starts[1:], len(ids)).tolist()
+        rows = {int(ids[start]): slice(start, end) for start, end in zip(starts.tolist(), ends, strict=False)}
+        return ResultTable(table, rows)
+
+    def _boxes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The boxes, float64 ``(D, 4)`` xywh, and areas if they are not the boxes' own."""
+        if self.with_masks:
+            return np.zeros((len(self.ids), 4)), np.zeros(0)
+        boxes = np.asarray(self.boxes).reshape(-1, 4)
+        areas = boxes[:, 2] * boxes[:, 3]
+        if self.masks:  # as pycocotools, which takes the mask's area also where boxes are scored
+            boxes[self.mask_rows] = mask_api.toBbox(self.masks)
+            areas[self.mask_rows] = [mask_api.area(mask) for mask in self.masks]  # a list at once would overflow
+        if fault := boxes_fault(boxes, self.index.sizes[np.searchsorted(self.index.image_ids, self.ids)]):
+            raise InputError(f"{self.path}: {fault}")
+        return boxes, areas
 
 
 def _read_list(path: Path, take: Callable[[Entry], object], taken: array[int]) -> None:
@@ -169,11 +227,13 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _check(name: str, entry: Entry, image_ids: Container[int]) -> None:
-    if not _is_id(entry["image_id"]) or entry["image_id"] not in image_ids:
-        raise InputError(f"{name}: the annotation file lists no such image; score the split the results are for")
-    if not _is_number(entry.get("score"), 1e300):
-        raise InputError(f"{name}: score is {_shown(entry.get('score'))}; give a finite number")
+def _integer(name: str, key: str, value: object) -> int:
+    """An id; 101.0 is one, as arrays of floats are often written."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    if not _is_id(value):
+        raise InputError(f"{name}: {key} is {_shown(value)}; write it as an integer, without quotes")
+    return value
 
 
 def _mask(name: str, segmentation: Any, size: list[int]) -> RLE:
@@ -192,7 +252,7 @@ def _mask(name: str, segmentation: Any, size: list[int]) -> RLE:
     return compressed_rle(segmentation, *size)
 
 
-def _check_covered(path: Path, ids: array[int], masks: list[RLE]) -> None:
+def _check_covered(path: Path, ids: array[int], masks: list[RLE], rows: array[int]) -> None:
     """Reject masks whose counts do not cover their image exactly: COCO's mask API may hang on them."""
     # A hundred masks at once take a fifth of the time of a hundred alone.
     for first in range(0, len(masks), 100):
@@ -200,6 +260,6 @@ def _check_covered(path: Path, ids: array[int], masks: list[RLE]) -> None:
         covered: NDArray[np.int64] = covered_pixels([mask["counts"] for mask in some])
         wrong = np.flatnonzero(covered != [mask["size"][0] * mask["size"][1] for mask in some])
         if wrong.size:
-            row = first + int(wrong[0])
+            row = rows[first + int(wrong[0])]
             name = _name(path, row, ids[row])
             raise InputError(f"{name}: the mask's counts do not add up to height x width; write the mask again")

@@ -35,7 +35,8 @@ class Matcher:
     def __init__(self, positive_iou: float = 0.7, negative_iou: float = 0.3, keep_best: bool = True) -> None:
         if not 0 <= negative_iou <= positive_iou <= 1:
             raise InputError(
-                f"negative_iou {negative_iou} and positive_iou {positive_iou} have to be ordered and in [0, 1]."
+                f"model.detector: negative_iou {negative_iou} and positive_iou {positive_iou} of a head have to be "
+                "ordered and in [0, 1]."
             )
         self.positive_iou = positive_iou
         self.negative_iou = negative_iou

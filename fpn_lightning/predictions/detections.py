@@ -21,6 +21,7 @@ from fpn_lightning.stages.rpn import RPNStage
 from fpn_lightning.structures import Batch, DetectionsOrig, ProposalsOrig
 
 DEFAULT_TOP_K = 100  # boxes written per image
+OBJECT = {"category_id": 1, "category": "object"}  # of a proposal, which has no class
 
 
 def check_source(subcommand: str, split: str | None, path: str | None) -> None:
@@ -46,10 +47,11 @@ def check_source(subcommand: str, split: str | None, path: str | None) -> None:
 
 
 class DetectionsWriter(Callback):
-    """Writes ``detections.json``: a list of ``{image_id, file_name, bbox, score, category_id}``, ordered by image id.
+    """Writes ``detections.json``: ``{image_id, file_name, bbox, score, category_id, category}`` by image id.
 
     ``bbox`` is x, y, width, height in pixels of the image file; for a folder of images, of the image as a viewer shows
-    it. The scores of an image descend. A proposal has category 1, and its score is the sigmoid of its objectness. The
+    it. The scores of an image descend. ``category`` is the category's name. A proposal has category 1, ``object``, and
+    its score is the sigmoid of its objectness. The
     proposals of a split are written to a proposal store instead. A segment proposal has a ``segmentation`` (RLE of the
     image file's size) and a ``level`` instead of ``bbox``. Images of a folder that cannot be read are listed in
     ``skipped.json`` and printed at the end.
@@ -99,14 +101,18 @@ class DetectionsWriter(Callback):
             self._file.discard()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Merge the files of all processes and report the skipped images."""
+        """Merge the files of all processes and report the skipped images.
+
+        Raises:
+            InputError: on the first process, if no image could be read.
+        """
         if self._file is None:
             return
         loader = trainer.predict_dataloaders
         skipped = self._file.complete(trainer, [vars(image) for image in getattr(loader, "skipped", [])])
+        path, self._file = self._file.path, None
         if trainer.is_global_zero:
-            _report(self._file.path.parent, skipped, len(_data(trainer).prediction_images))
-        self._file = None
+            _report(path, skipped, len(_data(trainer).prediction_images))
 
 
 def _data(trainer: Trainer) -> COCODataModule:
@@ -127,25 +133,32 @@ def _lines(
     if isinstance(result, MaskProposalsOrig):
         scores, levels = torch.sigmoid(result.scores[:top_k].double()).tolist(), result.levels[:top_k].tolist()
         return [
-            {**image, "segmentation": mask, "score": score, "category_id": 1, "level": level}
+            {**image, "segmentation": mask, "score": score, **OBJECT, "level": level}
             for mask, score, level in zip(result.masks[:top_k], scores, levels, strict=True)
         ]
     top_k = DEFAULT_TOP_K if top_k is None else top_k
     if isinstance(result, DetectionsOrig):
-        return [image | line for line in detection_lines(result, top_k, categories)]
+        names = dict(zip(categories.ids, categories.names, strict=True))
+        lines = detection_lines(result, top_k, categories)
+        return [{**image, **line, "category": names[line["category_id"]]} for line in lines]
     boxes = result.boxes_xywh[:top_k].tolist()
     scores = torch.sigmoid(result.objectness[:top_k].double()).tolist()  # in float32, high scores would tie
-    return [{**image, "bbox": box, "score": score, "category_id": 1} for box, score in zip(boxes, scores, strict=True)]
+    return [{**image, "bbox": box, "score": score, **OBJECT} for box, score in zip(boxes, scores, strict=True)]
 
 
-def _report(folder: Path, skipped: list[dict[str, Any]], num_images: int) -> None:
+def _report(path: Path, skipped: list[dict[str, Any]], num_images: int) -> None:
     console = Console()
-    names = folder / "skipped.json"
+    names = path.with_name("skipped.json")
     names.unlink(missing_ok=True)
     if skipped:
         write_whole(names, json.dumps(skipped, indent=2) + "\n")
+    # A file name need not be UTF-8.
+    reasons = [image["reason"].encode(errors="backslashreplace").decode() for image in skipped]
+    if len(reasons) == num_images:
+        path.unlink()
+        raise InputError(f"no image could be read, of {num_images}; the first: {reasons[0]}; all are listed in {names}")
+    if skipped:
         console.print(f"{len(skipped)} of {num_images} images could not be read and were skipped:", soft_wrap=True)
-        for image in skipped:
-            reason = image["reason"].encode(errors="backslashreplace").decode()  # a file name need not be UTF-8
-            console.print(f"  {reason}", soft_wrap=True, markup=False, highlight=False)
-    console.print(f"written to {folder / 'detections.json'}", soft_wrap=True)
+    for reason in reasons:
+        console.print(f"  {reason}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"written to {path}", soft_wrap=True)

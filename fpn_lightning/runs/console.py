@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from fpn_lightning.metric_names import AREA_SUFFIXES, SIZES, percent
+from fpn_lightning.metric_names import AREA_SUFFIXES, COCO_AREAS, SIZES, percent, size_classes
 
 
 def set_up_logging() -> None:
@@ -23,13 +24,16 @@ def set_up_logging() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 
 
-def print_metrics(title: str, metrics: dict[str, float | None], path: Path) -> None:
+def print_metrics(
+    title: str, metrics: dict[str, float | None], path: Path, area_thresholds: Sequence[float] = COCO_AREAS
+) -> None:
     """Print metrics in percent, one line for each and one column for each object size, and the path of their file.
 
     Args:
         title: heading of the table.
         metrics: fractions; ``AR100_s`` stands in the line ``AR100``, column ``small``.
         path: the file that holds them.
+        area_thresholds: px² between small, medium and large objects.
     """
     table = Table("", "all", *SIZES.values(), title=title, title_justify="left")
     for name in (name for name in metrics if name[-2:] not in AREA_SUFFIXES):
@@ -37,4 +41,5 @@ def print_metrics(title: str, metrics: dict[str, float | None], path: Path) -> N
         table.add_row(name, *("–" if value is None else f"{percent(value):.1f}" for value in cells))
     console = Console()
     console.print(table)
+    console.print(f"size classes: {size_classes(area_thresholds)}", soft_wrap=True, highlight=False)
     console.print(f"written to {path}", soft_wrap=True)

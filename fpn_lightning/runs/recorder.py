@@ -155,6 +155,7 @@ def evaluation_summary(stage: BaseStage, data: COCODataModule, split: str, check
     summary = {
         "status": _status(stage, described),
         "metrics": stage.evaluation,
+        "area_thresholds": stage.detector.scale.area_thresholds,
         "data": described,
         "checkpoint": checkpoint,
     }

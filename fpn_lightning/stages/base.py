@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from fpn_lightning.data.coco.annotations import Categories
 from fpn_lightning.errors import InputError
+from fpn_lightning.metric_names import COCO_AREAS, size_classes
 from fpn_lightning.models.detector import Detector
 from fpn_lightning.models.sampler import image_seeds
 from fpn_lightning.stages.evaluated import EvaluatedStage
@@ -111,6 +112,10 @@ class BaseStage(EvaluatedStage):
             self._initialized = True
         if stage != "fit":
             return
+        if (areas := tuple(self.detector.scale.area_thresholds)) != COCO_AREAS:
+            rank_zero_info(
+                f"size classes, not COCO's: {size_classes(areas)}; for other data: model.detector.scale.area_thresholds"
+            )
         if self.freeze_shared:
             for part in (self.detector.backbone, self.detector.pyramid):
                 part.requires_grad_(False)

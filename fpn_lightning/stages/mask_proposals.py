@@ -58,6 +58,8 @@ class MaskProposalStage(BaseStage):
         Raises:
             InputError: see :func:`reject_shared_images` and :meth:`BaseStage.setup`.
         """
+        if self.data is not None and stage in ("fit", "validate") and not self.data.load_masks:
+            raise InputError("Mask proposals need the masks of the objects: set data.load_masks to true.")
         if stage == "fit" and self.data is not None:
             self._reject_shared_images(self.data.train_split)
         super().setup(stage)

@@ -53,8 +53,8 @@ def test_a_run_logs_every_loss_and_its_checkpoint_predicts_without_the_data(cli,
     gone = ["--data.root", str(tmp_path / "nowhere"), "--data.predict_path", str(tiny_data / "val")]
     cli("predict", *saved, *gone)
     of_folder = json.loads(results.read_text())
-    categories = {category["id"] for category in json.loads(annotations.read_text())["categories"]}
-    assert {row["category_id"] for row in of_folder} <= categories
+    categories = {(category["id"], category["name"]) for category in json.loads(annotations.read_text())["categories"]}
+    assert {(row["category_id"], row["category"]) for row in of_folder} <= categories
     assert [row["bbox"] for row in of_folder] == [row["bbox"] for row in of_split]
     assert [row["category_id"] for row in of_folder] == [row["category_id"] for row in of_split]
     assert max(np.bincount([row["image_id"] for row in of_folder])) <= 100

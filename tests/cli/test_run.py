@@ -251,3 +251,12 @@ def test_no_logging_interval_logs_nothing_and_trains(cli, arguments, run):
     cli("fit", *arguments, "--trainer.log_every_n_steps", "0")
     assert read_metrics(run / "metrics.json")
     assert read_log(run, "train/loss") == []
+
+
+def test_size_classes_that_are_not_cocos_are_said(cli, arguments, run, caplog, capsys):
+    with caplog.at_level("INFO"):
+        cli("fit", *arguments, "--trainer.max_steps", "1")
+    assert "size classes, not COCO's: small ≤ 85 px² ≤ medium ≤ 769 px² ≤ large" in caplog.text
+    assert "size classes: small ≤ 85 px² ≤ medium ≤ 769 px² ≤ large" in capsys.readouterr().out
+    cli("validate", "--config", str(run / "config.yaml"), "--ckpt_path", "last")
+    assert json.loads((run / "validate" / "metrics.json").read_text())["area_thresholds"] == [85, 769]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import os
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -8,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fpn_lightning.data.images import read_image
+from fpn_lightning.data.images import check_header, read_image
+from fpn_lightning.data.jpeg_warnings import jpeg_warnings
 from fpn_lightning.errors import InputError
 
 # A smooth picture, so that JPEG loses little: red grows to the right, green downwards, blue is constant.
@@ -131,6 +134,74 @@ def test_real_jpegs_cut_short(coco_mini: Path, tmp_path: Path) -> None:
             read_image(path)
         with Image.open(source) as image:
             assert np.array_equal(read_image(source), np.asarray(image.convert("RGB")))
+
+
+def missing_middle(content: bytes, start: float, end: float) -> bytes:
+    return content[: int(start * len(content))] + content[int(end * len(content)) :]
+
+
+@pytest.mark.parametrize("appended", [b"", b"\0\0\0"])
+@pytest.mark.parametrize("part", [(0.4, 0.5), (0.5, 0.8), (0.6, 0.97)])
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"restart_marker_blocks": 5}], ids=str
+)
+def test_jpeg_without_its_middle(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], options: dict, part: tuple[float, float], appended: bytes
+) -> None:
+    """libjpeg makes up the rows that are missing before the end marker, and prints a line that names no file."""
+    path = tmp_path / "a.jpg"
+    noise = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
+    content = encoded(Image.fromarray(noise), "JPEG", **options)
+    path.write_bytes(content + appended)
+    read_image(path)
+    path.write_bytes(missing_middle(content, *part) + appended)
+    with pytest.raises(InputError, match=r"a\.jpg \(image 4\): a part of the JPEG is missing or damaged"):
+        read_image(path, image_id=4)
+    assert capfd.readouterr().err == ""
+
+
+def test_padding_before_the_end_of_a_jpeg_is_no_damage(tmp_path: Path) -> None:
+    content = encoded(RGB, "JPEG", quality=95, subsampling=0)
+    (tmp_path / "a.jpg").write_bytes(content[:-2] + b"\0" * 50 + content[-2:])
+    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - PICTURE).max() <= 6
+
+
+def test_other_lines_on_stderr_are_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
+    with jpeg_warnings() as damage:
+        os.write(2, b"somebody else\nCorrupt JPEG data: bad Huffman code\n")
+    assert capfd.readouterr().err == "somebody else\n"
+    assert damage == ["Corrupt JPEG data: bad Huffman code"]
+
+
+def tiff(samples: np.ndarray) -> bytes:
+    return cv2.imencode(".tif", samples)[1].tobytes()
+
+
+@pytest.mark.parametrize("header_only", [False, True])
+@pytest.mark.parametrize(
+    ("content", "samples"),
+    [
+        (tiff(PICTURE[..., 0].astype(np.float32) / 255), "32-bit floats"),
+        (tiff(PICTURE.astype(np.float32) / 255), "32-bit floats"),
+        (tiff(PICTURE.astype(np.float64) / 255), "64-bit floats"),
+        (tiff(PICTURE[..., 0].astype(np.int32)), "32-bit signed integers"),
+        (encoded(Image.fromarray(PICTURE[..., 0].astype(np.int32)), "TIFF"), "32-bit signed integers"),
+        (encoded(Image.fromarray(PICTURE[..., 0].astype(np.float32)), "TIFF", big_tiff=True), "32-bit floats"),
+        (b"Pf\n64 48\n-1.0\n" + PICTURE[..., 0].astype("<f4").tobytes(), "32-bit floats"),
+    ],
+)
+def test_samples_that_are_no_colours(tmp_path: Path, content: bytes, samples: str, header_only: bool) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(content)
+    read = partial(check_header, path, (HEIGHT, WIDTH)) if header_only else partial(read_image, path)
+    with pytest.raises(InputError, match=rf"a\.tif \(image 4\): its samples are {samples}, .* scale them to 8-bit"):
+        read(image_id=4)
+
+
+@pytest.mark.parametrize(("folder", "name"), [("half_jpeg", "half.jpg"), ("float_tiff", "reflectance.tif")])
+def test_reported_images(reported: Path, folder: str, name: str) -> None:
+    with pytest.raises(InputError, match=name):
+        read_image(reported / folder / name)
 
 
 def test_other_failures(tmp_path: Path) -> None:

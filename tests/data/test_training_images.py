@@ -27,7 +27,9 @@ class TestTrainingRows:
         index = COCOIndex.open(write_json(tmp_path / "a.json", document(annotations=annotations)))
         transform = ResizeAndFlip(short_sides=(120,))
         places, counts = training_images(index, transform)
-        assert counts == {"inverted": 1, "empty": 1, "outside": 1, "small": 2, "images_without_objects": 1}
+        assert counts == {
+            "inverted": 1, "empty": 1, "outside": 1, "small": 2, "crowd": 1, "images_without_objects": 1
+        }  # fmt: skip
         assert places.tolist() == [0]
         places, counts = training_images(index, transform, skip_images_without_objects=False)
         assert (places.tolist(), counts["images_without_objects"]) == ([0, 1], 0)
@@ -35,7 +37,10 @@ class TestTrainingRows:
 
     def test_nothing_to_train_on(self, tmp_path: Path) -> None:
         index = COCOIndex.open(write_json(tmp_path / "a.json", one_object(iscrowd=1)))
-        with pytest.raises(InputError, match=r"a\.json: none of its objects"):
+        with pytest.raises(InputError, match=r"a\.json: all 1 objects are crowd regions \('iscrowd' is 1\)"):
+            training_images(index, ResizeAndFlip())
+        index = COCOIndex.open(write_json(tmp_path / "c.json", one_object(bbox=[5, 5, -1, 4])))
+        with pytest.raises(InputError, match=r"c\.json: none of its 1 objects can be trained on \(1 inverted\)"):
             training_images(index, ResizeAndFlip())
         index = COCOIndex.open(write_json(tmp_path / "b.json", document(annotations=None)))
         with pytest.raises(InputError, match=r"b\.json has no annotations"):

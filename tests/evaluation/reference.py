@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import multiprocessing
@@ -96,6 +97,27 @@ def pycocotools_recall(
         evaluator.evaluate()
         evaluator.accumulate()
     return evaluator.eval["recall"][:, 0].mean(axis=0)
+
+
+def pycocotools_average_precision(
+    dataset: dict[str, Any], results: list[dict[str, Any]], area_thresholds: tuple[float, float]
+) -> dict[str, float | None]:
+    """COCO's numbers of boxes, with classes, from pycocotools alone."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        ground_truth = COCO()
+        ground_truth.dataset = copy.deepcopy(dataset)
+        ground_truth.createIndex()
+        evaluator = COCOeval(ground_truth, ground_truth.loadRes(copy.deepcopy(results)), "bbox")
+        small, large = area_thresholds
+        evaluator.params.areaRng = [[0, 1e10], [0, small], [small, large], [large, 1e10]]
+        evaluator.evaluate()
+        evaluator.accumulate()
+    precision, recall = evaluator.eval["precision"][..., 2], evaluator.eval["recall"]
+    cells = {"AP": precision[..., 0], "AP50": precision[0, ..., 0], "AP75": precision[5, ..., 0]}
+    cells |= {f"AP{size}": precision[..., a] for a, size in enumerate("sml", 1)}
+    for i, limit in enumerate((1, 10, 100)):
+        cells |= {f"AR{limit}{suffix}": recall[:, :, a, i] for a, suffix in enumerate(("", "_s", "_m", "_l"))}
+    return {name: float(cell[cell > -1].mean()) if (cell > -1).any() else None for name, cell in cells.items()}
 
 
 def random_scene(rng: np.random.Generator) -> Scene:

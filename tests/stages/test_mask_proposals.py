@@ -159,6 +159,12 @@ def row_arguments(arguments) -> list[str]:
     return ["--config", str(ROW), *arguments[2:], "--data.max_val_images", "null"]
 
 
+def test_masks_are_asked_for_before_the_first_step(cli, row_arguments, capsys):
+    with pytest.raises(SystemExit):
+        cli("fit", *row_arguments, "--data.load_masks", "false")
+    assert "set data.load_masks to true" in capsys.readouterr().err
+
+
 def test_fit_predict_and_scoring_agree(cli, row_arguments, tiny_data, tmp_path):
     called = cli("fit", *row_arguments, "--trainer.max_steps", "2", "--model.recall_limits", "[10, 50]")
     run = tmp_path / "runs" / "mini" / "table6" / "dual_28_2x" / "seed0"
@@ -173,7 +179,8 @@ def test_fit_predict_and_scoring_agree(cli, row_arguments, tiny_data, tmp_path):
     results = run / "predict" / "detections.json"
     lines = json.loads(results.read_text())
     assert len(lines) == 5 * 50
-    assert set(lines[0]) == {"image_id", "file_name", "segmentation", "score", "category_id", "level"}
+    keys = {"image_id", "file_name", "segmentation", "score", "category_id", "category", "level"}
+    assert set(lines[0]) == keys
     # A folder: all proposals and a picture of each image.
     cli(
         "predict",

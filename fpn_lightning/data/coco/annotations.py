@@ -8,10 +8,6 @@ they are.
 from __future__ import annotations
 
 import json
-import re
-import reprlib
-from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +15,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fpn_lightning.data.coco.records import (
+    SEGMENTATION,
+    Record,
+    integers,
+    lacking_pixels,
+    problem_of,
+    problems_of,
+    short,
+    wrong_ids,
+)
+from fpn_lightning.data.coco.segmentations import segmentation_fault
 from fpn_lightning.errors import InputError
 
-Record = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]
 COMPACT = json.JSONEncoder(separators=(",", ":"))
-LARGEST = 1e15  # px and px²; larger numbers would overflow in an IoU
-SURROGATE = re.compile(r"[\ud800-\udfff]")  # half a character, which cannot be written to a file
-# Paths that are absolute on some system or lead out of the split's folder: images are read from that folder only.
-OUTSIDE = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\0")
 
 
 @dataclass(frozen=True)
@@ -70,32 +72,44 @@ def read_annotations(path: Path, content: bytes) -> tuple[Record, Arrays]:
 
     Returns:
         ``(facts, arrays)``. Facts: ``description`` (str, may be empty), ``has_annotations``, ``categories`` (lists of
-        ids and names) and ``supercategories`` (a name, or None, for each category). The arrays are those of
+        ids and names), ``supercategories`` (a name, or None, for each category), and ``images_lack``: messages about
+        images without ``file_name``, ``height`` or ``width``, which only the scoring of boxes can do without. The
+        arrays are those of
         :class:`fpn_lightning.data.coco.index.COCOIndex`.
 
     Raises:
-        InputError: the file is not COCO detection JSON; the message names the ids.
+        InputError: the file is not COCO detection JSON; the message names the ids, for every kind of mistake.
     """
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error}). The file may be cut short; download it again.") from error
+        raise InputError(
+            f"{path}: not valid JSON ({error}). The file may be cut short; write or download it again."
+        ) from error
     if type(document) is not dict:
         raise InputError(f"{path}: expected a JSON object with 'images' and 'annotations', found a list or a value")
+    has_annotations = "annotations" in document
     images = _records(path, document, "images", "image")
     if not images:
         raise InputError(f"{path}: 'images' is empty; a split needs at least one image")
-    categories, supercategories = _categories(path, document)
-    arrays = _image_arrays(path, images)
-    has_annotations = "annotations" in document
+    needs_categories = "categories" in document or has_annotations
+    categories = _records(path, document, "categories", "category") if needs_categories else []
     annotations = _records(path, document, "annotations", "annotation") if has_annotations else []
-    arrays |= _object_arrays(path, annotations, arrays["image_ids"], categories)
+    kinds = {"image": images, "category": categories, "annotation": annotations}
+    problems = [problem for kind, records in kinds.items() for problem in problems_of(path, kind, records)]
+    if problems := problems or wrong_ids(path, images, categories, annotations):
+        raise InputError(*problems)
+    named = sorted((record["id"], record["name"]) for record in categories)
+    known = Categories(tuple(category_id for category_id, _ in named), tuple(name for _, name in named))
+    arrays = _image_arrays(images)
+    arrays |= _object_arrays(path, annotations, arrays, known)
     description = info.get("description") if type(info := document.get("info")) is dict else None
     facts = {
         "description": description if type(description) is str else "",
         "has_annotations": has_annotations,
-        "categories": [list(categories.ids), list(categories.names)],
-        "supercategories": supercategories,
+        "categories": [list(known.ids), list(known.names)],
+        "supercategories": _supercategories(document),
+        "images_lack": lacking_pixels(path, images),
     }
     return facts, arrays
 
@@ -107,149 +121,66 @@ def _records(path: Path, document: Record, key: str, kind: str) -> list[Record]:
         raise InputError(f"{path}: '{key}' {problem}; is this a COCO instances file?")
     for i, record in enumerate(records):
         if type(record) is not dict:
-            raise InputError(f"{path}: {kind} number {i} is not a JSON object but {_short(record)}")
+            raise InputError(f"{path}: {kind} number {i} is not a JSON object but {short(record)}")
     return records
 
 
-def _short(value: Any) -> str:
-    text = reprlib.repr(value)  # repr itself fails on deeply nested values
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _listed(ids: list[int]) -> str:
-    return ", ".join(map(str, ids[:5])) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
-
-
-def _error(path: Path, kind: str, records: Sequence[Record], i: int, key: str, expected: str) -> InputError:
-    record = records[i]
-    name = f"{kind} {_short(record['id'])}" if key != "id" and "id" in record else f"{kind} number {i} (from 0)"
-    found = f"'{key}' is {_short(record[key])}" if key in record else f"'{key}' is missing"
-    return InputError(f"{path}: {name}: {found}; expected {expected}")
-
-
-def _checked(
-    path: Path, kind: str, records: list[Record], key: str, fits: Callable[[Any], object], expected: str
-) -> list[Any]:
-    values = [record.get(key) for record in records]
-    for i, value in enumerate(values):
-        if not fits(value):
-            raise _error(path, kind, records, i, key, expected)
-    return values
-
-
-def _integers(path: Path, kind: str, records: list[Record], key: str, low: int = -(2**63)) -> NDArray[np.int64]:
-    expected = "an integer" if low < 0 else f"an integer of at least {low}"
-    # `type is`, since True is an int to isinstance.
-    values = _checked(path, kind, records, key, lambda value: type(value) is int and low <= value < 2**63, expected)
-    return np.array(values, dtype=np.int64)
-
-
-def _unique(path: Path, kind: str, ids: NDArray[np.int64]) -> None:
-    values, counts = np.unique(ids, return_counts=True)
-    if repeated := values[counts > 1].tolist():
-        raise InputError(f"{path}: duplicate {kind} id {_listed(repeated)}; ids must be unique, renumber them")
-
-
-def _categories(path: Path, document: Record) -> tuple[Categories, list[str | None]]:
-    if "categories" not in document and "annotations" not in document:
-        return Categories((), ()), []
-    records = _records(path, document, "categories", "category")
-    ids = _integers(path, "category", records, "id")
-    _unique(path, "category", ids)
-    names = _checked(path, "category", records, "name", _is_text, "a string of valid Unicode")
-    order = np.argsort(ids).tolist()
-    # Only labels by supercategory need them, so a file without them, or with other values, is not wrong.
-    above = [value if _is_text(value := records[i].get("supercategory")) and value else None for i in order]
-    return Categories(tuple(ids[order].tolist()), tuple(names[i] for i in order)), above
-
-
-def _image_arrays(path: Path, images: list[Record]) -> Arrays:
-    # Random numbers are drawn from image ids, so they may not be negative.
-    ids = _integers(path, "image", images, "id", low=0)
-    _unique(path, "image", ids)
-    sizes = [_integers(path, "image", images, key, low=1) for key in ("height", "width")]
-    file_names = _checked(path, "image", images, "file_name", _is_file_name, "the name of a file in the image folder")
+def _image_arrays(images: list[Record]) -> Arrays:
+    ids = integers(images, "id")
+    sizes = np.array([[image.get("height", 0), image.get("width", 0)] for image in images], dtype=np.int64)
     order = np.argsort(ids)
-    names, name_offsets = _blob([file_names[i].encode() for i in order.tolist()])
+    names, name_offsets = _blob([images[i].get("file_name", "").encode() for i in order.tolist()])
     return {
         "image_ids": ids[order],
-        "sizes": np.stack(sizes, axis=1)[order],
+        "sizes": sizes[order],
         "file_names": names,
         "file_name_offsets": name_offsets,
     }
 
 
-def _object_arrays(
-    path: Path, annotations: list[Record], image_ids: NDArray[np.int64], categories: Categories
-) -> Arrays:
-    ids = _integers(path, "annotation", annotations, "id")
-    if wrong := ids[ids <= 0].tolist():
-        raise InputError(
-            f"{path}: annotation id {_listed(wrong)}; COCO evaluators take id 0 for 'unmatched' and score it wrongly, "
-            "number annotations from 1"
-        )
-    _unique(path, "annotation", ids)
-    images_of = _integers(path, "annotation", annotations, "image_id")
-    category_ids = _integers(path, "annotation", annotations, "category_id")
-    for key, values, known, where in (
-        ("image_id", images_of, image_ids, "'images'"),
-        ("category_id", category_ids, categories.ids, "'categories'"),
-    ):
-        unknown = ~np.isin(values, np.asarray(known, dtype=np.int64))
-        if unknown.any():
-            raise InputError(
-                f"{path}: annotation {_listed(ids[unknown].tolist())}: unknown {key} "
-                f"{_listed(np.unique(values[unknown]).tolist())}; add it to {where} or remove these annotations"
-            )
-    boxes = _checked(path, "annotation", annotations, "bbox", _is_box, "four numbers [x, y, width, height] below 1e15")
-    expected = "a number below 1e15: COCO's size classes go by the object's area in px² (width * height without masks)"
-    areas = _checked(path, "annotation", annotations, "area", _is_number, expected)
-    crowd = [annotation.setdefault("iscrowd", 0) for annotation in annotations]
-    _checked(path, "annotation", annotations, "iscrowd", (0, 1).__contains__, "0 or 1")
-    places = np.searchsorted(image_ids, images_of)
+def _object_arrays(path: Path, annotations: list[Record], images: Arrays, categories: Categories) -> Arrays:
+    places = np.searchsorted(images["image_ids"], integers(annotations, "image_id"))
     # Stable: within an image the file's order decides ties in COCO's matching.
     order = np.argsort(places, kind="stable")
-    segmentations, offsets = _blob([_segmentation(path, annotations, i) for i in order.tolist()])
+    annotations = [annotations[i] for i in order.tolist()]
+    segmentations, offsets = _blob([_segmentation(path, annotation) for annotation in annotations])
+    sizes = images["sizes"][places[order]].tolist()
     return {
-        "object_offsets": np.searchsorted(places[order], np.arange(len(image_ids) + 1)).astype(np.int64),
-        "annotation_ids": ids[order],
-        "boxes_xywh": np.array(boxes, dtype=np.float64).reshape(-1, 4)[order],
-        "areas": np.array(areas, dtype=np.float64)[order],
-        "is_crowd": np.array(crowd, dtype=np.bool_)[order],
-        "labels": categories.to_labels(category_ids[order]),
+        "object_offsets": np.searchsorted(places[order], np.arange(len(images["image_ids"]) + 1)).astype(np.int64),
+        "annotation_ids": integers(annotations, "id"),
+        "boxes_xywh": np.array([record["bbox"] for record in annotations], dtype=np.float64).reshape(-1, 4),
+        "areas": np.array([record["area"] for record in annotations], dtype=np.float64),
+        "is_crowd": np.array([record.get("iscrowd") or 0 for record in annotations], dtype=np.bool_),
+        "labels": categories.to_labels(integers(annotations, "category_id")),
         "segmentations": segmentations,
         "segmentation_offsets": offsets,
+        "has_mask": np.array(
+            [
+                not segmentation_fault(record.get("segmentation"), *size)
+                for record, size in zip(annotations, sizes, strict=True)
+            ],
+            dtype=np.bool_,
+        ),
     }
 
 
-def _is_text(value: Any) -> bool:
-    return type(value) is str and not SURROGATE.search(value)
-
-
-def _is_file_name(value: Any) -> bool:
-    return _is_text(value) and value != "" and not OUTSIDE.search(value)
-
-
-def _is_number(value: Any) -> bool:
-    # False for NaN and Infinity, which Python's JSON reader accepts, and for integers beyond every float.
-    return type(value) in (float, int) and -LARGEST < value < LARGEST
-
-
-def _is_box(value: Any) -> bool:
-    return type(value) is list and len(value) == 4 and all(map(_is_number, value))
-
-
-def _segmentation(path: Path, annotations: list[Record], i: int) -> bytes:
-    segmentation = annotations[i].get("segmentation")
-    if segmentation is None:
-        return b""
-    with suppress(RecursionError):
-        if type(segmentation) in (list, dict):
-            return COMPACT.encode(segmentation).encode()
-    raise _error(path, "annotation", annotations, i, "segmentation", "polygons (a list) or RLE (an object)")
+def _segmentation(path: Path, annotation: Record) -> bytes:
+    try:
+        segmentation = annotation.get("segmentation")
+        return b"" if segmentation is None else COMPACT.encode(segmentation).encode()
+    except RecursionError:
+        problems = problem_of(path, "annotation", [annotation], [annotation], "segmentation", SEGMENTATION)
+        raise InputError(*problems) from None
 
 
 def _blob(pieces: list[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     offsets = np.zeros(len(pieces) + 1, dtype=np.int64)
     np.cumsum([len(piece) for piece in pieces], out=offsets[1:])
     return np.frombuffer(b"".join(pieces), dtype=np.uint8), offsets
+
+
+def _supercategories(document: Record) -> list[str | None]:
+    """The supercategory of each category, by id. Only labels by supercategory need them, so they may be missing."""
+    records = sorted(document.get("categories", []), key=lambda record: record["id"])
+    names = [record.get("supercategory") for record in records]
+    return [name if type(name) is str and name and name.isprintable() else None for name in names]

@@ -15,10 +15,13 @@ from fpn_lightning.data.coco.annotations import Categories
 from fpn_lightning.data.coco.index_file import open_index
 from fpn_lightning.data.coco.labels import PLURAL, Labels, merge_categories
 from fpn_lightning.data.coco.segmentations import compressed_rle, segmentation_fault
-from fpn_lightning.errors import InputError
+from fpn_lightning.errors import InputError, listed
 
 if TYPE_CHECKING:  # it imports torch, which opening an index does without
     from fpn_lightning.structures import RLE
+
+
+MASKS_NEEDED = "masks are needed since data.load_masks is true, or segm is scored"
 
 
 class Objects(NamedTuple):
@@ -58,6 +61,7 @@ class COCOIndex:
         sizes: int64 ``(N, 2)`` height and width of each image file.
         object_offsets: int64 ``(N + 1,)``; the image at place i has the objects ``offsets[i]:offsets[i + 1]``.
         objects: the arrays of all M objects.
+        has_mask: bool ``(M,)``; False where there is no segmentation, or one that is not a mask of the image.
     """
 
     annotation_file: Path
@@ -70,11 +74,12 @@ class COCOIndex:
     sizes: NDArray[np.int64]
     object_offsets: NDArray[np.int64]
     objects: Objects
+    has_mask: NDArray[np.bool_]
     _file_names: tuple[NDArray[np.uint8], NDArray[np.int64]]
     _segmentations: tuple[NDArray[np.uint8], NDArray[np.int64]]
 
     @classmethod
-    def open(cls, annotation_file: str | Path, labels: Labels = "category") -> Self:
+    def open(cls, annotation_file: str | Path, labels: Labels = "category", only_boxes: bool = False) -> Self:
         """Map the index of ``annotation_file``; the first call builds it.
 
         It lies beside the annotation file, or, where that folder is read-only, in the cache folder
@@ -83,6 +88,7 @@ class COCOIndex:
         Args:
             annotation_file: the JSON file.
             labels: what labels stand for.
+            only_boxes: accept images without size (which is then 0 × 0) or file name: boxes can be scored without.
 
         Raises:
             InputError: the file is missing, is not COCO JSON, or holds ids that evaluators misread; or labels are
@@ -90,6 +96,8 @@ class COCOIndex:
         """
         path = Path(annotation_file)
         facts, arrays = open_index(path)
+        if facts["images_lack"] and not only_boxes:
+            raise InputError(*facts["images_lack"])
         ids, names = facts["categories"]
         categories = Categories(tuple(ids), tuple(names))
         objects = Objects(*(arrays[name] for name in Objects._fields))
@@ -107,12 +115,14 @@ class COCOIndex:
             sizes=arrays["sizes"],
             object_offsets=arrays["object_offsets"],
             objects=objects,
+            has_mask=arrays["has_mask"],
             _file_names=(arrays["file_names"], arrays["file_name_offsets"]),
             _segmentations=(arrays["segmentations"], arrays["segmentation_offsets"]),
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self).open, (self.annotation_file, self.labels)
+        # What it lacks was checked when it was opened.
+        return type(self).open, (self.annotation_file, self.labels, True)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -141,24 +151,31 @@ class COCOIndex:
         Raises:
             InputError: an object has no segmentation, or an invalid one.
         """
-        blob, offsets = self._segmentations
+        own = range(int(self.object_offsets[place]), int(self.object_offsets[place + 1]))
         height, width = self.sizes[place].tolist()
         masks = []
-        for i in range(int(self.object_offsets[place]), int(self.object_offsets[place + 1])):
-            text = blob[offsets[i] : offsets[i + 1]].tobytes()
-            try:
-                segmentation = json.loads(text or "null")
-                fault = segmentation_fault(segmentation, height, width)
-            except RecursionError:
-                fault = "it is nested too deeply"
-            if fault:
-                name = f"annotation {self.objects.annotation_ids[i]} (image {self.image_ids[place]})"
-                problem = f"no usable segmentation: {fault}" if text else "no segmentation"
-                raise InputError(
-                    f"{self.annotation_file}: {name} has {problem}; masks are needed since data.load_masks is true"
-                )
-            masks.append(compressed_rle(segmentation, height, width))
+        for i in own:
+            if fault := self.mask_fault(i):
+                raise InputError(f"{self.annotation_file}: {fault}; {MASKS_NEEDED}")
+            masks.append(compressed_rle(self._segmentation(i), height, width))
         return masks
+
+    def mask_fault(self, i: int) -> str:
+        """Say which object the i-th of all objects is and why it has no mask; an empty text if it has one."""
+        if self.has_mask[i]:
+            return ""
+        place = int(self.object_places[i])
+        try:
+            segmentation = self._segmentation(i)
+            fault = segmentation_fault(segmentation, *self.sizes[place].tolist())
+            problem = "no segmentation" if segmentation is None else f"no usable segmentation: {fault}"
+        except RecursionError:
+            problem = "no usable segmentation: it is nested too deeply"
+        return f"annotation {self.objects.annotation_ids[i]} (image {self.image_ids[place]}) has {problem}"
+
+    def _segmentation(self, i: int) -> Any:
+        blob, offsets = self._segmentations
+        return json.loads(blob[offsets[i] : offsets[i + 1]].tobytes() or b"null")
 
     def check_categories(self, num_classes: int, others: Categories) -> None:
         """Check the number of categories, and that another split has the same ones.
@@ -176,9 +193,11 @@ class COCOIndex:
                 f"{PLURAL[self.labels]}; set data.num_classes to {len(self.categories)}"
             )
         if self.categories != others:
+            own, other = (set(zip(known.ids, known.names, strict=True)) for known in (self.categories, others))
             raise InputError(
                 f"{self.annotation_file}: its categories are not those of the split opened before, so labels would "
-                "differ in meaning; give both files the same 'categories'"
+                f"differ in meaning: here {listed(sorted(own - other))}, there {listed(sorted(other - own))}; give "
+                "both files the same 'categories'"
             )
 
     @cached_property
@@ -198,22 +217,28 @@ def split_paths(root: str | Path, split: str) -> tuple[Path, Path]:
     """
     root = Path(root)
     annotations = root / "annotations" / f"instances_{split}.json"
-    if not annotations.is_file() and (listed := annotations.with_name(f"image_info_{split}.json")).is_file():
-        annotations = listed
+    if not annotations.is_file() and (listing := annotations.with_name(f"image_info_{split}.json")).is_file():
+        annotations = listing
     images = root / split
     if not images.is_dir() and split.startswith("test-dev"):
         images = root / split.replace("-dev", "", 1)
-    for path, there in (
-        (root, root.is_dir()),
-        (annotations.parent, annotations.parent.is_dir()),
-        (annotations, annotations.is_file()),
-        (images, images.is_dir()),
-    ):
-        if not there:
-            raise InputError(
-                f"{path} is missing (data.root={root}, split {split}). Download COCO with "
-                f"`python -m fpn_lightning.data.download --root {root}`. Or generate the embedded data set with "
-                f"`python -m fpn_lightning.data.synthetic --root {root}` and the options in the first lines of the "
-                f"preset's file. Your own data needs annotations/instances_{split}.json and the images in {split}/."
-            )
+    if not root.is_dir():
+        raise InputError(
+            f"{root} is missing (data.root={root}, split {split}). Download COCO with "
+            f"`python -m fpn_lightning.data.download --root {root}`. Or generate the embedded data set with "
+            f"`python -m fpn_lightning.data.synthetic --root {root}` and the options in the first lines of the "
+            f"preset's file. {_layout(split)}"
+        )
+    if not annotations.is_file():
+        there = sorted(path.name for path in annotations.parent.glob("*.json"))
+        holds = f"the folder holds {listed(there)}" if there else "there is no annotation file beside it"
+        raise InputError(f"{annotations} is missing; {holds} (data.root={root}, split {split}). {_layout(split)}")
+    if not images.is_dir():
+        raise InputError(
+            f"{images} is missing, the folder of the images that {annotations} lists (data.root={root}, split {split})"
+        )
     return annotations, images
+
+
+def _layout(split: str) -> str:
+    return f"A data set needs annotations/instances_{split}.json and the images in {split}/."

@@ -27,7 +27,7 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.files import whole_file
 
 FORMAT = "fpn_lightning COCO index"
-VERSION = 4
+VERSION = 5
 DTYPES = {"I64": "int64", "F64": "float64", "BOOL": "bool", "U8": "uint8"}  # safetensors' names
 # A file that changes twice within the clock's grain keeps its time, so the time of a younger file proves nothing.
 SETTLED_NS = 2_000_000_000

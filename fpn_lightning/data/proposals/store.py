@@ -107,7 +107,7 @@ class ProposalStore:
         """
         place = int(np.searchsorted(self.image_ids, image_id))
         if place == len(self.image_ids) or self.image_ids[place] != image_id:
-            raise InputError(f"{self.folder} holds no proposals of image {image_id}")
+            raise InputError(f"{self.folder} holds no proposals of image {image_id}; write the store again with {HOW}")
         _, shard, first, count = self._images[place].tolist()
         count = count if limit is None else min(count, limit)
         path = self.header.shard_path(self.folder, shard)

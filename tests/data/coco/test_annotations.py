@@ -48,10 +48,6 @@ WRONG = {
         document(images=[{"id": 1, "file_name": "a", "height": 5, "width": 0}], annotations=[]),
         r"image 1: 'width' is 0",
     ),
-    "no file name": (
-        document(images=[{"id": 1, "height": 5, "width": 5}], annotations=[]),
-        r"image 1: 'file_name' is missing",
-    ),
     "a list": ([1, 2], r"expected a JSON object"),
 }
 
@@ -65,6 +61,29 @@ class TestWrongFiles:
             COCOIndex.open(path)
         assert str(path) in str(error.value)
         assert sorted(tmp_path.rglob("*")) == [path]
+
+    def test_every_kind_of_mistake_is_in_one_list(self, tmp_path: Path) -> None:
+        content = document(annotations=[annotation(i, 7, 1, [0, 0, 5, 5]) for i in range(1, 20)])
+        for record in content["annotations"]:
+            del record["area"]
+        content["annotations"][3]["bbox"] = [1, 2, 3]
+        content["images"][0]["width"] = 0
+        with pytest.raises(InputError) as error:
+            COCOIndex.open(write_json(tmp_path / "wrong.json", content))
+        first, *lines = str(error.value).splitlines()
+        assert first == "3 problems:"
+        assert [line.partition("wrong.json: ")[2][:24] for line in lines] == [
+            "image 9: 'width' is 0; e",
+            "annotation 4: 'bbox' is ",
+            "annotation 1: 'area' is ",
+        ]
+        assert lines[2].endswith("; 18 others are wrong too: 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 8 more")
+
+    def test_only_boxes_can_do_without_sizes_and_file_names(self, tmp_path: Path) -> None:
+        path = write_json(tmp_path / "a.json", document(images=[{"id": 7}, {"id": 9, "file_name": "b.png"}]))
+        assert COCOIndex.open(path, only_boxes=True).objects_of(0).annotation_ids.tolist() == [12, 11, 13]
+        with pytest.raises(InputError, match=r"(?s)image 7: 'height' is missing.*1 other.*image 7: 'file_name' is"):
+            COCOIndex.open(path)
 
     @pytest.mark.parametrize("content", [b"", b'{"images": [', b"\xff\xfe\x00", b"not json", b"[" * 100_000])
     def test_not_json(self, tmp_path: Path, content: bytes) -> None:
@@ -88,5 +107,5 @@ class TestWrongFiles:
                 one_object(category_id=1) | {"categories": [{"id": 1, "name": "car"}, {"id": 3, "name": "person"}]},
             )
         )
-        with pytest.raises(InputError, match="not those of the split opened before"):
+        with pytest.raises(InputError, match=r"here \(1, 'car'\), \(3, 'person'\), there \(1, 'person'\)"):
             other.check_categories(2, index.categories)

@@ -119,8 +119,17 @@ class TestSplitPaths:
         ):
             split_paths(root, "val2017")
         (root / there).mkdir(parents=True)
-        with pytest.raises(InputError, match="is missing"):
+        with pytest.raises(InputError, match="is missing") as error:
             split_paths(root, "val2017")
+        assert "data.download" not in str(error.value)  # the folder is there, so it is somebody's own
+
+    def test_other_annotation_files_are_named(self, tmp_path: Path) -> None:
+        write_json(tmp_path / "annotations" / "instances_validation.json", {})
+        with pytest.raises(
+            InputError,
+            match=r"instances_val\.json is missing; the folder holds instances_validation\.json .*data set needs",
+        ):
+            split_paths(tmp_path, "val")
 
 
 def test_json_is_not_altered(tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""Scores a result file, or a store of proposals, over all images of an annotation file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from fpn_lightning.data.coco.areas import area_remarks
+from fpn_lightning.data.coco.index import COCOIndex
+from fpn_lightning.errors import InputError
+from fpn_lightning.evaluation.coco_evaluator import Records, Values, average_precision, by_class_name
+from fpn_lightning.evaluation.matching import area_ranges
+from fpn_lightning.evaluation.proposal_recall import ProposalRecall, check_limits
+from fpn_lightning.evaluation.results import ResultTable, StoredResults, read_results
+from fpn_lightning.evaluation.segment_recall import SegmentRecall
+from fpn_lightning.structures import GroundTruth
+
+
+def update_with_all_images(
+    update: Callable[[Any, GroundTruth], None],
+    index: COCOIndex,
+    results: ResultTable | StoredResults,
+    with_masks: bool = False,
+) -> None:
+    """Update a metric with every image of an annotation file; images without results count too.
+
+    Args:
+        update: called with the results and the objects of one image.
+        index: the annotation file.
+        results: what is scored.
+        with_masks: give objects their masks.
+
+    Raises:
+        InputError: naming the object that has no usable mask.
+    """
+    for row, image_id in enumerate(index.image_ids.tolist()):
+        annotation_ids, boxes, areas, is_crowd, labels = index.objects_of(row)
+        masks = index.masks_of(row) if with_masks else []
+        ground_truth = GroundTruth(image_id, boxes, areas, is_crowd, labels, annotation_ids, masks)
+        update(results.of(image_id), ground_truth)
+
+
+def score_files(arguments: argparse.Namespace) -> tuple[Values, Values]:
+    """Read both files and score them as the command line asks.
+
+    Returns:
+        The metrics, and AP by name of class (empty where classes do not matter).
+    """
+    metric, thresholds, stored = arguments.metric, arguments.area_thresholds, arguments.results.is_dir()
+    with_masks = metric == "segm"
+    with_classes = metric != "proposals" and not arguments.class_agnostic
+    default = (1, 10, 100) if with_classes else (10, 30, 100, 1000) if metric == "proposals" else (10, 100, 1000)
+    limits = arguments.limits or default
+    # Settings first: files may take minutes to read.
+    area_ranges(thresholds)
+    check_limits(limits)
+    if arguments.per_class and not with_classes:
+        raise InputError("--per-class goes with --metric bbox or segm, without --class-agnostic; drop one of them")
+    if stored and metric != "proposals":
+        raise InputError(f"{arguments.results} is a folder, so a store of proposals: score it with --metric proposals")
+    index = COCOIndex.open(arguments.annotations, arguments.labels, only_boxes=not with_masks)
+    for remark in area_remarks(index):
+        print(f"note: {remark}", file=sys.stderr)
+    if not index.has_annotations:
+        raise InputError(f"{arguments.annotations}: has no list 'annotations'; give a COCO instances file")
+    results = (
+        StoredResults(arguments.results, index.fingerprint)
+        if stored
+        else read_results(arguments.results, index, with_masks, with_classes)
+    )
+    if not with_classes:
+        recall = (SegmentRecall if with_masks else ProposalRecall)(limits, thresholds)
+        update_with_all_images(recall.update, index, results, with_masks)
+        return recall.compute(), {}
+    records = Records("segm" if with_masks else "bbox")
+    update_with_all_images(records.add, index, results, with_masks)
+    values, by_label = average_precision(records, limits, thresholds, arguments.backend)
+    category_ids = index.categories.ids
+    by_id = {category_id: by_label.get(label) for label, category_id in enumerate(category_ids)}
+    return values, by_class_name(by_id, dict(zip(category_ids, index.categories.names, strict=True)))
