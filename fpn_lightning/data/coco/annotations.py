@@ -85,7 +85,7 @@ def read_annotations(path: Path, content: bytes) -> tuple[Record, Arrays]:
     images = _records(path, document, "images", "image")
     if not images:
         raise InputError(f"{path}: 'images' is empty; a split needs at least one image")
-    categories, supercategories = _categories(path, document)
+    categories = _categories(path, document)
     arrays = _image_arrays(path, images)
     has_annotations = "annotations" in document
     annotations = _records(path, document, "annotations", "annotation") if has_annotations else []
@@ -95,7 +95,7 @@ def read_annotations(path: Path, content: bytes) -> tuple[Record, Arrays]:
         "description": description if type(description) is str else "",
         "has_annotations": has_annotations,
         "categories": [list(categories.ids), list(categories.names)],
-        "supercategories": supercategories,
+        "supercategories": _supercategories(document),
     }
     return facts, arrays
 
@@ -150,17 +150,15 @@ def _unique(path: Path, kind: str, ids: NDArray[np.int64]) -> None:
         raise InputError(f"{path}: duplicate {kind} id {_listed(repeated)}; ids must be unique, renumber them")
 
 
-def _categories(path: Path, document: Record) -> tuple[Categories, list[str | None]]:
+def _categories(path: Path, document: Record) -> Categories:
     if "categories" not in document and "annotations" not in document:
-        return Categories((), ()), []
+        return Categories((), ())
     records = _records(path, document, "categories", "category")
     ids = _integers(path, "category", records, "id")
     _unique(path, "category", ids)
     names = _checked(path, "category", records, "name", _is_text, "a string of valid Unicode")
     order = np.argsort(ids).tolist()
-    # Only labels by supercategory need them, so a file without them, or with other values, is not wrong.
-    above = [value if _is_text(value := records[i].get("supercategory")) and value else None for i in order]
-    return Categories(tuple(ids[order].tolist()), tuple(names[i] for i in order)), above
+    return Categories(tuple(ids[order].tolist()), tuple(names[i] for i in order))
 
 
 def _image_arrays(path: Path, images: list[Record]) -> Arrays:
@@ -253,3 +251,10 @@ def _blob(pieces: list[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     offsets = np.zeros(len(pieces) + 1, dtype=np.int64)
     np.cumsum([len(piece) for piece in pieces], out=offsets[1:])
     return np.frombuffer(b"".join(pieces), dtype=np.uint8), offsets
+
+
+def _supercategories(document: Record) -> list[str | None]:
+    """The supercategory of each category, by id. Only labels by supercategory need them, so they may be missing."""
+    records = sorted(document.get("categories", []), key=lambda record: record["id"])
+    names = [record.get("supercategory") for record in records]
+    return [name if type(name) is str and name and name.isprintable() else None for name in names]
