@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
+
+from fpn_lightning.text import plain
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -45,8 +47,9 @@ def first_error(error: ValidationError) -> str:
 
 
 def complain(error: BaseException) -> int:
-    """Print an error message for the user and return the exit status, 2."""
+    """Print an error message for the user, one line, and return the exit status, 2."""
     # The message of a worker process is its whole traceback; the cause comes last.
-    message = str(error).rpartition("InputError: ")[2].strip()
-    Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    message = " ".join(str(error).rpartition("InputError: ")[2].split())
+    line = Text.assemble(("error:", "bold red"), " ", plain(message))
+    Console(stderr=True).print(line, soft_wrap=True, highlight=False)
     return 2

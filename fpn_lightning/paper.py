@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fpn_lightning.errors import InputError, first_error
+from fpn_lightning.files import parse_yaml
 from fpn_lightning.metric_names import size_keys
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -152,11 +151,9 @@ def parse(text: str, source: str, others: Mapping[str, Table] | None = None) -> 
             or a table that does not exist. Names the key.
     """
     try:
-        content: Any = yaml.safe_load(text)
+        content = parse_yaml(text, source)
         # Pydantic builds nested dataclasses from mappings in its strict mode only if it reads JSON.
         tables = TypeAdapter(dict[str, Table]).validate_json(json.dumps(content, default=str))
-    except yaml.YAMLError as error:
-        raise InputError(f"{source} is not YAML: {error}") from error
     except ValidationError as error:
         raise InputError(f"{source}: {first_error(error)}") from error
     known = {**(others or {}), **tables}

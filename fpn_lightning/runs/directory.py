@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fpn_lightning.errors import InputError
+from fpn_lightning.files import read_yaml
 from fpn_lightning.runs.record import Experiment
 
 
@@ -116,7 +115,7 @@ def check_same_config(path: Path, resolved: dict[str, Any]) -> None:
     """
     if not path.exists():
         return
-    started = yaml.safe_load(path.read_text(encoding="utf-8"))
+    started = read_yaml(path)
     differing = [key for group in ("model", "data") for key in _differences(started[group], resolved[group], group)]
     movable = ("data.root", "data.num_workers", "data.batch_size_per_device")
     if wrong := [key for key in differing if key not in movable]:

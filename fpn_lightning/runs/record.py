@@ -154,7 +154,7 @@ class Record:
         try:
             text = path.read_text(encoding="utf-8")
             content: Any = json.loads(text)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path} cannot be read as a run record: {error}") from error
         if not isinstance(content, dict) or "schema" not in content:
             raise InputError(f"{path}: schema: the key is missing, so this is not a run record")
