@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from fpn_lightning.errors import InputError, first_error
 from fpn_lightning.files import parse_yaml
 from fpn_lightning.metric_names import size_keys
+from fpn_lightning.text import is_folder_name
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -158,6 +159,8 @@ def parse(text: str, source: str, others: Mapping[str, Table] | None = None) -> 
         raise InputError(f"{source}: {first_error(error)}") from error
     known = {**(others or {}), **tables}
     for name, table in tables.items():
+        if wrong := [part for part in (name, *table.rows) if not is_folder_name(part)]:
+            raise InputError(f"{source}: {name}: {wrong[0]!r} cannot be the name of a file; choose another name")
         if others and name in others:
             raise InputError(f"{source}: {name}: there is another table of this name; choose another name")
         _check(name, table, known, source)

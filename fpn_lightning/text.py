@@ -11,6 +11,13 @@ from rich.text import Text
 
 # What Markdown and HTML read as markup; an underscore only at the edge of a word.
 _MARKUP = re.compile(r"[\\<>&|*`\[\]]|\b_(?=\W|$)|(?<!\w)_")
+# Folders below one another: no part is "..", hidden, or too long for a file system.
+_FOLDERS = re.compile(r"[\w+-][\w.+-]{0,99}(/[\w+-][\w.+-]{0,99})*")
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether a name, ``table1`` or ``table5/steps``, can be a folder below another one."""
+    return _FOLDERS.fullmatch(name) is not None
 
 
 def plain(text: object) -> str:

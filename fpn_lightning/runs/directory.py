@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import read_yaml
 from fpn_lightning.runs.record import Experiment
+from fpn_lightning.text import is_folder_name
 
 
 @dataclass
@@ -50,8 +50,8 @@ def run_directory(experiment: ExperimentOptions, seed: int | bool | None) -> str
         raise InputError(f"seed_everything is {seed}: give a number from 0 on; it is part of the run's folder.")
     for key in ("table", "row", "preset", "proposals_of", "weights_of"):
         name = getattr(experiment, key)
-        if not re.fullmatch(r"[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*", name) and (name or not key.endswith("_of")):
-            raise InputError(f"experiment.{key} {name!r} cannot be a folder name.")
+        if not is_folder_name(name) and (name or not key.endswith("_of")):
+            raise InputError(f"experiment.{key} {name!r} cannot be a folder name. Give letters, digits and _, -, +, /.")
     run = Experiment(table=experiment.table, row=experiment.row, preset=experiment.preset, seed=seed)
     return str(Path(experiment.root) / run.path)
 

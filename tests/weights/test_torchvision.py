@@ -142,7 +142,10 @@ def test_missing_and_unused_tensors_are_named(theirs, tmp_path):
 def test_a_deeper_backbone_is_rejected(theirs, tmp_path):
     deeper = theirs.state_dict() | {"backbone.body.layer3.2.conv1.weight": torch.zeros(256, 256, 3, 3)}
     torch.save(deeper, tmp_path / "deeper.pth")
-    with pytest.raises(InputError, match=r"has a larger model: backbone\.body\.layer3\.2\.conv1\.weight left over"):
+    with pytest.raises(
+        InputError,
+        match=r"has a larger model than this configuration: backbone\.body\.layer3\.2\.conv1\.weight left over",
+    ):
         load_weights(small_detector(), f"torchvision:{tmp_path / 'deeper.pth'}")
 
 
