@@ -159,7 +159,7 @@ def parse(text: str, source: str, others: Mapping[str, Table] | None = None) -> 
         raise InputError(f"{source}: {first_error(error)}") from error
     known = {**(others or {}), **tables}
     for name, table in tables.items():
-        if wrong := [part for part in (name, *table.rows) if not is_folder_name(part)]:
+        if wrong := [part for part in (name, *table.rows) if not is_folder_name(part.replace("*", "any"))]:
             raise InputError(f"{source}: {name}: {wrong[0]!r} cannot be the name of a file; choose another name")
         if others and name in others:
             raise InputError(f"{source}: {name}: there is another table of this name; choose another name")

@@ -46,7 +46,7 @@ def read_file(path: str, named_by: str) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can make torch.load raise anything
         asked = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it would run {asked[1]}, which tensors do not need" if asked else type(error).__name__
+        reason = f"it would run {asked[1]}, which tensors do not need" if asked else "damaged, cut short or no weights"
         raise InputError(
             f"{named_by}: {path} cannot be read ({reason}). Give a checkpoint or a state dict of tensors."
         ) from error

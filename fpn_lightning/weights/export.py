@@ -30,6 +30,8 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         checkpoint = read_checkpoint(arguments.checkpoint, "CHECKPOINT")
         ids = list(checkpoint.get("categories", {}).get("ids", ()))
+        if not ids:
+            raise InputError(f"{arguments.checkpoint} has no categories. Give a checkpoint that fit wrote.")
         PROJECTS[arguments.to](detector_state(checkpoint), ids, arguments.checkpoint, arguments.output)
     except InputError as error:
         return complain(error)

@@ -170,4 +170,6 @@ def export_names(state: State, name_of: Callable[[str], str | None], path: str) 
         raise InputError(
             f"{path} cannot be exported{detail}. Only a Faster R-CNN of a ResNet, FPN and the box head 2fc can."
         )
+    if absent := [head for head in ("rpn.", "roi_heads.") if not any(name.startswith(head) for name in names)]:
+        raise InputError(f"{path} cannot be exported: it has no {absent[0]}*, so it is not a whole Faster R-CNN.")
     return {other: state[name] for name, other in names.items() if other is not None}

@@ -229,6 +229,18 @@ def test_models_that_torchvision_lacks_are_not_exported(tmp_path, capsys):
     assert "there is no place for mask.weight" in capsys.readouterr().err
     assert export([str(tmp_path / "nowhere.ckpt"), str(out), "--to", "torchvision"]) == 2
     assert "nowhere.ckpt is not a file" in capsys.readouterr().err
+    rpn = {name: tensor for name, tensor in small_detector().state_dict().items() if not name.startswith("roi_heads.")}
+    for content, message in (
+        (
+            {"state_dict": rpn, "categories": {"ids": [1], "names": ["a"]}},
+            "it has no roi_heads.*, so it is not a whole",
+        ),
+        ({"state_dict": rpn}, "last.ckpt has no categories. Give a checkpoint that fit wrote."),
+    ):
+        torch.save(content, tmp_path / "last.ckpt")
+        for project in ("torchvision", "detectron2"):
+            assert export([str(tmp_path / "last.ckpt"), str(out), "--to", project]) == 2
+            assert message in capsys.readouterr().err
     assert not out.exists()
 
 
