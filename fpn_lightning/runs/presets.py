@@ -26,7 +26,7 @@ STAGES = {
     "FasterRCNNStage": "faster_rcnn",
     "MaskProposalStage": "mask_proposals",
 }
-OLD_KEYS = {"trunk", "backbone", "pyramid", "pyramid_channels", "rpn", "roi_heads"}
+OLD_KEYS = {"backbone", "pyramid", "pyramid_channels", "rpn", "roi_heads"}
 
 
 def expand_preset(args: Sequence[str]) -> list[str]:
