@@ -72,10 +72,10 @@ def one_line(message: str) -> str:
 
     An error of a class's argument is a tree with one level for each class: ``model``, ``detector.backbone``, reason.
     """
-    key = ".".join(_KEY.findall(message))
+    key = ".".join(dict.fromkeys(_KEY.findall(message)))  # a group's key comes twice
     shown = _KEY.sub("", message).partition("Subclass types expect one of")[0]
     lines = [line.strip().removeprefix("- ") for line in shown.splitlines()]
-    reasons = [_CALLABLE.sub("", line) for line in lines if not _NOISE.match(line)]
+    reasons = list(dict.fromkeys(_CALLABLE.sub("", line) for line in lines if not _NOISE.match(line)))
     expected = [match for match in map(_EXPECTED.fullmatch, reasons) if match]
     if causes := [reason for reason in reasons if not _EXPECTED.fullmatch(reason)]:
         reason = _with_nearest_name(re.sub(r"[.?]? Got value: .*", "", " ".join(causes)))

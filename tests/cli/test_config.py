@@ -133,6 +133,7 @@ def complaint(cli, capsys, *args: str) -> str:
             "did you mean fpn_lightning.models.pyramids.FPN?",
         ),
         (("--config", "{trainer: ["), "--config is not YAML: while parsing a flow node"),
+        (("--config", "{trainer: foo}"), "trainer: Unable to load config 'foo'"),
         (("--trainer.max_steps",), "argument --trainer.max_steps: expected one argument"),
     ],
     ids=lambda value: value[0].removeprefix("--") if isinstance(value, tuple) else "",
