@@ -44,7 +44,7 @@ def write_annotations(path: Path, images: int, objects: int) -> None:
     random = np.random.default_rng(0)
     records = [{"id": i, "file_name": f"{i:012}.jpg", "height": 480, "width": 640} for i in range(1, images + 1)]
     categories = [{"id": i, "name": f"category {i}"} for i in range(1, CATEGORIES + 1)]
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         file.write(f'{{"images": {json.dumps(records)}, "categories": {json.dumps(categories)}, "annotations": [')
         for i, text in enumerate(annotation_texts(images, objects, random)):
             file.write(("," if i else "") + text)
@@ -58,7 +58,7 @@ import contextlib, io, pathlib, sys, time
 {preparation}
 
 def peak():
-    status = pathlib.Path("/proc/self/status").read_text()
+    status = pathlib.Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 before = peak()

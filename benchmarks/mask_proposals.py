@@ -48,7 +48,9 @@ FILE_SIZE = (480, 640)
 
 def build(row: str) -> MaskProposalStage:
     """Build a row of Table 6 as its config says, with random weights."""
-    config = yaml.safe_load((REPOSITORY / "configs" / "table6" / f"{row}.yaml").read_text())["model"]["init_args"]
+    config = yaml.safe_load((REPOSITORY / "configs" / "table6" / f"{row}.yaml").read_text(encoding="utf-8"))["model"][
+        "init_args"
+    ]
     torch.manual_seed(0)
     masks = partial(MaskProposer, **config["detector"]["masks"]["init_args"])
     channels = config["detector"]["channels"]

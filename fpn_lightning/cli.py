@@ -33,7 +33,9 @@ from fpn_lightning.runs.directory import (
     linked_run_directory,
     run_directory,
 )
+from fpn_lightning.runs.machine import named_errors
 from fpn_lightning.runs.needs import fill_in_needs
+from fpn_lightning.runs.parser import Parser
 from fpn_lightning.runs.presets import SUBCOMMANDS, PresetAction, expand_preset
 from fpn_lightning.runs.recorder import build_record, config_sha256, evaluation_summary
 from fpn_lightning.runs.speed import SpeedMonitor, StepProgressBar
@@ -139,7 +141,8 @@ class CLI(LightningCLI):
             kwargs["callbacks"].append(ServerFileWriter(self.options.experiment.row))
         if trainer.enable_progress_bar is not False:
             kwargs["callbacks"].append(StepProgressBar(refresh_rate=5))
-        return super().instantiate_trainer(**kwargs)
+        with named_errors(trainer):
+            return super().instantiate_trainer(**kwargs)
 
     def _loggers(self) -> list[Logger]:
         resumes = self.subcommand == "fit" and self.options.ckpt_path is not None
@@ -178,7 +181,7 @@ class CLI(LightningCLI):
             if self.trainer.is_global_zero:
                 write_whole(self.run / "untrained.yaml", yaml.safe_dump(self.untrained))
         elif (self.run / "untrained.yaml").exists():
-            self.untrained = yaml.safe_load((self.run / "untrained.yaml").read_text())
+            self.untrained = yaml.safe_load((self.run / "untrained.yaml").read_text(encoding="utf-8"))
 
     def after_fit(self) -> None:
         """Save the final weights, evaluate them once and write the record."""
@@ -235,6 +238,7 @@ def main(args: Sequence[str] | None = None) -> CLI:
         return CLI(
             BaseStage,
             COCODataModule,
+            parser_class=Parser,
             subclass_mode_model=True,
             save_config_callback=None,
             auto_configure_optimizers=False,
@@ -242,7 +246,7 @@ def main(args: Sequence[str] | None = None) -> CLI:
             parser_kwargs={name: {"default_config_files": [str(BASE_CONFIG)]} for name in CLI.subcommands()},
             args=expand_preset(sys.argv[1:] if args is None else args),
         )
-    except (ValueError, RuntimeError, FloatingPointError, MisconfigurationException) as error:
+    except (ValueError, RuntimeError, FloatingPointError, MisconfigurationException, OSError) as error:
         if (complaint := _input_error(error)) is None:
             raise
         sys.exit(complain(complaint))
@@ -258,6 +262,9 @@ def _steps_taken(path: str) -> int:
 
 def _input_error(error: BaseException | None) -> BaseException | None:
     """Find the error that the user can fix; jsonargparse wraps errors from constructors in its own."""
-    while error is not None and not isinstance(error, InputError | FloatingPointError | MisconfigurationException):
+    ours = InputError | FloatingPointError | MisconfigurationException
+    while error is not None and not isinstance(error, ours):
+        if isinstance(error, OSError) and error.filename is not None:
+            return error  # "File name too long: NAME", "Permission denied: NAME"
         error = error.__cause__
     return error

@@ -6,17 +6,21 @@ or annotation id, or the configuration key, and says what to do.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
+
+from fpn_lightning.text import plain
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
 MOST = 10  # problems, or ids of a problem, that a message lists; the others are counted
+MAX_LENGTH = 2000  # characters of a problem on the terminal
 
 
 class InputError(ValueError):
@@ -45,8 +49,17 @@ def first_error(error: ValidationError) -> str:
 
 
 def complain(error: BaseException) -> int:
-    """Print an error message for the user and return the exit status, 2."""
+    """Print an error message for the user, one line for each problem, and return the exit status, 2."""
     # The message of a worker process is its whole traceback; the cause comes last.
     message = str(error).rpartition("InputError: ")[2].strip()
-    Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    several = re.match(r"\d+ problems:\n", message)
+    lines = [_shown(line) for line in (message.split("\n  ") if several else [message])]
+    text = Text.assemble(("error:", "bold red"), " ", "\n  ".join(lines))
+    Console(stderr=True).print(text, soft_wrap=True, highlight=False)
     return 2
+
+
+def _shown(line: str) -> str:
+    """A problem as one harmless line; a key or a name of any length may be in it."""
+    text = plain(" ".join(line.split()))
+    return text if len(text) <= MAX_LENGTH else f"{text[: MAX_LENGTH // 2]} … {text[-MAX_LENGTH // 2 :]}"

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fpn_lightning.errors import InputError, first_error
+from fpn_lightning.files import parse_yaml
 from fpn_lightning.metric_names import size_keys
+from fpn_lightning.text import is_folder_name
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -152,15 +152,15 @@ def parse(text: str, source: str, others: Mapping[str, Table] | None = None) -> 
             or a table that does not exist. Names the key.
     """
     try:
-        content: Any = yaml.safe_load(text)
+        content = parse_yaml(text, source)
         # Pydantic builds nested dataclasses from mappings in its strict mode only if it reads JSON.
         tables = TypeAdapter(dict[str, Table]).validate_json(json.dumps(content, default=str))
-    except yaml.YAMLError as error:
-        raise InputError(f"{source} is not YAML: {error}") from error
     except ValidationError as error:
         raise InputError(f"{source}: {first_error(error)}") from error
     known = {**(others or {}), **tables}
     for name, table in tables.items():
+        if wrong := [part for part in (name, *table.rows) if not is_folder_name(part.replace("*", "any"))]:
+            raise InputError(f"{source}: {name}: {wrong[0]!r} cannot be the name of a file; choose another name")
         if others and name in others:
             raise InputError(f"{source}: {name}: there is another table of this name; choose another name")
         _check(name, table, known, source)

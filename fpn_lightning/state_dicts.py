@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from fpn_lightning.errors import InputError
 
 State = dict[str, Tensor]
 COUNTER = "num_batches_tracked"  # BatchNorm's; unused if its momentum is a number, and absent from older files
+# Prefixes of all names in the checkpoint of a wrapped model: DataParallel, torch.compile, LightningModules.
+WRAPPERS = ("module.", "_orig_mod.", "model.", "detector.")
 MAX_NAMES = 5  # tensors named in one message
 
 
@@ -43,23 +46,42 @@ def read_file(path: str, named_by: str) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can make torch.load raise anything
         asked = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it would run {asked[1]}, which tensors do not need" if asked else type(error).__name__
+        reason = f"it would run {asked[1]}, which tensors do not need" if asked else "damaged, cut short or no weights"
         raise InputError(
             f"{named_by}: {path} cannot be read ({reason}). Give a checkpoint or a state dict of tensors."
         ) from error
 
 
 def read_state_dict(path: str, named_by: str) -> State:
-    """Read tensors by name, at the top or under ``model``, as training scripts of torchvision and detectron2 save them.
+    """Read tensors by name: at the top, under ``model`` (torchvision, detectron2) or ``state_dict`` (Lightning).
 
     Raises:
         InputError: see :func:`read_file` and :func:`checked`.
     """
     content = read_file(path, named_by)
-    state = content.get("model", content) if isinstance(content, Mapping) else content
+    state = content
+    if isinstance(content, Mapping):
+        state = next((content[key] for key in ("model", "state_dict") if key in content), content)
     if not isinstance(state, Mapping):
         raise InputError(f"{named_by}: {path} is not a state dict: a dictionary of tensors by name is expected.")
-    return checked(state, path, named_by)
+    return unwrapped(checked(state, path, named_by), path, named_by)
+
+
+def unwrapped(state: Mapping[str, Tensor], path: str, named_by: str) -> State:
+    """Leave out the prefixes of wrappers that all names share, and say so in one line.
+
+    Args:
+        state: tensors by name.
+        path: the file, for the message.
+        named_by: the option that names the file, for the message.
+    """
+    left_out = ""
+    while state and (prefix := next((w for w in WRAPPERS if all(name.startswith(w) for name in state)), "")):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+        left_out += prefix
+    if left_out:
+        warnings.warn(f"{named_by} {path}: the prefix {left_out} of all its tensors is left out", stacklevel=2)
+    return dict(state)
 
 
 def checked(state: Mapping[Any, Any], path: str, named_by: str) -> State:

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from fpn_lightning.errors import InputError, complain
+from fpn_lightning.text import replace_unprintable
 
 COCO_URL = "http://images.cocodataset.org"
 SPLITS = ("train", "val", "annotations", "test")
@@ -234,6 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--year", type=int, choices=(2017, 2014), default=2017)
     add("--splits", nargs="+", choices=SPLITS, default=DEFAULT_SPLITS, help="default: %(default)s")
     add("--base-url", default=COCO_URL, help="mirror with the same paths and archives (default: %(default)s)")
+    replace_unprintable()
     try:
         download_coco(**vars(parser.parse_args(arguments)))
     except InputError as error:

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fpn_lightning.drawing.callback import FOLDER
-from fpn_lightning.errors import InputError
+from fpn_lightning.errors import InputError, complain
 from fpn_lightning.files import write_whole
+from fpn_lightning.text import replace_unprintable, show
 
 
 def _find_picture(run: Path, image_id: int | None) -> Path:
@@ -50,18 +51,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="folder of the pictures (default: reports/<preset>/pictures)")
     given = parser.parse_args(argv)
     folder, pattern = given.runs / given.preset / given.table, f"{given.row}/seed{given.seed}/metrics.json"
+    replace_unprintable()
     output = given.output or Path("reports") / given.preset / "pictures"
     try:
         finished = sorted(record.parent for record in folder.glob(pattern))
         if not finished:
-            raise InputError(f"{folder} holds no finished run with seed {given.seed}: no {pattern}; finish one, or name another")
+            raise InputError(
+                f"{folder} holds no finished run with seed {given.seed}: no {pattern}; finish one, or name another"
+            )
         # Find all pictures before copying the first, so that an error leaves nothing half done.
         for name, picture in [(run.parent.name, _find_picture(run, given.image_id)) for run in finished]:
             path = output / f"{given.table}_{name}.png".replace("/", "_")
             write_whole(path, picture.read_bytes())
-            print(f"written: {path}")
+            show(f"written: {path}")
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 1
     return 0
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
-from rich.console import Console
 from torch import nn
 
 from fpn_lightning.data.datamodule import COCODataModule
@@ -24,6 +23,7 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.structures import Batch
+from fpn_lightning.text import show
 
 FOLDER = "pictures"
 VALIDATION_IMAGES = 4
@@ -160,7 +160,7 @@ class PictureCallback(Callback):
         folder = Path(trainer.default_root_dir) / FOLDER
         drawn = self.of_splits or trainer.datamodule.predict_path is not None  # type: ignore[attr-defined]
         if drawn and any(folder.rglob("*.png")):
-            Console().print(f"pictures in {folder}", soft_wrap=True)
+            show(f"pictures in {folder}")
 
 
 def varied_places(dataset: COCODataset, area_thresholds: tuple[float, float], count: int) -> list[int]:

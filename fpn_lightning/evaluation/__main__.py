@@ -11,12 +11,14 @@ from typing import get_args
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fpn_lightning.data.coco.labels import Labels
-from fpn_lightning.errors import InputError
+from fpn_lightning.errors import InputError, complain
 from fpn_lightning.evaluation import Backend
 from fpn_lightning.files import write_whole
 from fpn_lightning.metric_names import percent, size_classes
+from fpn_lightning.text import plain, replace_unprintable
 
 Values = dict[str, float | None]
 
@@ -30,11 +32,11 @@ def write_json(path: Path, values: Mapping[str, float | Values | None]) -> None:
 
 
 def _table(values: Values, title: str, rows: str) -> Table:
-    table = Table(title=title)
+    table = Table(title=Text(plain(title)))
     table.add_column(rows)
     table.add_column("× 100", justify="right")
     for name, value in values.items():
-        table.add_row(name, "–" if value is None else f"{percent(value):.2f}")
+        table.add_row(Text(plain(name)), "–" if value is None else f"{percent(value):.2f}")
     return table
 
 
@@ -107,6 +109,7 @@ def main(args: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(args)
     from fpn_lightning.evaluation.scoring import score_files  # imports torch, which takes seconds; --help needs none
 
+    replace_unprintable()
     try:
         values, class_values = score_files(arguments)
         title = f"{arguments.results.name}: {arguments.metric}"
@@ -117,8 +120,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if arguments.output is not None:
             write_json(arguments.output, {**values, "per_class": class_values} if arguments.per_class else values)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return complain(error)
     return 0
 
 

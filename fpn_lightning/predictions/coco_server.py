@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
 
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.predictions.result_file import ResultFile, detection_lines
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.structures import Batch, DetectionsOrig
+from fpn_lightning.text import show
 
 TOP_K = 100  # detections per image in COCO's evaluation
 
@@ -68,5 +68,5 @@ class ServerFileWriter(Callback):
         num_images = data.describe("test")["num_images"]
         self._file.complete(trainer, num_images=num_images)
         if trainer.is_global_zero:
-            Console().print(f"detections of {num_images} images written to {self._file.path}", soft_wrap=True)
+            show(f"detections of {num_images} images written to {self._file.path}")
         self._file = None

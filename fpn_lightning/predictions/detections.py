@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
 
 from fpn_lightning.data.coco.annotations import Categories
 from fpn_lightning.data.datamodule import COCODataModule
@@ -19,6 +18,7 @@ from fpn_lightning.predictions.result_file import Line, ResultFile, detection_li
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.rpn import RPNStage
 from fpn_lightning.structures import Batch, DetectionsOrig, ProposalsOrig
+from fpn_lightning.text import show
 
 DEFAULT_TOP_K = 100  # boxes written per image
 OBJECT = {"category_id": 1, "category": "object"}  # of a proposal, which has no class
@@ -147,18 +147,16 @@ def _lines(
 
 
 def _report(path: Path, skipped: list[dict[str, Any]], num_images: int) -> None:
-    console = Console()
     names = path.with_name("skipped.json")
     names.unlink(missing_ok=True)
     if skipped:
         write_whole(names, json.dumps(skipped, indent=2) + "\n")
-    # A file name need not be UTF-8.
-    reasons = [image["reason"].encode(errors="backslashreplace").decode() for image in skipped]
+    reasons = [image["reason"] for image in skipped]
     if len(reasons) == num_images:
         path.unlink()
         raise InputError(f"no image could be read, of {num_images}; the first: {reasons[0]}; all are listed in {names}")
     if skipped:
-        console.print(f"{len(skipped)} of {num_images} images could not be read and were skipped:", soft_wrap=True)
+        show(f"{len(skipped)} of {num_images} images could not be read and were skipped:")
     for reason in reasons:
-        console.print(f"  {reason}", soft_wrap=True, markup=False, highlight=False)
-    console.print(f"written to {path}", soft_wrap=True)
+        show(f"  {reason}")
+    show(f"written to {path}")

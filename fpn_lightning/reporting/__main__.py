@@ -10,13 +10,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from fpn_lightning.errors import InputError
+from fpn_lightning.errors import InputError, complain
 from fpn_lightning.paper import Table, all_tables
 from fpn_lightning.reporting import tuning
 from fpn_lightning.reporting.collection import Kept, collect, load_all, local_runs, presets, wandb_runs
 from fpn_lightning.reporting.mixing import set_apart
 from fpn_lightning.reporting.page import summaries, write
 from fpn_lightning.reporting.terminal import show
+from fpn_lightning.text import plain, replace_unprintable
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,7 +65,7 @@ def _gather(arguments: argparse.Namespace, records_root: Path, console: Console)
     count = len(kept.written) + len(kept.left_alone)
     console.print(Text(f"{count} finished runs in {project if online else arguments.runs}; {where}"))
     for name in kept.unfinished:
-        console.print(Text(f"unfinished, left out: {name}", style="yellow"))
+        console.print(Text(f"unfinished, left out: {plain(name)}", style="yellow"))
     return kept
 
 
@@ -91,7 +92,7 @@ def _render(preset: str, tables: Mapping[str, Table], arguments: argparse.Namesp
 def _tell_left_alone(kept: Kept, records_root: Path, console: Console) -> None:
     """Print which kept records were not replaced; after the tables, where it is seen."""
     for path, reasons in kept.left_alone.items():
-        text = f"left alone: {path}; in the finished run {'; '.join(reasons)}"
+        text = f"left alone: {path}; in the finished run {plain('; '.join(reasons))}"
         console.print(Text(text, style="yellow"), soft_wrap=True)
     if kept.left_alone:
         names = " ".join(sorted({path.relative_to(records_root).parts[0] for path in kept.left_alone}))
@@ -110,6 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0, also if kept records were left alone, or 1 after a message on standard error.
     """
     arguments = _parser().parse_args(argv)
+    replace_unprintable()
     console, records_root = Console(), arguments.reports / "records"
     kept, status = Kept(), 0
     try:
@@ -129,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "train a row first: python train.py fit --config configs/table1/c_fpn.yaml"
             )
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         status = 1
     _tell_left_alone(kept, records_root, console)
     return status

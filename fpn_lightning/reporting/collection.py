@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.runs.conditions import why_not_add, why_not_replace
 from fpn_lightning.runs.record import FINISHED, Record
+from fpn_lightning.text import markdown
 
 RECORD_NAME = "metrics.json"
 _KEPT = "*/*/**/seed*"  # <table>/<row>/seed<n>, where table and row may be several folders
@@ -94,8 +95,23 @@ def load_all(records_root: Path, preset: str) -> list[Record]:
         record = _load_checked(path, records_root)
         if record.status != FINISHED:
             raise InputError(f"{path}: status: {record.status!r}; only finished runs are reported, remove the file")
-        records.append(record)
+        records.append(_as_text(record))
     return sorted(records, key=lambda r: (r.experiment.table, r.experiment.row, r.experiment.seed))
+
+
+def _as_text(record: Record) -> Record:
+    """The record with its free text harmless for pages and terminals; ids and names of folders are restricted."""
+    data = replace(record.data, name=markdown(record.data.name), split=markdown(record.data.split))
+    data = replace(data, fingerprint=markdown(data.fingerprint))
+    return replace(
+        record,
+        data=data,
+        hardware=markdown(record.hardware),
+        versions={markdown(name): markdown(version) for name, version in record.versions.items()},
+        commit=markdown(record.commit),
+        config_sha256=markdown(record.config_sha256),
+        backbone=markdown(record.backbone),
+    )
 
 
 def presets(records_root: Path) -> list[str]:
@@ -116,11 +132,25 @@ def wandb_runs(project: str, api: Any = None) -> Iterable[tuple[str, Record | No
         InputError: a malformed record; names the run.
     """
     if api is None:
-        import wandb  # takes seconds and is only needed here
+        api = _wandb_api()
+    from wandb.errors import Error  # as in _wandb_api()
 
-        api = wandb.Api()
-    for run in api.runs(project, order="+created_at"):
-        yield str(run.name), _download(run, project)
+    try:
+        for run in api.runs(project, order="+created_at"):
+            yield str(run.name), _download(run, project)
+    except InputError:
+        raise
+    except (Error, ValueError, OSError) as error:  # ValueError: there is no such project; OSError: the network
+        raise InputError(f"--wandb-project {project} cannot be read: {error}. Check the name and the login.") from error
+
+
+def _wandb_api() -> Any:
+    import wandb  # takes seconds and is only needed here
+
+    try:
+        return wandb.Api()
+    except wandb.errors.Error as error:
+        raise InputError(f"--source wandb: {error} Log in with `wandb login`, or set WANDB_API_KEY.") from error
 
 
 def _download(run: Any, project: str) -> Record | None:

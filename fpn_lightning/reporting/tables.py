@@ -10,6 +10,7 @@ from fpn_lightning.reporting import prose
 from fpn_lightning.reporting.grids import Grid, cost, differences, gaps, results, status
 from fpn_lightning.reporting.seeds import Sample
 from fpn_lightning.reporting.summary import TableSummary
+from fpn_lightning.text import plain
 
 _LATEX = str.maketrans(
     {
@@ -32,7 +33,9 @@ _CSV_HEADER = [
 
 def markdown_grid(grid: Grid) -> str:
     """A grid as a Markdown table with aligned columns."""
-    lines = [[cell.replace("|", r"\|") for cell in line] for line in (grid.header, *grid.rows)]
+    lines = [
+        [plain(cell).replace("|", r"\|").replace("<", "&lt;") for cell in line] for line in (grid.header, *grid.rows)
+    ]
     widths = [max(3, *(len(line[index]) for line in lines)) for index in range(len(grid.header))]
     lines.insert(1, ["-" * width if n < grid.left else "-" * (width - 1) + ":" for n, width in enumerate(widths)])
     form = "| " + " | ".join(f"{{:{'<' if n < grid.left else '>'}{width}}}" for n, width in enumerate(widths)) + " |"

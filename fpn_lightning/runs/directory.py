@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fpn_lightning.errors import InputError
+from fpn_lightning.files import read_yaml
 from fpn_lightning.runs.record import Experiment
+from fpn_lightning.text import is_folder_name
 
 
 @dataclass
@@ -51,8 +50,8 @@ def run_directory(experiment: ExperimentOptions, seed: int | bool | None) -> str
         raise InputError(f"seed_everything is {seed}: give a number from 0 on; it is part of the run's folder.")
     for key in ("table", "row", "preset", "proposals_of", "weights_of"):
         name = getattr(experiment, key)
-        if not re.fullmatch(r"[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*", name) and (name or not key.endswith("_of")):
-            raise InputError(f"experiment.{key} {name!r} cannot be a folder name.")
+        if not is_folder_name(name) and (name or not key.endswith("_of")):
+            raise InputError(f"experiment.{key} {name!r} cannot be a folder name. Give letters, digits and _, -, +, /.")
     run = Experiment(table=experiment.table, row=experiment.row, preset=experiment.preset, seed=seed)
     return str(Path(experiment.root) / run.path)
 
@@ -116,7 +115,7 @@ def check_same_config(path: Path, resolved: dict[str, Any]) -> None:
     """
     if not path.exists():
         return
-    started = yaml.safe_load(path.read_text(encoding="utf-8"))
+    started = read_yaml(path)
     differing = [key for group in ("model", "data") for key in _differences(started[group], resolved[group], group)]
     movable = ("data.root", "data.num_workers", "data.batch_size_per_device")
     if wrong := [key for key in differing if key not in movable]:

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from fpn_lightning.errors import InputError
+from fpn_lightning.files import parse_yaml, read_yaml
 from fpn_lightning.paper import paper_tables
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -27,6 +26,7 @@ STAGES = {
     "FasterRCNNStage": "faster_rcnn",
     "MaskProposalStage": "mask_proposals",
 }
+OLD_KEYS = {"backbone", "pyramid", "pyramid_channels", "rpn", "roi_heads"}
 
 
 def expand_preset(args: Sequence[str]) -> list[str]:
@@ -148,16 +148,35 @@ def _sort(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
 
 
 def _check_config(config: str) -> None:
-    """Reject a missing file, and a file of a preset, which ``--preset`` has to read with its other parts."""
+    """Reject what cannot be a configuration, and a file of a preset, which ``--preset`` reads with its other parts."""
     path = Path(config)
-    if path.suffix not in (".yaml", ".yml") or "://" in config or config.lstrip().startswith("{"):
-        return  # a mapping instead of a file, or a URL: the parser checks it
+    if config.lstrip().startswith("{"):
+        parse_yaml(config, "--config")
+        return
+    if "://" in config:
+        return  # the parser reads it
+    if path.suffix not in (".yaml", ".yml"):
+        _read(path)
+        return
     absolute = find_row(path).resolve()
-    _read(absolute)
+    _check_form(path, _read(absolute))
     for folder in absolute.parents:
         preset = absolute.relative_to(folder).parts[0].removesuffix(path.suffix)
         if folder.name == "presets" and (folder / f"{preset}.yaml").is_file():
             raise InputError(f"--config {config} is a part of a preset: give --preset {preset}, which reads every part")
+
+
+def _check_form(path: Path, content: dict[str, Any]) -> None:
+    """Reject the configuration of a run before ``model.detector``: its model's parts were arguments of the stage."""
+    model, experiment = (content.get(key) for key in ("model", "experiment"))
+    arguments = model.get("init_args") if isinstance(model, dict) else None
+    if isinstance(arguments, dict) and (old := sorted(OLD_KEYS & arguments.keys())):
+        names = experiment if isinstance(experiment, dict) else {}
+        row = f"configs/{names.get('table', 'TABLE')}/{names.get('row', 'ROW')}.yaml"
+        raise InputError(
+            f"{path}: model.init_args.{old[0]}: this is the configuration of an older run; the parts of the model are "
+            f"under model.init_args.detector now. Give the row's file, --config {row}, with its preset and --ckpt_path."
+        )
 
 
 def _names(folder: Path) -> list[str]:
@@ -170,10 +189,7 @@ def _tables(folder: Path) -> list[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no mapping of keys to values, so it is not a configuration")
     return content

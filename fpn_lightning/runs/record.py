@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -13,12 +12,12 @@ from pydantic import AliasChoices, ConfigDict, Field, NonNegativeInt, PositiveIn
 from fpn_lightning.errors import InputError, first_error
 from fpn_lightning.files import write_whole
 from fpn_lightning.metric_names import is_fraction
+from fpn_lightning.text import is_folder_name
 
 SCHEMA = 3
 MAX_BYTES = 50_000
 FINISHED = "finished"
 _MAX_CURVE_POINTS = 512
-_SLUG = re.compile(r"[\w+-][\w.+-]*(?:/[\w+-][\w.+-]*)*")
 # Strict: the text "3" is not a number. An unknown key is an error, since it may be a misspelt one.
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -154,7 +153,7 @@ class Record:
         try:
             text = path.read_text(encoding="utf-8")
             content: Any = json.loads(text)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path} cannot be read as a run record: {error}") from error
         if not isinstance(content, dict) or "schema" not in content:
             raise InputError(f"{path}: schema: the key is missing, so this is not a run record")
@@ -170,7 +169,7 @@ class Record:
         except ValidationError as error:
             raise InputError(f"{source}: {first_error(error)}") from error
         for part in ("table", "row", "preset"):
-            if not _SLUG.fullmatch(getattr(record.experiment, part)):
+            if not is_folder_name(getattr(record.experiment, part)):
                 value = getattr(record.experiment, part)
                 raise InputError(f"{source}: experiment.{part}: {value!r} cannot be a folder name")
         for block in ("metrics", "untrained"):

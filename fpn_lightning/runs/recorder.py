@@ -24,7 +24,8 @@ _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "pycocotools",
 _LEFT_OUT = {
     *("seed_everything", "data.seed", "model.init_args.seed"),
     *("experiment", "wandb", "checkpoint", "detections", "pictures"),
-    *("data.root", "data.proposals", "model.init_args.init_from", "trainer.default_root_dir"),
+    *("data.root", "data.proposals", "trainer.default_root_dir"),
+    *("model.init_args.init_from", "model.init_args.new_classes"),
     *("data.num_workers", "data.cache_images", "model.init_args.detector.channels_last"),
     *("data.predict_split", "data.predict_path"),
     *(f"trainer.{key}" for key in ("accelerator", "devices", "strategy", "num_nodes", "profiler", "logger")),
@@ -42,8 +43,8 @@ def hardware(device: torch.device, num_devices: int) -> str:
 def config_sha256(resolved: dict[str, Any]) -> str:
     """SHA-256 of a resolved configuration without seed, names, paths, machine and logging.
 
-    It is the same for all seeds of a row, in any folder. A path counts only as "a path". Proposals and initial weights
-    count only as given or not; a path and the name of a row are the same.
+    It is the same for all seeds of a row, in any folder. A path counts only as "a path". Proposals, initial
+    weights and new classes count only as given or not; a path and the name of a row are the same.
     """
 
     def relevant(value: Any, name: str) -> Any:
@@ -59,6 +60,8 @@ def config_sha256(resolved: dict[str, Any]) -> str:
         "proposals": bool(resolved["data"].get("proposals") or experiment.get("proposals_of")),
         "weights": bool(resolved["model"]["init_args"].get("init_from") or experiment.get("weights_of")),
     }
+    if resolved["model"]["init_args"].get("new_classes"):
+        given["new_classes"] = True  # absent otherwise, as in earlier digests
     content = {"configuration": relevant(resolved, ""), "given": given}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

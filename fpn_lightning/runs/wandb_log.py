@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import wandb.errors
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
 
 
@@ -29,6 +31,21 @@ class WandbOptions:
 
 class RecordingWandbLogger(WandbLogger):
     """A W&B logger that also uploads the run's record, as a file and as the summary."""
+
+    @property
+    def experiment(self) -> Any:
+        """The W&B run, made when it is first used.
+
+        Raises:
+            InputError: if W&B rejects it, for instance without a login.
+        """
+        try:
+            return super().experiment
+        except wandb.errors.Error as error:
+            raise InputError(
+                f"wandb.enabled: Weights & Biases cannot be used: {error} Log in with `wandb login`, or give "
+                "--wandb.offline true."
+            ) from error
 
     @rank_zero_only
     def finish(self, path: Path, metrics: dict[str, float | None]) -> None:

@@ -20,7 +20,7 @@ from fpn_lightning.stages.optimization import Optimization
 from fpn_lightning.stages.total_batch import keep_total_batch
 from fpn_lightning.structures import Batch, ImageBatch
 from fpn_lightning.weights.checkpoint import detector_state, stage_state
-from fpn_lightning.weights.init_from import check_fits, load_weights
+from fpn_lightning.weights.init_from import check_fits, fetch_weights, load_weights
 
 
 class BaseStage(EvaluatedStage):
@@ -34,6 +34,7 @@ class BaseStage(EvaluatedStage):
         optimization: optimiser and schedule.
         init_from: checkpoint with the initial *weights*; training starts at step 0. ``--ckpt_path`` continues a run.
         seed: the run's seed, linked from ``seed_everything``. Sampling depends on it, the step and the image id.
+        new_classes: load ``init_from`` without its class predictor, for data with other classes.
         freeze_shared: keep backbone and pyramid as in ``init_from`` and train the heads alone: steps 3 and 4 of the
             training with shared features (Faster R-CNN §3.2; FPN §5.2, Table 5).
 
@@ -42,7 +43,8 @@ class BaseStage(EvaluatedStage):
         categories: ids and names, from the data set or else from the checkpoint.
 
     Raises:
-        InputError: if a head is missing or not used, or if ``freeze_shared`` is set without ``init_from``.
+        InputError: if a head is missing or not used, or if ``freeze_shared`` or ``new_classes`` is set
+            without ``init_from``.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class BaseStage(EvaluatedStage):
         init_from: str | None = None,
         seed: int = 0,
         freeze_shared: bool = False,
+        new_classes: bool = False,
     ) -> None:
         super().__init__()
         detector.require(type(self).__name__, *heads)
@@ -61,11 +64,17 @@ class BaseStage(EvaluatedStage):
                 "model.freeze_shared keeps the weights of model.init_from, which is not set. Name the checkpoint of "
                 "the step before."
             )
+        if new_classes and init_from is None:
+            raise InputError(
+                "model.new_classes replaces the class predictor of model.init_from, which is not set. Name the weights "
+                "to start from, as --model.init_from torchvision:COCO_V1."
+            )
         self.detector = detector
         self.optimization = optimization
         self.init_from = init_from
         self.seed = seed
         self.freeze_shared = freeze_shared
+        self.new_classes = new_classes
         self.resumes = False
         self.categories = Categories((), ())
         self._initialized = False
@@ -87,9 +96,13 @@ class BaseStage(EvaluatedStage):
     # ---- start of training -----------------------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
-        """Fetch the backbone's weights, in one process for all."""
-        if not self.resumes and self.init_from is None:
+        """Fetch the backbone's or the detector's published weights, in one process for all."""
+        if self.resumes:
+            return
+        if self.init_from is None:
             self.detector.backbone.download_weights()
+        else:
+            fetch_weights(self.init_from)
 
     def setup(self, stage: str) -> None:
         """Load the initial weights, set the categories, and adapt accumulation and schedule to the total batch.
@@ -102,9 +115,10 @@ class BaseStage(EvaluatedStage):
         # Once only: the validation that ends `fit` calls setup() again, with the trained model.
         if self.init_from is not None and not self.resumes and not self._initialized:
             required = ("backbone.", "pyramid.") if self.freeze_shared else ("backbone.",)
-            checkpoint = load_weights(self.detector, self.init_from, required)
+            checkpoint = load_weights(self.detector, self.init_from, required, self.new_classes)
             self.check_origin(checkpoint)
-            self.take_categories(checkpoint)
+            if not self.new_classes:
+                self.take_categories(checkpoint)
             self._initialized = True
         # Also before the evaluation of the untrained model, which precedes training.
         if self.init_from is None and not self.resumes and not self._initialized:

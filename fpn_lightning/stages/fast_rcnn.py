@@ -31,6 +31,7 @@ class FastRCNNStage(BaseStage):
         init_from: see :class:`BaseStage`.
         seed: see :class:`BaseStage`.
         freeze_shared: see :class:`BaseStage`.
+        new_classes: see :class:`BaseStage`.
     """
 
     def __init__(
@@ -41,8 +42,9 @@ class FastRCNNStage(BaseStage):
         init_from: str | None = None,
         seed: int = 0,
         freeze_shared: bool = False,
+        new_classes: bool = False,
     ) -> None:
-        super().__init__(detector, ["roi_heads"], optimization, init_from, seed, freeze_shared)
+        super().__init__(detector, ["roi_heads"], optimization, init_from, seed, freeze_shared, new_classes)
         self.precision = AveragePrecision(detector.scale.area_thresholds, backend=evaluator)
 
     def setup(self, stage: str) -> None:

@@ -35,6 +35,7 @@ class FasterRCNNStage(BaseStage):
         optimization: the default is that of the paper's Fast R-CNN, with ``trainer.max_steps: 80000``.
         init_from: see :class:`BaseStage`.
         seed: see :class:`BaseStage`.
+        new_classes: see :class:`BaseStage`.
     """
 
     def __init__(
@@ -45,8 +46,9 @@ class FasterRCNNStage(BaseStage):
         optimization: Optimization = FAST_RCNN,
         init_from: str | None = None,
         seed: int = 0,
+        new_classes: bool = False,
     ) -> None:
-        super().__init__(detector, ["rpn", "roi_heads"], optimization, init_from, seed)
+        super().__init__(detector, ["rpn", "roi_heads"], optimization, init_from, seed, new_classes=new_classes)
         self.recall = ProposalRecall(recall_limits, detector.scale.area_thresholds)
         self.precision = AveragePrecision(detector.scale.area_thresholds, backend=evaluator)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from fpn_lightning.errors import InputError, complain
 from fpn_lightning.files import whole_file
 from fpn_lightning.state_dicts import listed
+from fpn_lightning.text import replace_unprintable, show
 from fpn_lightning.weights.checkpoint import detector_state, read_checkpoint, stage_state
 
 SHARED = ("backbone.", "pyramid.")
@@ -71,6 +72,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("detector", metavar="DETECTOR_CHECKPOINT", help="checkpoint of step 4")
     parser.add_argument("out", metavar="OUT", type=Path, help="the checkpoint to write")
     arguments = parser.parse_args(args)
+    replace_unprintable()
     try:
         combined = combine(
             read_checkpoint(arguments.rpn, "RPN_CHECKPOINT"),
@@ -80,7 +82,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return complain(error)
     with whole_file(arguments.out) as temporary:
         torch.save(combined, temporary)
-    print(
+    show(
         f"written to {arguments.out}. To predict with it, give --config configs/table3/joint_fpn.yaml, the backbone "
         f"and the preset of the two runs, and --ckpt_path {arguments.out}"
     )

@@ -22,7 +22,7 @@ from fpn_lightning.files import write_whole
 from fpn_lightning.models.backbones.base import PIXEL_MEAN, PIXEL_STD
 from fpn_lightning.models.detector import Detector
 from fpn_lightning.models.rpn import RPN
-from fpn_lightning.state_dicts import State, checked, read_state_dict
+from fpn_lightning.state_dicts import MAX_NAMES, State, checked, read_state_dict, unwrapped
 from fpn_lightning.weights.others import check_config, export_names, load_fitting, renamed
 from fpn_lightning.weights.pickles import read_arrays
 from fpn_lightning.weights.torchvision import CATEGORY_IDS, CATEGORY_NAMES
@@ -57,12 +57,13 @@ def name_of(ours: str) -> str | None:
     return theirs
 
 
-def load(detector: Detector, path: str) -> dict[str, Any]:
+def load(detector: Detector, path: str, new_classes: bool) -> dict[str, Any]:
     """Load a checkpoint of detectron2's Faster R-CNN for COCO, without running code from it.
 
     Args:
         detector: a Faster R-CNN as in ``configs/zoo/detectron2_r50_fpn.yaml``.
         path: a file of its model zoo (``.pkl``) or of its trainer (``.pth``).
+        new_classes: leave the class predictor as it is.
 
     Returns:
         ``categories``, in the form of our checkpoints.
@@ -72,13 +73,12 @@ def load(detector: Detector, path: str) -> dict[str, Any]:
     """
     rpn, _ = check_config(detector, path, ZOO, "detectron2", "exact", sampling_ratio=0, aligned=True)
     if path.endswith(".pkl"):
-        state = checked(
-            {name: torch.as_tensor(array) for name, array in read_arrays(path).items()}, path, "model.init_from"
-        )
+        arrays = {name: torch.as_tensor(array) for name, array in read_arrays(path).items()}
+        state = unwrapped(checked(arrays, path, "model.init_from"), path, "model.init_from")
     else:
         state = read_state_dict(path, "model.init_from")
     _check_constants(state, rpn, path)
-    load_fitting(detector, state, name_of, lambda _, tensor: tensor, path, ZOO)
+    load_fitting(detector, state, name_of, lambda _, tensor: tensor, path, ZOO, new_classes)
     return {"categories": {"ids": CATEGORY_IDS, "names": [CATEGORY_NAMES[i] for i in CATEGORY_IDS]}}
 
 
@@ -98,12 +98,14 @@ def _check_constants(state: State, rpn: RPN, path: str) -> None:
         theirs = state.pop(name, ours)
         if theirs.numel() != ours.numel() or not torch.allclose(theirs.reshape(ours.shape).to(ours), ours, atol=1e-3):
             raise InputError(
-                f"model.init_from: {path}: {name} is {_values(theirs)}; this model's is {_values(ours)}. Use {ZOO}."
+                f"model.init_from: {path}: {name} is {_values(theirs)}; this model's is {_values(ours)}. Give a file "
+                f"that was trained with this model's; {ZOO} is the configuration of the published weights."
             )
 
 
-def _values(tensor: Tensor) -> list[float]:
-    return [round(value, 3) for value in tensor.flatten().tolist()]
+def _values(tensor: Tensor) -> str:
+    shown = ", ".join(f"{value:.6g}" for value in tensor.flatten()[:MAX_NAMES].tolist())
+    return f"[{shown}{', …' if tensor.numel() > MAX_NAMES else ''}]"
 
 
 def export(state: State, category_ids: Sequence[int], path: str, output: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fpn_lightning.errors import InputError, complain
+from fpn_lightning.text import replace_unprintable, show
 from fpn_lightning.weights import detectron2, torchvision
 from fpn_lightning.weights.checkpoint import detector_state, read_checkpoint
 
@@ -25,13 +26,16 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("output", metavar="OUT", type=Path, help="the file to write (.pth or .pkl)")
     parser.add_argument("--to", required=True, choices=PROJECTS, help="the project that is to read it")
     arguments = parser.parse_args(args)
+    replace_unprintable()
     try:
         checkpoint = read_checkpoint(arguments.checkpoint, "CHECKPOINT")
         ids = list(checkpoint.get("categories", {}).get("ids", ()))
+        if not ids:
+            raise InputError(f"{arguments.checkpoint} has no categories. Give a checkpoint that fit wrote.")
         PROJECTS[arguments.to](detector_state(checkpoint), ids, arguments.checkpoint, arguments.output)
     except InputError as error:
         return complain(error)
-    print(f"written to {arguments.output}")
+    show(f"written to {arguments.output}")
     return 0
 
 

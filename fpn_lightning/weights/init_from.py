@@ -10,17 +10,31 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.detector import Detector
-from fpn_lightning.state_dicts import State, compare, listed
+from fpn_lightning.state_dicts import Comparison, State, compare, listed, unwrapped
 from fpn_lightning.weights import detectron2, torchvision
 from fpn_lightning.weights.checkpoint import detector_state, read_checkpoint
+from fpn_lightning.weights.others import PREDICTOR, say_what_starts_afresh
 
 OTHER_PROJECTS = {"torchvision": torchvision.load, "detectron2": detectron2.load}
 
 
 def split_source(init_from: str) -> tuple[str | None, str]:
-    """Split ``torchvision:PATH`` or ``detectron2:PATH`` into project and path; the project is ``None`` for ours."""
+    """Split ``torchvision:PATH`` or ``detectron2:PATH`` into project and path; the project is ``None`` for ours.
+
+    The name of published weights, ``torchvision:COCO_V1``, becomes the path of their file in torch's cache.
+    """
     project, _, path = init_from.partition(":")
-    return (project, path) if project in OTHER_PROJECTS else (None, init_from)
+    if project not in OTHER_PROJECTS:
+        return None, init_from
+    cached = torchvision.published(path) if project == "torchvision" else None
+    return project, str(cached or path)
+
+
+def fetch_weights(init_from: str) -> None:
+    """Download what ``init_from`` names, if it is the name of published weights; called in one process for all."""
+    project, _, name = init_from.partition(":")
+    if project == "torchvision":
+        torchvision.fetch(name)
 
 
 def check_fits(detector: Detector, state: State, named_by: str = "ckpt_path") -> None:
@@ -41,13 +55,16 @@ def check_fits(detector: Detector, state: State, named_by: str = "ckpt_path") ->
         )
 
 
-def load_weights(detector: Detector, init_from: str, required: Sequence[str] = ("backbone.",)) -> dict[str, Any]:
+def load_weights(
+    detector: Detector, init_from: str, required: Sequence[str] = ("backbone.",), new_classes: bool = False
+) -> dict[str, Any]:
     """Load the weights of a checkpoint into a detector, without running code from it.
 
     Args:
         detector: the model to load into.
         init_from: checkpoint written by ``fit``, or another project's (:func:`split_source`).
         required: prefixes of tensors that must not be missing from the checkpoint; of another project's, none may be.
+        new_classes: leave the class predictor as it is, for data with other classes.
 
     Returns:
         The whole checkpoint; of another project its categories only.
@@ -56,21 +73,20 @@ def load_weights(detector: Detector, init_from: str, required: Sequence[str] = (
         InputError: if the file is missing or is not a checkpoint, if a tensor has another shape, if no tensor fits, or
             if a required one is missing.
     """
+    fetch_weights(init_from)
     project, path = split_source(init_from)
     if project is not None:
         if not Path(path).is_file():
-            raise InputError(
-                f"model.init_from: {path} is not a file. Give {project}:PATH with the path of its weights."
-            )
-        return OTHER_PROJECTS[project](detector, path)
+            name = " or torchvision:COCO_V1" if project == "torchvision" else ""
+            raise InputError(f"model.init_from: {path} is not a file. Give {project}:PATH, a file of weights{name}.")
+        return OTHER_PROJECTS[project](detector, path, new_classes)
     checkpoint = read_checkpoint(path, "model.init_from")
-    state = detector_state(checkpoint)
+    state = unwrapped(detector_state(checkpoint), path, "model.init_from")
+    if new_classes:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(PREDICTOR)}
+        say_what_starts_afresh(path)
     comparison = compare(detector.state_dict(), state)
-    if comparison.misshapen or not state.keys() & detector.state_dict().keys():
-        detail = listed(comparison.misshapen) or "they have no tensor in common"
-        raise InputError(
-            f"model.init_from: {path} does not fit this configuration: {detail}. Use a checkpoint of the same preset."
-        )
+    _check_shapes(detector, state, comparison, path)
     if absent := [name for name in comparison.missing if name.startswith(tuple(required))]:
         part = absent[0].partition(".")[0]
         raise InputError(
@@ -80,7 +96,28 @@ def load_weights(detector: Detector, init_from: str, required: Sequence[str] = (
     detector.load_state_dict(
         {name: value for name, value in state.items() if name not in comparison.unexpected}, strict=False
     )
-    for what, names in (("keeps its initial value", comparison.missing), ("is not used", comparison.unexpected)):
+    missing = [name for name in comparison.missing if not (new_classes and name.startswith(PREDICTOR))]
+    for what, names in (("keeps its initial value", missing), ("is not used", comparison.unexpected)):
         if names:
             rank_zero_warn(f"model.init_from {path}: {what}: {listed(names)}")
     return checkpoint
+
+
+def _check_shapes(detector: Detector, state: State, comparison: Comparison, path: str) -> None:
+    """Reject tensors of other shapes, and a file that has none of the detector's tensors."""
+    if not state.keys() & detector.state_dict().keys():
+        raise InputError(
+            f"model.init_from: {path} has no tensor of this configuration; it has {listed(sorted(state))}. Weights of "
+            "torchvision or detectron2: torchvision:PATH or detectron2:PATH."
+        )
+    if not (wrong := comparison.misshapen):
+        return
+    if all(text.startswith(PREDICTOR) for text in wrong):
+        raise InputError(
+            f"model.init_from: {path} has another number of classes: {listed(wrong)}. To train a new class predictor "
+            "on the rest of the model: --model.new_classes true."
+        )
+    raise InputError(
+        f"model.init_from: {path} does not fit this configuration: {listed(wrong)}. Give a checkpoint of the same "
+        "backbone, preset and channels."
+    )

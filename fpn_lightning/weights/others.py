@@ -18,6 +18,8 @@ from fpn_lightning.state_dicts import COUNTER, State, compare, listed
 
 # Leftover tensors under these prefixes mean a larger model, an error. Others (a mask head) are skipped with a warning.
 PARTS = ("backbone.", "rpn.", "proposal_generator.", "roi_heads.box_head.", "roi_heads.box_predictor.")
+PREDICTOR, THEIR_PREDICTOR = "roi_heads.predictor.", "roi_heads.box_predictor."
+OTHER_CLASSES = " If the data has other classes than the file: --model.new_classes true."
 SIZES = [[32.0 * 2**octave] for octave in range(5)]  # px, anchors of both projects on p2..p6
 
 
@@ -93,23 +95,28 @@ def load_fitting(
     convert: Callable[[str, Tensor], Tensor],
     path: str,
     zoo: str,
+    new_classes: bool,
 ) -> None:
     """Load tensors of another project. The detector has to use all tensors of the parts that both models have.
 
     Tensors of other parts, as of a mask head, are skipped with a warning.
 
     Args:
-        detector: the model to load into.
+        detector: the model to load into; its configuration has passed :func:`check_config`.
         state: the other project's tensors, under its names.
         name_of: returns the other project's name for one of ours.
         convert: returns our tensor from our name and the other project's tensor.
         path: the file, for messages.
-        zoo: the configuration that fits, for messages.
+        zoo: the configuration of the published weights, for messages.
+        new_classes: leave the class predictor as it is.
 
     Raises:
         InputError: naming the tensors that are missing, left over or of another shape, by the other project's names.
     """
     ours = {name: tensor for name, tensor in detector.state_dict().items() if not name.endswith(COUNTER)}
+    if new_classes:
+        ours = {name: tensor for name, tensor in ours.items() if not name.startswith(PREDICTOR)}
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(THEIR_PREDICTOR)}
     theirs = {name: name_of(name) or f"(nothing like {name})" for name in ours}
     converted = {name: convert(name, state[theirs[name]]) for name in ours if theirs[name] in state}
     comparison = compare(
@@ -117,14 +124,31 @@ def load_fitting(
         state | {theirs[name]: tensor for name, tensor in converted.items()},
     )
     if comparison.missing:
-        raise InputError(f"model.init_from: {path} has no {listed(comparison.missing)}. Use {zoo} with its weights.")
+        raise InputError(
+            f"model.init_from: {path} has no {listed(comparison.missing)}. Give a file with a whole Faster R-CNN of "
+            f"this configuration; {zoo} is that of the published weights."
+        )
     if comparison.misshapen:
-        raise InputError(f"model.init_from: {path} does not fit: {listed(comparison.misshapen)}. Use {zoo}.")
+        hint = "" if new_classes else OTHER_CLASSES
+        raise InputError(
+            f"model.init_from: {path} does not fit this configuration: {listed(comparison.misshapen)}. {zoo} is the "
+            f"configuration of the published weights.{hint if THEIR_PREDICTOR in comparison.misshapen[0] else ''}"
+        )
     if larger := [name for name in comparison.unexpected if name.startswith(PARTS)]:
-        raise InputError(f"model.init_from: {path} has a larger model: {listed(larger)} left over. Use {zoo}.")
+        raise InputError(
+            f"model.init_from: {path} has a larger model than this configuration: {listed(larger)} left over. {zoo} is "
+            "the configuration of the published weights."
+        )
     detector.load_state_dict(converted, strict=False)  # BatchNorm's counters are not among them
     if comparison.unexpected:
         rank_zero_warn(f"model.init_from {path}: is not used: {listed(comparison.unexpected)}")
+    if new_classes:
+        say_what_starts_afresh(path)
+
+
+def say_what_starts_afresh(path: str) -> None:
+    """Say in one line that the class predictor is not loaded."""
+    rank_zero_warn(f"model.init_from {path}: loaded without its class predictor; ours ({PREDICTOR}*) starts afresh")
 
 
 def export_names(state: State, name_of: Callable[[str], str | None], path: str) -> State:
@@ -146,4 +170,6 @@ def export_names(state: State, name_of: Callable[[str], str | None], path: str) 
         raise InputError(
             f"{path} cannot be exported{detail}. Only a Faster R-CNN of a ResNet, FPN and the box head 2fc can."
         )
+    if absent := [head for head in ("rpn.", "roi_heads.") if not any(name.startswith(head) for name in names)]:
+        raise InputError(f"{path} cannot be exported: it has no {absent[0]}*, so it is not a whole Faster R-CNN.")
     return {other: state[name] for name, other in names.items() if other is not None}

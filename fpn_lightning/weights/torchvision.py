@@ -1,4 +1,4 @@
-"""``fasterrcnn_resnet50_fpn`` of torchvision (``.pth``): ``--model.init_from torchvision:PATH``, and the export.
+"""``fasterrcnn_resnet50_fpn`` of torchvision: ``--model.init_from torchvision:PATH`` or ``:COCO_V1``, and the export.
 
 Its classifier has a logit for each COCO id below 91, background first. Ours has the 80 categories in the order of
 their ids, then background, then the logits of the ten ids that COCO does not use (``roi_heads.unused_logits``). These
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.files import whole_file
 from fpn_lightning.models.detector import Detector
 from fpn_lightning.state_dicts import State, read_state_dict
-from fpn_lightning.weights.others import check_config, export_names, load_fitting, renamed
+from fpn_lightning.weights.others import THEIR_PREDICTOR, check_config, export_names, load_fitting, renamed
 
 ZOO = "configs/zoo/torchvision_r50_fpn.yaml"
 # "__background__", then a name or "N/A" for each category id.
@@ -66,12 +66,13 @@ def class_order(category_ids: Sequence[int]) -> list[int]:
     return [*category_ids, 0, *gaps]
 
 
-def load(detector: Detector, path: str) -> dict[str, Any]:
+def load(detector: Detector, path: str, new_classes: bool) -> dict[str, Any]:
     """Load a checkpoint of torchvision's Faster R-CNN for COCO, without running code from it.
 
     Args:
         detector: a Faster R-CNN as in ``configs/zoo/torchvision_r50_fpn.yaml``.
         path: a state dict written by ``torch.save``.
+        new_classes: leave the class predictor as it is.
 
     Returns:
         ``categories``, in the form of our checkpoints.
@@ -81,13 +82,8 @@ def load(detector: Detector, path: str) -> dict[str, Any]:
     """
     check_config(detector, path, ZOO, "torchvision", "torchvision", sampling_ratio=2, aligned=False)
     state = {NEWER_NAMES.sub(r"\1.", name): tensor for name, tensor in read_state_dict(path, "model.init_from").items()}
-    for part, rows in (("cls_score", len(CATEGORY_NAMES)), ("bbox_pred", 4 * len(CATEGORY_NAMES))):
-        for name in (f"roi_heads.box_predictor.{part}.{kind}" for kind in ("weight", "bias")):
-            if name in state and state[name].shape[:1] != (rows,):
-                raise InputError(
-                    f"model.init_from: {path}: {name} is {tuple(state[name].shape)}; torchvision's models for COCO "
-                    f"have {rows} outputs. Models for other data cannot be read."
-                )
+    if not new_classes:
+        _check_classes(state, path)
 
     def convert(ours: str, tensor: Tensor) -> Tensor:
         if ours.startswith(CLASS_LOGITS):
@@ -96,8 +92,44 @@ def load(detector: Detector, path: str) -> dict[str, Any]:
             return tensor.unflatten(0, (-1, 4))[CATEGORY_IDS].flatten(0, 1)
         return tensor
 
-    load_fitting(detector, state, name_of, convert, path, ZOO)
+    load_fitting(detector, state, name_of, convert, path, ZOO, new_classes)
     return {"categories": {"ids": CATEGORY_IDS, "names": [CATEGORY_NAMES[i] for i in CATEGORY_IDS]}}
+
+
+def _check_classes(state: State, path: str) -> None:
+    """Reject a classifier of other classes than COCO's."""
+    for part, rows in (("cls_score", len(CATEGORY_NAMES)), ("bbox_pred", 4 * len(CATEGORY_NAMES))):
+        for name in (f"{THEIR_PREDICTOR}{part}.{kind}" for kind in ("weight", "bias")):
+            if name in state and state[name].shape[:1] != (rows,):
+                raise InputError(
+                    f"model.init_from: {path}: {name} is {tuple(state[name].shape)}; torchvision's models for COCO "
+                    f"have {rows} outputs. To train a new class predictor on the rest: --model.new_classes true."
+                )
+
+
+def published(name: str) -> Path | None:
+    """Where torch caches the published weights of a name in torchvision's enum, ``COCO_V1``; ``None`` for a path."""
+    weights = FasterRCNN_ResNet50_FPN_Weights.__members__.get(name)
+    return None if weights is None else Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(weights.url).name)
+
+
+def fetch(name: str) -> None:
+    """Download published weights into torch's cache, unless they are there; checks the hash in the file's name.
+
+    Raises:
+        InputError: if they cannot be fetched; says where to put the file.
+    """
+    file = published(name)
+    if file is None or file.is_file():
+        return
+    weights = FasterRCNN_ResNet50_FPN_Weights[name]
+    try:
+        weights.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError) as error:  # of the network, or of another hash
+        raise InputError(
+            f"model.init_from: torchvision:{name} could not be fetched from {weights.url} ({error}). Put that file "
+            f"into {file.parent}, or give its path, torchvision:PATH."
+        ) from error
 
 
 def export_state(state: State, category_ids: Sequence[int], path: str) -> State:

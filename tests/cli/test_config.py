@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ ROWS = sorted(
     for path in (REPOSITORY / "configs").glob(pattern)
 )
 PRESETS = sorted(path.stem for path in (REPOSITORY / "configs" / "presets").glob("*.yaml"))
+LIGHTNINGS = ("Seed set to", "GPU available", "TPU available", "HPU available")
 SCALES = [("--preset", preset) for preset in PRESETS] + [("--config", str(REPOSITORY / "configs" / "wandb.yaml"))]
 
 
@@ -64,22 +66,128 @@ def test_the_row_itself_holds_the_papers_numbers(cli, capsys):
     assert model["rpn"]["init_args"]["batch_size_per_image"] == 256
 
 
-@pytest.mark.parametrize(
-    ("wrong", "named"),
-    [
-        (("--data.rooot", "x"), "rooot"),
-        (("--model.detector.chanels", "8"), "chanels"),
-        (("--model.detector.rpn.nms_tresh", "0.5"), "nms_tresh"),
-        (("--trainer.max_stepz", "1"), "max_stepz"),
-        (("--model.optimization.optimizer", "adam"), "adam"),
-        (("--data.short_side", "wide"), "short_side"),
-    ],
-)
-def test_misspelt_keys_and_values_are_named(cli, capsys, wrong, named):
+def complaint(cli, capsys, *args: str) -> str:
+    """What the command line writes to standard error before it ends with status 2: one line."""
     with pytest.raises(SystemExit) as stop:
-        cli("fit", "--config", str(ROW), "--preset", "mini", *wrong)
+        cli(*args)
     assert stop.value.code == 2
-    assert named in capsys.readouterr().err
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(LIGHTNINGS)]
+    assert len(line) < 600
+    return line
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (("--data.rooot", "x"), "data.rooot: there is no such key; did you mean data.root?"),
+        (("--nothing", "x"), "nothing: there is no such key. --help lists the keys."),
+        (
+            ("--model.detector.chanels", "8"),
+            "model.detector.chanels: there is no such key; did you mean model.detector.channels?",
+        ),
+        (
+            ("--model.detector.rpn.nms_tresh", "0.5"),
+            "model.detector.rpn.nms_tresh: there is no such key; did you mean model.detector.rpn.nms_thresh?",
+        ),
+        (("--trainer.max_stepz", "1"), "trainer.max_stepz: there is no such key; did you mean trainer.max_steps?"),
+        (
+            ("--config", "{trainer: {max_stepz: 1}}"),
+            "trainer.max_stepz: there is no such key; did you mean trainer.max_steps?",
+        ),
+        (
+            ("--config", "{model: {init_args: {detector: {chanels: 3}}}}"),
+            "model.detector.chanels: there is no such key; did you mean model.detector.channels?",
+        ),
+        (
+            ("--model.optimization.optimizer", "adam"),
+            "model.optimization.optimizer: adam does not fit. Give 'sgd', 'adamw' or null.",
+        ),
+        (("--data.short_side", "wide"), "data.short_side: wide does not fit. Give int or list."),
+        (("--trainer.max_steps", "many"), "trainer.max_steps: many does not fit. Give int."),
+        (
+            ("--trainer.callbacks", "Foo"),
+            "trainer.callbacks: Foo does not fit. Give list, the path of a class or null.",
+        ),
+        (("--seed_everything", "one"), "seed_everything: one does not fit. Give bool or int."),
+        (
+            ("--seed_everything", "-1"),
+            "seed_everything is -1: give a number from 0 on; it is part of the run's folder.",
+        ),
+        (
+            ("--trainer.precision", "bf17"),
+            "trainer.precision: bf17 does not fit. Give int, 'transformer-engine', 'transformer-engine-float16', "
+            "'16-true', '16-mixed', 'bf16-true', 'bf16-mixed', '32-true', '64-true', '64', '32', '16', 'bf16' or null.",
+        ),
+        (
+            ("--model", "fpn_lightning.RPNStag"),
+            "model: module 'fpn_lightning' has no attribute 'RPNStag'; did you mean fpn_lightning.RPNStage?",
+        ),
+        (
+            ("--model.detector.backbone", "fpn_lightning.models.backbones.ResNetBackbon"),
+            "model.detector.backbone: module 'fpn_lightning.models.backbones' has no attribute 'ResNetBackbon'; "
+            "did you mean fpn_lightning.models.backbones.ResNetBackbone?",
+        ),
+        (
+            ("--model.detector.pyramid", "fpn_lightning.models.pyramids.FPNN"),
+            "model.detector.pyramid: module 'fpn_lightning.models.pyramids' has no attribute 'FPNN'; "
+            "did you mean fpn_lightning.models.pyramids.FPN?",
+        ),
+        (("--config", "{trainer: ["), "--config is not YAML: while parsing a flow node"),
+        (("--config", "{trainer: foo}"), "trainer: Unable to load config 'foo'"),
+        (("--trainer.max_steps",), "argument --trainer.max_steps: expected one argument"),
+    ],
+    ids=lambda value: value[0].removeprefix("--") if isinstance(value, tuple) else "",
+)
+def test_misspelt_keys_and_values_are_named_in_one_line(cli, capsys, wrong, message):
+    line = complaint(cli, capsys, "fit", "--config", str(ROW), "--preset", "mini", *wrong)
+    assert line.startswith(f"error: {message}")
+
+
+def test_null_on_the_command_line_is_null_at_any_depth(cli, capsys):
+    row = REPOSITORY / "configs" / "table3" / "joint_fpn.yaml"
+    nulls = ("--model.detector.rpn", "null", "--model.init_from", "null")
+    init_args = printed(cli, capsys, "fit", "--config", str(row), *nulls)["model"]["init_args"]
+    assert init_args["detector"]["rpn"] is None
+    assert init_args["init_from"] is None
+
+
+def test_the_configuration_of_an_older_run_is_recognised(cli, capsys, tmp_path):
+    old = tmp_path / "config.yaml"
+    stage = "{class_path: fpn_lightning.RPNStage, init_args: {backbone: a.B, pyramid: a.P}}"
+    old.write_text(f"model: {stage}\nexperiment: {{table: table1, row: c_fpn}}\n")
+    line = complaint(cli, capsys, "validate", "--config", str(old), "--ckpt_path", "last")
+    assert "config.yaml: model.init_args.backbone: this is the configuration of an older run" in line
+    assert "--config configs/table1/c_fpn.yaml" in line
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".conf"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{" * 5000, "is nested too deeply"),
+        ("a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 9}]\n" for n in range(1, 12)), "100,000 values"),
+        (
+            "a0: &a0 {k: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{f'*a{n - 1}, ' * 9}]}}\n" for n in range(1, 12)),
+            "100,000 values",
+        ),
+        ("a: &a [*a]", "100,000 values"),
+        (b"# \xa7 5.1\ntrainer: {max_steps: 3}", "is not YAML: 'utf-8' codec"),
+        ("trainer: {max_steps: 2020-99-99}", "month must be in 1..12"),
+    ],
+    ids=["deep", "aliases", "merges", "circle", "latin", "date"],
+)
+def test_hostile_yaml_ends_in_one_line_within_a_second(cli, capsys, tmp_path, text, message, suffix):
+    file = tmp_path / f"config{suffix}"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    start = time.perf_counter()
+    line = complaint(cli, capsys, "fit", "--config", str(ROW), "--config", str(file))
+    assert message in line
+    assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "n" * 300 + ".yaml", "no.conf", "."])
+def test_a_config_that_is_no_file_is_named(cli, capsys, name):
+    assert name in complaint(cli, capsys, "fit", "--config", str(ROW), "--config", name)
 
 
 def test_presets_and_overrides_name_their_command(cli, capsys):
@@ -117,7 +225,12 @@ def test_a_run_needs_a_name(cli, capsys):
         (("--data.short_side", "0"), "data.short_side is [0]; it has to be at least 1 px"),
         (("--ckpt_path", "elsewhere.ckpt"), "fit only resumes its own run"),
         (("--trainer.accumulate_grad_batches", "3"), "trainer.accumulate_grad_batches"),
-        (("--trainer.accelerator", "gpu"), "gpu"),
+        (("--trainer.accelerator", "gpu"), "trainer.accelerator gpu, "),
+        (("--trainer.accelerator", "abacus"), "trainer.accelerator abacus, "),
+        (("--trainer.devices", "-2"), "trainer.devices -2, "),
+        (("--trainer.strategy", "none"), "trainer.strategy none"),
+        (("--trainer.precision", "16-true"), "trainer.precision is 16-true. Give 32-true, 16-mixed or bf16-mixed."),
+        (("--data.train_split", "../train"), "split '../train' is not the name of a folder"),
         (("--data.num_classes", "80"), "data.num_classes"),
         (("--data.batch_size_per_device", "3"), "data.batch_size_per_device"),
         (("--model.detector.anchors.octaves", "[[0], [1]]"), "anchors.octaves"),

@@ -88,3 +88,19 @@ def test_off_by_default(cli, arguments, run):
     cli("fit", *arguments)
     assert not (run / "wandb").exists()
     assert not (run / "wandb_id").exists()
+
+
+def test_without_a_login_one_line_says_what_to_do(cli, arguments, run, monkeypatch, capsys):
+    import wandb
+
+    def rejected(*_: object, **__: object) -> None:
+        raise wandb.errors.UsageError("No API key configured.\nUse `wandb login`.")
+
+    monkeypatch.setattr(wandb, "init", rejected)
+    with pytest.raises(SystemExit) as stop:
+        cli("fit", *arguments, "--wandb.enabled", "true")
+    assert stop.value.code == 2
+    assert (
+        "error: wandb.enabled: Weights & Biases cannot be used: No API key configured. Use `wandb login`. Log in with "
+        "`wandb login`, or give --wandb.offline true.\n"
+    ) in capsys.readouterr().err

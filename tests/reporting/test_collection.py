@@ -121,3 +121,12 @@ def test_weights_and_biases_gives_the_same_files_from_the_latest_runs(tmp_path: 
     assert files(tmp_path / "wandb") == files(tmp_path / "records")
     with pytest.raises(InputError, match=r"team/fpn, run broken \(id-broken\): "):
         collect(wandb_runs("team/fpn", OnlineApi([OnlineRun("broken", b"{}")])), tmp_path)
+
+
+def test_a_project_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    class NoApi:
+        def runs(self, project: str, order: str) -> None:
+            raise ValueError(f"Could not find project {project}")
+
+    with pytest.raises(InputError, match=r"--wandb-project team/none cannot be read: Could not find project team/none"):
+        collect(wandb_runs("team/none", NoApi()), tmp_path)

@@ -205,3 +205,45 @@ def test_reporting_imports_neither_torch_nor_lightning_nor_models(tmp_path: Path
     )
     assert "fpn_lightning.reporting.tables" in names
     assert not heavy.intersection(names)
+
+
+def test_without_a_wandb_login_one_line_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import wandb
+
+    def rejected() -> None:
+        raise wandb.errors.UsageError("No API key configured.")
+
+    monkeypatch.setattr(wandb, "Api", rejected)
+    assert _run(tmp_path, "--source", "wandb", "--wandb-project", "team/fpn") == 1
+    error = capsys.readouterr().err
+    assert error == ("error: --source wandb: No API key configured. Log in with `wandb login`, or set WANDB_API_KEY.\n")
+
+
+def test_records_cannot_put_markup_on_a_page_or_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "\x1b[2J[bold red]<script>x</script>\n# h | [a](http://e) **b**"
+    data = replace(a_record().data, name=hostile, split=hostile)
+    for row in ("c_fpn", "d_bottom_up"):
+        record = a_record(
+            f"table1/{row}", hardware=hostile, commit=hostile, backbone=hostile, data=data, versions={hostile: hostile}
+        )
+        record.save(tmp_path / "runs" / record.experiment.path / "metrics.json")
+    assert _run(tmp_path) == 0
+    printed = capsys.readouterr()
+    assert "\x1b[2J" not in printed.out + printed.err
+    page = (tmp_path / "reports/mini/table1.md").read_text()
+    for harmful in ("\x1b", "<script", "[a](http", "**b**", "\n# h"):
+        assert harmful not in page
+    assert r"\x1b&#91;2J&#91;bold red&#93;&lt;script" not in page  # entities are numbers
+    assert "&#60;script&#62;x" in page
+
+
+def test_a_table_of_ones_own_cannot_be_written_outside_its_folder(
+    tmp_path: Path, runs: list[Record], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "reports/tables").mkdir(parents=True)
+    table = "{title: t, ours: true, columns: [{key: AR100}], reference: c_fpn, rows: {c_fpn: {label: FPN}}}"
+    (tmp_path / "reports/tables/mine.yaml").write_text(f"../../mine: {table}\n")
+    assert _run(tmp_path) == 1
+    assert "'../../mine' cannot be the name of a file" in capsys.readouterr().err

@@ -117,3 +117,11 @@ def test_runs_of_one_row_have_one_digest(cli: Callable[..., Any], arguments: lis
         first.config_sha256
     )
     assert record("c", "--model.init_args.detector.rpn.init_args.loc_weight", "5").config_sha256 != first.config_sha256
+
+
+def test_the_digest_says_whether_the_class_predictor_is_new(config):
+    digest = config_sha256(config)
+    assert config_sha256(with_value(config, "model.init_args.new_classes", True)) != digest
+    without = deepcopy(config)
+    del without["model"]["init_args"]["new_classes"]  # a configuration from before the option
+    assert config_sha256(without) == digest

@@ -164,3 +164,10 @@ def test_any_finite_metrics_survive(
 ) -> None:
     make_record(metrics=metrics | losses).save(tmp_path / "metrics.json")
     assert Record.load(tmp_path / "metrics.json").metrics == metrics | losses
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"schema": 3, "x": ' + "[" * 200_000])
+def test_a_deeply_nested_record_is_rejected(tmp_path, text):
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(InputError, match=r"metrics\.json cannot be read as a run record"):
+        Record.load(tmp_path / "metrics.json")

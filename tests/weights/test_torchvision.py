@@ -142,7 +142,10 @@ def test_missing_and_unused_tensors_are_named(theirs, tmp_path):
 def test_a_deeper_backbone_is_rejected(theirs, tmp_path):
     deeper = theirs.state_dict() | {"backbone.body.layer3.2.conv1.weight": torch.zeros(256, 256, 3, 3)}
     torch.save(deeper, tmp_path / "deeper.pth")
-    with pytest.raises(InputError, match=r"has a larger model: backbone\.body\.layer3\.2\.conv1\.weight left over"):
+    with pytest.raises(
+        InputError,
+        match=r"has a larger model than this configuration: backbone\.body\.layer3\.2\.conv1\.weight left over",
+    ):
         load_weights(small_detector(), f"torchvision:{tmp_path / 'deeper.pth'}")
 
 
@@ -226,6 +229,18 @@ def test_models_that_torchvision_lacks_are_not_exported(tmp_path, capsys):
     assert "there is no place for mask.weight" in capsys.readouterr().err
     assert export([str(tmp_path / "nowhere.ckpt"), str(out), "--to", "torchvision"]) == 2
     assert "nowhere.ckpt is not a file" in capsys.readouterr().err
+    rpn = {name: tensor for name, tensor in small_detector().state_dict().items() if not name.startswith("roi_heads.")}
+    for content, message in (
+        (
+            {"state_dict": rpn, "categories": {"ids": [1], "names": ["a"]}},
+            "it has no roi_heads.*, so it is not a whole",
+        ),
+        ({"state_dict": rpn}, "last.ckpt has no categories. Give a checkpoint that fit wrote."),
+    ):
+        torch.save(content, tmp_path / "last.ckpt")
+        for project in ("torchvision", "detectron2"):
+            assert export([str(tmp_path / "last.ckpt"), str(out), "--to", project]) == 2
+            assert message in capsys.readouterr().err
     assert not out.exists()
 
 

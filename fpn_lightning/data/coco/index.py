@@ -213,8 +213,10 @@ def split_paths(root: str | Path, split: str) -> tuple[Path, Path]:
     annotations, and ``root/<split>/``. COCO's ``test-dev2017`` lists images of the folder ``test2017``.
 
     Raises:
-        InputError: one of them is missing; the message says how to get the data.
+        InputError: the split is not a plain name, or a file is missing; the message says how to get the data.
     """
+    if split != Path(split).name:
+        raise InputError(f"split {split!r} is not the name of a folder in data.root. Give a name, as in val2017.")
     root = Path(root)
     annotations = root / "annotations" / f"instances_{split}.json"
     if not annotations.is_file() and (listing := annotations.with_name(f"image_info_{split}.json")).is_file():

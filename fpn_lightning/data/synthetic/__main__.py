@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from fpn_lightning.data.synthetic import generate
-from fpn_lightning.errors import InputError
+from fpn_lightning.errors import InputError, complain
+from fpn_lightning.text import replace_unprintable
 
 
 def _split(text: str) -> tuple[str, int]:
@@ -32,11 +34,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, help="processes (default: one per core); the files do not depend on it")
     parser.add_argument("--overwrite", action="store_true", help="replace a data set of other settings under --root")
     given = parser.parse_args(arguments)
+    replace_unprintable()
     splits = {"train": given.train, "val": given.val, **dict(given.split)}
     try:
         generate(given.root, splits, given.size, given.seed, given.workers, given.overwrite, progress=True)
     except InputError as error:
-        parser.error(str(error))
+        sys.exit(complain(error))
 
 
 if __name__ == "__main__":

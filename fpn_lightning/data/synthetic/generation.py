@@ -109,7 +109,7 @@ def _present_settings(root: Path) -> Any:
             raise InputError(f"{root} holds other files and no {_FINISHED}: give a new or an empty folder as root")
         return None
     try:
-        present = json.loads(marker.read_text())
+        present = json.loads(marker.read_text(encoding="utf-8"))
         _check_settings(present)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{marker} cannot be read ({error}): delete {root} or give another root") from error

@@ -75,8 +75,7 @@ class Backbone(nn.Module):
     def __init__(self, convention: Convention = "torchvision", weights: str | None = None) -> None:
         super().__init__()
         self.convention = convention
-        # jsonargparse makes the string "None" of `--model.detector.backbone.weights null` (but not of null in YAML).
-        self.weights = None if weights == "None" else weights
+        self.weights = weights
         # Not persistent: `convention` defines them, and a checkpoint must not contradict it.
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN[convention]).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD[convention]).view(3, 1, 1), persistent=False)

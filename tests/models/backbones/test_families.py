@@ -5,7 +5,6 @@ from functools import partial
 import pytest
 import torch
 import torchvision
-from lightning.pytorch.cli import LightningArgumentParser
 from torch import nn
 
 from fpn_lightning.errors import InputError
@@ -17,6 +16,7 @@ from fpn_lightning.models.backbones.torchvision import (
     MobileNetV2Backbone,
     VGGBackbone,
 )
+from fpn_lightning.runs.parser import Parser
 from fpn_lightning.stages.faster_rcnn import FasterRCNNStage
 from tests.models.backbones.builders import check_gradients, one_step, saved
 from tests.models.builders import image_batch
@@ -122,7 +122,7 @@ def test_one_training_step_reaches_every_parameter(make):
     "key", ["model.detector.backbone.weights", "model.init_args.detector.backbone.init_args.weights"]
 )
 def test_null_weights_on_the_command_line_are_none(key):
-    parser = LightningArgumentParser()
+    parser = Parser()
     parser.add_lightning_class_args(FasterRCNNStage, "model", subclass_mode=True)
     backbone = "--model.detector.backbone"
     arguments = [
