@@ -29,10 +29,10 @@ def test_declared_strides_and_channels_are_true(backbone):
 
 
 def test_resnet_equals_torchvision(tmp_path):
-    reference = torchvision.models.resnet18(weights=None).eval()
+    reference = torchvision.models.resnet18(weights=None).eval().double()
     path = tmp_path / "resnet18.pth"
     torch.save(reference.state_dict(), path)
-    backbone = ResNetBackbone("resnet18", weights=str(path), norm="frozen").eval()
+    backbone = ResNetBackbone("resnet18", weights=str(path), norm="frozen").eval().double()
     backbone.load_weights()
     batch = image_batch([(64, 64)])
     x = reference.maxpool(reference.relu(reference.bn1(reference.conv1(backbone.normalize(batch)))))
