@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from compare import REPORT, append_line, machine
@@ -36,11 +36,15 @@ from torchvision_peer import Losses, Pair, check_same_detections, make_pair
 from fpn_lightning.models.backbones.resnet import ResNetBackbone
 from fpn_lightning.models.detector import Detector
 
-SIZES = {"full": ("resnet50", 1024, (800, 1066)), "small": ("resnet18", 64, (128, 160))}
+Backbone = Literal["resnet18", "resnet50"]
+SIZES: dict[str, tuple[Backbone, int, tuple[int, int]]] = {
+    "full": ("resnet50", 1024, (800, 1066)),
+    "small": ("resnet18", 64, (128, 160)),
+}
 PRECISIONS = {"float32": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 MEASUREMENTS = 8  # that share the time
 START, COMPILE = 25, 60  # seconds for building models, and at most for compilation
-MAX_ROUNDS = 40
+MIN_ROUNDS, MAX_ROUNDS = 3, 40
 Works = dict[str, Callable[[], Any]]
 
 
@@ -56,6 +60,7 @@ class Bench:
         self.name = f"{name}, torch {torch.__version__}"
 
     def wait(self) -> None:
+        """Wait for the device."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -66,7 +71,9 @@ class Bench:
                 work()
         taken: dict[str, list[float]] = {name: [] for name in works}
         end = time.monotonic() + self.share
-        while min(map(len, taken.values())) < 3 or (time.monotonic() < end and len(taken[name]) < MAX_ROUNDS):
+        for count in range(MAX_ROUNDS):
+            if count >= MIN_ROUNDS and time.monotonic() > end:
+                break
             for name, work in works.items():
                 self.wait()
                 start = time.perf_counter()
@@ -183,7 +190,7 @@ def parts_of_detection(bench: Bench, pair: Pair, precision: str) -> None:
             print(f"  {precision}, {name}: {_text(times)}", flush=True)
 
 
-def fpn_beside_c4(bench: Bench, backbone: Any, size: tuple[int, int], precision: str) -> None:
+def fpn_beside_c4(bench: Bench, backbone: Backbone, size: tuple[int, int], precision: str) -> None:
     images = noise(1, size, 32).to(bench.device)
     models = {
         name: model.to(bench.device) for name, model in detectors(partial(ResNetBackbone, backbone), 1000).items()
@@ -270,8 +277,8 @@ def main(args: Sequence[str] | None = None) -> int:
     limit = min(1.5 * COMPILE, bench.end - time.monotonic())
     try:
         subprocess.run(command, check=True, timeout=max(1, limit))
-    except subprocess.TimeoutExpired:
-        print(f"compilation was stopped after {limit:.0f} s")
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
+        print(f"compilation was not measured: {error}")
     return 0
 
 

@@ -38,10 +38,12 @@ class Pair:
     targets: list[Targets]
 
     def detect_ours(self) -> dict[str, Tensor]:
+        """Our detections in the first image, with torchvision's labels."""
         _, (detections, *_) = self.ours.propose_and_detect(self.images)
         return {"boxes": detections.boxes, "labels": detections.labels + 1, "scores": detections.scores}
 
     def detect_theirs(self) -> dict[str, Tensor]:
+        """Torchvision's detections in the first image."""
         return self.theirs(self.pixels_of_theirs())[0]
 
     def losses_of_ours(self) -> Losses:
@@ -55,6 +57,7 @@ class Pair:
         return losses | ours.roi_heads.losses(maps, ours.rpn.predict(outputs, images.sizes), self.targets, seeds)
 
     def losses_of_theirs(self) -> Losses:
+        """Torchvision's losses; its model has to be in training mode."""
         truth = [{"boxes": target.boxes, "labels": target.labels + 1} for target in self.targets]
         return self.theirs(self.pixels_of_theirs(), truth)
 
@@ -82,13 +85,15 @@ def make_pair(
         min_size=short,
         max_size=long,
         rpn_pre_nms_top_n_train=PROPOSALS,
+        rpn_pre_nms_top_n_test=PROPOSALS,
         rpn_post_nms_top_n_train=PROPOSALS,
+        rpn_post_nms_top_n_test=PROPOSALS,
         box_head=TwoMLPHead(256 * 7**2, fc_width),
         box_predictor=FastRCNNPredictor(fc_width, NUM_CLASSES + 1),
     )
     ours = Detector(
         ResNetBackbone(backbone),
-        rpn=partial(RPN, min_size=1e-3, post_nms_topk=PROPOSALS),
+        rpn=partial(RPN, min_size=1e-3, pre_nms_topk=PROPOSALS, post_nms_topk=PROPOSALS),
         roi_heads=partial(RoIHeads, smooth_l1_beta=1 / 9, min_size=1e-2),
         roi_pooler=partial(RoIPooler, op="align", sampling_ratio=2, aligned=False),
         fc_width=fc_width,

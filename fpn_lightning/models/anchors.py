@@ -11,8 +11,8 @@ padded to a multiple of 32 and p6 has stride 64, the 13 rows of p6 on 800 px are
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,15 @@ class AnchorGenerator(nn.Module):
             cell = cell_anchors(group, ratios)
             cell = cell.round() if convention == "torchvision" else cell
             self.register_buffer(f"cell_{name}", cell.float(), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any) -> Self:
+        """Follow the module to a device, and to float64, but not to half precision, which is wrong by pixels."""
+
+        def at_least_float32(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype.itemsize >= 4 else tensor.to(moved.device)
+
+        return super()._apply(at_least_float32, *args)
 
     def forward(self, map_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """Place the anchors over every map.

@@ -51,7 +51,7 @@ def scale_images(images: ImageBatch, scale: float) -> ImageBatch:
     """
     height, width = (math.ceil(scale * side) for side in images.pixels.shape[-2:])
     pixels = images.pixels.new_zeros(*images.pixels.shape[:2], height, width)
-    sizes = (images.sizes * scale).round().long().clamp(min=1)
+    sizes = (images.sizes.float() * scale).round().long().clamp(min=1)
     for index, ((old_h, old_w), (new_h, new_w)) in enumerate(zip(images.sizes.tolist(), sizes.tolist(), strict=True)):
         image = images.pixels[index : index + 1, :, :old_h, :old_w].float()
         resized = F.interpolate(image, (new_h, new_w), mode="bilinear", align_corners=False, antialias=scale < 1)
@@ -76,7 +76,7 @@ def boxes_between_scales(boxes: Tensor, size: Tensor, new_size: Tensor) -> Tenso
     Returns:
         ``(P, 4)`` xyxy, pixels of the image at ``new_size``.
     """
-    height, width = (new_size / size).to(boxes).unbind()
+    height, width = (new_size.to(boxes) / size.to(boxes)).unbind()
     return boxes * torch.stack((width, height, width, height))
 
 

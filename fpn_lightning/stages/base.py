@@ -110,6 +110,7 @@ class BaseStage(EvaluatedStage):
         Raises:
             InputError: if weights do not fit, or if ``trainer.accumulate_grad_batches`` contradicts the total batch.
         """
+        super().setup(stage)
         if self.data is not None and self.data.category_ids:
             self.categories = Categories(self.data.category_ids, self.data.category_names)
         # Once only: the validation that ends `fit` calls setup() again, with the trained model.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins import HalfPrecision
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
@@ -16,6 +17,14 @@ from fpn_lightning.evaluation.proposal_recall import Recall
 from fpn_lightning.structures import Batch, Detections, DetectionsOrig, ImageBatch, Proposals
 
 Values = dict[str, float | None]
+
+
+class ExactBatches(HalfPrecision):
+    """``bf16-true`` and ``16-true`` without rounding the batch, whose boxes would be wrong by pixels."""
+
+    def convert_input(self, data: Any) -> Any:
+        """Return the batch as it is; the backbone turns its uint8 pixels into its own precision."""
+        return data
 
 
 class EvaluatedStage(LightningModule):
@@ -30,6 +39,11 @@ class EvaluatedStage(LightningModule):
         super().__init__()
         self.evaluation: Values = {}
         self.evaluated_images = 0
+
+    def setup(self, stage: str) -> None:
+        """Keep boxes in float32 if the trainer runs in half precision."""
+        if isinstance(plugin := self.trainer.precision_plugin, HalfPrecision):
+            self.trainer.strategy.precision_plugin = ExactBatches(plugin.precision)
 
     def predict(self, batch: Batch) -> Sequence[Proposals | Detections]:
         """Return one prediction for each image of a batch, network-input pixels, best first."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from fpn_lightning.evaluation.average_precision import AveragePrecision
@@ -71,7 +70,7 @@ class FasterRCNNStage(BaseStage):
             proposals = rpn.predict(outputs, batch.images.sizes)
         except FloatingPointError:
             losses = {name: value * math.nan for name, value in losses.items()}
-            none = torch.zeros(0, device=batch.images.pixels.device)
+            none = outputs.anchors[0].new_zeros(0)
             proposals = [Proposals(none.view(0, 4), none, none.long()) for _ in batch.targets]
         return losses | roi_heads.losses(maps, proposals, batch.targets, seeds)
 

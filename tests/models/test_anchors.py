@@ -45,3 +45,12 @@ def test_torchvisions_convention_rounds_corners_and_divides_the_padded_size():
     for stride, width, anchors in zip((4, 8, 16, 32), (272, 136, 68, 34), finer, strict=True):
         assert (anchors[3] - anchors[0]).tolist() == [stride, 0, stride, 0]
         assert (anchors[width * 3] - anchors[0]).tolist() == [0, stride, 0, stride]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_anchors_stay_exact_in_a_model_in_half_precision(dtype):
+    generator = AnchorGenerator({"p2": 4, "p3": 8}, [[32], [64]])
+    exact = generator([(250, 250), (125, 125)])
+    half = torch.nn.Sequential(generator).to(dtype)[0]([(250, 250), (125, 125)])
+    assert all(torch.equal(anchors, other) for anchors, other in zip(exact, half, strict=True))
+    assert generator.double()([(2, 2), (1, 1)])[0].dtype == torch.float64

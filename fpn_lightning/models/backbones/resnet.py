@@ -22,6 +22,7 @@ from fpn_lightning.models.backbones.base import (
     StagedBackbone,
     norm_layer,
 )
+from fpn_lightning.models.backbones.folding import fold_frozen_norms
 from fpn_lightning.models.backbones.published import fetch_torchvision_state, load_torchvision, torchvision_weights
 from fpn_lightning.state_dicts import read_state_dict
 
@@ -81,7 +82,7 @@ class TorchvisionBackbone(StagedBackbone):
         prefixes: dict[str, str | None],
         first_stride: int = 4,
     ) -> None:
-        """Set the parts and freeze the first ``frozen_stages`` of them.
+        """Set the parts, fold frozen BatchNorm into convolutions, and freeze the first ``frozen_stages`` parts.
 
         Args:
             stem: the layers before the stage of c2.
@@ -95,6 +96,7 @@ class TorchvisionBackbone(StagedBackbone):
         self.channels = {f"c{k}": count for k, count in enumerate(channels, start=2)}
         self.strides = {f"c{k}": first_stride * 2 ** (k - 2) for k in range(2, 6)}
         self._prefixes = prefixes
+        fold_frozen_norms(self)
         self.freeze()
 
     def keep(self, used: Sequence[str]) -> None:

@@ -46,7 +46,9 @@ class CellGrid:
         groups = [(level, head) for level, of_level in enumerate(sizes) for head in range(len(of_level))]
         self.group_levels = torch.tensor([level for level, _ in groups], device=device)
         self.group_heads = torch.tensor([head for _, head in groups], device=device)
-        self.group_sizes = torch.tensor([sizes[level][head] for level, head in groups], device=device)
+        self.group_sizes = torch.tensor(
+            [sizes[level][head] for level, head in groups], dtype=torch.float32, device=device
+        )
         self._strides = torch.tensor([strides[level] for level, _ in groups], device=device)
         self._shapes = torch.tensor([map_sizes[level] for level, _ in groups], device=device)  # (L * M, 2)
         ends = self._shapes.prod(dim=1).cumsum(dim=0)
