@@ -8,6 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fpn_lightning.errors import InputError
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Raise InputError if a file exists that is not to be overwritten; it may have taken hours to make."""
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists. Give another path, or --overwrite to replace it")
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
