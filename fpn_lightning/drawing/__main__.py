@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fpn_lightning.drawing.callback import FOLDER
-from fpn_lightning.errors import InputError
+from fpn_lightning.errors import InputError, complain
 from fpn_lightning.files import write_whole
 
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Rows that were validated on the same images get a picture of the same image.
 
     Returns:
-        Exit status: 0, or 1 after a message on standard error.
+        Exit status: 0, or 2 after a message on standard error.
     """
     parser = argparse.ArgumentParser(prog="python -m fpn_lightning.drawing", description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs (default: %(default)s)")
@@ -61,8 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_whole(path, picture.read_bytes())
             print(f"written: {path}")
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return complain(error)
     return 0
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fpn_lightning.data.coco.labels import Labels
-from fpn_lightning.errors import InputError
+from fpn_lightning.errors import InputError, complain
 from fpn_lightning.evaluation import Backend
 from fpn_lightning.files import write_whole
 from fpn_lightning.metric_names import percent, size_classes
@@ -108,6 +108,8 @@ def main(args: Sequence[str] | None = None) -> int:
     from fpn_lightning.evaluation.scoring import score_files  # imports torch, which takes seconds; --help needs none
 
     try:
+        if arguments.output in (arguments.annotations, arguments.results):
+            raise InputError(f"--output {arguments.output} is one of the files to score; give another path")
         values, class_values = score_files(arguments)
         title = f"{arguments.results.name}: {arguments.metric}"
         Console().print(_table(values, title, "metric"))
@@ -117,8 +119,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if arguments.output is not None:
             write_json(arguments.output, {**values, "per_class": class_values} if arguments.per_class else values)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return complain(error)
     return 0
 
 
