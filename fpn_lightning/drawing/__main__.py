@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         finished = sorted(record.parent for record in folder.glob(pattern))
         if not finished:
-            raise InputError(f"{folder} holds no finished run with seed {given.seed}: no {pattern}; finish one, or name another")
+            raise InputError(
+                f"{folder} holds no finished run with seed {given.seed}: no {pattern}; finish one, or name another"
+            )
         # Find all pictures before copying the first, so that an error leaves nothing half done.
         for name, picture in [(run.parent.name, _find_picture(run, given.image_id)) for run in finished]:
             path = output / f"{given.table}_{name}.png".replace("/", "_")

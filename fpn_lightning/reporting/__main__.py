@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from fpn_lightning.errors import InputError
+from fpn_lightning.errors import InputError, complain
 from fpn_lightning.paper import Table, all_tables
 from fpn_lightning.reporting import tuning
 from fpn_lightning.reporting.collection import Kept, collect, load_all, local_runs, presets, wandb_runs
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line with ``argv``, by default the arguments of the process.
 
     Returns:
-        Exit status: 0, also if kept records were left alone, or 1 after a message on standard error.
+        Exit status: 0, also if kept records were left alone, or 2 after a message on standard error.
     """
     arguments = _parser().parse_args(argv)
     console, records_root = Console(), arguments.reports / "records"
@@ -129,8 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "train a row first: python train.py fit --config configs/table1/c_fpn.yaml"
             )
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 1
+        status = complain(error)
     _tell_left_alone(kept, records_root, console)
     return status
 

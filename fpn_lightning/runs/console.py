@@ -3,22 +3,44 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fpn_lightning.metric_names import AREA_SUFFIXES, COCO_AREAS, SIZES, percent, size_classes
+from fpn_lightning.runs.record import FINISHED, Record
+
+
+class StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to ``sys.stderr`` as it is now: a progress bar replaces it, so that messages get lines of their own."""
+
+    def __init__(self, formatter: logging.Formatter | None = None) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a message."""
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 def set_up_logging() -> None:
-    """Show our own messages; hide Lightning's tips and a warning that only its authors can fix."""
+    """Show our own messages and Lightning's; hide its tips and a warning that only its authors can fix."""
     own = logging.getLogger("fpn_lightning")
     own.setLevel(logging.INFO)
     if not own.handlers:
-        own.addHandler(logging.StreamHandler())
+        own.addHandler(StderrHandler())
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logger = logging.getLogger(name)
+        for handler in [handler for handler in logger.handlers if type(handler) is logging.StreamHandler]:
+            logger.removeHandler(handler)
+            logger.addHandler(StderrHandler(handler.formatter))
     advertisements = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     advertisements.addFilter(lambda record: "Tip:" not in record.getMessage())
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
@@ -43,3 +65,11 @@ def print_metrics(
     console.print(table)
     console.print(f"size classes: {size_classes(area_thresholds)}", soft_wrap=True, highlight=False)
     console.print(f"written to {path}", soft_wrap=True)
+
+
+def print_record(record: Record, path: Path) -> None:
+    """Print what a run measured and, if it is not finished, why not and how it goes on."""
+    print_metrics(f"{record.experiment.table}/{record.experiment.row}", record.metrics, path, record.area_thresholds)
+    if record.status != FINISHED:
+        text = f"[yellow]not finished, so not in tables:[/] {escape(record.outcome)}. To continue: --ckpt_path last"
+        Console().print(text, soft_wrap=True, highlight=False)

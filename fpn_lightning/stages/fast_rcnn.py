@@ -33,6 +33,8 @@ class FastRCNNStage(BaseStage):
         freeze_shared: see :class:`BaseStage`.
     """
 
+    reads_proposals = True
+
     def __init__(
         self,
         detector: Detector,

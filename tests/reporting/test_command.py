@@ -148,7 +148,7 @@ def test_a_table_that_was_not_run_says_so_where_it_is_asked_for(tmp_path: Path, 
 def test_wrong_arguments_and_nothing_to_render_end_in_one_message(
     arguments: tuple[str, ...], message: str, tmp_path: Path, capfd
 ) -> None:
-    assert _run(tmp_path, *arguments) == 1
+    assert _run(tmp_path, *arguments) == 2
     error = capfd.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
