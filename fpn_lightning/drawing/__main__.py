@@ -13,6 +13,7 @@ from pathlib import Path
 from fpn_lightning.drawing.callback import FOLDER
 from fpn_lightning.errors import InputError, complain
 from fpn_lightning.files import write_whole
+from fpn_lightning.runs.directory import is_finished
 
 
 def _find_picture(run: Path, image_id: int | None) -> Path:
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder, pattern = given.runs / given.preset / given.table, f"{given.row}/seed{given.seed}/metrics.json"
     output = given.output or Path("reports") / given.preset / "pictures"
     try:
-        finished = sorted(record.parent for record in folder.glob(pattern))
+        finished = sorted(record.parent for record in folder.glob(pattern) if is_finished(record.parent))
         if not finished:
             raise InputError(
                 f"{folder} holds no finished run with seed {given.seed}: no {pattern}; finish one, or name another"

@@ -126,6 +126,9 @@ def test_the_reports_get_a_picture_of_each_finished_row(cli, arguments, run, tmp
     assert copy_pictures(options) == 2
     assert f"validate --config {run / 'config.yaml'} --ckpt_path last" in capsys.readouterr().err
 
+    cli("fit", *arguments, "--trainer.limit_val_batches", "2", "--experiment.overwrite", "true")
+    assert copy_pictures(options) == 2
+    assert "holds no finished run with seed 0" in capsys.readouterr().err
     cli("fit", *arguments, "--pictures.num_images", "2", "--experiment.overwrite", "true")
     output = tmp_path / "reports"
     assert copy_pictures([*options, "--output", str(output)]) == 0
