@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fpn_lightning.reporting.collection import collect, find_unfinished
+from fpn_lightning.reporting.collection import collect, local_runs
 from fpn_lightning.stages.rpn import RPNStage
 from tests.command_line import read_log, read_metrics, weights
 
@@ -141,8 +141,8 @@ def test_a_run_out_of_time_says_so_and_goes_on(cli, arguments, run, fails, tmp_p
     reason = "trainer.max_time was over after 2 of 4 steps"
     assert (record(run)["status"], record(run)["reason"], record(run)["train"]["steps"]) == ("out_of_time", reason, 2)
     assert f"not finished, so not in tables: out_of_time: {reason}" in capsys.readouterr().out
-    assert find_unfinished(tmp_path / "runs") == [f"{run} (out_of_time: {reason})"]
-    assert collect(tmp_path / "runs", tmp_path / "records").written == []
+    kept = collect(local_runs(tmp_path / "runs"), tmp_path / "records")
+    assert (kept.written, kept.unfinished) == ([], [f"{run} (out_of_time: {reason})"])
     assert f"holds a run that is not finished (out_of_time: {reason}). To continue it: {' '.join(RESUME)}" in fails(
         "fit", *arguments
     )
@@ -198,10 +198,10 @@ def test_early_stopping_is_a_status_with_its_reason(cli, arguments, run):
 def test_fit_and_tables_agree_on_a_partial_run(cli, arguments, run, fails, tmp_path, option, outcome):
     cli("fit", *arguments, *option)
     assert f"holds a run that is not finished ({outcome})" in fails("fit", *arguments)
-    assert find_unfinished(tmp_path / "runs") == [f"{run} ({outcome})"]
+    assert collect(local_runs(tmp_path / "runs"), tmp_path / "records").unfinished == [f"{run} ({outcome})"]
     cli("fit", *arguments, *RESUME)
     assert record(run)["status"] == "finished"
-    assert find_unfinished(tmp_path / "runs") == []
+    assert collect(local_runs(tmp_path / "runs"), tmp_path / "records").unfinished == []
 
 
 # ---- a finished run is lengthened ------------------------------------------------------------------------------------
