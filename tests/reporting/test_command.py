@@ -82,7 +82,7 @@ def test_a_kept_record_of_another_configuration_is_left_alone(tmp_path: Path, re
     assert f"left alone: {name}; in the finished run config_sha256 is 111111111111 and was 000000000000" in printed
     assert "Kept records left alone: 4." in printed
     assert "--preset mini quickstart --replace" in printed
-    assert _run(tmp_path, "--preset", "8gpu") == 1
+    assert _run(tmp_path, "--preset", "8gpu") == 2
     assert "presets that have some: mini, quickstart" in capsys.readouterr().err
 
 
