@@ -44,7 +44,7 @@ from inputs import noise, objects
 from jsonargparse import ArgumentParser
 
 from fpn_lightning.data.datamodule import COCODataModule
-from fpn_lightning.errors import InputError
+from fpn_lightning.errors import InputError, complain
 from fpn_lightning.files import write_whole
 from fpn_lightning.models.image_pyramid import scale_images
 from fpn_lightning.runs.checkout import git_commit
@@ -280,8 +280,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         costs = measure(ROWS, given.preset, given.rounds, tuple(given.size) if given.size else None, given.batch)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return complain(error)
     write_whole(output, json.dumps(costs, indent=2) + "\n")
     for row, cost in costs["rows"].items():
         print(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from lightning.fabric.utilities.rank_zero import _get_rank
@@ -22,28 +24,31 @@ from fpn_lightning.files import write_whole
 from fpn_lightning.predictions.coco_server import ServerFileWriter
 from fpn_lightning.predictions.detections import DetectionsWriter, check_source
 from fpn_lightning.predictions.proposals import ProposalStoreWriter
-from fpn_lightning.runs.console import print_metrics, set_up_logging
+from fpn_lightning.runs.claim import check_sources, check_start, check_steps, claimed
+from fpn_lightning.runs.console import print_metrics, print_record, set_up_logging
 from fpn_lightning.runs.csv_log import AppendingCSVLogger
 from fpn_lightning.runs.directory import (
+    RECORD_NAME,
     ExperimentOptions,
-    check_same_config,
-    claim_run_directory,
     last_checkpoint,
     linked_checkpoint_directory,
     linked_run_directory,
     run_directory,
 )
+from fpn_lightning.runs.fitting import check_inputs, finish, untrained_metrics
 from fpn_lightning.runs.machine import named_errors
 from fpn_lightning.runs.needs import fill_in_needs
 from fpn_lightning.runs.parser import Parser
-from fpn_lightning.runs.presets import SUBCOMMANDS, PresetAction, expand_preset
-from fpn_lightning.runs.recorder import build_record, config_sha256, evaluation_summary
-from fpn_lightning.runs.speed import SpeedMonitor, StepProgressBar
-from fpn_lightning.runs.wandb_log import RecordingWandbLogger, WandbOptions, wandb_logger
+from fpn_lightning.runs.presets import BASE_CONFIG, SUBCOMMANDS, PresetAction, expand_preset
+from fpn_lightning.runs.processes import ProcessWatch
+from fpn_lightning.runs.recorder import config_sha256, evaluation_summary
+from fpn_lightning.runs.resume import check_same_config
+from fpn_lightning.runs.speed import SpeedMonitor, StepProgressBar, stop_bar
+from fpn_lightning.runs.wandb_log import WandbOptions, wandb_logger
 from fpn_lightning.stages.base import BaseStage
+from fpn_lightning.stages.total_batch import scaled_steps
 from fpn_lightning.weights.checkpoint import read_checkpoint
-
-BASE_CONFIG = Path(__file__).with_name("base.yaml")
+from fpn_lightning.weights.init_from import split_source
 
 
 class CLI(LightningCLI):
@@ -52,6 +57,7 @@ class CLI(LightningCLI):
     model: BaseStage
     datamodule: COCODataModule
     subcommand: str
+    watch: ClassVar[ProcessWatch | None] = None  # survives an error in the constructor, which runs the subcommand
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -101,7 +107,7 @@ class CLI(LightningCLI):
         return self.run if self.subcommand == "fit" else self.run / self.subcommand
 
     def before_instantiate_classes(self) -> None:
-        """Check the options and claim the run directory, before anything slow starts."""
+        """Check the options, and whether ``fit`` may start in the run directory, before anything slow starts."""
         options = self.options
         run_directory(options.experiment, options.seed_everything)
         check_source(self.subcommand, options.data.predict_split, options.data.predict_path)
@@ -120,33 +126,53 @@ class CLI(LightningCLI):
         if options.ckpt_path is None and self.subcommand != "fit" and not options.model.init_args.init_from:
             raise InputError(f"{self.subcommand} needs weights: --ckpt_path last (or a file) or --model.init_from PATH")
         fill_in_needs(self.subcommand, options)
-        if self.subcommand == "fit" and _get_rank() in (None, 0):
-            claim_run_directory(self.run, options.experiment.overwrite, resume=options.ckpt_path is not None)
-        if options.ckpt_path is not None:
-            self.checkpoint_step = _steps_taken(options.ckpt_path)
+        if self.subcommand == "fit" and _is_first_process():
+            self._check_run_directory()
+        self.checkpoint_step = None if options.ckpt_path is None else _steps_taken(options.ckpt_path)
+
+    def _check_run_directory(self) -> None:
+        options = self.options
+        overwrite, resumes = options.experiment.overwrite, options.ckpt_path is not None
+        check_start(self.run, overwrite, resumes)
+        if overwrite:
+            init_from = options.model.init_args.init_from
+            read = {
+                "model.init_from": init_from and split_source(init_from)[1],
+                "data.proposals": options.data.proposals,
+            }
+            check_sources(self.run, {**read, "data.root": options.data.root})
+        if resumes:
+            check_same_config(self.run / "config.yaml", self.resolved_config())
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with our loggers and writers; only ``fit`` writes to the run directory itself."""
         self.speed = SpeedMonitor()
-        kwargs["logger"] = self._loggers()
+        # fit logs to the run directory, which it may change only after all checks
+        kwargs["logger"] = False if self.subcommand == "fit" else self._loggers()
         kwargs["default_root_dir"] = str(self.output)
         trainer = self.config_init[self.subcommand].trainer
         configured = trainer.callbacks or []
         kwargs["callbacks"] = [*(configured if isinstance(configured, list) else [configured]), self.speed]
         if self.subcommand == "predict":
             kwargs["callbacks"].append(
-                ProposalStoreWriter(self.run / "proposals", config_sha256(self.resolved_config()))
+                ProposalStoreWriter(
+                    self.run / "proposals",
+                    config_sha256(self.resolved_config()),
+                    self.options.experiment.overwrite,
+                )
             )
         if self.subcommand == "test":
             kwargs["callbacks"].append(ServerFileWriter(self.options.experiment.row))
         if trainer.enable_progress_bar is not False:
             kwargs["callbacks"].append(StepProgressBar(refresh_rate=5))
         with named_errors(trainer):
-            return super().instantiate_trainer(**kwargs)
+            built = super().instantiate_trainer(**kwargs)
+        if built.world_size > 1:
+            CLI.watch = ProcessWatch(lambda: stop_bar(built))
+        return built
 
     def _loggers(self) -> list[Logger]:
-        resumes = self.subcommand == "fit" and self.options.ckpt_path is not None
-        self.csv = AppendingCSVLogger(self.output, self.checkpoint_step if resumes else None)
+        self.csv = AppendingCSVLogger(self.output, self.checkpoint_step if self.subcommand == "fit" else None)
         loggers: list[Logger] = [self.csv]
         if self.options.wandb.enabled:
             loggers.append(wandb_logger(self.options, self.output, self.resolved_config()))
@@ -163,45 +189,41 @@ class CLI(LightningCLI):
         return resolved
 
     def after_instantiate_classes(self) -> None:
-        """Tell the model whether its weights come from a checkpoint."""
+        """Tell the model whether its weights come from a checkpoint; reject proposals that it would not read."""
         self.model.resumes = self.options.ckpt_path is not None
+        if self.options.data.proposals is not None and not self.model.reads_proposals:
+            raise InputError(
+                f"data.proposals is {self.options.data.proposals}, but {type(self.model).__name__} reads no proposals: "
+                "leave out data.proposals and experiment.proposals_of"
+            )
 
     # ---- fit -------------------------------------------------------------------------------------------------------
 
-    def before_fit(self) -> None:
-        """Write the resolved configuration; evaluate the untrained model if the experiment wants it."""
-        if _get_rank() in (None, 0):
-            if self.model.resumes:
-                check_same_config(self.run / "config.yaml", self.resolved_config())
-            write_whole(self.run / "config.yaml", yaml.safe_dump(self.resolved_config(), sort_keys=False))
-        self.untrained: dict[str, float | None] | None = None
-        if self.options.experiment.evaluate_untrained and not self.model.resumes:
-            self.trainer.validate(self.model, self.datamodule, verbose=False, weights_only=True)
-            self.untrained = self.model.evaluation
-            if self.trainer.is_global_zero:
-                write_whole(self.run / "untrained.yaml", yaml.safe_dump(self.untrained))
-        elif (self.run / "untrained.yaml").exists():
-            self.untrained = yaml.safe_load((self.run / "untrained.yaml").read_text(encoding="utf-8"))
-
-    def after_fit(self) -> None:
-        """Save the final weights, evaluate them once and write the record."""
-        trainer = self.trainer
-        if trainer.interrupted:
-            return
-        trainer.save_checkpoint(last_checkpoint(self.run), weights_only=False)
-        steps = trainer.global_step
-        trainer.validate(self.model, self.datamodule, verbose=False, weights_only=True)
-        if not trainer.is_global_zero:
-            return
-        curves = self.csv.curves()
-        record = build_record(
-            self.model, self.datamodule, trainer, self.speed, self.resolved_config(), steps, curves, self.untrained
-        )
-        record.save(self.run / "metrics.json")
-        for logger in trainer.loggers:
-            if isinstance(logger, RecordingWandbLogger):
-                logger.finish(self.run / "metrics.json", record.metrics)
-        self._print_metrics(self.run / "metrics.json")
+    def fit(self, **arguments: Any) -> None:
+        """Check everything, then train in the run directory and write the record."""
+        trainer, first, resumed_at = self.trainer, _is_first_process(), self.checkpoint_step
+        if first:
+            check_inputs(trainer, self.model, self.datamodule)
+            if resumed_at is not None:
+                asked = scaled_steps(trainer.max_steps, self.datamodule, self.model.optimization)
+                check_steps(self.run, resumed_at, asked)
+        trained = partial(_has_trained, trainer, resumed_at or 0)
+        with claimed(self.run, self.options.experiment.overwrite, trained) if first else nullcontext() as failed:
+            if failed is not None and CLI.watch is not None:
+                CLI.watch.cleanups.append(failed)
+            loggers = self._loggers()
+            if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # missing in Lightning's types
+                trainer.loggers = loggers
+            config = self.resolved_config()
+            if first:
+                write_whole(self.run / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+            evaluate = self.options.experiment.evaluate_untrained and resumed_at is None
+            untrained = untrained_metrics(self.run, trainer, self.model, self.datamodule, evaluate)
+            trainer.fit(**arguments)
+            if not trainer.interrupted:
+                record = finish(self.run, trainer, self.model, self.datamodule, self.speed, self.csv, config, untrained)
+                if record is not None:
+                    print_record(record, self.run / RECORD_NAME)
 
     # ---- validate, test --------------------------------------------------------------------------------------------
 
@@ -235,7 +257,7 @@ def main(args: Sequence[str] | None = None) -> CLI:
     """
     set_up_logging()
     try:
-        return CLI(
+        cli = CLI(
             BaseStage,
             COCODataModule,
             parser_class=Parser,
@@ -246,10 +268,25 @@ def main(args: Sequence[str] | None = None) -> CLI:
             parser_kwargs={name: {"default_config_files": [str(BASE_CONFIG)]} for name in CLI.subcommands()},
             args=expand_preset(sys.argv[1:] if args is None else args),
         )
-    except (ValueError, RuntimeError, FloatingPointError, MisconfigurationException, OSError) as error:
-        if (complaint := _input_error(error)) is None:
+    except Exception as error:
+        complaint = _input_error(error)
+        if CLI.watch is not None:
+            CLI.watch.fail(error, complaint)
+        if complaint is None:
             raise
         sys.exit(complain(complaint))
+    if CLI.watch is not None:
+        CLI.watch.done()
+    return cli
+
+
+def _is_first_process() -> bool:
+    """Whether this is the process that writes files; also before the others are started."""
+    return _get_rank() in (None, 0)
+
+
+def _has_trained(trainer: Trainer, since: int) -> bool:
+    return trainer.global_step > since
 
 
 def _steps_taken(path: str) -> int:

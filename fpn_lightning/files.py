@@ -17,6 +17,12 @@ MAX_VALUES = 100_000
 """Values in a YAML file. A configuration has hundreds; aliases of aliases can stand for billions."""
 
 
+def check_free(path: Path, overwrite: bool) -> None:
+    """Raise InputError if a file exists that is not to be overwritten; it may have taken hours to make."""
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists. Give another path, or --overwrite to replace it")
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to. It is renamed to ``path`` when the block ends, or removed if the block fails.

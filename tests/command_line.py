@@ -8,18 +8,27 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROW = REPOSITORY / "configs" / "table1" / "c_fpn.yaml"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
 
 
 def run_python(*args: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run ``train.py`` in a process of its own, one thread each, and return what it printed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
     command = [sys.executable, str(REPOSITORY / "train.py"), *args]
-    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout)
+
+
+def start_python(*args: str, stream: TextIO, environment: dict[str, str]) -> subprocess.Popen[str]:
+    """Start ``train.py`` as :func:`run_python` does, with more environment variables; it prints to a file."""
+    command = [sys.executable, str(REPOSITORY / "train.py"), *args]
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, env={**ENVIRONMENT, **environment}, stdout=stream, stderr=stream, text=True
+    )
 
 
 def read_metrics(path: Path) -> dict[str, float | None]:

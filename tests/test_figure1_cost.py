@@ -124,7 +124,7 @@ def test_the_file_is_what_the_reports_read(script: ModuleType, tmp_path, monkeyp
 
 def test_what_cannot_be_measured_writes_nothing(script: ModuleType, tmp_path, monkeypatch, capsys):
     output = tmp_path / "figure1_cost.json"
-    assert script.main(["--preset", "nope", "--output", str(output)]) == 1
+    assert script.main(["--preset", "nope", "--output", str(output)]) == 2
     message = capsys.readouterr().err
     assert "presets/nope.yaml" in message
     assert "mini" in message
@@ -136,7 +136,7 @@ def test_what_cannot_be_measured_writes_nothing(script: ModuleType, tmp_path, mo
         raise InputError("the process that measures ended with -9")
 
     monkeypatch.setattr(script, "memory_mib", out_of_memory)
-    assert script.main(["--output", str(output)]) == 1
+    assert script.main(["--output", str(output)]) == 2
     assert "ended with -9" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

@@ -280,9 +280,11 @@ class COCODataModule(pl.LightningDataModule):
             self.category_ids, self.category_names = index.categories.ids, index.categories.names
         places = np.arange(len(index))
         if role == "train":
-            places, self.dropped = training_images(index, self.transform, self.skip_images_without_objects)
-        limits: dict[Role, int | None] = {"train": self.max_train_images, "val": self.max_val_images}
-        places = places[: limits.get(role)]
+            places, self.dropped = training_images(
+                index, self.transform, self.skip_images_without_objects, self.max_train_images
+            )
+        if role == "val":
+            places = places[: self.max_val_images]
         max_proposals = self.train_proposals if role == "train" else self.eval_proposals
         store = open_proposals(self.proposals, split, index, places, max_proposals)
         training, cache = role == "train", self.cache_images

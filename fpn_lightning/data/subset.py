@@ -47,6 +47,7 @@ def build_subset(
     out: Path | None = None,
     sources: Sequence[str] = SOURCES,
     box_areas: bool = False,
+    overwrite: bool = False,
 ) -> Path:
     """Build a split from the images of a list.
 
@@ -58,12 +59,14 @@ def build_subset(
         sources: splits of ``root`` that are searched for the images, in this order.
         box_areas: state the area of each object's box instead of its mask's, so that size classes are those of a data
             set without masks.
+        overwrite: replace a split of this name that has other images or annotations.
 
     Returns:
         The annotation file written. It is written last, and whole.
 
     Raises:
-        InputError: naming all ids and image files that are missing, or the fault of a file.
+        InputError: naming all ids and image files that are missing, or the fault of a file; or if there is another
+            split of this name.
     """
     out = root if out is None else out
     if split in sources and out.resolve() == root.resolve():
@@ -72,6 +75,8 @@ def build_subset(
     document = _document(parts, split, box_areas)
     path = out / "annotations" / f"instances_{split}.json"
     content = json.dumps(document, separators=(",", ":")).encode()
+    if path.exists() and not overwrite and path.read_bytes() != content:
+        raise InputError(f"{path} exists and is another split. Give another --split, or --overwrite to replace it")
     read_annotations(path, content)  # two sources may have objects with the same id
     for part in parts:
         for name, image in part.images.items():
@@ -189,6 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="splits of --root that are searched for the images (default: train2017 val2017)",
     )
     add("--box-areas", action="store_true", help="state the areas of boxes instead of masks")
+    add("--overwrite", action="store_true", help="replace another split of this name")
     try:
         path = build_subset(**vars(parser.parse_args(arguments)))
     except (InputError, OSError) as error:

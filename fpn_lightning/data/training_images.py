@@ -14,7 +14,10 @@ from fpn_lightning.errors import InputError
 
 
 def training_images(
-    index: COCOIndex, transform: ResizeAndFlip, skip_images_without_objects: bool = True
+    index: COCOIndex,
+    transform: ResizeAndFlip,
+    skip_images_without_objects: bool = True,
+    limit: int | None = None,
 ) -> tuple[NDArray[np.int64], dict[str, int]]:
     """Choose the images to train on; count and log what is left out at the scale of evaluation.
 
@@ -22,10 +25,12 @@ def training_images(
         index: the annotations.
         transform: gives the size of every network input.
         skip_images_without_objects: leave out images without an object to train on.
+        limit: number of images to train on, the first by id; None for all.
 
     Returns:
         ``(places, counts)``: int64 places of the images in the index, ascending; number of objects left out for each
-        reason of :func:`unusable_objects` and as ``crowd``, and of images left out (``images_without_objects``).
+        reason of :func:`unusable_objects` and as ``crowd``, and of images left out (``images_without_objects`` and, if
+        the limit leaves some out, ``images_over_the_limit``).
 
     Raises:
         InputError: the split has no annotations, or no object to train on.
@@ -43,6 +48,9 @@ def training_images(
     has_objects = np.bincount(index.object_places[usable], minlength=len(index)) > 0
     places = np.flatnonzero(has_objects) if skip_images_without_objects else np.arange(len(index))
     counts["images_without_objects"] = len(index) - len(places)
+    if limit is not None and limit < len(places):
+        counts["images_over_the_limit"] = len(places) - limit
+        places = places[:limit]
     listed = ", ".join(f"{count} {reason}" for reason, count in counts.items())
     rank_zero_info(f"{index.annotation_file.name}: training on {len(places)} images; left out: {listed}")
     return places, counts

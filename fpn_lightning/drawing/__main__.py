@@ -13,6 +13,7 @@ from pathlib import Path
 from fpn_lightning.drawing.callback import FOLDER
 from fpn_lightning.errors import InputError, complain
 from fpn_lightning.files import write_whole
+from fpn_lightning.runs.directory import is_finished
 from fpn_lightning.text import replace_unprintable, show
 
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Rows that were validated on the same images get a picture of the same image.
 
     Returns:
-        Exit status: 0, or 1 after a message on standard error.
+        Exit status: 0, or 2 after a message on standard error.
     """
     parser = argparse.ArgumentParser(prog="python -m fpn_lightning.drawing", description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs (default: %(default)s)")
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     replace_unprintable()
     output = given.output or Path("reports") / given.preset / "pictures"
     try:
-        finished = sorted(record.parent for record in folder.glob(pattern))
+        finished = sorted(record.parent for record in folder.glob(pattern) if is_finished(record.parent))
         if not finished:
             raise InputError(
                 f"{folder} holds no finished run with seed {given.seed}: no {pattern}; finish one, or name another"
@@ -65,8 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_whole(path, picture.read_bytes())
             show(f"written: {path}")
     except InputError as error:
-        complain(error)
-        return 1
+        return complain(error)
     return 0
 
 

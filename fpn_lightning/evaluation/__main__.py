@@ -111,6 +111,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
     replace_unprintable()
     try:
+        if arguments.output in (arguments.annotations, arguments.results):
+            raise InputError(f"--output {arguments.output} is one of the files to score; give another path")
         values, class_values = score_files(arguments)
         title = f"{arguments.results.name}: {arguments.metric}"
         Console().print(_table(values, title, "metric"))

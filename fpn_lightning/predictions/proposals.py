@@ -9,8 +9,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.data.dataset import COCODataset
-from fpn_lightning.data.proposals.header import ProposalHeader
+from fpn_lightning.data.proposals.header import ProposalHeader, read_header
 from fpn_lightning.data.proposals.writer import ShardWriter, complete_store
+from fpn_lightning.errors import InputError
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.rpn import RPNStage
 from fpn_lightning.structures import Batch, ProposalsOrig
@@ -22,10 +23,12 @@ class ProposalStoreWriter(Callback):
     Args:
         root: ``<run>/proposals``.
         config_sha256: digest of the configuration, see :func:`fpn_lightning.runs.recorder.config_sha256`.
+        overwrite: replace a store that other weights or another configuration made.
     """
 
-    def __init__(self, root: Path, config_sha256: str) -> None:
+    def __init__(self, root: Path, config_sha256: str, overwrite: bool = False) -> None:
         self.root = root
+        self.overwrite = overwrite
         self.config_sha256 = config_sha256
         self._writer: ShardWriter | None = None
 
@@ -34,6 +37,29 @@ class ProposalStoreWriter(Callback):
         split = trainer.datamodule.predict_split  # type: ignore[attr-defined]
         if stage == "predict" and split is not None and isinstance(pl_module, RPNStage):
             self._writer = ShardWriter(self.root / split, trainer.global_rank)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that no store is there that is to stay.
+
+        Raises:
+            InputError: other weights or another configuration made the store.
+        """
+        if self._writer is not None and not self.overwrite:
+            assert isinstance(pl_module, BaseStage)
+            self._check_free(self._writer.folder, _weights_sha256(trainer, pl_module))
+
+    def _check_free(self, folder: Path, weights_sha256: str) -> None:
+        try:
+            header = read_header(folder)
+        except InputError:
+            return  # there is none, or it cannot be read
+        ours = {"weights": weights_sha256, "configuration": self.config_sha256}
+        theirs = {"weights": header.checkpoint_sha256, "configuration": header.config_sha256}
+        if other := [name for name in ours if ours[name] != theirs[name]]:
+            made = " and ".join(f"other {name} ({theirs[name][:12]}, now {ours[name][:12]})" for name in other)
+            raise InputError(
+                f"{folder} holds proposals that were made with {made}. To replace them: --experiment.overwrite true"
+            )
 
     def on_predict_batch_end(
         self,

@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line with ``argv``, by default the arguments of the process.
 
     Returns:
-        Exit status: 0, also if kept records were left alone, or 1 after a message on standard error.
+        Exit status: 0, also if kept records were left alone, or 2 after a message on standard error.
     """
     arguments = _parser().parse_args(argv)
     replace_unprintable()
@@ -131,8 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "train a row first: python train.py fit --config configs/table1/c_fpn.yaml"
             )
     except InputError as error:
-        complain(error)
-        status = 1
+        status = complain(error)
     _tell_left_alone(kept, records_root, console)
     return status
 

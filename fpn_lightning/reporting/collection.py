@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -10,10 +11,10 @@ from typing import Any
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.runs.conditions import why_not_add, why_not_replace
+from fpn_lightning.runs.directory import RECORD_NAME, moved_aside
 from fpn_lightning.runs.record import FINISHED, Record
 from fpn_lightning.text import markdown
 
-RECORD_NAME = "metrics.json"
 _KEPT = "*/*/**/seed*"  # <table>/<row>/seed<n>, where table and row may be several folders
 
 
@@ -24,7 +25,7 @@ class Kept:
     Attributes:
         written: kept files that were written.
         left_alone: kept files that were not replaced, with the reasons.
-        unfinished: runs without a record, or with one whose status is not ``finished``.
+        unfinished: runs without a record, or with one whose status is not ``finished``, with the status and its reason.
     """
 
     written: list[Path] = field(default_factory=list)
@@ -49,7 +50,7 @@ def collect(
     kept, finished = Kept(), {}
     for name, record in runs:
         if record is None or record.status != FINISHED:
-            kept.unfinished.append(name)
+            kept.unfinished.append(name if record is None else f"{name} ({record.outcome})")
         else:
             finished[records_root / f"{record.experiment.path}.json"] = record
     for target, record in finished.items():
@@ -80,8 +81,10 @@ def local_runs(runs_root: Path) -> Iterable[tuple[str, Record | None]]:
     """The runs in ``<runs_root>/<preset>/<table>/<row>/seed<n>/``; none if the folder is absent."""
     for folder in sorted(runs_root.glob(f"*/{_KEPT}")):
         path = folder / RECORD_NAME
-        if folder.is_dir():
+        if folder.is_dir() and re.fullmatch(r"seed\d+", folder.name):
             yield str(folder), _load_checked(path, runs_root) if path.is_file() else None
+            for aside in moved_aside(folder):
+                yield f"{aside} (moved aside by --experiment.overwrite true)", None
 
 
 def load_all(records_root: Path, preset: str) -> list[Record]:

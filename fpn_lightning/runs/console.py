@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from fpn_lightning.metric_names import AREA_SUFFIXES, COCO_AREAS, SIZES, percent, size_classes
+from fpn_lightning.runs.record import FINISHED, Record
 from fpn_lightning.text import plain, replace_unprintable, show
 
 
+class StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to ``sys.stderr`` as it is now: a progress bar replaces it, so that messages get lines of their own."""
+
+    def __init__(self, formatter: logging.Formatter | None = None) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a message."""
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def set_up_logging() -> None:
-    """Show our own messages and each warning as a line; hide Lightning's tips and a warning for its authors."""
+    """Show our own messages and Lightning's; hide its tips and a warning that only its authors can fix."""
     replace_unprintable()
     own = logging.getLogger("fpn_lightning")
     own.setLevel(logging.INFO)
     if not own.handlers:
-        own.addHandler(logging.StreamHandler())
+        own.addHandler(StderrHandler())
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logger = logging.getLogger(name)
+        for handler in [handler for handler in logger.handlers if type(handler) is logging.StreamHandler]:
+            logger.removeHandler(handler)
+            logger.addHandler(StderrHandler(handler.formatter))
     warnings.formatwarning = _as_line
     advertisements = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     advertisements.addFilter(lambda record: "Tip:" not in record.getMessage())
@@ -53,3 +74,10 @@ def print_metrics(
     Console().print(table)
     show(f"size classes: {size_classes(area_thresholds)}")
     show(f"written to {path}")
+
+
+def print_record(record: Record, path: Path) -> None:
+    """Print what a run measured and, if it is not finished, why not and how it goes on."""
+    print_metrics(f"{record.experiment.table}/{record.experiment.row}", record.metrics, path, record.area_thresholds)
+    if record.status != FINISHED:
+        show(f"not finished, so not in tables: {record.outcome}. To continue: --ckpt_path last")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.files import read_yaml
-from fpn_lightning.runs.record import Experiment
+from fpn_lightning.runs.record import FINISHED, Experiment, Record
 from fpn_lightning.text import is_folder_name
+
+RECORD_NAME = "metrics.json"
 
 
 @dataclass
@@ -31,7 +31,8 @@ class ExperimentOptions:
     root: str = "runs"
     """Folder of all runs."""
     overwrite: bool = False
-    """Delete an earlier run of the same row, preset and seed first."""
+    """``fit`` replaces an earlier run of the same row, preset and seed, which is deleted when the new one has finished;
+    ``predict`` replaces proposals that other weights made."""
     evaluate_untrained: bool = False
     """Also evaluate before the first step, and keep these metrics beside the final ones."""
 
@@ -71,62 +72,20 @@ def linked_checkpoint_directory(experiment: ExperimentOptions, seed: int | bool 
     return str(last_checkpoint(linked_run_directory(experiment, seed)).parent)
 
 
-def claim_run_directory(directory: Path, overwrite: bool, resume: bool) -> None:
-    """Make the folder that ``fit`` writes to, unless it holds a run that the user may want to keep.
-
-    Args:
-        directory: the run's directory.
-        overwrite: delete what is there.
-        resume: the run continues from its last checkpoint.
-
-    Raises:
-        InputError: if the run is finished, if it is unfinished and neither resumed nor overwritten, or if there is no
-            checkpoint to resume from.
-    """
-    last = last_checkpoint(directory)
-    if overwrite:
-        if resume:
-            raise InputError(
-                "--experiment.overwrite true would delete the checkpoint that --ckpt_path names; drop one."
-            )
-        shutil.rmtree(directory, ignore_errors=True)
-    elif (directory / "metrics.json").exists():
-        raise InputError(f"{directory} holds a finished run. To run it again: --experiment.overwrite true")
-    elif resume:
-        if not last.exists():
-            raise InputError(f"--ckpt_path last: {last} does not exist.")
-    elif last.exists():
-        raise InputError(
-            f"{directory} holds an unfinished run. To continue it: --ckpt_path last; "
-            "to start over: --experiment.overwrite true"
-        )
-    directory.mkdir(parents=True, exist_ok=True)
+def record_of(run: str | Path) -> Record | None:
+    """The record of the run in a folder, if there is one; InputError if it is malformed."""
+    path = Path(run, RECORD_NAME)
+    return Record.load(path) if path.is_file() else None
 
 
-def check_same_config(path: Path, resolved: dict[str, Any]) -> None:
-    """Reject a resumed run whose model or data differ from those that it was started with.
-
-    Args:
-        path: ``config.yaml`` of the run; nothing is checked if there is none.
-        resolved: the configuration to resume with.
-
-    Raises:
-        InputError: naming the keys that differ.
-    """
-    if not path.exists():
-        return
-    started = read_yaml(path)
-    differing = [key for group in ("model", "data") for key in _differences(started[group], resolved[group], group)]
-    movable = ("data.root", "data.num_workers", "data.batch_size_per_device")
-    if wrong := [key for key in differing if key not in movable]:
-        raise InputError(
-            f"{path.parent} was started with other values of {', '.join(wrong)}. Continue it with its own config.yaml, "
-            "or start over with --experiment.overwrite true"
-        )
+def is_finished(run: str | Path) -> bool:
+    """Whether a folder holds a run that took all its steps and was evaluated on the whole split."""
+    record = record_of(run)
+    return record is not None and record.status == FINISHED
 
 
-def _differences(left: Any, right: Any, key: str) -> list[str]:
-    if isinstance(left, dict) and isinstance(right, dict):
-        keys = sorted(left.keys() | right.keys())
-        return [name for k in keys for name in _differences(left.get(k), right.get(k), f"{key}.{k}")]
-    return [] if left == right else [key]
+def moved_aside(run: Path) -> list[Path]:
+    """Folders of earlier runs that ``--experiment.overwrite true`` moved aside, oldest first."""
+    name = re.compile(rf"{re.escape(run.name)}\.replaced\d*")
+    found = [path for path in run.parent.glob(f"{run.name}.replaced*") if name.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (len(path.name), path.name))

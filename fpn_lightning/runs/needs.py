@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from fpn_lightning.data.proposals.header import HEADER, read_header
 from fpn_lightning.errors import InputError
-from fpn_lightning.runs.directory import ExperimentOptions, last_checkpoint, run_directory
-from fpn_lightning.runs.presets import PAPER
+from fpn_lightning.runs.directory import ExperimentOptions, is_finished, last_checkpoint, run_directory
+from fpn_lightning.runs.presets import BASE_CONFIG, PAPER, preset_files
 
 # Keys of ``data`` that name the splits each subcommand reads.
 _SPLITS = {
@@ -40,13 +43,13 @@ def fill_in_needs(subcommand: str, options: Any) -> None:
     experiment, model = ExperimentOptions(**vars(options.experiment)), options.model.init_args
     splits = [split for key in _SPLITS[subcommand] if (split := options.data[key])]
     if experiment.proposals_of and splits:
-        needed = NeededRun(experiment, experiment.proposals_of, options.seed_everything)
+        needed = NeededRun(experiment, experiment.proposals_of, options.seed_everything, options.data.root)
         if options.data.proposals is None:
             options.data.proposals = needed.proposals(splits)
         elif needed.is_of_another_seed(options.data.proposals):
             rank_zero_warn(f"seed {needed.seed} uses the proposals of another seed: {options.data.proposals}")
     if experiment.weights_of and model.init_from is None:
-        needed = NeededRun(experiment, experiment.weights_of, options.seed_everything)
+        needed = NeededRun(experiment, experiment.weights_of, options.seed_everything, options.data.root)
         if options.ckpt_path is not None:
             model.init_from = needed.checkpoint
         elif subcommand == "fit":
@@ -60,13 +63,14 @@ class NeededRun:
         experiment: names of the run that depends on it.
         name: row of the needed run, ``table1/c_fpn``.
         seed: of both runs.
+        data_root: folder of the data; commands name it if it is not the one of row and preset.
 
     Raises:
         InputError: if ``name`` is not a table and a row.
     """
 
-    def __init__(self, experiment: ExperimentOptions, name: str, seed: int) -> None:
-        self.experiment, self.name, self.seed = experiment, name, seed
+    def __init__(self, experiment: ExperimentOptions, name: str, seed: int, data_root: str | None = None) -> None:
+        self.experiment, self.name, self.seed, self.data_root = experiment, name, seed, data_root
         table, _, row = name.rpartition("/")
         if not table:
             raise InputError(f"experiment.*_of: {name!r} is not a row; give table and row, as in table1/c_fpn")
@@ -96,7 +100,8 @@ class NeededRun:
             if (header := read_header(store)).checkpoint_sha256 != own:
                 raise InputError(
                     f"{store}: these proposals were made by other weights (sha256 {header.checkpoint_sha256[:12]}) "
-                    f"than {self.checkpoint} ({own[:12]}). Make them again: {self._predict_command(store.name)}"
+                    f"than {self.checkpoint} ({own[:12]}). Make them again: "
+                    f"{self._predict_command(store.name)} --experiment.overwrite true"
                 )
 
     def is_of_another_seed(self, proposals: str) -> bool:
@@ -113,7 +118,7 @@ class NeededRun:
 
     @property
     def _finished(self) -> bool:
-        return (self.folder / "metrics.json").is_file()
+        return is_finished(self.folder)
 
     @property
     def _usable(self) -> bool:
@@ -130,11 +135,22 @@ class NeededRun:
             words.append("--experiment.overwrite true")  # it finished, but its checkpoint is gone
         elif Path(self.checkpoint).is_file():
             words.append("--ckpt_path last")
-        return " ".join(words)
+        return " ".join(words + self._root_option())
 
     def _predict_command(self, split: str) -> str:
         config = self.folder / "config.yaml"
-        return f"python train.py predict --config {config} --ckpt_path last --data.predict_split {split}"
+        words = [f"python train.py predict --config {config} --ckpt_path last --data.predict_split {split}"]
+        return " ".join(words + self._root_option())
+
+    def _root_option(self) -> list[str]:
+        """``--data.root`` if the data is in another folder than that of the row and its preset."""
+        row = Path("configs", f"{self.name}.yaml")
+        files = [BASE_CONFIG, row] if row.is_file() else [BASE_CONFIG]
+        with suppress(InputError):  # a preset without a file, which the user named himself
+            files += preset_files(row, self.experiment.preset) if row.is_file() else []
+        groups = [yaml.safe_load(file.read_text(encoding="utf-8")).get("data") or {} for file in files]
+        usual = next(group["root"] for group in reversed(groups) if "root" in group)
+        return [] if self.data_root in (None, usual) else [f"--data.root {shlex.quote(str(self.data_root))}"]
 
     def _how(self, commands: Sequence[str]) -> str:
         row, preset = f"{self.experiment.table}/{self.experiment.row}", self.experiment.preset

@@ -16,6 +16,8 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.files import parse_yaml, read_yaml
 from fpn_lightning.paper import paper_tables
 
+BASE_CONFIG = Path(__file__).parents[1] / "base.yaml"
+"""Defaults of every run."""
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 PAPER = "paper"
 """Name of the preset that has no file: the paper's scale, used without ``--preset``."""

@@ -1,4 +1,4 @@
-"""The run record ``metrics.json``: what a finished run measured. All tables are made from these records."""
+"""The run record ``metrics.json``: how a run ended and what it measured. Tables are made of the finished ones."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from fpn_lightning.text import is_folder_name
 SCHEMA = 3
 MAX_BYTES = 50_000
 FINISHED = "finished"
+STOPPED_EARLY = "stopped_early"
+OUT_OF_TIME = "out_of_time"
+PARTIAL = "partial"
 _MAX_CURVE_POINTS = 512
 # Strict: the text "3" is not a number. An unknown key is an error, since it may be a misspelt one.
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -99,7 +102,9 @@ class Record:
 
     Attributes:
         experiment: table, row, preset and seed.
-        status: ``"finished"``; a run with any other status is not reported.
+        status: ``finished`` if all steps were taken and the whole split was evaluated. Runs with another status are not
+            in tables: ``out_of_time`` (``trainer.max_time``) and ``stopped_early`` took fewer steps; ``partial`` was
+            evaluated on a part of the split.
         metrics: AP and AR as fractions in [0, 1], ``None`` for an object size without ground truth; also losses.
         area_thresholds: the two areas (px²) between small, medium and large.
         data: the data set.
@@ -117,6 +122,7 @@ class Record:
         parents: records or checkpoints that the run started from.
         curves: points (step, value) by name; thinned if the file would be larger than 50 kB.
         untrained: metrics of the model before training, if they were measured.
+        reason: why the status is not ``finished``.
         schema: version of the format.
     """
 
@@ -139,7 +145,13 @@ class Record:
     parents: list[str] = field(default_factory=list)
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     untrained: Metrics | None = None
+    reason: str | None = None
     schema: Literal[1, 2, 3] = 3
+
+    @property
+    def outcome(self) -> str:
+        """The status, with the reason if it is not ``finished``."""
+        return self.status if self.reason is None else f"{self.status}: {self.reason}"
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -203,8 +215,9 @@ class Record:
         curves = {name: _thin(points, max_points) for name, points in self.curves.items()}
         content = asdict(replace(self, curves=curves))
         content = {"schema": content.pop("schema"), **content}
-        if content["untrained"] is None:
-            del content["untrained"]
+        for key in ("untrained", "reason"):
+            if content[key] is None:
+                del content[key]
         if self.schema < 3:  # an old record is written as it was read
             content = {"trunk" if key == "backbone" else key: value for key, value in content.items()}
         lines = (f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items())

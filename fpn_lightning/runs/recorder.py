@@ -1,4 +1,4 @@
-"""Builds the record of a finished run, ``metrics.json``."""
+"""Builds the record of a run, ``metrics.json``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.runs.checkout import git_commit
-from fpn_lightning.runs.record import FINISHED, Data, Eval, Experiment, Record, Train
+from fpn_lightning.runs.record import (
+    FINISHED,
+    OUT_OF_TIME,
+    PARTIAL,
+    STOPPED_EARLY,
+    Data,
+    Eval,
+    Experiment,
+    Record,
+    Train,
+)
 from fpn_lightning.runs.speed import SpeedMonitor, peak_memory_mib
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.weights.init_from import split_source
@@ -80,13 +91,31 @@ def parents(stage: BaseStage, data: COCODataModule) -> list[str]:
     return checkpoints
 
 
+def end_of_training(trainer: Trainer) -> tuple[str, str | None]:
+    """Tell how training ended, right after it: a status, and the reason if it is not ``finished``."""
+    taken, asked = trainer.global_step, trainer.max_steps
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]  # missing in Lightning's types
+        return PARTIAL, "trainer.fast_dev_run"
+    if 0 < asked <= taken or 0 < (trainer.max_epochs or 0) <= trainer.current_epoch:
+        return FINISHED, None
+    of = f"after {taken} of {asked} steps" if asked > 0 else f"after {taken} steps"
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None and left <= 0:
+            return OUT_OF_TIME, f"trainer.max_time was over {of}"
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
+            why = callback.stopping_reason_message.removesuffix(" Signaling Trainer to stop.")
+            return STOPPED_EARLY, f"EarlyStopping ended training {of}. {why}"
+    return STOPPED_EARLY, f"training was stopped {of}"
+
+
 def build_record(
     stage: BaseStage,
     data: COCODataModule,
     trainer: Trainer,
     speed: SpeedMonitor,
     resolved: dict[str, Any],
-    steps: int,
+    ended: tuple[str, str | None],
     curves: dict[str, list[tuple[int, float]]],
     untrained: dict[str, float | None] | None,
 ) -> Record:
@@ -98,14 +127,15 @@ def build_record(
         trainer: the trainer of the run.
         speed: measured seconds per step and image.
         resolved: the resolved configuration.
-        steps: optimiser steps taken.
+        ended: how training ended, see :func:`end_of_training`.
         curves: logged values by name; each a list of (step, value).
         untrained: metrics before the first step; ``None`` if they were not measured.
 
     Returns:
-        A record; its status is ``partial`` if only a part of the split was evaluated.
+        A record; the status of finished training is ``partial`` if only a part of the split was evaluated.
     """
     described = data.describe("val")
+    status, reason = ended if ended[0] != FINISHED else _evaluated(stage, described)
     experiment = resolved["experiment"]
     return Record(
         experiment=Experiment(
@@ -114,7 +144,8 @@ def build_record(
             preset=experiment["preset"],
             seed=resolved["seed_everything"],
         ),
-        status=_status(stage, described),
+        status=status,
+        reason=reason,
         metrics=stage.evaluation,
         area_thresholds=stage.detector.scale.area_thresholds,
         data=Data(
@@ -124,7 +155,7 @@ def build_record(
             num_images=described["num_images"],
         ),
         train=Train(
-            steps=steps,
+            steps=trainer.global_step,
             total_batch=data.total_batch_size,
             num_images=data.describe("train")["num_images"],
             seconds_per_step=speed.seconds_per_step or _last(curves.get("train/seconds_per_step")),
@@ -148,15 +179,17 @@ def _last(points: list[tuple[int, float]] | None) -> float | None:
     return points[-1][1] if points else None
 
 
-def _status(stage: BaseStage, described: dict[str, Any]) -> str:
-    return FINISHED if stage.evaluated_images == described["num_images"] else "partial"
+def _evaluated(stage: BaseStage, described: dict[str, Any]) -> tuple[str, str | None]:
+    if stage.evaluated_images == described["num_images"]:
+        return FINISHED, None
+    return PARTIAL, f"{stage.evaluated_images} of {described['num_images']} images were evaluated"
 
 
 def evaluation_summary(stage: BaseStage, data: COCODataModule, split: str, checkpoint: str | None) -> str:
     """JSON text with the metrics of ``validate`` or ``test`` (fractions), the data and the checkpoint."""
     described = data.describe(split)
     summary = {
-        "status": _status(stage, described),
+        "status": _evaluated(stage, described)[0],
         "metrics": stage.evaluation,
         "area_thresholds": stage.detector.scale.area_thresholds,
         "data": described,

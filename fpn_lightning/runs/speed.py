@@ -10,6 +10,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities import rank_zero_info
+from rich.progress import TaskID
+
+from fpn_lightning.metric_names import percent, size_keys
 
 
 def peak_memory_mib(device: torch.device) -> float:
@@ -79,16 +83,51 @@ class SpeedMonitor(Callback):
             self._step_started += self.eval_seconds
 
 
+def stop_bar(trainer: Trainer) -> None:
+    """End the progress bar, so that what is printed next starts on a line of its own."""
+    if isinstance(trainer.progress_bar_callback, RichProgressBar):
+        trainer.progress_bar_callback.teardown(trainer, trainer.lightning_module, "")
+
+
 class StepProgressBar(RichProgressBar):
-    """A progress bar over all steps of the run instead of one per epoch."""
+    """A progress bar over the optimiser steps of the run instead of the batches of an epoch.
+
+    Each validation during training has a bar of its own, and its metrics are printed.
+    """
 
     @property
     def total_train_batches(self) -> int | float:
-        """Batches until ``max_steps``."""
+        """Optimiser steps until training ends."""
         trainer = self.trainer
-        if trainer.max_steps <= 0:
-            return super().total_train_batches
-        return trainer.max_steps * trainer.accumulate_grad_batches
+        if trainer.max_steps > 0:
+            return trainer.max_steps
+        return super().total_train_batches / trainer.accumulate_grad_batches
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "Training"
+
+    def _update(self, progress_bar_id: TaskID | None, current: int, visible: bool = True, hard: bool = False) -> None:
+        if progress_bar_id is not None and progress_bar_id == self.train_progress_bar_id:
+            current = self.trainer.global_step
+        super()._update(progress_bar_id, current, visible, hard)
+
+    def _add_task(self, total_batches: int | float, description: str, visible: bool = True) -> TaskID:
+        return super()._add_task(total_batches, description, visible=True)  # also before the first batch is done
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the metrics of a validation during training."""
+        super().on_validation_end(trainer, pl_module)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            values = getattr(pl_module, "evaluation", {})
+            of_a_size = {key for name in values for key in size_keys(name) or ()}
+            shown = [
+                f"{name} {percent(value):.1f}"
+                for name, value in values.items()
+                if value is not None and name not in of_a_size
+            ]
+            rank_zero_info(f"validation at step {trainer.global_step}: {', '.join(shown)}")
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fill the bar: batches of which no image could be read are not counted on the way."""
+        self._update(self.predict_progress_bar_id, int(self.total_predict_batches_current_dataloader))
+        super().on_predict_end(trainer, pl_module)

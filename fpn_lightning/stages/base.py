@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from fpn_lightning.data.coco.annotations import Categories
 from fpn_lightning.errors import InputError
@@ -17,10 +20,10 @@ from fpn_lightning.models.detector import Detector
 from fpn_lightning.models.sampler import image_seeds
 from fpn_lightning.stages.evaluated import EvaluatedStage
 from fpn_lightning.stages.optimization import Optimization
-from fpn_lightning.stages.total_batch import keep_total_batch
+from fpn_lightning.stages.total_batch import accumulation, keep_total_batch
 from fpn_lightning.structures import Batch, ImageBatch
-from fpn_lightning.weights.checkpoint import detector_state, stage_state
-from fpn_lightning.weights.init_from import check_fits, fetch_weights, load_weights
+from fpn_lightning.weights.checkpoint import stage_state
+from fpn_lightning.weights.init_from import check_fits, fetch_weights, load_weights, parts
 
 
 class BaseStage(EvaluatedStage):
@@ -46,6 +49,9 @@ class BaseStage(EvaluatedStage):
         InputError: if a head is missing or not used, or if ``freeze_shared`` or ``new_classes`` is set
             without ``init_from``.
     """
+
+    reads_proposals = False
+    """Whether the stage reads ``data.proposals``."""
 
     def __init__(
         self,
@@ -105,7 +111,7 @@ class BaseStage(EvaluatedStage):
             fetch_weights(self.init_from)
 
     def setup(self, stage: str) -> None:
-        """Load the initial weights, set the categories, and adapt accumulation and schedule to the total batch.
+        """Load the initial weights and set the categories; a second call changes nothing.
 
         Raises:
             InputError: if weights do not fit, or if ``trainer.accumulate_grad_batches`` contradicts the total batch.
@@ -137,7 +143,7 @@ class BaseStage(EvaluatedStage):
             self.train(self.training)
         self.detector.backbone.check_declared(64, 96)
         if self.data is not None:
-            self.optimization = keep_total_batch(self.trainer, self.data, self.optimization)
+            accumulation(self.trainer, self.data)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; frozen parts stay in evaluation mode, so that live BatchNorm does not change there."""
@@ -148,10 +154,21 @@ class BaseStage(EvaluatedStage):
         return self
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimiser, and the schedule that is stepped with it."""
+        """Adapt accumulation and schedule to the total batch; build the optimiser and its schedule."""
+        if self.data is not None:
+            self.optimization = keep_total_batch(self.trainer, self.data, self.optimization)
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer, scheduler = self.optimization.build(parameters, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Take the learning rate of a resumed run from its schedule as it is configured now."""
+        scheduler = self.lr_schedulers()
+        assert isinstance(scheduler, LambdaLR)
+        for group, lr, factor in zip(
+            scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+        ):
+            group["lr"] = lr * factor(scheduler.last_epoch)
 
     # ---- one step --------------------------------------------------------------------------------------------------
 
@@ -171,7 +188,8 @@ class BaseStage(EvaluatedStage):
         """Stop all processes together if a loss or gradient is not finite, before the weights are changed.
 
         Raises:
-            FloatingPointError: naming the step, the image ids and the losses of this process.
+            FloatingPointError: naming the step, and the image ids and losses of the first process whose losses are not
+                finite, or of the first process if all are.
         """
         self.log("train/lr", optimizer.param_groups[0]["lr"])
         image_ids, losses = self._step_image_ids, self._step_losses
@@ -186,9 +204,15 @@ class BaseStage(EvaluatedStage):
         if not self.trainer.strategy.reduce_boolean_decision(bool(finite), all=True):
             ids = [image_id for batch in image_ids for image_id in batch.tolist()]
             values = [{name: loss.item() for name, loss in step.items()} for step in losses]
+            wrong = not all(math.isfinite(value) for step in values for value in step.values())
+            report = (wrong, f"rank {self.global_rank}: image ids {ids}, losses {values}")
+            reports = [report] * self.trainer.world_size
+            if dist.is_initialized():
+                dist.all_gather_object(reports, report)
+            named = next((text for wrong, text in reports if wrong), reports[0][1])
             raise FloatingPointError(
-                f"loss or gradient is not finite at step {self.global_step}, rank {self.global_rank}: "
-                f"image ids {ids}, losses {values}. Lower model.optimization.lr or look at these images."
+                f"loss or gradient is not finite at step {self.global_step}, {named}. Lower model.optimization.lr or "
+                "look at these images."
             )
 
     def _log_losses(self, losses: list[dict[str, Tensor]]) -> None:
@@ -204,7 +228,8 @@ class BaseStage(EvaluatedStage):
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the categories, so that predictions have names without the data set."""
+        """Store the categories, so that predictions have names without the data set, and the parts of the model."""
+        checkpoint["parts"] = parts(self.detector)
         checkpoint["categories"] = {"ids": list(self.categories.ids), "names": list(self.categories.names)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -214,9 +239,10 @@ class BaseStage(EvaluatedStage):
             InputError: if the checkpoint belongs to another model.
         """
         checkpoint["state_dict"] = stage_state(checkpoint["state_dict"])
-        check_fits(self.detector, detector_state(checkpoint))
+        check_fits(self.detector, checkpoint)
         self.check_origin(checkpoint)
         self.take_categories(checkpoint)
+        checkpoint.get("callbacks", {}).pop("Timer", None)  # trainer.max_time limits each call, not their sum
 
     def check_origin(self, checkpoint: dict[str, Any]) -> None:
         """Hook: raise InputError if the checkpoint was trained on data that this stage evaluates on."""

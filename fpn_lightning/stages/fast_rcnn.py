@@ -34,6 +34,8 @@ class FastRCNNStage(BaseStage):
         new_classes: see :class:`BaseStage`.
     """
 
+    reads_proposals = True
+
     def __init__(
         self,
         detector: Detector,

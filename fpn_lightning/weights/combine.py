@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fpn_lightning.errors import InputError, complain
-from fpn_lightning.files import whole_file
+from fpn_lightning.files import check_free, whole_file
 from fpn_lightning.state_dicts import listed
 from fpn_lightning.text import replace_unprintable, show
 from fpn_lightning.weights.checkpoint import detector_state, read_checkpoint, stage_state
@@ -51,13 +51,15 @@ def combine(rpn: dict[str, Any], detector: dict[str, Any]) -> dict[str, Any]:
     )
     differing = sorted(shared.keys() ^ other.keys())
     differing += sorted(name for name in shared.keys() & other.keys() if not _same(shared[name], other[name]))
+    if rpn.get("parts") != detector.get("parts"):
+        differing.append(f"{rpn.get('parts')} and {detector.get('parts')}")
     if differing:
         raise InputError(
             f"The two checkpoints do not share backbone and pyramid; tensors that differ: {len(differing)} "
             f"({listed(differing)}). Start steps 3 and 4 from the detector of step 2 (model.init_from), with "
             "model.freeze_shared true."
         )
-    kept = ("epoch", "global_step", "pytorch-lightning_version", "categories")
+    kept = ("epoch", "global_step", "pytorch-lightning_version", "categories", "parts")
     return {key: detector[key] for key in kept if key in detector} | {"state_dict": stage_state(shared | heads)}
 
 
@@ -71,9 +73,11 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("rpn", metavar="RPN_CHECKPOINT", help="checkpoint of step 3")
     parser.add_argument("detector", metavar="DETECTOR_CHECKPOINT", help="checkpoint of step 4")
     parser.add_argument("out", metavar="OUT", type=Path, help="the checkpoint to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     arguments = parser.parse_args(args)
     replace_unprintable()
     try:
+        check_free(arguments.out, arguments.overwrite)
         combined = combine(
             read_checkpoint(arguments.rpn, "RPN_CHECKPOINT"),
             read_checkpoint(arguments.detector, "DETECTOR_CHECKPOINT"),

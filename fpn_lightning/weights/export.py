@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fpn_lightning.errors import InputError, complain
+from fpn_lightning.files import check_free
 from fpn_lightning.text import replace_unprintable, show
 from fpn_lightning.weights import detectron2, torchvision
 from fpn_lightning.weights.checkpoint import detector_state, read_checkpoint
@@ -25,9 +26,11 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint of a run, RUN/checkpoints/last.ckpt")
     parser.add_argument("output", metavar="OUT", type=Path, help="the file to write (.pth or .pkl)")
     parser.add_argument("--to", required=True, choices=PROJECTS, help="the project that is to read it")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     arguments = parser.parse_args(args)
     replace_unprintable()
     try:
+        check_free(arguments.output, arguments.overwrite)
         checkpoint = read_checkpoint(arguments.checkpoint, "CHECKPOINT")
         ids = list(checkpoint.get("categories", {}).get("ids", ()))
         if not ids:

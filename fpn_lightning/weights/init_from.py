@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +37,35 @@ def fetch_weights(init_from: str) -> None:
         torchvision.fetch(name)
 
 
-def check_fits(detector: Detector, state: State, named_by: str = "ckpt_path") -> None:
+def parts(detector: Detector) -> dict[str, str]:
+    """Return the classes of backbone and pyramid. Models of different classes may have tensors of equal shapes."""
+    return {name: type(getattr(detector, name)).__name__ for name in ("backbone", "pyramid")}
+
+
+def other_parts(detector: Detector, checkpoint: Mapping[str, Any]) -> list[str]:
+    """Describe the parts of a checkpoint's model that are of another class; older checkpoints do not name them."""
+    own, stored = parts(detector), checkpoint.get("parts") or {}
+    return [
+        f"{name} is {stored[name]} in the file, {own[name]} in the model"
+        for name in own
+        if stored.get(name, own[name]) != own[name]
+    ]
+
+
+def check_fits(detector: Detector, checkpoint: Mapping[str, Any], named_by: str = "ckpt_path") -> None:
     """Check that a checkpoint belongs to the model of the configuration (``--ckpt_path``).
 
     Args:
         detector: the model of the configuration.
-        state: the checkpoint's tensors, by a detector's names.
+        checkpoint: its content.
         named_by: the option or the file, for messages.
 
     Raises:
-        InputError: naming the first tensors that are missing, not used or of another shape.
+        InputError: naming the first tensors that are missing, not used or of another shape, or the part of the model
+            that is of another class.
     """
-    if problems := compare(detector.state_dict(), state).problems:
+    problems = compare(detector.state_dict(), detector_state(checkpoint)).problems
+    if problems := problems or other_parts(detector, checkpoint):
         raise InputError(
             f"{named_by}: the checkpoint is of another model than this configuration: {listed(problems)}. Use "
             "the config.yaml of its run, or the row and the preset that it was trained with."
@@ -93,6 +110,8 @@ def load_weights(
             f"model.init_from: {path} has no {listed(absent)}: it has another {part}. Use a checkpoint with the {part} "
             "of this configuration."
         )
+    if other := other_parts(detector, checkpoint):
+        rank_zero_warn(f"model.init_from {path} is of another model: {', '.join(other)}")
     detector.load_state_dict(
         {name: value for name, value in state.items() if name not in comparison.unexpected}, strict=False
     )

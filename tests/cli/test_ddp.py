@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+
 import torch
 
-from tests.command_line import read_log, read_metrics, run_python, weights
+from tests.command_line import read_log, read_metrics, run_python, start_python, weights
 
 
 def test_two_processes_equal_one(arguments, run, tmp_path):
@@ -28,3 +31,38 @@ def test_two_processes_equal_one(arguments, run, tmp_path):
     done = run_python("validate", "--config", str(run / "config.yaml"), "--ckpt_path", "last", "--trainer.devices", "2")
     assert done.returncode == 0, done.stderr[-3000:]
     assert read_metrics(run / "validate" / "metrics.json") == one
+
+
+def test_an_error_in_one_process_ends_all_with_one_line(arguments, run, tiny_data, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(tiny_data, root)
+    broken = sorted((root / "train").glob("*.jpg"))[0]
+    broken.write_bytes(b"no image")  # one of the two processes reads it
+    options = [*arguments, "--data.root", str(root), "--data.batch_size_per_device", "2", "--trainer.devices", "2"]
+    # As a launcher does it, so that the status of each is seen.
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517", "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    with (tmp_path / "printed.txt").open("w") as printed:
+        started = [
+            start_python("fit", *options, stream=printed, environment={**common, "LOCAL_RANK": str(rank)})
+            for rank in range(2)
+        ]
+        assert [process.wait(timeout=240) for process in started] == [2, 2]
+    lines = (tmp_path / "printed.txt").read_text().splitlines()
+    assert lines[-1].startswith("error: ")
+    assert broken.name in lines[-1]
+    assert sum("error:" in line for line in lines) == 1
+    assert not [line for line in lines if "Traceback" in line]
+
+    # Lightning starts the second process. Nothing can be trained on, so that the overwritten run is put back.
+    for image in (root / "train").glob("*.jpg"):
+        image.write_bytes(b"no image")
+    shutil.rmtree(run)
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "last.ckpt").write_bytes(b"of an earlier run")
+    done = run_python("fit", *options, "--trainer.strategy", "ddp", "--experiment.overwrite", "true")
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: .*\.jpg.*", done.stderr.splitlines()[-1])
+    assert done.stderr.count("error:") == 1
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in run.parent.iterdir()] == ["seed0"]
+    assert (run / "checkpoints" / "last.ckpt").read_bytes() == b"of an earlier run"

@@ -135,6 +135,20 @@ def test_a_row_uses_the_proposals_that_it_names(cli, stores, fast_rcnn, tiny_dat
     assert "make row ROW=table2/c_fpn PRESET=mini SEED=1" in error
 
 
+def test_proposals_of_other_weights_are_overwritten_only_if_told_so(cli, arguments, rpn, stores, capsys):
+    predict = ["predict", "--config", str(rpn / "config.yaml"), "--ckpt_path", "last", "--data.predict_split", "val"]
+    before = {path: path.read_bytes() for path in stores.rglob("*") if path.is_file()}
+    cli("fit", *arguments, "--trainer.max_steps", "2", "--ckpt_path", "last")
+    with pytest.raises(SystemExit) as stop:
+        cli(*predict)
+    assert stop.value.code == 2
+    assert f"{stores / 'val'} holds proposals that were made with other weights (" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in stores.rglob("*") if path.is_file()} == before
+    cli(*predict, "--experiment.overwrite", "true")
+    checkpoint = (rpn / "checkpoints" / "last.ckpt").read_bytes()
+    assert ProposalStore(stores / "val").header.checkpoint_sha256 == hashlib.sha256(checkpoint).hexdigest()
+
+
 def test_fast_rcnn_without_its_proposals_stops_at_the_start(stores, fast_rcnn, tmp_path):
     without = run_python("fit", *fast_rcnn, "--experiment.proposals_of", "")
     assert without.returncode == 2

@@ -123,9 +123,12 @@ def test_the_reports_get_a_picture_of_each_finished_row(cli, arguments, run, tmp
     arguments += ["--trainer.val_check_interval", "2"]
     cli("fit", *arguments, "--pictures.num_images", "0")
     options = ["--runs", str(tmp_path / "runs"), "--preset", "mini", "--table", "table1"]
-    assert copy_pictures(options) == 1
+    assert copy_pictures(options) == 2
     assert f"validate --config {run / 'config.yaml'} --ckpt_path last" in capsys.readouterr().err
 
+    cli("fit", *arguments, "--trainer.limit_val_batches", "2", "--experiment.overwrite", "true")
+    assert copy_pictures(options) == 2
+    assert "holds no finished run with seed 0" in capsys.readouterr().err
     cli("fit", *arguments, "--pictures.num_images", "2", "--experiment.overwrite", "true")
     output = tmp_path / "reports"
     assert copy_pictures([*options, "--output", str(output)]) == 0
@@ -140,7 +143,7 @@ def test_the_reports_get_a_picture_of_each_finished_row(cli, arguments, run, tmp
         (["--seed", "1"], "holds no finished run with seed 1"),
         (["--row", "f_finest"], "holds no finished run with seed 0: no f_finest/seed0"),
     ):
-        assert copy_pictures([*options, *wrong]) == 1
+        assert copy_pictures([*options, *wrong]) == 2
         assert message in capsys.readouterr().err
 
     # What validate has drawn counts too.

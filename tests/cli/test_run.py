@@ -94,7 +94,8 @@ def test_killed_and_resumed_equals_uninterrupted(cli, arguments, run, tmp_path, 
     assert "--ckpt_path last" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli("fit", *arguments, "--ckpt_path", "last", "--model.optimization.lr", "1")
-    assert "started with other values of model.init_args.optimization.lr" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "started with other values: model.init_args.optimization.lr is 1.0 and was 0.006. Continue" in error
 
     cli("fit", *arguments, "--ckpt_path", "last")
     for name, value in weights(whole).items():
@@ -185,6 +186,23 @@ def test_a_checkpoint_of_another_model_or_with_other_categories_is_named(
     name = json.loads((tiny_data / "annotations" / "instances_val.json").read_text())["categories"][1]["name"]
     with pytest.warns(UserWarning, match=rf"the first that differ are \(\d+, '{name}'\) and \(\d+, 'another'\)"):
         cli("validate", *saved, "--data.root", str(root))
+
+
+def test_a_checkpoint_of_another_pyramid_with_equal_tensors_is_named(cli, arguments, run, capsys):
+    cli("fit", *arguments, "--trainer.max_steps", "1")
+    saved = ["--config", str(run / "config.yaml")]
+    other = ["--model.detector.pyramid", "fpn_lightning.models.pyramids.BottomUpPyramid"]
+    with pytest.raises(SystemExit):
+        cli("validate", *saved, *other, "--ckpt_path", "last")
+    assert "configuration: pyramid is FPN in the file, BottomUpPyramid in the model" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="of another model: pyramid is FPN in the file, BottomUpPyramid in the model"):
+        cli("validate", *saved, *other, "--model.init_from", str(run / "checkpoints" / "last.ckpt"))
+
+
+def test_proposals_that_are_not_read_are_rejected(cli, arguments, run, capsys):
+    with pytest.raises(SystemExit):
+        cli("fit", *arguments, "--experiment.proposals_of", "", "--data.proposals", str(run))
+    assert "but RPNStage reads no proposals: leave out data.proposals" in capsys.readouterr().err
 
 
 def test_init_from_takes_only_the_weights(cli, arguments, run, tmp_path, capsys):

@@ -89,12 +89,23 @@ def test_the_same_command_again_and_over_other_files(coco: Path, monkeypatch: py
         raise OSError("another file system")
 
     monkeypatch.setattr(os, "link", no_links)
-    assert build(coco, "1\n102\n3\n") == 0
+    assert build(coco, "1\n102\n3\n", "--overwrite") == 0
     for name in ("0001.png", "0003.png"):
         assert (coco / "few" / name).read_bytes() == (coco / "train2017" / name).read_bytes()
         assert not (coco / "few" / name).samefile(coco / "train2017" / name)
-    assert build(coco, "102\n1\n") == 0  # the order of the list does not matter
+    assert build(coco, "102\n1\n", "--overwrite") == 0  # the order of the list does not matter
     assert (coco / "annotations" / "instances_few.json").read_bytes() == first
+
+
+def test_another_split_is_overwritten_only_if_told_so(coco: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert build(coco, "2\n") == 0
+    file = coco / "annotations" / "instances_few.json"
+    before = file.read_bytes()
+    assert build(coco, "3\n") == 2
+    assert f"{file} exists and is another split" in capsys.readouterr().err
+    assert file.read_bytes() == before
+    assert build(coco, "3\n", "--overwrite") == 0
+    assert objects(coco, "few").keys() == {3}
 
 
 def test_everything_missing_is_in_one_error(coco: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from .builders import annotation, document, one_object, write_json
 
 
 class TestTrainingRows:
-    def test_reasons_by_hand(self, tmp_path: Path) -> None:
+    def test_reasons_by_hand(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         boxes = {
             1: [5, 5, -3, 4],  # inverted
             2: [5, 5, 0, 4],  # empty
@@ -33,6 +34,10 @@ class TestTrainingRows:
         assert places.tolist() == [0]
         places, counts = training_images(index, transform, skip_images_without_objects=False)
         assert (places.tolist(), counts["images_without_objects"]) == ([0, 1], 0)
+        caplog.set_level(logging.INFO)
+        places, counts = training_images(index, transform, skip_images_without_objects=False, limit=1)
+        assert (places.tolist(), counts["images_over_the_limit"]) == ([0], 1)
+        assert "training on 1 images; " in caplog.messages[-1]
         assert index.objects_of(0).boxes_xywh.tolist() == list(boxes.values())  # evaluation sees them all
 
     def test_nothing_to_train_on(self, tmp_path: Path) -> None:

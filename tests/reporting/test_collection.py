@@ -30,12 +30,16 @@ def gather(tmp_path: Path):
 def test_finished_runs_are_kept_in_the_order_of_their_seeds(tmp_path: Path, gather) -> None:
     finished = [a_record(seed=2), a_record(seed=9), a_record(seed=10), a_record("table2/steps/rpn")]
     (tmp_path / "runs/mini/table1/a_conv4/seed0/validate").mkdir(parents=True)
-    kept = gather(*finished[::-1], a_record(seed=3, status="running"))
+    a_record(seed=2).save(tmp_path / "runs/mini/table1/c_fpn/seed2.replaced/metrics.json")
+    kept = gather(*finished[::-1], a_record(seed=3, status="out_of_time", reason="after 3 of 4 steps"))
     names = [f"mini/table1/c_fpn/seed{seed}.json" for seed in (10, 2, 9)] + ["mini/table2/steps/rpn/seed0.json"]
     assert kept.written == [tmp_path / "records" / name for name in names]
     assert kept.left_alone == {}
-    unfinished = ("mini/table1/a_conv4/seed0", "mini/table1/c_fpn/seed3")
-    assert kept.unfinished == [str(tmp_path / "runs" / name) for name in unfinished]
+    assert kept.unfinished == [
+        f"{tmp_path}/runs/mini/table1/a_conv4/seed0",
+        f"{tmp_path}/runs/mini/table1/c_fpn/seed2.replaced (moved aside by --experiment.overwrite true)",
+        f"{tmp_path}/runs/mini/table1/c_fpn/seed3 (out_of_time: after 3 of 4 steps)",
+    ]
     assert load_all(tmp_path / "records", "mini") == finished
     assert presets(tmp_path / "records") == ["mini"]
     # Records outlive their runs.
@@ -116,7 +120,7 @@ def test_weights_and_biases_gives_the_same_files_from_the_latest_runs(tmp_path: 
     ]
     found = collect(wandb_runs("team/fpn", OnlineApi(runs)), tmp_path / "wandb")
     assert found.left_alone == {}
-    assert found.unfinished == ["running", "crashed", "other"]
+    assert found.unfinished == ["running (running)", "crashed", "other"]
     gather(*kept)
     assert files(tmp_path / "wandb") == files(tmp_path / "records")
     with pytest.raises(InputError, match=r"team/fpn, run broken \(id-broken\): "):

@@ -82,7 +82,7 @@ def test_a_kept_record_of_another_configuration_is_left_alone(tmp_path: Path, re
     assert f"left alone: {name}; in the finished run config_sha256 is 111111111111 and was 000000000000" in printed
     assert "Kept records left alone: 4." in printed
     assert "--preset mini quickstart --replace" in printed
-    assert _run(tmp_path, "--preset", "8gpu") == 1
+    assert _run(tmp_path, "--preset", "8gpu") == 2
     assert "presets that have some: mini, quickstart" in capsys.readouterr().err
 
 
@@ -148,7 +148,7 @@ def test_a_table_that_was_not_run_says_so_where_it_is_asked_for(tmp_path: Path, 
 def test_wrong_arguments_and_nothing_to_render_end_in_one_message(
     arguments: tuple[str, ...], message: str, tmp_path: Path, capfd
 ) -> None:
-    assert _run(tmp_path, *arguments) == 1
+    assert _run(tmp_path, *arguments) == 2
     error = capfd.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1

@@ -1,7 +1,18 @@
 """Messages on the terminal."""
 
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import StringIO
+from types import SimpleNamespace
+
+import pytest
+from rich.progress import Progress
+
 from fpn_lightning.errors import InputError, complain
-from fpn_lightning.runs.console import print_metrics
+from fpn_lightning.runs.console import print_metrics, set_up_logging
+from fpn_lightning.runs.speed import StepProgressBar
 
 
 def test_brackets_in_a_message_survive(capsys):
@@ -16,3 +27,68 @@ def test_metrics_are_shown_times_100_by_size(capsys, tmp_path):
     line = next(line for line in out.splitlines() if "AR100" in line)
     assert [cell.strip() for cell in line.split("│")[1:-1]] == ["AR100", "44.4", "–", "50.0", "100.0"]
     assert "metrics.json" in out.replace("\n", "")
+
+
+@contextmanager
+def started_bar() -> Iterator[StepProgressBar]:
+    """A progress bar that writes to a terminal of its own, before its first step of 6."""
+    console = {"file": StringIO(), "force_terminal": True, "width": 100, "_environ": {}}
+    bar = StepProgressBar(console_kwargs=console)
+    trainer = SimpleNamespace(
+        max_steps=6, accumulate_grad_batches=2, global_step=0, current_epoch=0, sanity_checking=False,
+        state=SimpleNamespace(fn="fit"), progress_bar_callback=bar, training=True, progress_bar_metrics={},
+        num_val_batches=[5], num_predict_batches=[5], loggers=[],
+    )  # fmt: skip
+    bar._trainer = trainer
+    bar._update_metrics = lambda *_: None
+    bar.on_train_start(trainer, None)
+    bar.on_train_epoch_start(trainer, None)
+    yield bar
+    bar.teardown(trainer, None, "fit")
+
+
+def task(bar: StepProgressBar, number: int) -> tuple[float, float | None, bool]:
+    assert isinstance(bar.progress, Progress)
+    found = bar.progress.tasks[number]
+    return found.completed, found.total, found.visible
+
+
+def test_the_bar_counts_optimiser_steps():
+    with started_bar() as bar:
+        assert task(bar, 0) == (0, 6, True)
+        for batch, steps in enumerate((0, 1, 1, 2)):
+            bar.trainer.global_step = steps
+            bar.on_train_batch_end(bar.trainer, None, None, None, batch)
+            assert task(bar, 0) == (steps, 6, True)
+
+
+def test_a_validation_is_visible_from_its_start_and_its_metrics_are_printed(capsys):
+    with started_bar() as bar:
+        set_up_logging()
+        bar.on_validation_batch_start(bar.trainer, None, None, 0)
+        assert task(bar, 1) == (0, 5, True)
+        bar.trainer.global_step = 3
+        bar.on_validation_end(
+            bar.trainer, SimpleNamespace(evaluation={"AP": 0.25, "APs": 0.1, "AP50": None, "AR1k": 0.5})
+        )
+        assert "validation at step 3: AP 25.0, AR1k 50.0" in bar._console.file.getvalue()
+
+
+def test_the_bar_of_predict_is_full_if_files_were_skipped():
+    with started_bar() as bar:
+        bar.on_predict_batch_start(bar.trainer, None, None, 0)
+        bar.on_predict_batch_end(bar.trainer, None, None, None, 2)  # of 5 batches two had no readable image
+        bar.on_predict_end(bar.trainer, None)
+        assert task(bar, 1) == (5, 5, True)
+
+
+@pytest.mark.parametrize("name", ["fpn_lightning", "lightning.pytorch.utilities.rank_zero"])
+def test_messages_get_lines_of_their_own(name):
+    """While a bar is shown, what is written to ``sys.stderr`` is printed above it."""
+    with started_bar() as bar:
+        set_up_logging()
+        logging.getLogger(name).info("a message")
+        print("a warning", file=sys.stderr)
+        lines = bar._console.file.getvalue().splitlines()
+        for message in ("a message", "a warning"):
+            assert [line for line in lines if line.rpartition("\x1b[2K")[2].removeprefix("INFO: ") == message], lines

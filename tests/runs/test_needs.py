@@ -11,7 +11,9 @@ import pytest
 from fpn_lightning.errors import InputError
 from fpn_lightning.runs.directory import ExperimentOptions
 from fpn_lightning.runs.needs import NeededRun
+from tests.command_line import REPOSITORY
 from tests.data.builders import store_header
+from tests.records import a_record
 
 MAKE = "make row ROW=table2/c_fpn PRESET=mini SEED=3"
 
@@ -23,9 +25,9 @@ def rpn(tmp_path, monkeypatch) -> Path:
     return Path("runs/mini/table1/c_fpn/seed3")
 
 
-def needed(**options: str) -> NeededRun:
+def needed(data_root: str | None = None, **options: str) -> NeededRun:
     experiment = ExperimentOptions(**{"table": "table2", "row": "c_fpn", "preset": "mini", **options})
-    return NeededRun(experiment, "table1/c_fpn", 3)
+    return NeededRun(experiment, "table1/c_fpn", 3, data_root)
 
 
 def write_header(run: Path, split: str) -> None:
@@ -34,6 +36,11 @@ def write_header(run: Path, split: str) -> None:
     header = replace(store_header(), split=split, checkpoint_sha256=digest)
     touch(run / "proposals" / split / "header.json")
     (run / "proposals" / split / "header.json").write_text(header.to_json())
+
+
+def finish(run: Path, status: str = "finished") -> None:
+    """The record of the run."""
+    a_record(seed=3, status=status).save(run / "metrics.json")
 
 
 def touch(path: Path) -> None:
@@ -50,7 +57,7 @@ def test_existing_proposals_are_used_and_missing_ones_are_named_with_their_comma
         f"no finished run and proposals of table1/c_fpn in {rpn}/proposals/train, {rpn}/proposals/val. "
         f"Make them: {fit} && {predict} train && {predict} val; or make everything in runs/ with: {MAKE}"
     )
-    touch(rpn / "metrics.json")
+    finish(rpn)
     touch(rpn / "checkpoints" / "last.ckpt")
     write_header(rpn, "val")
     with pytest.raises(InputError) as error:
@@ -65,10 +72,13 @@ def test_proposals_of_an_unfinished_run_or_of_other_weights_are_rejected(rpn):
     write_header(rpn, "val")
     with pytest.raises(InputError, match=r"no finished run and proposals of .* --ckpt_path last && .*split val"):
         needed().proposals(["val"])
-    touch(rpn / "metrics.json")
+    finish(rpn)
     assert needed().proposals(["val"]) == f"{rpn}/proposals"
     (rpn / "checkpoints" / "last.ckpt").write_bytes(b"trained on")
-    with pytest.raises(InputError, match=r"val: these proposals were made by other weights .* again: .*split val"):
+    with pytest.raises(
+        InputError,
+        match=r"val: these proposals were made by other weights .* again: .*split val --experiment.overwrite true",
+    ):
         needed().proposals(["val"])
     (rpn / "checkpoints" / "last.ckpt").unlink()  # deleted to save space
     assert needed().proposals(["val"]) == f"{rpn}/proposals"
@@ -86,7 +96,10 @@ def test_weights_are_taken_from_a_finished_run(rpn):
     touch(rpn / "checkpoints" / "last.ckpt")  # still training, or stopped
     with pytest.raises(InputError, match="--seed_everything 3 --ckpt_path last; or"):
         needed().weights()
-    touch(rpn / "metrics.json")
+    finish(rpn, "out_of_time")
+    with pytest.raises(InputError, match="--seed_everything 3 --ckpt_path last; or"):
+        needed().weights()
+    finish(rpn)
     assert needed().weights() == f"{rpn}/checkpoints/last.ckpt"
     (rpn / "checkpoints" / "last.ckpt").unlink()
     with pytest.raises(InputError, match=r"--seed_everything 3 --experiment\.overwrite true; or"):
@@ -103,3 +116,14 @@ def test_commands_have_the_same_preset_seed_and_root(rpn):
         needed().weights()
     with pytest.raises(InputError, match=r"experiment\.\*_of: 'c_fpn' is not a row; give table and row"):
         NeededRun(ExperimentOptions(table="table2", row="c_fpn"), "c_fpn", 3)
+
+
+def test_commands_name_the_data_if_the_user_did(rpn):
+    Path("configs").symlink_to(REPOSITORY / "configs")
+    for experiment, usual in (({}, "data/synthetic-mini"), ({"preset": "paper"}, "data/coco")):
+        with pytest.raises(InputError, match=r"--seed_everything 3; or"):
+            needed(usual, **experiment).weights()
+        with pytest.raises(InputError, match=r"--seed_everything 3 --data\.root 'my data'; or"):
+            needed("my data", **experiment).weights()
+    with pytest.raises(InputError, match=r"predict .* --data\.predict_split val --data\.root elsewhere; or"):
+        needed("elsewhere").proposals(["val"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from fpn_lightning.stages.faster_rcnn import FasterRCNNStage
 from fpn_lightning.stages.rpn import RPNStage
 from fpn_lightning.structures import Batch
 from fpn_lightning.weights.combine import main
+from fpn_lightning.weights.export import main as export
 from fpn_lightning.weights.init_from import load_weights
 from tests.models.builders import image_batch
 
@@ -91,3 +93,14 @@ def test_files_of_other_models_are_rejected(files, capsys):
     assert "RPN_CHECKPOINT has no rpn.*" in capsys.readouterr().err
     assert main([files[0], "nowhere.ckpt", files[2]]) == 2
     assert "DETECTOR_CHECKPOINT: nowhere.ckpt is not a file" in capsys.readouterr().err
+
+
+def test_a_file_is_overwritten_only_if_told_so(files, capsys):
+    before = Path(files[1]).read_bytes()
+    assert main([files[0], files[1], files[1]]) == 2
+    assert f"{files[1]} exists. Give another path, or --overwrite to replace it" in capsys.readouterr().err
+    assert Path(files[1]).read_bytes() == before
+    assert export([files[0], files[1], "--to", "torchvision"]) == 2
+    assert "--overwrite to replace it" in capsys.readouterr().err
+    assert Path(files[1]).read_bytes() == before
+    assert main([*files, "--overwrite"]) == main([*files, "--overwrite"]) == 0

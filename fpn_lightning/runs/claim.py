@@ -1,0 +1,202 @@
+"""What ``fit`` does to the folder of its run: checks come first, and an earlier run is never lost by a failure."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from fpn_lightning.data.proposals.header import HEADER
+from fpn_lightning.errors import InputError
+from fpn_lightning.runs.directory import RECORD_NAME, is_finished, last_checkpoint, moved_aside, record_of
+
+OVERWRITE = "--experiment.overwrite true"
+RESUME = "--ckpt_path last"
+EARLIER_RECORD = "metrics.earlier.json"
+"""The record of a run while it is continued."""
+
+
+def check_start(directory: Path, overwrite: bool, resume: bool) -> None:
+    """Check that ``fit`` may start in a folder; change nothing.
+
+    Args:
+        directory: the run's directory.
+        overwrite: replace what is there.
+        resume: the run continues from its last checkpoint.
+
+    Raises:
+        InputError: if there is a run that is neither resumed nor overwritten, or no checkpoint to resume from.
+    """
+    started = _has_checkpoint(directory)
+    if overwrite and resume:
+        raise InputError(f"{OVERWRITE} would replace the run whose checkpoint {RESUME} continues; drop one.")
+    if overwrite:
+        return
+    aside = "".join(f" The run that was overwritten is in {folder}." for folder in moved_aside(directory)[:1])
+    if resume:
+        if not started:
+            raise InputError(f"{RESUME}: {last_checkpoint(directory)} does not exist.{aside}")
+        return
+    record = record_of(directory)
+    if record is not None and is_finished(directory):
+        raise InputError(
+            f"{directory} holds a finished run. To run it again: {OVERWRITE}; to train it longer: {RESUME} with "
+            f"--trainer.max_steps larger than {record.train.steps}"
+        )
+    if record is not None or started:
+        held = "an unfinished run" if record is None else f"a run that is not finished ({record.outcome})"
+        raise InputError(f"{directory} holds {held}. To continue it: {RESUME}; to start over: {OVERWRITE}{aside}")
+
+
+def check_steps(directory: Path, taken: int, asked: int) -> None:
+    """Check that a run that is resumed has something left to do.
+
+    Args:
+        directory: the run's directory.
+        taken: optimiser steps of its last checkpoint.
+        asked: ``trainer.max_steps``, rescaled; not positive if there is no limit.
+
+    Raises:
+        InputError: if it has taken more steps than asked for, or exactly these and is finished.
+    """
+    if 0 < asked < taken:
+        raise InputError(
+            f"{directory} has taken {taken} steps, more than trainer.max_steps {asked}. To train it longer: "
+            f"--trainer.max_steps larger than {taken}; to run it again: {OVERWRITE} without --ckpt_path"
+        )
+    if asked == taken and is_finished(directory):
+        raise InputError(
+            f"{directory} holds a finished run: it has taken all {taken} steps of trainer.max_steps, so {RESUME} has "
+            f"nothing to continue. To train it longer: --trainer.max_steps larger than {taken}; to run it again: "
+            f"{OVERWRITE} without --ckpt_path"
+        )
+
+
+def check_sources(directory: Path, sources: Mapping[str, str | None]) -> None:
+    """Check that an overwritten run is not one that the new run reads.
+
+    Args:
+        directory: the run's directory.
+        sources: paths that the new run reads, by configuration key.
+
+    Raises:
+        InputError: naming the key.
+    """
+    for key, path in sources.items():
+        if path is not None and Path(path).resolve().is_relative_to(directory.resolve()):
+            raise InputError(
+                f"{key} is {path}, a part of the run that {OVERWRITE} replaces. Copy it to another folder and name the "
+                "copy, or write the new run elsewhere with --experiment.root"
+            )
+
+
+@contextmanager
+def claimed(directory: Path, overwrite: bool, trained: Callable[[], bool]) -> Iterator[Callable[[], None]]:
+    """Own a run's folder while the block trains in it.
+
+    An overwritten run is moved aside, to ``seed<n>.replaced``. It is deleted when the new run has finished. If the
+    block fails before it has trained, what it wrote is removed and the earlier run is put back.
+
+    Args:
+        directory: the run's directory.
+        overwrite: replace what is there.
+        trained: whether this call has taken an optimiser step.
+
+    Yields:
+        What the block's failure does, for a process that ends without leaving the block.
+    """
+    undo = [_prepare(directory, overwrite)]
+    if not overwrite:
+        _tell(directory)
+
+    def failed() -> None:
+        if undo and not trained():
+            undo.pop()()
+        _tell(directory)
+
+    try:
+        yield failed
+    except BaseException:
+        failed()
+        raise
+    if (directory / RECORD_NAME).exists():
+        (directory / EARLIER_RECORD).unlink(missing_ok=True)
+    if is_finished(directory):
+        for folder in moved_aside(directory):
+            shutil.rmtree(folder)
+    _tell(directory)
+
+
+def _prepare(directory: Path, overwrite: bool) -> Callable[[], None]:
+    """Make the folder ready for a run; returns what puts everything back."""
+    aside = _set_aside(directory) if overwrite and directory.exists() else None
+    new = not directory.exists()
+    directory.mkdir(parents=True, exist_ok=True)
+    if not _has_checkpoint(directory):
+        _forget_attempt(directory)
+    record, earlier = directory / RECORD_NAME, directory / EARLIER_RECORD
+    if continued := record.exists():
+        record.replace(earlier)
+
+    def undo() -> None:
+        if continued:
+            earlier.replace(record)
+        if new:
+            shutil.rmtree(directory)
+        if aside is not None:
+            aside.rename(directory)
+        elif new:
+            _remove_empty(directory.parents)
+
+    return undo
+
+
+def _set_aside(directory: Path) -> Path | None:
+    """Move a folder aside and return its new path; delete one that holds no results."""
+    if not _holds_results(directory):
+        shutil.rmtree(directory)
+        return None
+    aside = _free(directory)
+    directory.rename(aside)
+    rank_zero_info(f"The earlier run was moved to {aside}. It is deleted when the new run has finished.")
+    return aside
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, innermost first, up to the first that is not empty."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def _has_checkpoint(directory: Path) -> bool:
+    return any(last_checkpoint(directory).parent.glob("*.ckpt"))
+
+
+def _forget_attempt(directory: Path) -> None:
+    """Remove the logs of a run that ended before its first checkpoint; the next one may have other settings."""
+    for name in ("metrics.csv", "untrained.yaml", "wandb_id"):
+        (directory / name).unlink(missing_ok=True)
+    shutil.rmtree(directory / "pictures", ignore_errors=True)
+
+
+def _holds_results(directory: Path) -> bool:
+    """Whether a folder holds a checkpoint, a record or stored proposals."""
+    return any(any(directory.rglob(pattern)) for pattern in ("*.ckpt", RECORD_NAME, EARLIER_RECORD, HEADER))
+
+
+def _free(directory: Path) -> Path:
+    names = [f"{directory.name}.replaced", *(f"{directory.name}.replaced{number}" for number in range(2, 1000))]
+    return next(path for path in map(directory.with_name, names) if not path.exists())
+
+
+def _tell(directory: Path) -> None:
+    """Say where earlier runs are if they were not deleted."""
+    for folder in moved_aside(directory):
+        rank_zero_info(
+            f"The run that was overwritten is in {folder}. It is deleted when a run in {directory} has finished; to "
+            f"get it back, delete {directory} and rename {folder.name} to {directory.name}."
+        )

@@ -1,0 +1,91 @@
+"""The parts of ``fit`` around the training itself: checks before it, metrics before and after it, the record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Trainer
+
+from fpn_lightning.data.datamodule import COCODataModule
+from fpn_lightning.files import write_whole
+from fpn_lightning.runs.csv_log import AppendingCSVLogger
+from fpn_lightning.runs.directory import RECORD_NAME, last_checkpoint
+from fpn_lightning.runs.record import Metrics, Record
+from fpn_lightning.runs.recorder import build_record, end_of_training
+from fpn_lightning.runs.speed import SpeedMonitor
+from fpn_lightning.runs.wandb_log import RecordingWandbLogger
+from fpn_lightning.stages.base import BaseStage
+
+
+def check_inputs(trainer: Trainer, stage: BaseStage, data: COCODataModule) -> None:
+    """Open the data and load the initial weights, so that a mistake is found before anything is changed.
+
+    Raises:
+        InputError: from the data, the weights or the total batch.
+    """
+    stage.trainer = trainer
+    trainer.datamodule = data  # type: ignore[attr-defined]  # missing in Lightning's types
+    data.setup("fit")
+    stage.prepare_data()
+    stage.setup("fit")
+
+
+def untrained_metrics(
+    run: Path, trainer: Trainer, stage: BaseStage, data: COCODataModule, evaluate: bool
+) -> Metrics | None:
+    """Evaluate the untrained model, or return what the run measured when it was started.
+
+    Args:
+        run: directory of the run, which keeps the metrics in ``untrained.yaml``.
+        trainer: the trainer of the run.
+        stage: the model.
+        data: the data.
+        evaluate: whether to evaluate it now.
+    """
+    path = run / "untrained.yaml"
+    if not evaluate:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
+    trainer.validate(stage, data, verbose=False, weights_only=True)
+    if trainer.is_global_zero:
+        write_whole(path, yaml.safe_dump(stage.evaluation))
+    return stage.evaluation
+
+
+def finish(
+    run: Path,
+    trainer: Trainer,
+    stage: BaseStage,
+    data: COCODataModule,
+    speed: SpeedMonitor,
+    log: AppendingCSVLogger,
+    resolved: dict[str, Any],
+    untrained: Metrics | None,
+) -> Record | None:
+    """Save the final weights, evaluate them once and write the record.
+
+    Args:
+        run: directory of the run.
+        trainer: its trainer, after training.
+        stage: the trained model.
+        data: the data it was trained on.
+        speed: measured seconds per step and image.
+        log: the run's log.
+        resolved: the resolved configuration.
+        untrained: metrics before the first step; ``None`` if they were not measured.
+
+    Returns:
+        The record; ``None`` on all but the first process.
+    """
+    ended = end_of_training(trainer)
+    trainer.save_checkpoint(last_checkpoint(run), weights_only=False)
+    trainer.validate(stage, data, verbose=False, weights_only=True)
+    if not trainer.is_global_zero:
+        return None
+    record = build_record(stage, data, trainer, speed, resolved, ended, log.curves(), untrained)
+    record.save(run / RECORD_NAME)
+    for logger in trainer.loggers:
+        if isinstance(logger, RecordingWandbLogger):
+            logger.finish(run / RECORD_NAME, record.metrics)
+    return record

@@ -1,0 +1,257 @@
+"""A run is overwritten, stopped, continued and lengthened; nothing is lost on the way."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from fpn_lightning.reporting.collection import collect, local_runs
+from fpn_lightning.stages.rpn import RPNStage
+from tests.command_line import read_log, read_metrics, weights
+
+OVERWRITE = ("--experiment.overwrite", "true")
+RESUME = ("--ckpt_path", "last")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def record(run: Path) -> dict:
+    return json.loads((run / "metrics.json").read_text())
+
+
+@pytest.fixture
+def fails(cli, capsys):
+    """Run a command that has to end with one line of error, and return this line."""
+
+    def call(*args: str) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli(*args)
+        assert stop.value.code == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    return call
+
+
+@pytest.fixture
+def kill(cli, arguments, monkeypatch):
+    """Start a run that dies in a step."""
+
+    def call(at_step: int, *more: str) -> None:
+        step = RPNStage.training_step
+
+        def training_step(self, batch, batch_idx):
+            if self.global_step == at_step:
+                raise RuntimeError("power cut")
+            return step(self, batch, batch_idx)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RPNStage, "training_step", training_step)
+            with pytest.raises(RuntimeError, match="power cut"):
+                cli("fit", *arguments, *more)
+
+    return call
+
+
+# ---- overwriting -----------------------------------------------------------------------------------------------------
+
+
+def test_a_mistake_leaves_the_run_that_was_to_be_overwritten(cli, arguments, run, fails, tmp_path):
+    cli("fit", *arguments)
+    before = contents(run)
+    own = str(run / "checkpoints" / "last.ckpt")
+    mistakes = {
+        ("--data.root", "nowhere"): "nowhere",
+        ("--model.init_from", own): "model.init_from is .* a part of the run that --experiment.overwrite true replaces",
+        ("--model.init_from", "missing.ckpt"): "missing.ckpt",
+        ("--experiment.weights_of", "table1/none"): "no finished run of table1/none",
+        ("--experiment.proposals_of", "table1/none"): "no finished run and proposals of table1/none",
+        ("--data.num_classes", "7"): "num_classes",
+        ("--data.batch_size_per_device", "3"): "total_batch_size",
+        ("--trainer.devices", "0"): "devices",
+        ("--trainer.accumulate_grad_batches", "3"): "accumulate_grad_batches is 3",
+    }
+    for mistake, message in mistakes.items():
+        assert re.search(message, fails("fit", *arguments, *OVERWRITE, *mistake)), mistake
+        assert contents(run) == before, mistake
+    assert [path.name for path in run.parent.iterdir()] == ["seed0"]
+
+
+def test_an_overwritten_run_is_deleted_when_the_new_one_has_finished(cli, arguments, run, kill, fails, capsys):
+    cli("fit", *arguments)
+    aside = run.with_name("seed0.replaced")
+    before = contents(run)
+    kill(0, *OVERWRITE)  # before the first step: the run is put back
+    assert contents(run) == before
+    assert not aside.exists()
+
+    kill(3, *OVERWRITE, "--checkpoint.every_n_train_steps", "2")
+    assert contents(aside) == before
+    said = capsys.readouterr().err
+    assert f"The earlier run was moved to {aside}" in said
+    assert f"The run that was overwritten is in {aside}" in said
+    assert f"holds an unfinished run. To continue it: {' '.join(RESUME)}" in (error := fails("fit", *arguments))
+    assert str(aside) in error
+    kill(3, *OVERWRITE)  # again, without a checkpoint
+    assert contents(aside) == before
+    cli("fit", *arguments)
+    assert not list(run.parent.glob("*replaced*"))
+    assert read_metrics(run / "metrics.json") == json.loads(before["metrics.json"])["metrics"]
+
+
+def test_a_run_that_fails_at_its_start_leaves_nothing(cli, arguments, run, kill):
+    kill(0)
+    assert not run.parent.exists()
+    kill(2)  # no checkpoint, but a log
+    assert len(read_log(run, "train/loss")) == 2
+    cli("fit", *arguments)
+    assert [row["step"] for row in read_log(run, "train/loss")] == ["0", "1", "2", "3"]
+
+
+# ---- status ----------------------------------------------------------------------------------------------------------
+
+
+def stop_at(step: int, monkeypatch, action) -> None:
+    hook = RPNStage.on_before_optimizer_step
+
+    def stopping(self, optimizer):
+        hook(self, optimizer)
+        if self.global_step + 1 == step:
+            action(self.trainer)
+
+    monkeypatch.setattr(RPNStage, "on_before_optimizer_step", stopping)
+
+
+def out_of_time(trainer) -> None:
+    (timer,) = (callback for callback in trainer.callbacks if type(callback).__name__ == "Timer")
+    timer._duration = 0
+
+
+def test_a_run_out_of_time_says_so_and_goes_on(cli, arguments, run, fails, tmp_path, monkeypatch, capsys):
+    arguments += ["--trainer.max_time", "00:01:00:00"]
+    with monkeypatch.context() as patch:
+        stop_at(2, patch, out_of_time)
+        cli("fit", *arguments)
+    reason = "trainer.max_time was over after 2 of 4 steps"
+    assert (record(run)["status"], record(run)["reason"], record(run)["train"]["steps"]) == ("out_of_time", reason, 2)
+    assert f"not finished, so not in tables: out_of_time: {reason}" in capsys.readouterr().out
+    kept = collect(local_runs(tmp_path / "runs"), tmp_path / "records")
+    assert (kept.written, kept.unfinished) == ([], [f"{run} (out_of_time: {reason})"])
+    assert f"holds a run that is not finished (out_of_time: {reason}). To continue it: {' '.join(RESUME)}" in fails(
+        "fit", *arguments
+    )
+
+    cli("fit", *arguments, *RESUME)
+    assert record(run)["status"] == "finished"
+    assert "reason" not in record(run)
+    assert not (run / "metrics.earlier.json").exists()
+    whole = ["--experiment.root", str(tmp_path / "whole")]
+    cli("fit", *arguments, *whole)
+    other = tmp_path / "whole" / run.relative_to(tmp_path / "runs")
+    assert all(torch.equal(value, weights(other)[name]) for name, value in weights(run).items())
+    assert read_metrics(run / "metrics.json") == read_metrics(other / "metrics.json")
+
+
+def test_the_time_of_earlier_calls_does_not_count(cli, arguments, run, monkeypatch):
+    """A run that used up its time goes on with the same command."""
+    arguments += ["--trainer.max_time", "00:01:00:00"]
+    with monkeypatch.context() as patch:
+        stop_at(2, patch, lambda trainer: setattr(trainer, "should_stop", True))
+        result = cli("fit", *arguments)
+    assert record(run)["reason"] == "training was stopped after 2 of 4 steps"
+    checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    checkpoint["callbacks"]["Timer"]["time_elapsed"]["train"] = 7200.0
+    torch.save(checkpoint, run / "checkpoints/last.ckpt")
+    del result
+    cli("fit", *arguments, *RESUME)
+    assert record(run)["status"] == "finished"
+
+
+def test_early_stopping_is_a_status_with_its_reason(cli, arguments, run):
+    stopping = {
+        "class_path": "lightning.pytorch.callbacks.EarlyStopping",
+        "init_args": {"monitor": "val/AR1k", "mode": "max", "stopping_threshold": 0.0},
+    }
+    every = ["--trainer.val_check_interval", "2"]
+    cli("fit", *arguments, *every, "--trainer.callbacks", json.dumps([stopping]))
+    assert (record(run)["status"], record(run)["train"]["steps"]) == ("stopped_early", 2)
+    assert record(run)["reason"].startswith(
+        "EarlyStopping ended training after 2 of 4 steps. Stopping threshold reached"
+    )
+    cli("fit", *arguments, *every, *RESUME)
+    assert (record(run)["status"], record(run)["train"]["steps"]) == ("finished", 4)
+
+
+@pytest.mark.parametrize(
+    ("option", "outcome"),
+    [
+        (("--trainer.fast_dev_run", "true"), "partial: trainer.fast_dev_run"),
+        (("--trainer.limit_val_batches", "0"), "partial: 0 of 5 images were evaluated"),
+    ],
+)
+def test_fit_and_tables_agree_on_a_partial_run(cli, arguments, run, fails, tmp_path, option, outcome):
+    cli("fit", *arguments, *option)
+    assert f"holds a run that is not finished ({outcome})" in fails("fit", *arguments)
+    assert collect(local_runs(tmp_path / "runs"), tmp_path / "records").unfinished == [f"{run} ({outcome})"]
+    cli("fit", *arguments, *RESUME)
+    assert record(run)["status"] == "finished"
+    assert collect(local_runs(tmp_path / "runs"), tmp_path / "records").unfinished == []
+
+
+# ---- a finished run is lengthened ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", ["multistep", "cosine"])
+def test_a_finished_run_can_be_lengthened(cli, arguments, run, fails, tmp_path, schedule, kill):
+    arguments += ["--data.batch_size_per_device", "2", "--trainer.val_check_interval", "3"]
+    arguments += ["--model.optimization.schedule", schedule]
+    longer = ["--trainer.max_steps", "7"]
+    cli("fit", *arguments)
+    error = fails("fit", *arguments, *RESUME)
+    assert "holds a finished run: it has taken all 4 steps of trainer.max_steps" in error
+    assert "--trainer.max_steps larger than 4" in error
+    error = fails("fit", *arguments, *RESUME, "--trainer.max_steps", "3")
+    assert "has taken 4 steps, more than trainer.max_steps 3" in error
+
+    finished = (run / "metrics.json").read_bytes()
+    kill(4, *longer, *RESUME)  # before a step: still finished
+    assert (run / "metrics.json").read_bytes() == finished
+    kill(5, *longer, *RESUME)
+    assert not (run / "metrics.json").exists()
+    assert (run / "metrics.earlier.json").read_bytes() == finished
+    cli("fit", *arguments, *longer, *RESUME)
+    assert (record(run)["status"], record(run)["train"]["steps"]) == ("finished", 7)
+    assert not (run / "metrics.earlier.json").exists()
+    assert [row["step"] for row in read_log(run, "val/AR1k")] == ["3", "4", "6", "7"]
+    lr = [float(row["train/lr"]) for row in read_log(run, "train/lr")]
+    assert len(lr) == 7
+
+    whole = tmp_path / "whole" / run.relative_to(tmp_path / "runs")
+    cli("fit", *arguments, *longer, "--experiment.root", str(tmp_path / "whole"))
+    assert lr[4:] == [float(row["train/lr"]) for row in read_log(whole, "train/lr")][4:]
+    if schedule == "multistep":  # the first steps were the same
+        assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(run).items())
+
+
+# ---- resuming with other values --------------------------------------------------------------------------------------
+
+
+def test_values_that_change_a_resumed_run_are_named(cli, arguments, run, kill, fails, capsys):
+    kill(3, "--checkpoint.every_n_train_steps", "2")
+    changes = {
+        "precision": ("bf16-mixed", None),
+        "gradient_clip_val": ("1.0", 5.0),
+        "limit_train_batches": ("0.5", None),
+    }
+    for key, (value, was) in changes.items():
+        error = fails("fit", *arguments, *RESUME, f"--trainer.{key}", value)
+        assert f"started with other values: trainer.{key} is {value} and was {was}" in error
+    with pytest.warns(UserWarning, match=r"other values: trainer\.max_steps is 5 and was 4"):
+        cli("fit", *arguments, *RESUME, "--trainer.max_steps", "5", "--trainer.log_every_n_steps", "2")
+    assert record(run)["train"]["steps"] == 5
