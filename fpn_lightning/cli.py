@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -18,10 +17,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.drawing.callback import PictureCallback
 from fpn_lightning.errors import InputError, complain
-from fpn_lightning.files import write_whole
+from fpn_lightning.files import cannot_write, write_whole
 from fpn_lightning.predictions.coco_server import ServerFileWriter
 from fpn_lightning.predictions.detections import DetectionsWriter, check_source
 from fpn_lightning.predictions.proposals import ProposalStoreWriter
+from fpn_lightning.runs.checkpoints import RunCheckpoint, WholeCheckpointIO, newest_checkpoint, steps_taken
 from fpn_lightning.runs.console import print_metrics, set_up_logging
 from fpn_lightning.runs.csv_log import AppendingCSVLogger
 from fpn_lightning.runs.directory import (
@@ -36,10 +36,10 @@ from fpn_lightning.runs.directory import (
 from fpn_lightning.runs.needs import fill_in_needs
 from fpn_lightning.runs.presets import SUBCOMMANDS, PresetAction, expand_preset
 from fpn_lightning.runs.recorder import build_record, config_sha256, evaluation_summary
+from fpn_lightning.runs.signals import handled_by, stop_now
 from fpn_lightning.runs.speed import SpeedMonitor, StepProgressBar
 from fpn_lightning.runs.wandb_log import RecordingWandbLogger, WandbOptions, wandb_logger
 from fpn_lightning.stages.base import BaseStage
-from fpn_lightning.weights.checkpoint import read_checkpoint
 
 BASE_CONFIG = Path(__file__).with_name("base.yaml")
 
@@ -64,7 +64,7 @@ class CLI(LightningCLI):
         )
         parser.add_argument("--experiment", type=ExperimentOptions)
         parser.add_argument("--wandb", type=WandbOptions, default=WandbOptions())
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(DetectionsWriter, "detections")
         parser.add_lightning_class_args(PictureCallback, "pictures")
         run = ("experiment", "seed_everything")
@@ -77,6 +77,9 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments. LightningCLI's own method would warn, because we always pass them."""
         self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: LightningCLI's own method imports the class that a checkpoint names."""
 
     # ---- before anything is built ----------------------------------------------------------------------------------
 
@@ -113,15 +116,15 @@ class CLI(LightningCLI):
             raise InputError(
                 "fit only resumes its own run: --ckpt_path last. Weights of another run: --model.init_from PATH"
             )
-        if options.ckpt_path == "last":
-            options.ckpt_path = str(last)
         if options.ckpt_path is None and self.subcommand != "fit" and not options.model.init_args.init_from:
             raise InputError(f"{self.subcommand} needs weights: --ckpt_path last (or a file) or --model.init_from PATH")
         fill_in_needs(self.subcommand, options)
         if self.subcommand == "fit" and _get_rank() in (None, 0):
             claim_run_directory(self.run, options.experiment.overwrite, resume=options.ckpt_path is not None)
+        if options.ckpt_path in ("last", str(last)):
+            options.ckpt_path = str(newest_checkpoint(self.run))
         if options.ckpt_path is not None:
-            self.checkpoint_step = _steps_taken(options.ckpt_path)
+            self.checkpoint_step = steps_taken(options.ckpt_path, resumes=self.subcommand == "fit")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with our loggers and writers; only ``fit`` writes to the run directory itself."""
@@ -130,6 +133,8 @@ class CLI(LightningCLI):
         kwargs["default_root_dir"] = str(self.output)
         trainer = self.config_init[self.subcommand].trainer
         configured = trainer.callbacks or []
+        plugins = trainer.plugins or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), WholeCheckpointIO()]
         kwargs["callbacks"] = [*(configured if isinstance(configured, list) else [configured]), self.speed]
         if self.subcommand == "predict":
             kwargs["callbacks"].append(
@@ -183,8 +188,6 @@ class CLI(LightningCLI):
     def after_fit(self) -> None:
         """Save the final weights, evaluate them once and write the record."""
         trainer = self.trainer
-        if trainer.interrupted:
-            return
         trainer.save_checkpoint(last_checkpoint(self.run), weights_only=False)
         steps = trainer.global_step
         trainer.validate(self.model, self.datamodule, verbose=False, weights_only=True)
@@ -225,32 +228,30 @@ def main(args: Sequence[str] | None = None) -> CLI:
         args: arguments without the program's name; by default those of the process.
 
     Raises:
-        SystemExit: with code 2 and a one-line message, for input that the user has to fix.
+        SystemExit: with code 2 and a one-line message, for input that the user has to fix; with 130 or 143 after Ctrl-C
+            or SIGTERM.
     """
     set_up_logging()
     try:
-        return CLI(
-            BaseStage,
-            COCODataModule,
-            subclass_mode_model=True,
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            parser_kwargs={name: {"default_config_files": [str(BASE_CONFIG)]} for name in CLI.subcommands()},
-            args=expand_preset(sys.argv[1:] if args is None else args),
-        )
+        with handled_by(stop_now):
+            return CLI(
+                BaseStage,
+                COCODataModule,
+                subclass_mode_model=True,
+                save_config_callback=None,
+                auto_configure_optimizers=False,
+                seed_everything_default=0,
+                parser_kwargs={name: {"default_config_files": [str(BASE_CONFIG)]} for name in CLI.subcommands()},
+                args=expand_preset(sys.argv[1:] if args is None else args),
+            )
+    except OSError as error:
+        if (unwritable := cannot_write(error)) is None:
+            raise
+        sys.exit(complain(unwritable))
     except (ValueError, RuntimeError, FloatingPointError, MisconfigurationException) as error:
         if (complaint := _input_error(error)) is None:
             raise
         sys.exit(complain(complaint))
-
-
-def _steps_taken(path: str) -> int:
-    """Number of optimiser steps before a checkpoint was written; InputError if it is not one of ours."""
-    steps = read_checkpoint(path, "--ckpt_path").get("global_step")
-    if steps is None:
-        raise InputError(f"--ckpt_path: {path} has no global_step; to use its weights only: --model.init_from {path}")
-    return int(steps)
 
 
 def _input_error(error: BaseException | None) -> BaseException | None:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from fpn_lightning.errors import InputError
+from fpn_lightning.files import writing
 from fpn_lightning.runs.record import Experiment
 
 
@@ -85,6 +86,7 @@ def claim_run_directory(directory: Path, overwrite: bool, resume: bool) -> None:
             checkpoint to resume from.
     """
     last = last_checkpoint(directory)
+    started = any(last.parent.glob("*.ckpt"))
     if overwrite:
         if resume:
             raise InputError(
@@ -94,14 +96,24 @@ def claim_run_directory(directory: Path, overwrite: bool, resume: bool) -> None:
     elif (directory / "metrics.json").exists():
         raise InputError(f"{directory} holds a finished run. To run it again: --experiment.overwrite true")
     elif resume:
-        if not last.exists():
+        if not started:
             raise InputError(f"--ckpt_path last: {last} does not exist.")
-    elif last.exists():
+    elif started:
         raise InputError(
             f"{directory} holds an unfinished run. To continue it: --ckpt_path last; "
             "to start over: --experiment.overwrite true"
         )
-    directory.mkdir(parents=True, exist_ok=True)
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        _forget_attempt(directory)
+
+
+def _forget_attempt(directory: Path) -> None:
+    """Remove the log of a run that was killed before its first checkpoint; the next one may have other settings."""
+    for name in ("metrics.csv", "untrained.yaml", "wandb_id"):
+        (directory / name).unlink(missing_ok=True)
+    shutil.rmtree(directory / "pictures", ignore_errors=True)
 
 
 def check_same_config(path: Path, resolved: dict[str, Any]) -> None:

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from fpn_lightning.errors import InputError, complain
-from fpn_lightning.files import whole_file
 from fpn_lightning.state_dicts import listed
-from fpn_lightning.weights.checkpoint import detector_state, read_checkpoint, stage_state
+from fpn_lightning.weights.checkpoint import detector_state, read_checkpoint, stage_state, write_checkpoint
 
 SHARED = ("backbone.", "pyramid.")
 PARTS = {"RPN_CHECKPOINT": "rpn.", "DETECTOR_CHECKPOINT": "roi_heads."}
@@ -76,10 +75,9 @@ def main(args: Sequence[str] | None = None) -> int:
             read_checkpoint(arguments.rpn, "RPN_CHECKPOINT"),
             read_checkpoint(arguments.detector, "DETECTOR_CHECKPOINT"),
         )
+        write_checkpoint(combined, arguments.out)
     except InputError as error:
         return complain(error)
-    with whole_file(arguments.out) as temporary:
-        torch.save(combined, temporary)
     print(
         f"written to {arguments.out}. To predict with it, give --config configs/table3/joint_fpn.yaml, the backbone "
         f"and the preset of the two runs, and --ckpt_path {arguments.out}"
