@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import yaml
 from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -20,10 +19,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.drawing.callback import PictureCallback
 from fpn_lightning.errors import InputError, complain
-from fpn_lightning.files import write_whole
+from fpn_lightning.files import cannot_write, write_whole
 from fpn_lightning.predictions.coco_server import ServerFileWriter
 from fpn_lightning.predictions.detections import DetectionsWriter, check_source
 from fpn_lightning.predictions.proposals import ProposalStoreWriter
+from fpn_lightning.runs.checkpoints import RunCheckpoint, WholeCheckpointIO, newest_checkpoint, steps_taken
 from fpn_lightning.runs.claim import check_sources, check_start, check_steps, claimed
 from fpn_lightning.runs.console import print_metrics, print_record, set_up_logging
 from fpn_lightning.runs.csv_log import AppendingCSVLogger
@@ -43,11 +43,11 @@ from fpn_lightning.runs.presets import BASE_CONFIG, SUBCOMMANDS, PresetAction, e
 from fpn_lightning.runs.processes import ProcessWatch
 from fpn_lightning.runs.recorder import config_sha256, evaluation_summary
 from fpn_lightning.runs.resume import check_same_config
+from fpn_lightning.runs.signals import handled_by, stop_now
 from fpn_lightning.runs.speed import SpeedMonitor, StepProgressBar, stop_bar
 from fpn_lightning.runs.wandb_log import WandbOptions, wandb_logger
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.total_batch import scaled_steps
-from fpn_lightning.weights.checkpoint import read_checkpoint
 from fpn_lightning.weights.init_from import split_source
 
 
@@ -72,7 +72,7 @@ class CLI(LightningCLI):
         )
         parser.add_argument("--experiment", type=ExperimentOptions)
         parser.add_argument("--wandb", type=WandbOptions, default=WandbOptions())
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(DetectionsWriter, "detections")
         parser.add_lightning_class_args(PictureCallback, "pictures")
         run = ("experiment", "seed_everything")
@@ -85,6 +85,9 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments. LightningCLI's own method would warn, because we always pass them."""
         self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: LightningCLI's own method imports the class that a checkpoint names."""
 
     # ---- before anything is built ----------------------------------------------------------------------------------
 
@@ -121,14 +124,15 @@ class CLI(LightningCLI):
             raise InputError(
                 "fit only resumes its own run: --ckpt_path last. Weights of another run: --model.init_from PATH"
             )
-        if options.ckpt_path == "last":
-            options.ckpt_path = str(last)
         if options.ckpt_path is None and self.subcommand != "fit" and not options.model.init_args.init_from:
             raise InputError(f"{self.subcommand} needs weights: --ckpt_path last (or a file) or --model.init_from PATH")
         fill_in_needs(self.subcommand, options)
         if self.subcommand == "fit" and _is_first_process():
             self._check_run_directory()
-        self.checkpoint_step = None if options.ckpt_path is None else _steps_taken(options.ckpt_path)
+        if options.ckpt_path in ("last", str(last)):
+            options.ckpt_path = str(newest_checkpoint(self.run))
+        resumes = self.subcommand == "fit"
+        self.checkpoint_step = steps_taken(options.ckpt_path, resumes) if options.ckpt_path is not None else None
 
     def _check_run_directory(self) -> None:
         options = self.options
@@ -152,6 +156,8 @@ class CLI(LightningCLI):
         kwargs["default_root_dir"] = str(self.output)
         trainer = self.config_init[self.subcommand].trainer
         configured = trainer.callbacks or []
+        plugins = trainer.plugins or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), WholeCheckpointIO()]
         kwargs["callbacks"] = [*(configured if isinstance(configured, list) else [configured]), self.speed]
         if self.subcommand == "predict":
             kwargs["callbacks"].append(
@@ -253,21 +259,23 @@ def main(args: Sequence[str] | None = None) -> CLI:
         args: arguments without the program's name; by default those of the process.
 
     Raises:
-        SystemExit: with code 2 and a one-line message, for input that the user has to fix.
+        SystemExit: with code 2 and a one-line message, for input that the user has to fix; with 130 or 143 after Ctrl-C
+            or SIGTERM.
     """
     set_up_logging()
     try:
-        cli = CLI(
-            BaseStage,
-            COCODataModule,
-            parser_class=Parser,
-            subclass_mode_model=True,
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            parser_kwargs={name: {"default_config_files": [str(BASE_CONFIG)]} for name in CLI.subcommands()},
-            args=expand_preset(sys.argv[1:] if args is None else args),
-        )
+        with handled_by(stop_now):
+            cli = CLI(
+                BaseStage,
+                COCODataModule,
+                parser_class=Parser,
+                subclass_mode_model=True,
+                save_config_callback=None,
+                auto_configure_optimizers=False,
+                seed_everything_default=0,
+                parser_kwargs={name: {"default_config_files": [str(BASE_CONFIG)]} for name in CLI.subcommands()},
+                args=expand_preset(sys.argv[1:] if args is None else args),
+            )
     except Exception as error:
         complaint = _input_error(error)
         if CLI.watch is not None:
@@ -289,19 +297,13 @@ def _has_trained(trainer: Trainer, since: int) -> bool:
     return trainer.global_step > since
 
 
-def _steps_taken(path: str) -> int:
-    """Number of optimiser steps before a checkpoint was written; InputError if it is not one of ours."""
-    steps = read_checkpoint(path, "--ckpt_path").get("global_step")
-    if steps is None:
-        raise InputError(f"--ckpt_path: {path} has no global_step; to use its weights only: --model.init_from {path}")
-    return int(steps)
-
-
 def _input_error(error: BaseException | None) -> BaseException | None:
     """Find the error that the user can fix; jsonargparse wraps errors from constructors in its own."""
     ours = InputError | FloatingPointError | MisconfigurationException
     while error is not None and not isinstance(error, ours):
+        if isinstance(error, OSError) and (unwritable := cannot_write(error)) is not None:
+            return unwritable
         if isinstance(error, OSError) and error.filename is not None:
-            return error  # "File name too long: NAME", "Permission denied: NAME"
+            return error  # "File name too long: NAME"
         error = error.__cause__
     return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -217,5 +218,10 @@ class Collate:
 
 
 def start_worker(worker_id: int) -> None:
-    """Limit a loader's worker to one thread: OpenCV's threads would compete with the other workers."""
+    """Limit a loader's worker to one thread: OpenCV's threads would compete with the other workers.
+
+    Ctrl-C reaches the workers too. The main process finishes its step first and then stops them with SIGTERM.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cv2.setNumThreads(0)

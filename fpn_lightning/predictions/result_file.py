@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 
 from fpn_lightning.data.coco.annotations import Categories
 from fpn_lightning.errors import InputError
-from fpn_lightning.files import whole_file
+from fpn_lightning.files import whole_file, writing
 from fpn_lightning.structures import DetectionsOrig
 
 Line = dict[str, Any]
@@ -35,11 +35,13 @@ class ResultFile:
 
     def write(self, image_id: int, lines: Sequence[Line]) -> None:
         """Add the results of an image."""
-        self._file.write(json.dumps([image_id, lines]) + "\n")
+        with writing(self.path):
+            self._file.write(json.dumps([image_id, lines]) + "\n")
 
     def discard(self) -> None:
         """Remove the part of this process."""
-        self._file.close()
+        with suppress(OSError):  # the disk may be full
+            self._file.close()
         self._part(self.rank).unlink(missing_ok=True)
 
     def complete(self, trainer: Trainer, skipped: Sequence[Line] = (), num_images: int | None = None) -> list[Line]:
@@ -56,8 +58,9 @@ class ResultFile:
         Raises:
             InputError: on the first process, if the number of images differs. An earlier file stays as it was.
         """
-        self._file.write(json.dumps([None, skipped]) + "\n")
-        self._file.close()
+        with writing(self.path):
+            self._file.write(json.dumps([None, skipped]) + "\n")
+            self._file.close()
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
             return []
@@ -65,7 +68,8 @@ class ResultFile:
         try:
             return _merge(parts, self.path, num_images)
         finally:
-            for part in parts:
+            # Also those of a killed command with more processes.
+            for part in self.path.parent.glob(f".{self.path.stem}.rank*.part"):
                 part.unlink()
 
     def _part(self, rank: int) -> Path:

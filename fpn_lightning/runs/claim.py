@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from fpn_lightning.data.proposals.header import HEADER
 from fpn_lightning.errors import InputError
+from fpn_lightning.files import writing
 from fpn_lightning.runs.directory import RECORD_NAME, is_finished, last_checkpoint, moved_aside, record_of
 
 OVERWRITE = "--experiment.overwrite true"
@@ -134,7 +135,8 @@ def _prepare(directory: Path, overwrite: bool) -> Callable[[], None]:
     """Make the folder ready for a run; returns what puts everything back."""
     aside = _set_aside(directory) if overwrite and directory.exists() else None
     new = not directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     if not _has_checkpoint(directory):
         _forget_attempt(directory)
     record, earlier = directory / RECORD_NAME, directory / EARLIER_RECORD

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from fpn_lightning.files import write_whole
+from fpn_lightning.files import write_whole, writing
 
 
 class AppendingCSVLogger(Logger):
@@ -20,6 +21,7 @@ class AppendingCSVLogger(Logger):
     Args:
         directory: of the run; the file is created with its first line.
         resume_step: lines from this step on are dropped, because a resumed run computes them again; ``None`` keeps all.
+            The line that a full disk or a power cut has left unfinished is dropped too.
     """
 
     def __init__(self, directory: Path, resume_step: int | None = None) -> None:
@@ -29,12 +31,13 @@ class AppendingCSVLogger(Logger):
         self._columns = ["step"]
         self._lines: list[dict[str, str]] = []
         if self.path.exists():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                self._lines = [line for line in reader if resume_step is None or _stays(line, resume_step)]
-                self._columns = list(reader.fieldnames or self._columns)
-            if resume_step is not None:
-                write_whole(self.path, self._format(self._lines, header=True))
+            text = self.path.read_text(encoding="utf-8")
+            whole, _, unfinished = text.rpartition("\n")
+            reader = csv.DictReader(whole.splitlines())
+            self._lines = [line for line in reader if resume_step is None or _stays(line, resume_step)]
+            self._columns = list(reader.fieldnames or self._columns)
+            if unfinished or resume_step is not None:
+                self._rewrite()
 
     @property
     def name(self) -> str:
@@ -77,10 +80,16 @@ class AppendingCSVLogger(Logger):
         new_columns = [name for name in values if name not in self._columns]
         if new_columns or known is not None or not self.path.exists():
             self._columns += new_columns
-            write_whole(self.path, self._format(self._lines, header=True))
+            self._rewrite()
         else:
-            with self.path.open("a", encoding="utf-8") as file:
+            with writing(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(self._format([line], header=False))
+                file.flush()
+                os.fsync(file.fileno())  # a checkpoint that counts this line may follow
+
+    @rank_zero_only
+    def _rewrite(self) -> None:
+        write_whole(self.path, self._format(self._lines, header=True))
 
     def curves(self) -> dict[str, list[tuple[int, float]]]:
         """All values logged so far, by name; each a list of (step, value)."""

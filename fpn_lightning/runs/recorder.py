@@ -135,6 +135,7 @@ def build_record(
         A record; the status of finished training is ``partial`` if only a part of the split was evaluated.
     """
     described = data.describe("val")
+    device = trainer.strategy.root_device  # the model itself has been moved back to the CPU
     status, reason = ended if ended[0] != FINISHED else _evaluated(stage, described)
     experiment = resolved["experiment"]
     return Record(
@@ -162,9 +163,9 @@ def build_record(
             lr=stage.optimization.lr,
         ),
         eval=Eval(seconds_per_image=speed.eval_seconds / max(stage.evaluated_images, 1)),
-        peak_memory_mib=peak_memory_mib(stage.device),
+        peak_memory_mib=peak_memory_mib(device),
         parameters=sum(parameter.numel() for parameter in stage.parameters()),
-        hardware=hardware(stage.device, trainer.world_size),
+        hardware=hardware(device, trainer.world_size),
         versions={"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         commit=git_commit(),
         config_sha256=config_sha256(resolved),

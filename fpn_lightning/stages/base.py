@@ -191,10 +191,8 @@ class BaseStage(EvaluatedStage):
             FloatingPointError: naming the step, and the image ids and losses of the first process whose losses are not
                 finite, or of the first process if all are.
         """
-        self.log("train/lr", optimizer.param_groups[0]["lr"])
         image_ids, losses = self._step_image_ids, self._step_losses
         self._step_image_ids, self._step_losses = [], []
-        self._log_losses(losses)
         finite = torch.stack([loss.isfinite() for step in losses for loss in step.values()]).all()
         # With float16 gradients overflow now and then, and the gradient scaler skips these steps.
         if self.trainer.precision != "16-mixed":
@@ -214,16 +212,26 @@ class BaseStage(EvaluatedStage):
                 f"loss or gradient is not finite at step {self.global_step}, {named}. Lower model.optimization.lr or "
                 "look at these images."
             )
+        self._log_step(losses, optimizer.param_groups[0]["lr"])
 
-    def _log_losses(self, losses: list[dict[str, Tensor]]) -> None:
-        """Log the means over the batches of an optimiser step; over all processes in steps that are written out."""
+    def _log_step(self, losses: list[dict[str, Tensor]], lr: float) -> None:
+        """Log the means over the batches of an optimiser step; over all processes in steps that are written out.
+
+        Loggers get them here. Lightning would log them after the checkpoint of this step, and a run killed in between
+        would never log them.
+        """
         means = torch.stack([torch.stack(list(batch.values())) for batch in losses]).mean(dim=0)
         every = getattr(self.trainer, "log_every_n_steps", 50)  # missing in Lightning's types
-        if every and (self.global_step + 1) % every == 0:
+        written = bool(every) and (self.global_step + 1) % every == 0
+        if written:
             means = self.trainer.strategy.reduce(means, reduce_op="mean")
-        named = dict(zip(losses[0], means, strict=True))
-        self.log_dict({f"train/{name}": value for name, value in named.items()})
-        self.log("loss", named["loss"], prog_bar=True, logger=False)
+        named = {f"train/{name}": value for name, value in zip(losses[0], means, strict=True)}
+        self.log_dict(named, logger=False)  # for callbacks
+        self.log("loss", named["train/loss"], prog_bar=True, logger=False)
+        if written:
+            values = {name: value.item() for name, value in named.items()} | {"train/lr": lr}
+            for logger in self.loggers:
+                logger.log_metrics(values, step=self.global_step)
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 

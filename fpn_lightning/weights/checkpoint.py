@@ -1,13 +1,16 @@
-"""Reading checkpoints of this project without running code from them."""
+"""Writing checkpoints of this project, and reading them without running code from them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fpn_lightning.errors import InputError
+from fpn_lightning.files import whole_file
 from fpn_lightning.state_dicts import State, checked, read_file
 
 PREFIX = "detector."  # of a stage's tensors; older checkpoints lack it
@@ -34,6 +37,21 @@ def read_checkpoint(path: str, named_by: str) -> dict[str, Any]:
             "also takes torchvision:PATH and detectron2:PATH."
         )
     return {**content, "state_dict": stage_state(checked(state, path, named_by))}
+
+
+def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint, or a state dict for another project, whole or not at all.
+
+    Raises:
+        InputError: if it cannot be written; an earlier file stays as it was.
+    """
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # torch hides why a write has failed
+                raise error.__context__ from None
+            raise
 
 
 def stage_state(state: Mapping[str, Tensor]) -> State:

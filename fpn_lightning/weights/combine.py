@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from fpn_lightning.errors import InputError, complain
-from fpn_lightning.files import check_free, whole_file
+from fpn_lightning.files import check_free
 from fpn_lightning.state_dicts import listed
 from fpn_lightning.text import replace_unprintable, show
-from fpn_lightning.weights.checkpoint import detector_state, read_checkpoint, stage_state
+from fpn_lightning.weights.checkpoint import detector_state, read_checkpoint, stage_state, write_checkpoint
 
 SHARED = ("backbone.", "pyramid.")
 PARTS = {"RPN_CHECKPOINT": "rpn.", "DETECTOR_CHECKPOINT": "roi_heads."}
@@ -82,10 +82,9 @@ def main(args: Sequence[str] | None = None) -> int:
             read_checkpoint(arguments.rpn, "RPN_CHECKPOINT"),
             read_checkpoint(arguments.detector, "DETECTOR_CHECKPOINT"),
         )
+        write_checkpoint(combined, arguments.out)
     except InputError as error:
         return complain(error)
-    with whole_file(arguments.out) as temporary:
-        torch.save(combined, temporary)
     show(
         f"written to {arguments.out}. To predict with it, give --config configs/table3/joint_fpn.yaml, the backbone "
         f"and the preset of the two runs, and --ckpt_path {arguments.out}"

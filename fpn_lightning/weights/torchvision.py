@@ -26,9 +26,9 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.files import whole_file
 from fpn_lightning.models.detector import Detector
 from fpn_lightning.state_dicts import State, read_state_dict
+from fpn_lightning.weights.checkpoint import write_checkpoint
 from fpn_lightning.weights.others import THEIR_PREDICTOR, check_config, export_names, load_fitting, renamed
 
 ZOO = "configs/zoo/torchvision_r50_fpn.yaml"
@@ -172,5 +172,4 @@ def export_state(state: State, category_ids: Sequence[int], path: str) -> State:
 def export(state: State, category_ids: Sequence[int], path: str, output: Path) -> None:
     """Write a Faster R-CNN of ours as a state dict for torchvision; see :func:`export_state`."""
     theirs = export_state(state, category_ids, path)
-    with whole_file(output) as temporary:
-        torch.save(theirs, temporary)
+    write_checkpoint(theirs, output)

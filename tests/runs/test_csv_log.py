@@ -30,6 +30,19 @@ def test_another_logger_continues_the_file(tmp_path):
     assert len(rows(tmp_path / "metrics.csv")) == 2
 
 
+def test_an_unfinished_line_is_dropped(tmp_path):
+    """A full disk or a power cut may cut the last line anywhere, also within the number of its step."""
+    path = tmp_path / "metrics.csv"
+    logger = AppendingCSVLogger(tmp_path)
+    for step in (0, 10):
+        logger.log_metrics({"train/loss": 0.125}, step=step)
+    for length in range(1, len("10,0.125")):
+        path.write_text("step,train/loss\n0,0.125\n" + "10,0.125"[:length])
+        logger = AppendingCSVLogger(tmp_path, resume_step=20)
+        logger.log_metrics({"train/loss": 0.25}, step=11)
+        assert path.read_text() == "step,train/loss\n0,0.125\n11,0.25\n"
+
+
 def test_resuming_drops_lines_that_will_be_computed_again(tmp_path):
     logger = AppendingCSVLogger(tmp_path)
     for step in range(5):

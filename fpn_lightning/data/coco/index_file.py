@@ -67,7 +67,7 @@ def open_index(annotation_file: Path) -> tuple[dict[str, Any], Arrays]:
     facts |= {"size": len(content), "mtime_ns": stat.st_mtime_ns if settled else None}
     for path in places:
         # A folder that looks writable may still be full or on a read-only mount: the next place is tried.
-        with contextlib.suppress(OSError, SafetensorError):
+        with contextlib.suppress(OSError, InputError, SafetensorError):
             with whole_file(path) as temporary:
                 save_file(arrays, temporary, metadata={"facts": json.dumps(facts)})
             if (index := _read(path)) is not None:

@@ -6,7 +6,9 @@ deleted. A writer that is killed leaves hidden files, which the next writer over
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import secrets
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 
 from fpn_lightning.data.proposals.header import HEADER, IMAGE, PROPOSAL, ProposalHeader
 from fpn_lightning.errors import InputError
-from fpn_lightning.files import whole_file, write_whole
+from fpn_lightning.files import write_whole, writing
 
 
 class ShardWriter:
@@ -63,18 +65,22 @@ class ShardWriter:
             raise ValueError(f"image {image_id}: proposals have to be finite and best first")
         proposals = np.empty(len(boxes), PROPOSAL)
         proposals["boxes_orig"], proposals["objectness"], proposals["levels"] = boxes, logits, levels
-        self._file.write(proposals.tobytes())
+        with writing(self._shard):
+            self._file.write(proposals.tobytes())
         self._images.append((image_id, self.rank, self._written, len(boxes)))
         self._written += len(boxes)
 
     def close(self) -> None:
         """Finish this process's shard."""
-        self._file.close()
-        np.save(self._table, np.array(self._images, dtype=IMAGE))
+        with writing(self._shard):
+            self._file.close()
+        with writing(self._table):
+            self._table.write_bytes(_npy(np.array(self._images, dtype=IMAGE)))
 
     def discard(self) -> None:
         """Delete this process's shard; a complete store in the folder stays."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # the disk may be full
+            self._file.close()
         for path in (self._shard, self._table):
             path.unlink(missing_ok=True)
 
@@ -116,14 +122,20 @@ def complete_store(
     kept = {header.shard_path(folder, rank): shard for rank, (shard, _) in enumerate(parts)}
     for path, shard in kept.items():
         shard.replace(path)
-    with whole_file(header.table_path(folder)) as temporary, temporary.open("wb") as file:
-        np.save(file, images)
+    write_whole(header.table_path(folder), _npy(images))
     write_whole(folder / HEADER, header.to_json())
     for path in folder.iterdir():
         stored = path.suffix in (".bin", ".npy", ".part", ".safetensors")  # the last: shards of version 1
         if stored and path not in {*kept, header.table_path(folder)}:
             path.unlink(missing_ok=True)
     return header
+
+
+def _npy(array: NDArray[np.void]) -> bytes:
+    """An array as NumPy's file format. When NumPy writes to a full disk itself, its error does not say so."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
 
 
 def _unfinished(folder: Path, rank: int) -> tuple[Path, Path]:

@@ -1,0 +1,38 @@
+"""Ctrl-C and SIGTERM end the command with the usual status, 130 or 143, instead of 0 or a traceback."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+
+class Stopped(SystemExit):
+    """The process was asked to stop by a signal; the exit status is 128 + its number, as of a shell."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.name = signal.Signals(number).name
+
+
+def stop_now(number: int, frame: Any) -> NoReturn:
+    """Handle a signal: stop at once, but clean up."""
+    raise Stopped(number)
+
+
+@contextmanager
+def handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Let a function handle Ctrl-C and SIGTERM in the block. What the process was started to ignore stays ignored."""
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    earlier = {number: old for number, old in earlier.items() if old not in (None, signal.SIG_IGN)}
+    if threading.current_thread() is not threading.main_thread():
+        earlier = {}  # Python lets only the main thread set handlers
+    for number in earlier:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, old in earlier.items():
+            signal.signal(number, old)

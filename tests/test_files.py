@@ -1,0 +1,101 @@
+"""A file is there whole or not at all, and what killed writers leave is removed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fpn_lightning import files
+from fpn_lightning.errors import InputError
+from fpn_lightning.files import whole_file, write_whole
+
+WRITER = (
+    "import sys, time; from pathlib import Path; from fpn_lightning.files import whole_file\n"
+    "with whole_file(Path(sys.argv[1])) as file: file.write_text('half'); print('half', flush=True); time.sleep(60)"
+)
+
+
+@pytest.fixture(autouse=True)
+def _new_process():
+    """A process looks for leftovers once in each folder."""
+    files._remove_leftovers.cache_clear()
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """A process that has written half of a file."""
+    process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "a")], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"half\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_the_next_writer_removes_what_a_killed_one_left_and_not_more(tmp_path, writer):
+    kept = [tmp_path / "train2017.zip.part", tmp_path / ".detections.rank0.part"]
+    for path in kept:
+        path.touch()
+    write_whole(tmp_path / "b", "other")
+    assert len(list(tmp_path.glob(".a.*.part"))) == 1  # its writer is alive
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    files._remove_leftovers.cache_clear()
+    write_whole(tmp_path / "b", "other")
+    assert sorted(tmp_path.iterdir()) == sorted([*kept, tmp_path / "b"])
+
+
+def test_a_file_that_is_taken_for_a_leftover_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    make = files.tempfile.mkstemp
+    taken = []
+
+    def unlucky(**options):
+        handle, name = make(**options)
+        if not taken:
+            taken.append(name)
+            Path(name).unlink()
+        return handle, name
+
+    monkeypatch.setattr(files.tempfile, "mkstemp", unlucky)
+    write_whole(tmp_path / "a", "text")
+    assert taken
+    assert (tmp_path / "a").read_text() == "text"
+
+
+def test_the_content_is_on_the_disk_before_the_file_gets_its_name(tmp_path, monkeypatch):
+    calls = []
+    sync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (calls.append("sync"), sync(handle)))
+    monkeypatch.setattr(Path, "replace", lambda *paths: (calls.append("replace"), replace(*paths)))
+    write_whole(tmp_path / "a", "text")
+    assert calls == ["sync", "replace", "sync"]
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, r"No space left on device\). Free space for "),
+        (errno.EDQUOT, "Free space for "),
+        (errno.EROFS, r"Read-only file system\). Make .* writable"),
+        (errno.EACCES, "Make .* writable"),
+    ],
+)
+def test_a_failed_write_names_the_file_and_the_way_out(tmp_path, number, advice):
+    write_whole(tmp_path / "a", "old")
+    expected = rf"{tmp_path / 'a'} cannot be written.*{advice}"
+    with pytest.raises(InputError, match=expected), whole_file(tmp_path / "a"):
+        raise OSError(number, os.strerror(number))
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_another_error_stays_what_it_is(tmp_path):
+    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "a"):
+        (tmp_path / "missing").read_text()
+    assert not list(tmp_path.iterdir())
