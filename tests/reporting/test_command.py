@@ -216,7 +216,7 @@ def test_without_a_wandb_login_one_line_says_what_to_do(
         raise wandb.errors.UsageError("No API key configured.")
 
     monkeypatch.setattr(wandb, "Api", rejected)
-    assert _run(tmp_path, "--source", "wandb", "--wandb-project", "team/fpn") == 1
+    assert _run(tmp_path, "--source", "wandb", "--wandb-project", "team/fpn") == 2
     error = capsys.readouterr().err
     assert error == ("error: --source wandb: No API key configured. Log in with `wandb login`, or set WANDB_API_KEY.\n")
 
@@ -245,5 +245,5 @@ def test_a_table_of_ones_own_cannot_be_written_outside_its_folder(
     (tmp_path / "reports/tables").mkdir(parents=True)
     table = "{title: t, ours: true, columns: [{key: AR100}], reference: c_fpn, rows: {c_fpn: {label: FPN}}}"
     (tmp_path / "reports/tables/mine.yaml").write_text(f"../../mine: {table}\n")
-    assert _run(tmp_path) == 1
+    assert _run(tmp_path) == 2
     assert "'../../mine' cannot be the name of a file" in capsys.readouterr().err
