@@ -208,11 +208,10 @@ class CLI(LightningCLI):
     def fit(self, **arguments: Any) -> None:
         """Check everything, then train in the run directory and write the record."""
         trainer, first, resumed_at = self.trainer, _is_first_process(), self.checkpoint_step
-        if first:
-            check_inputs(trainer, self.model, self.datamodule)
-            if resumed_at is not None:
-                asked = scaled_steps(trainer.max_steps, self.datamodule, self.model.optimization)
-                check_steps(self.run, resumed_at, asked)
+        check_inputs(trainer, self.model, self.datamodule, first)
+        if first and resumed_at is not None:
+            asked = scaled_steps(trainer.max_steps, self.datamodule, self.model.optimization)
+            check_steps(self.run, resumed_at, asked)
         trained = partial(_has_trained, trainer, resumed_at or 0)
         with claimed(self.run, self.options.experiment.overwrite, trained) if first else nullcontext() as failed:
             if failed is not None and CLI.watch is not None:

@@ -19,8 +19,14 @@ from fpn_lightning.runs.wandb_log import RecordingWandbLogger
 from fpn_lightning.stages.base import BaseStage
 
 
-def check_inputs(trainer: Trainer, stage: BaseStage, data: COCODataModule) -> None:
+def check_inputs(trainer: Trainer, stage: BaseStage, data: COCODataModule, first: bool) -> None:
     """Open the data and load the initial weights, so that a mistake is found before anything is changed.
+
+    Args:
+        trainer: the trainer of the run.
+        stage: the model.
+        data: the data. All processes open it: they do not know each other yet, and would wait for one that fails.
+        first: whether this is the first process, which loads weights; they may have to be downloaded.
 
     Raises:
         InputError: from the data, the weights or the total batch.
@@ -28,8 +34,9 @@ def check_inputs(trainer: Trainer, stage: BaseStage, data: COCODataModule) -> No
     stage.trainer = trainer
     trainer.datamodule = data  # type: ignore[attr-defined]  # missing in Lightning's types
     data.setup("fit")
-    stage.prepare_data()
-    stage.setup("fit")
+    if first:
+        stage.prepare_data()
+        stage.setup("fit")
 
 
 def untrained_metrics(

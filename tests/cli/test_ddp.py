@@ -37,7 +37,7 @@ def test_an_error_in_one_process_ends_all_with_one_line(arguments, run, tiny_dat
     root = tmp_path / "data"
     shutil.copytree(tiny_data, root)
     broken = sorted((root / "train").glob("*.jpg"))[0]
-    broken.write_bytes(b"no image")  # one of the two processes reads it
+    broken.write_bytes(broken.read_bytes()[:-200])  # its header is whole; one of the two processes reads the rest
     options = [*arguments, "--data.root", str(root), "--data.batch_size_per_device", "2", "--trainer.devices", "2"]
     # As a launcher does it, so that the status of each is seen.
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517", "WORLD_SIZE": "2", "NODE_RANK": "0"}
@@ -52,6 +52,15 @@ def test_an_error_in_one_process_ends_all_with_one_line(arguments, run, tiny_dat
     assert broken.name in lines[-1]
     assert sum("error:" in line for line in lines) == 1
     assert not [line for line in lines if "Traceback" in line]
+
+    # An error that both find before they know each other ends both.
+    broken.write_bytes(b"no image")
+    with (tmp_path / "early.txt").open("w") as printed:
+        started = [
+            start_python("fit", *options, stream=printed, environment={**common, "LOCAL_RANK": str(rank)})
+            for rank in range(2)
+        ]
+        assert [process.wait(timeout=240) for process in started] == [2, 2]
 
     # Lightning starts the second process. Nothing can be trained on, so that the overwritten run is put back.
     for image in (root / "train").glob("*.jpg"):
