@@ -12,7 +12,7 @@ from fpn_lightning.errors import InputError
 
 KEYS = ("accelerator", "devices", "strategy", "precision")
 # Others convert the batch itself, which holds the numbers of the annotation file.
-PRECISIONS = (None, 32, "32", "32-true", 16, "16", "16-mixed", "bf16", "bf16-mixed")
+PRECISIONS = (None, 32, "32", "32-true", 16, "16", "16-mixed", "bf16", "bf16-mixed", "bf16-true")
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def named_errors(trainer: Any) -> Iterator[None]:
         InputError: if the precision is not supported, or if this machine does not have what the options ask for.
     """
     if trainer.precision not in PRECISIONS:
-        raise InputError(f"trainer.precision is {trainer.precision}. Give 32-true, 16-mixed or bf16-mixed.")
+        raise InputError(f"trainer.precision is {trainer.precision}. Give 32-true, 16-mixed, bf16-mixed or bf16-true.")
     try:
         yield
     except (TypeError, ValueError, ImportError, MisconfigurationException) as error:

@@ -229,7 +229,10 @@ def test_a_run_needs_a_name(cli, capsys):
         (("--trainer.accelerator", "abacus"), "trainer.accelerator abacus, "),
         (("--trainer.devices", "-2"), "trainer.devices -2, "),
         (("--trainer.strategy", "none"), "trainer.strategy none"),
-        (("--trainer.precision", "16-true"), "trainer.precision is 16-true. Give 32-true, 16-mixed or bf16-mixed."),
+        (
+            ("--trainer.precision", "16-true"),
+            "trainer.precision is 16-true. Give 32-true, 16-mixed, bf16-mixed or bf16-true.",
+        ),
         (("--data.train_split", "../train"), "split '../train' is not the name of a folder"),
         (("--data.num_classes", "80"), "data.num_classes"),
         (("--data.batch_size_per_device", "3"), "data.batch_size_per_device"),
