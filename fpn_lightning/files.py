@@ -98,7 +98,10 @@ def parse_yaml(text: str, source: object) -> Any:
 
 
 def _count(node: yaml.Node | None, known: dict[int, int]) -> int:
-    """Number of values below a node if every alias is written out; more than the limit for one that contains itself."""
+    """Count the values below a node with all aliases expanded.
+
+    A node that contains itself counts as more than the limit.
+    """
     if id(node) not in known:
         known[id(node)] = MAX_VALUES + 1  # until it is known: what a node that contains itself finds
         pairs = node.value if isinstance(node, yaml.CollectionNode) else []
@@ -109,7 +112,7 @@ def _count(node: yaml.Node | None, known: dict[int, int]) -> int:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Report it as an ``InputError`` with the path if the block cannot write to ``path``."""
+    """Raise an ``InputError`` that names ``path`` if the block cannot write to it."""
     try:
         yield
     except OSError as error:

@@ -78,7 +78,7 @@ class Row:
         literature: the paper quotes the row from others; it is never run here.
         ours: the row is not in the paper's table.
         same_as: ``table/row`` of the same model in another table, whose records are used if the row has none.
-        reference: row that the gap is taken to; the table's by default.
+        reference: the row that this row's gap is measured from. Default: the table's reference row.
         note: a remark below the table.
         steps: optimiser steps, if not those of the table's setting.
         backbone: name of the backbone, if not that of the table's setting.
@@ -107,8 +107,8 @@ class Table:
     Attributes:
         title: one line that says what is compared.
         columns: its metrics.
-        rows: by id, the name of the row in a run's ``experiment``. A ``*`` in the id of a row of ours stands for every
-            name that records have in its place; in label and reference it is replaced by that name.
+        rows: by id, the name of the row in a run's ``experiment``. A ``*`` in the id of one of our rows matches any
+            name. The matched name replaces ``*`` in label and reference.
         setting: how the paper's numbers were measured; ``None`` only for a table of ours.
         reference: row that the gaps of the others are taken to.
         details: headings of the descriptive columns.

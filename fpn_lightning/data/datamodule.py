@@ -75,8 +75,9 @@ class COCODataModule(pl.LightningDataModule):
     Attributes:
         category_ids: id of each label's category or supercategory; known after ``setup``.
         category_names: name of each label; known after ``setup``.
-        dropped: number of objects left out of training by reason (``inverted``, ``empty``, ``outside``, ``small``,
-            ``crowd``), and of images left out (``images_without_objects``); known after ``setup``.
+        dropped: for each reason (``inverted``, ``empty``, ``outside``, ``small``, ``crowd``), the number of objects
+            left out of training. ``images_without_objects`` and, if ``max_train_images`` leaves some out,
+            ``images_over_the_limit`` are numbers of images left out. Known after ``setup``.
 
     Raises:
         InputError: a wrong value, by its ``data.`` key; or, in ``setup``, missing or wrong data.
@@ -229,8 +230,9 @@ class COCODataModule(pl.LightningDataModule):
         """Describe a split, given as ``train``, ``val``, ``test``, ``predict`` or by its name, for a record.
 
         Returns:
-            ``name`` (the annotation file's description, else the name of the root folder; and what labels are, if not
-            categories), ``split``, ``fingerprint`` (sha256 of the annotation file), ``num_images`` (of images used).
+            ``name``: the annotation file's description, or the name of the root folder if it has none; it ends in
+            "labels are supercategories" where they are. ``split``: name of the split. ``fingerprint``: sha256 of the
+            annotation file. ``num_images``: number of images used.
         """
         role = next((role for role, name in self._splits.items() if split in (role, name)), None)
         if role is None:

@@ -137,7 +137,8 @@ def fetch(url: str, part: Path, size: int, bars: Progress) -> None:
     """Fetch the bytes of ``url`` that ``part`` still lacks, until it has ``size`` of them.
 
     Raises:
-        InputError: the server cannot be reached, has no such file or another one, or keeps breaking off.
+        InputError: the server cannot be reached, does not have the file, has a file of another size, or keeps closing
+            the connection.
         OSError: ``part`` cannot be written.
     """
     with part.open("ab") as sink:
@@ -161,8 +162,8 @@ def _receive(url: str, sink: BinaryIO, size: int, report: Callable[[], None]) ->
             missing = size - (sink.tell() if answer.status == 206 else 0)
             if answer.length != missing:
                 raise InputError(
-                    f"{url}: the server announces {answer.length} bytes, {missing} of COCO's archive are "
-                    "missing; is something else answering in its place? Check your network and --base-url"
+                    f"{url}: the server offers {answer.length} bytes, but {missing} bytes of the archive are still "
+                    "missing, so this may not be COCO's server. Check your network and --base-url"
                 )
             if answer.status != 206:  # a server without ranges starts again from the first byte
                 sink.seek(0)

@@ -42,7 +42,8 @@ class AveragePrecision(Metric):
     the order of their ids. With several processes the first one evaluates and sends the values to the others.
 
     Args:
-        area_thresholds: between small and medium and between medium and large objects, px² of the image file.
+        area_thresholds: two areas in px² of the image file; the first separates small from medium objects, the second
+            medium from large.
         limits: detections kept per image and class, each giving ``AR<limit>`` and ``AR<limit>_s``, ``_m``, ``_l``.
             AP always uses 100.
         backend: ``faster-coco-eval``, or ``pycocotools``, the reference.
@@ -69,7 +70,7 @@ class AveragePrecision(Metric):
         limits: Sequence[int] = (1, 10, 100),
         backend: Backend = "faster-coco-eval",
     ) -> None:
-        # torchmetrics' own gathering cannot join a process that saw no image to others.
+        # torchmetrics' own gathering fails if a process saw no image.
         super().__init__(dist_sync_fn=_gather)
         area_ranges(area_thresholds)  # rejects thresholds that cannot be used
         self.area_thresholds = tuple(area_thresholds)
@@ -89,8 +90,8 @@ class AveragePrecision(Metric):
         """Add one image. An image without detections must be added too: its objects stay in the denominator.
 
         Args:
-            prediction: detections of the image. Equal scores keep the order given.
-            ground_truth: its objects, with labels as those of the detections.
+            prediction: detections of the image. Detections with equal scores stay in the given order.
+            ground_truth: objects of the same image; their labels have the same numbering as the detections' labels.
 
         Raises:
             InputError: naming the image, if the two are of different images, lengths disagree, a value is not finite or
@@ -131,7 +132,7 @@ class AveragePrecision(Metric):
             try:
                 outcome = [self._evaluate()]
             except Exception as error:
-                # Sent to the other processes, which would wait for an answer forever.
+                # Send the error to the other processes. Without it they would wait forever.
                 outcome = [error]
         if distributed:
             torch.distributed.broadcast_object_list(outcome)

@@ -1,7 +1,7 @@
 """COCO's greedy matching of detections to objects, for boxes and masks, counted for recall.
 
-Ignored objects (crowds, and objects outside the area range) are left out. COCO matches a detection with one of them
-only where no counted object fits, so that the detection is not a false positive: this changes precision, never recall.
+Ignored objects (crowds, and objects outside the area range) are left out. COCO matches a detection to an ignored object
+only if no other object fits. Such a detection is not a false positive. This affects precision but not recall.
 
 Shapes: D detections and G objects of one image, T = 10 IoU thresholds, A area ranges, L limits.
 """
@@ -51,7 +51,7 @@ def box_iou_xywh(boxes: NDArray[np.float64], gt_boxes: NDArray[np.float64]) -> N
     Returns:
         float64 ``(D, G)`` in [0, 1]; 0 where boxes only touch or one of them has no area.
     """
-    # Computed as (G, D): D is long, so NumPy's inner loops are.
+    # Computed as (G, D). D is the longer axis, so it is the inner one for NumPy's loops.
     x, y, width, height = np.ascontiguousarray(boxes.T)
     gt_x, gt_y, gt_width, gt_height = np.ascontiguousarray(gt_boxes.T)[:, :, None]
     overlap = np.minimum(width + x, gt_width + gt_x)
@@ -63,7 +63,7 @@ def box_iou_xywh(boxes: NDArray[np.float64], gt_boxes: NDArray[np.float64]) -> N
     overlap *= overlap_height
     union = width * height + gt_width * gt_height
     union -= overlap
-    # Two boxes without area have a union of 0; their overlap is 0, and any other divisor keeps it so.
+    # Avoid 0 / 0 for two boxes without area. Where the overlap is 0, the IoU is 0 for any divisor.
     union[overlap == 0] = 1
     overlap /= union
     return overlap.T
@@ -90,8 +90,8 @@ def count_matches(ious: NDArray[np.float64], gt_ignore: NDArray[np.bool_], limit
 
     Detections choose in order of score. Each takes the free object with the highest IoU at or above the threshold, the
     last one among equals. Later detections do not change what earlier ones take, so one pass gives the counts of every
-    limit. Whether an object is free depends on the threshold and the area range; these A·T bits are one integer, so
-    the same pass over the few pairs with IoU >= 0.5 gives the counts of all thresholds and ranges.
+    limit. Whether an object is free depends on the threshold and the area range. One integer per object holds these
+    A·T bits. One pass over the pairs with IoU >= 0.5 therefore counts all thresholds and ranges.
 
     Args:
         ious: float64 ``(D, G)``, detections by descending score; objects in COCO's order (category, then file).

@@ -3,9 +3,9 @@
 Shape shorthand: L levels, A_l anchors per cell of level l, H_l x W_l size of level l.
 
 The anchors of cell (i, j) of a map with stride s are centred at (j * s, i * s) and are not rounded, as in detectron2.
-torchvision's anchors differ in two ways (DEVIATIONS.md "Anchors"), and weights trained there need them: corners are
-rounded to whole pixels, and the stride of a map is the side of the padded image // the side of the map. As images are
-padded to a multiple of 32 and p6 has stride 64, the 13 rows of p6 on 800 px are then 61 px apart.
+torchvision's anchors differ in two ways (DEVIATIONS.md, "Anchors"): it rounds corners to whole pixels, and it computes
+the stride of a map as ``padded image side // map side``. As images are padded to a multiple of 32 and p6 has stride 64,
+the 13 rows of p6 on 800 px are then 61 px apart. Weights trained with torchvision need its anchors.
 """
 
 from __future__ import annotations
@@ -77,7 +77,10 @@ class AnchorGenerator(nn.Module):
             self.register_buffer(f"cell_{name}", cell.float(), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any) -> Self:
-        """Follow the module to a device, and to float64, but not to half precision, which is wrong by pixels."""
+        """Move the anchors with the module.
+
+        Keep at least float32, because half precision shifts anchors by whole pixels.
+        """
 
         def at_least_float32(tensor: Tensor) -> Tensor:
             moved = fn(tensor)

@@ -31,9 +31,9 @@ def _paper(summary: TableSummary) -> list[str]:
     if (theirs := summary.table.setting) is None:
         return []
     return [
-        f"The paper: {summary.table.title}. Unless a row says otherwise, {theirs.backbone} is trained on "
-        f"{theirs.data[0]} {theirs.train_split} for {theirs.steps:,} steps of {theirs.total_batch} images and "
-        f"evaluated on {theirs.eval_images:,} images."
+        f"The paper: {summary.table.title}. Unless a row says otherwise, the paper trained a model with "
+        f"{theirs.backbone} on {theirs.data[0]} {theirs.train_split} for {theirs.steps:,} steps of "
+        f"{theirs.total_batch} images and evaluated it on {theirs.eval_images:,} images."
     ]
 
 
@@ -60,7 +60,7 @@ def _comparability(summary: TableSummary) -> list[str]:
         return []
     if summary.preset not in FULL_SCALE_PRESETS:
         return [
-            f"Preset {summary.preset} is not the paper's scale. Do not compare single numbers with the paper's; "
+            f"Preset {summary.preset} is not the paper's scale. Do not compare individual numbers with the paper's; "
             "compare the order of the rows and the gaps between them."
         ]
     apart = [row for row in summary.rows if row.mismatches]

@@ -92,7 +92,10 @@ def preset_files(row: Path, preset: str) -> list[Path]:
 
 
 def config_folder(row: Path) -> Path:
-    """The folder that a row's presets are in: the nearest one above it that has ``presets/``, else ``configs``."""
+    """Return the folder that contains ``presets/`` for a row.
+
+    It is the nearest folder above the row's file that contains it, or ``configs``.
+    """
     above = (*row.parents, *row.absolute().parents)
     return next((folder for folder in above if (folder / "presets").is_dir()), Path("configs"))
 
@@ -101,7 +104,8 @@ def find_row(path: Path) -> Path:
     """Return the path of a row's file if it exists.
 
     Raises:
-        InputError: if it does not exist; names the rows that do, or the row that is the same model.
+        InputError: if the file does not exist. The message lists the existing rows, or names the row that has the same
+            model.
     """
     if path.is_file():
         return path
@@ -126,7 +130,7 @@ class PresetAction(argparse.Action):
         super().__init__(option_strings, argparse.SUPPRESS, default=argparse.SUPPRESS, metavar="NAME", help=help)
 
     def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> NoReturn:
-        """Reject ``--preset`` in an abbreviated form, the only one that gets here."""
+        """Reject an abbreviated ``--preset``. The full option was already replaced."""
         parser.error("write --preset in full")
 
 
@@ -169,7 +173,10 @@ def _check_config(config: str) -> None:
 
 
 def _check_form(path: Path, content: dict[str, Any]) -> None:
-    """Reject the configuration of a run before ``model.detector``: its model's parts were arguments of the stage."""
+    """Reject the configuration of a run that is older than ``model.detector``.
+
+    In it, the parts of the model were arguments of the stage.
+    """
     model, experiment = (content.get(key) for key in ("model", "experiment"))
     arguments = model.get("init_args") if isinstance(model, dict) else None
     if isinstance(arguments, dict) and (old := sorted(OLD_KEYS & arguments.keys())):

@@ -68,7 +68,7 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """The schedule and speed of training; of the last step where a row is trained in several.
+    """The schedule and speed of training. For a row that is trained in several stages, those of the last stage.
 
     Attributes:
         steps: optimiser steps.
@@ -117,10 +117,11 @@ class Record:
         commit: commit of this repository.
         config_sha256: digest of the resolved config without paths, machine and logging. In ``schema`` 1 it covered the
             seed and did not cover class paths.
-        backbone: torchvision's name of the backbone, or the class name of another one. Up to ``schema`` 2 the key is
-            ``trunk``.
+        backbone: torchvision's name of the backbone, or the class name of another one. Records of ``schema``
+            1 and 2 call this key ``trunk``.
         parents: records or checkpoints that the run started from.
-        curves: points (step, value) by name; thinned if the file would be larger than 50 kB.
+        curves: for each curve name, a list of (step, value) points. A curve keeps at most 512 points, and fewer if the
+            file would exceed 50 kB.
         untrained: metrics of the model before training, if they were measured.
         reason: why the status is not ``finished``.
         schema: version of the format.

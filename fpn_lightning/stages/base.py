@@ -188,8 +188,8 @@ class BaseStage(EvaluatedStage):
         """Stop all processes together if a loss or gradient is not finite, before the weights are changed.
 
         Raises:
-            FloatingPointError: naming the step, and the image ids and losses of the first process whose losses are not
-                finite, or of the first process if all are.
+            FloatingPointError: The message gives the step, and the image ids and losses of one process: the first with
+                a loss that is not finite, or rank 0 if only a gradient is not finite.
         """
         image_ids, losses = self._step_image_ids, self._step_losses
         self._step_image_ids, self._step_losses = [], []
@@ -215,7 +215,9 @@ class BaseStage(EvaluatedStage):
         self._log_step(losses, optimizer.param_groups[0]["lr"])
 
     def _log_step(self, losses: list[dict[str, Tensor]], lr: float) -> None:
-        """Log the means over the batches of an optimiser step; over all processes in steps that are written out.
+        """Log the mean losses of an optimiser step.
+
+        Steps that the loggers write are averaged over all processes.
 
         Loggers get them here. Lightning would log them after the checkpoint of this step, and a run killed in between
         would never log them.

@@ -98,8 +98,8 @@ def _check_constants(state: State, rpn: RPN, path: str) -> None:
         theirs = state.pop(name, ours)
         if theirs.numel() != ours.numel() or not torch.allclose(theirs.reshape(ours.shape).to(ours), ours, atol=1e-3):
             raise InputError(
-                f"model.init_from: {path}: {name} is {_values(theirs)}; this model's is {_values(ours)}. Give a file "
-                f"that was trained with this model's; {ZOO} is the configuration of the published weights."
+                f"model.init_from: {path}: {name} is {_values(theirs)} in the file and {_values(ours)} in this model. "
+                f"Give a file that was trained with this model's {name}. For the published weights use {ZOO}."
             )
 
 

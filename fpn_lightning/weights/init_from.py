@@ -116,9 +116,9 @@ def load_weights(
         {name: value for name, value in state.items() if name not in comparison.unexpected}, strict=False
     )
     missing = [name for name in comparison.missing if not (new_classes and name.startswith(PREDICTOR))]
-    for what, names in (("keeps its initial value", missing), ("is not used", comparison.unexpected)):
+    for what, names in (("keep their initial values", missing), ("are not used", comparison.unexpected)):
         if names:
-            rank_zero_warn(f"model.init_from {path}: {what}: {listed(names)}")
+            rank_zero_warn(f"model.init_from {path}: these tensors {what}: {listed(names)}")
     return checkpoint
 
 

@@ -97,9 +97,10 @@ def load_fitting(
     zoo: str,
     new_classes: bool,
 ) -> None:
-    """Load tensors of another project. The detector has to use all tensors of the parts that both models have.
+    """Load tensors of another project.
 
-    Tensors of other parts, as of a mask head, are skipped with a warning.
+    For each part that both models have, every tensor of the file must be loaded. Tensors of other parts, as of a mask
+    head, are skipped with a warning.
 
     Args:
         detector: the model to load into; its configuration has passed :func:`check_config`.
@@ -139,9 +140,9 @@ def load_fitting(
             f"model.init_from: {path} has a larger model than this configuration: {listed(larger)} left over. {zoo} is "
             "the configuration of the published weights."
         )
-    detector.load_state_dict(converted, strict=False)  # BatchNorm's counters are not among them
+    detector.load_state_dict(converted, strict=False)  # not strict: `converted` has no BatchNorm counters
     if comparison.unexpected:
-        rank_zero_warn(f"model.init_from {path}: is not used: {listed(comparison.unexpected)}")
+        rank_zero_warn(f"model.init_from {path}: these tensors are not used: {listed(comparison.unexpected)}")
     if new_classes:
         say_what_starts_afresh(path)
 

@@ -193,7 +193,7 @@ def test_a_file_of_another_size_is_noticed_before_it_replaces_anything(
     part.write_bytes(served.files[VAL][:2000])
     served.ranges = ranges
     served.files[VAL] = b"<html>please log in</html>" * 100
-    with pytest.raises(InputError, match=r"announces \d+ bytes, \d+ of COCO's archive are missing"):
+    with pytest.raises(InputError, match=r"offers \d+ bytes, but \d+ bytes of the archive are still missing"):
         download_coco(tmp_path, splits=["val"], base_url=served.url)
     assert part.stat().st_size == 2000
 

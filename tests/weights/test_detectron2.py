@@ -142,7 +142,7 @@ def test_the_configuration_has_the_conventions_of_detectron2(arrays, tmp_path):
     assert (detector.rpn.smooth_l1_beta, detector.roi_heads.smooth_l1_beta) == (0, 0)
     changed = older(arrays)
     changed["pixel_mean"] = np.array([102.9801, 115.9465, 122.7717], np.float32)
-    with pytest.raises(InputError, match=r"pixel_mean is \[102\.98, 115\.947, 122\.772\]; this model's is \[103\.53"):
+    with pytest.raises(InputError, match=r"pixel_mean is \[102\.98, 115\.947, 122\.772\] in the file and \[103\.53"):
         load_weights(detector, write(changed, tmp_path / "mean.pkl"))
     changed = older(arrays)
     changed["proposal_generator.anchor_generator.cell_anchors.0"] = np.zeros((15, 4), np.float32)

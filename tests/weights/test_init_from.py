@@ -119,7 +119,7 @@ def test_an_rpn_gives_a_detector_its_backbone_pyramid_and_rpn(tmp_path):
     source, model = detector(), three_classes()
     state = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith("roi_heads.")}
     path = saved({"state_dict": state}, tmp_path / "last.ckpt")
-    with pytest.warns(UserWarning, match=r"keeps its initial value: roi_heads\.box_head\.fc1\.bias, (\S+ ?){3}$"):
+    with pytest.warns(UserWarning, match=r"keep their initial values: roi_heads\.box_head\.fc1\.bias, (\S+ ?){3}$"):
         load_weights(model, path, new_classes=True)
     assert torch.equal(model.rpn.heads[0].conv.weight, source.rpn.heads[0].conv.weight)
 

@@ -126,7 +126,7 @@ def test_missing_and_unused_tensors_are_named(theirs, tmp_path):
     state = theirs.state_dict()
     state["roi_heads.mask_head.mask_fcn1.weight"] = torch.zeros(1)
     torch.save(state, tmp_path / "mask.pth")
-    with pytest.warns(UserWarning, match=r"is not used: roi_heads\.mask_head\.mask_fcn1\.weight"):
+    with pytest.warns(UserWarning, match=r"these tensors are not used: roi_heads\.mask_head\.mask_fcn1\.weight"):
         load_weights(small_detector(), f"torchvision:{tmp_path / 'mask.pth'}")
     for name in ("backbone.body.layer3.0.conv1.weight", "rpn.head.cls_logits.bias"):
         del state[name]

@@ -88,7 +88,8 @@ class COCOIndex:
         Args:
             annotation_file: the JSON file.
             labels: what labels stand for.
-            only_boxes: accept images without size (which is then 0 × 0) or file name: boxes can be scored without.
+            only_boxes: accept images without a size or a file name. Scoring boxes needs neither. A missing size becomes
+                0 × 0.
 
         Raises:
             InputError: the file is missing, is not COCO JSON, or holds ids that evaluators misread; or labels are
@@ -161,7 +162,10 @@ class COCOIndex:
         return masks
 
     def mask_fault(self, i: int) -> str:
-        """Say which object the i-th of all objects is and why it has no mask; an empty text if it has one."""
+        """Return why object i of the split has no mask, with its annotation id and image id.
+
+        Return an empty string if it has a mask.
+        """
         if self.has_mask[i]:
             return ""
         place = int(self.object_places[i])
@@ -213,7 +217,7 @@ def split_paths(root: str | Path, split: str) -> tuple[Path, Path]:
     annotations, and ``root/<split>/``. COCO's ``test-dev2017`` lists images of the folder ``test2017``.
 
     Raises:
-        InputError: the split is not a plain name, or a file is missing; the message says how to get the data.
+        InputError: the split is not a folder name, or a file is missing; the message says how to get the data.
     """
     if split != Path(split).name:
         raise InputError(f"split {split!r} is not the name of a folder in data.root. Give a name, as in val2017.")

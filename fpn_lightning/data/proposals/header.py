@@ -1,4 +1,6 @@
-"""The files of a proposal store and its header: what the proposals belong to and what made them.
+"""The file layout of a proposal store.
+
+Its header records the data split of the proposals and the checkpoint that made them.
 
 A store is the folder ``<run>/proposals/<split>/`` with three kinds of files: ``header.json``, a table of the images
 (``<token>.npy``) and one shard of proposals for each process that wrote (``<token>-<rank>.bin``). The header is
@@ -22,7 +24,8 @@ VERSION = 2
 HEADER = "header.json"
 # One proposal in a shard; the proposals of an image lie one after the other, best first.
 PROPOSAL = np.dtype([("boxes_orig", "<f4", 4), ("objectness", "<f4"), ("levels", "u1")])
-# One image in the table: the shard that holds its proposals, the number of proposals before its own, and of its own.
+# One image in the table: its id, the shard with its proposals, the index of its first proposal in the shard, and its
+# number of proposals.
 IMAGE = np.dtype([("image_id", "<i8"), ("shard", "<i8"), ("first", "<i8"), ("count", "<i8")])
 HOW = "python train.py predict --config RUN/config.yaml --ckpt_path last --data.predict_split SPLIT"
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -25,7 +25,9 @@ BLOCKS = ((0,), (1,), (2,), (3, 4), (5, 6))
 
 
 class EfficientNetLiteBackbone(StagedBackbone):
-    """EfficientNet-Lite0 to Lite2 of timm; the maps of Lite0 have 24, 40, 112 and 320 channels, strides 4, 8, 16, 32.
+    """timm's EfficientNet-Lite0, Lite1 and Lite2.
+
+    The outputs c2..c5 have strides 4, 8, 16 and 32. For Lite0 they have 24, 40, 112 and 320 channels.
 
     Args:
         name: the variant.

@@ -89,7 +89,7 @@ class TimmBackbone(Backbone):
             self._freeze(frozen_stages)
 
     def _freeze(self, level: int) -> None:
-        """Exclude the parameters that the map of a level depends on from training."""
+        """Freeze all parameters that the map of a level depends on."""
         if self.weights is None:
             raise InputError("backbone: frozen_stages > 0 without weights would freeze random filters. Set it to 0.")
         if f"c{level}" not in self.channels:

@@ -1,7 +1,7 @@
 """Target masks: the mask of an object inside a window of the network input (FPN §6, App. A).
 
 Masks are decoded from run lengths here, once per object, in pixels of the image file. The value of a target's cell is
-the fraction of its area that the mask covers. It is exact at every scale, since the bitmap is not resized.
+the fraction of its area that the mask covers. The fraction is exact at every scale because the bitmap is never resized.
 """
 
 from __future__ import annotations
