@@ -111,7 +111,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
     replace_unprintable()
     try:
-        if arguments.output in (arguments.annotations, arguments.results):
+        scored = [path.resolve() for path in (arguments.annotations, arguments.results)]
+        if arguments.output is not None and arguments.output.resolve() in scored:
             raise InputError(f"--output {arguments.output} is one of the files to score; give another path")
         values, class_values = score_files(arguments)
         title = f"{arguments.results.name}: {arguments.metric}"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info
 
 from fpn_lightning.data.proposals.header import HEADER
 from fpn_lightning.errors import InputError
-from fpn_lightning.files import writing
+from fpn_lightning.files import write_whole, writing
 from fpn_lightning.runs.directory import RECORD_NAME, is_finished, last_checkpoint, moved_aside, record_of
 
 OVERWRITE = "--experiment.overwrite true"
@@ -29,8 +31,12 @@ def check_start(directory: Path, overwrite: bool, resume: bool) -> None:
         resume: the run continues from its last checkpoint.
 
     Raises:
-        InputError: if there is a run that is neither resumed nor overwritten, or no checkpoint to resume from.
+        InputError: if another process trains there, if there is a run that is neither resumed nor overwritten, or no
+            checkpoint to resume from.
     """
+    if directory.is_dir():
+        with _alone(directory):
+            pass
     started = _has_checkpoint(directory)
     if overwrite and resume:
         raise InputError(f"{OVERWRITE} would replace the run whose checkpoint {RESUME} continues; drop one.")
@@ -109,9 +115,37 @@ def claimed(directory: Path, overwrite: bool, trained: Callable[[], bool]) -> It
     Yields:
         What the block's failure does, for a process that ends without leaving the block.
     """
-    undo = [_prepare(directory, overwrite)]
-    if not overwrite:
-        _tell(directory)
+    with ExitStack() as locks:
+        there = directory.is_dir()
+        if there:
+            locks.enter_context(_alone(directory))
+        undo = [_prepare(directory, overwrite)]
+        if overwrite or not there:  # it is another folder now
+            locks.enter_context(_alone(directory))
+        if not overwrite:
+            _tell(directory)
+        yield from _training(directory, trained, undo)
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder. The lock moves with the folder and ends with this process."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems have no locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(f"another process trains in {directory}: wait for it, or stop it first") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _training(
+    directory: Path, trained: Callable[[], bool], undo: list[Callable[[], None]]
+) -> Iterator[Callable[[], None]]:
+    """Undo the preparation if the block fails before it has trained; tidy up after it."""
 
     def failed() -> None:
         if undo and not trained():
@@ -123,9 +157,8 @@ def claimed(directory: Path, overwrite: bool, trained: Callable[[], bool]) -> It
     except BaseException:
         failed()
         raise
-    if (directory / RECORD_NAME).exists():
-        (directory / EARLIER_RECORD).unlink(missing_ok=True)
     if is_finished(directory):
+        (directory / EARLIER_RECORD).unlink(missing_ok=True)
         for folder in moved_aside(directory):
             shutil.rmtree(folder)
     _tell(directory)
@@ -133,21 +166,25 @@ def claimed(directory: Path, overwrite: bool, trained: Callable[[], bool]) -> It
 
 def _prepare(directory: Path, overwrite: bool) -> Callable[[], None]:
     """Make the folder ready for a run; returns what puts everything back."""
-    aside = _set_aside(directory) if overwrite and directory.exists() else None
-    new = not directory.exists()
     with writing(directory):
+        aside = _set_aside(directory) if overwrite and directory.exists() else None
+        new = not directory.exists()
         directory.mkdir(parents=True, exist_ok=True)
     if not _has_checkpoint(directory):
         _forget_attempt(directory)
     record, earlier = directory / RECORD_NAME, directory / EARLIER_RECORD
-    if continued := record.exists():
-        record.replace(earlier)
+    changed = [record, earlier, directory / "config.yaml", directory / "metrics.csv"]
+    before = {path: path.read_bytes() if path.exists() else None for path in changed}
+    if is_finished(directory):
+        record.replace(earlier)  # of an unfinished lengthening, the earlier record stays
+    record.unlink(missing_ok=True)
 
     def undo() -> None:
-        if continued:
-            earlier.replace(record)
         if new:
             shutil.rmtree(directory)
+        else:
+            for path, content in before.items():
+                path.unlink(missing_ok=True) if content is None else write_whole(path, content)
         if aside is not None:
             aside.rename(directory)
         elif new:

@@ -27,6 +27,8 @@ def named_errors(trainer: Any) -> Iterator[None]:
     """
     if trainer.precision not in PRECISIONS:
         raise InputError(f"trainer.precision is {trainer.precision}. Give 32-true, 16-mixed, bf16-mixed or bf16-true.")
+    if trainer.val_check_interval == 0:
+        raise InputError("trainer.val_check_interval is 0; give steps between validations, or 1000000 for none")
     try:
         yield
     except (TypeError, ValueError, ImportError, MisconfigurationException) as error:

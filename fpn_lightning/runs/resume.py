@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch.utilities import rank_zero_warn
 
 from fpn_lightning.errors import InputError
+from fpn_lightning.files import read_yaml
 
 # The same experiment on another machine, in another folder, or with another amount of logging.
 _SILENT = {
@@ -40,7 +40,9 @@ def check_same_config(path: Path, resolved: dict[str, Any]) -> None:
     """
     if not path.exists():
         return
-    started = yaml.safe_load(path.read_text(encoding="utf-8"))
+    started = read_yaml(path)
+    if not isinstance(started, dict):
+        raise InputError(f"{path} is not the configuration of a run. Start over with --experiment.overwrite true.")
     found: dict[str, str] = {}
     for group in ("model", "data", "trainer"):
         found |= _differences(started.get(group), resolved[group], group)

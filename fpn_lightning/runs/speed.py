@@ -129,5 +129,6 @@ class StepProgressBar(RichProgressBar):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fill the bar: batches of which no image could be read are not counted on the way."""
-        self._update(self.predict_progress_bar_id, int(self.total_predict_batches_current_dataloader))
+        if self.predict_progress_bar_id is not None:  # None if no image could be read
+            self._update(self.predict_progress_bar_id, int(self.total_predict_batches_current_dataloader))
         super().on_predict_end(trainer, pl_module)

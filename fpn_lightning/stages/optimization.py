@@ -47,6 +47,11 @@ class Optimization:
     """Multiplies ``milestones`` and the trainer's ``max_steps`` when training starts. A row with the paper's "2x"
     schedule sets it to 2, and is twice as long under every preset."""
 
+    def __post_init__(self) -> None:
+        for key in ("lr", "momentum", "weight_decay", "warmup_steps"):
+            if (value := getattr(self, key)) < 0:
+                raise InputError(f"model.optimization.{key} is {value}; it cannot be negative")
+
     def rescaled(self, total_batch_size: int) -> Optimization:
         """Return the settings for another number of images per step, with ``schedule_factor`` applied.
 

@@ -233,6 +233,8 @@ def test_a_run_needs_a_name(cli, capsys):
             ("--trainer.precision", "16-true"),
             "trainer.precision is 16-true. Give 32-true, 16-mixed, bf16-mixed or bf16-true.",
         ),
+        (("--model.optimization.lr", "-1"), "model.optimization.lr is -1.0; it cannot be negative"),
+        (("--trainer.val_check_interval", "0"), "trainer.val_check_interval is 0"),
         (("--data.train_split", "../train"), "split '../train' is not the name of a folder"),
         (("--data.num_classes", "80"), "data.num_classes"),
         (("--data.batch_size_per_device", "3"), "data.batch_size_per_device"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 from pathlib import Path
 
@@ -103,6 +105,31 @@ def test_an_overwritten_run_is_deleted_when_the_new_one_has_finished(cli, argume
     cli("fit", *arguments)
     assert not list(run.parent.glob("*replaced*"))
     assert read_metrics(run / "metrics.json") == json.loads(before["metrics.json"])["metrics"]
+
+
+def test_another_process_is_kept_out_of_a_run(arguments, run, fails):
+    run.mkdir(parents=True)
+    handle = os.open(run, os.O_RDONLY)  # as another process holds it
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        for more in ((), OVERWRITE):
+            assert f"another process trains in {run}" in fails("fit", *arguments, *more)
+    finally:
+        os.close(handle)
+
+
+def test_a_finished_run_survives_an_attempt_to_lengthen_it(cli, arguments, run, kill):
+    cli("fit", *arguments)
+    before = contents(run)
+    kill(4, *RESUME, "--trainer.max_steps", "7")  # before its first step
+    assert contents(run) == before
+    finished = record(run)
+    cli("fit", *arguments, *RESUME, "--trainer.max_steps", "7", "--trainer.limit_val_batches", "2")
+    assert record(run)["status"] == "partial"
+    assert json.loads((run / "metrics.earlier.json").read_text()) == finished
+    cli("fit", *arguments, *RESUME, "--trainer.max_steps", "7")
+    assert record(run)["status"] == "finished"
+    assert not (run / "metrics.earlier.json").exists()
 
 
 def test_a_run_that_fails_at_its_start_leaves_nothing(cli, arguments, run, kill):

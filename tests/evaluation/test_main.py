@@ -143,6 +143,9 @@ def test_output_is_whole_or_absent(small, tmp_path, capsys):
     assert [path.name for path in output.parent.iterdir()] == ["out.json"]
     assert json.loads(output.read_text())["AP50"] == pytest.approx(0.75, abs=0.01)
     assert main([*map(str, small), "--metric", "bbox", "--output", str(small[0] / "out.json")]) == 2
+    scored, same_file = small[0].read_bytes(), small[0].parent / ".." / small[0].parent.name / small[0].name
+    assert main([*map(str, small), "--metric", "bbox", "--output", str(same_file)]) == 2
+    assert small[0].read_bytes() == scored
     assert "cannot be written" in capsys.readouterr().err
 
 
