@@ -17,7 +17,7 @@ import torch
 
 from fpn_lightning.data.synthetic import generate
 from tests import kills
-from tests.command_line import ROW, read_log
+from tests.command_line import ENVIRONMENT, ROW, read_log
 from tests.kills import before
 
 RUN = Path("mini", "table1", "c_fpn", "seed0")
@@ -215,9 +215,8 @@ def test_ctrl_c_in_the_terminal_reaches_the_workers_too(data, tmp_path, whole):
         "before('on_train_batch_start', lambda: os.killpg(0, signal.SIGINT), 2); cli.main()"
     )
     arguments = ["fit", *options(data, tmp_path), "--data.num_workers", "1"]
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, start_new_session=True
-    )
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, start_new_session=True, env=ENVIRONMENT)
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
     assert kills.call(*arguments[:1], [*arguments[1:], "--ckpt_path", "last"]) == 0
