@@ -213,7 +213,8 @@ class CLI(LightningCLI):
             asked = scaled_steps(trainer.max_steps, self.datamodule, self.model.optimization)
             check_steps(self.run, resumed_at, asked)
         trained = partial(_has_trained, trainer, resumed_at or 0)
-        with claimed(self.run, self.options.experiment.overwrite, trained) if first else nullcontext() as failed:
+        claim = partial(claimed, self.run, self.options.experiment.overwrite, resumed_at is not None, trained)
+        with claim() if first else nullcontext() as failed:
             if failed is not None and CLI.watch is not None:
                 CLI.watch.cleanups.append(failed)
             loggers = self._loggers()

@@ -37,6 +37,10 @@ def check_start(directory: Path, overwrite: bool, resume: bool) -> None:
     if directory.is_dir():
         with _alone(directory):
             pass
+    _check_free(directory, overwrite, resume)
+
+
+def _check_free(directory: Path, overwrite: bool, resume: bool) -> None:
     started = _has_checkpoint(directory)
     if overwrite and resume:
         raise InputError(f"{OVERWRITE} would replace the run whose checkpoint {RESUME} continues; drop one.")
@@ -101,7 +105,9 @@ def check_sources(directory: Path, sources: Mapping[str, str | None]) -> None:
 
 
 @contextmanager
-def claimed(directory: Path, overwrite: bool, trained: Callable[[], bool]) -> Iterator[Callable[[], None]]:
+def claimed(
+    directory: Path, overwrite: bool, resume: bool, trained: Callable[[], bool]
+) -> Iterator[Callable[[], None]]:
     """Own a run's folder while the block trains in it.
 
     An overwritten run is moved aside, to ``seed<n>.replaced``. It is deleted when the new run has finished. If the
@@ -110,15 +116,20 @@ def claimed(directory: Path, overwrite: bool, trained: Callable[[], bool]) -> It
     Args:
         directory: the run's directory.
         overwrite: replace what is there.
+        resume: the run continues from its last checkpoint.
         trained: whether this call has taken an optimiser step.
 
     Yields:
         What the block's failure does, for a process that ends without leaving the block.
+
+    Raises:
+        InputError: if another process has begun or finished a run there since :func:`check_start`.
     """
     with ExitStack() as locks:
         there = directory.is_dir()
         if there:
             locks.enter_context(_alone(directory))
+        _check_free(directory, overwrite, resume)
         undo = [_prepare(directory, overwrite)]
         if overwrite or not there:  # it is another folder now
             locks.enter_context(_alone(directory))
