@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, under a temporary name in the same folder, then renamed; and reading YAML."""
+"""Writing files whole or not at all, in a temporary folder beside the file, then renamed; and reading YAML."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -47,16 +48,18 @@ def whole_file(path: Path) -> Iterator[Path]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path.parent.absolute())
-        handle, temporary = _locked_temporary(path)
+        # In a folder, so that a writer which makes and renames a file of its own (safetensors) keeps the lock.
+        handle, folder = _locked_temporary_folder(path)
         try:
+            temporary = folder / f"part{path.suffix}"  # never found by a search for files of that name
             yield temporary
-            temporary.chmod(0o644)  # mkstemp's files are private
-            os.fsync(handle)
+            temporary.chmod(0o644)  # safetensors' files are private
+            _sync(temporary)
             temporary.replace(path)
-            _sync_folder(path.parent)
+            _sync(path.parent)
         finally:
+            shutil.rmtree(folder, ignore_errors=True)
             os.close(handle)
-            temporary.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -135,30 +138,36 @@ def cannot_write(error: OSError, path: Path | None = None) -> InputError | None:
     return InputError(f"{path} cannot be written ({error.strerror}). {advice}; finished files are unharmed.")
 
 
-def _locked_temporary(path: Path) -> tuple[int, Path]:
-    """Make a temporary file beside ``path`` and lock it. The lock ends with this process, also after a kill."""
+def _locked_temporary_folder(path: Path) -> tuple[int, Path]:
+    """Make a temporary folder beside ``path`` and lock it. The lock ends with this process, also after a kill."""
     while True:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        with suppress(OSError):  # some network file systems have no locks; nothing is removed there
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.fstat(handle).st_nlink:
-            return handle, Path(name)
-        os.close(handle)  # another process took it for a leftover before it was locked
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        with suppress(FileNotFoundError):  # another process took it for a leftover before it was locked
+            handle = os.open(folder, os.O_RDONLY)
+            with suppress(OSError):  # some network file systems have no locks; nothing is removed there
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if folder.exists():
+                return handle, folder
+            os.close(handle)
 
 
 @cache
 def _remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files of killed processes; once for each folder, since it may hold many files."""
+    """Delete the temporary folders of killed processes; once for each folder, since it may hold many files."""
     for path in folder.glob(".*.part"):
-        if _TEMPORARY.fullmatch(path.name):
-            with suppress(OSError), path.open("r+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if the writer is alive
-                path.unlink()
+        if _TEMPORARY.fullmatch(path.name) and path.is_dir():
+            with suppress(OSError):
+                handle = os.open(path, os.O_RDONLY)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if the writer is alive
+                    shutil.rmtree(path)
+                finally:
+                    os.close(handle)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Put a folder's list of names on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Put a file's content, or a folder's list of names, on the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         with suppress(OSError):  # some file systems cannot do this for folders
             os.fsync(handle)

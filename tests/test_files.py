@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from fpn_lightning import files
 from fpn_lightning.errors import InputError
@@ -18,6 +20,10 @@ from fpn_lightning.files import whole_file, write_whole
 WRITER = (
     "import sys, time; from pathlib import Path; from fpn_lightning.files import whole_file\n"
     "with whole_file(Path(sys.argv[1])) as file: file.write_text('half'); print('half', flush=True); time.sleep(60)"
+)
+OTHER_WRITER = (
+    "import sys; from pathlib import Path; from fpn_lightning.files import write_whole\n"
+    "write_whole(Path(sys.argv[1]), '')"
 )
 
 
@@ -52,18 +58,28 @@ def test_the_next_writer_removes_what_a_killed_one_left_and_not_more(tmp_path, w
     assert sorted(tmp_path.iterdir()) == sorted([*kept, tmp_path / "b"])
 
 
-def test_a_file_that_is_taken_for_a_leftover_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
-    make = files.tempfile.mkstemp
+def test_a_writer_that_replaces_the_temporary_file_keeps_its_lock(tmp_path):
+    """safetensors writes to a file of its own and renames it."""
+    with whole_file(tmp_path / "a.safetensors") as temporary:
+        save_file({"x": np.ones(2)}, temporary)
+        other = [sys.executable, "-c", OTHER_WRITER, str(tmp_path / "b")]
+        subprocess.run(other, check=True)
+    assert load_file(tmp_path / "a.safetensors")["x"].tolist() == [1, 1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b"]
+
+
+def test_a_folder_that_is_taken_for_a_leftover_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    make = files.tempfile.mkdtemp
     taken = []
 
     def unlucky(**options):
-        handle, name = make(**options)
+        name = make(**options)
         if not taken:
             taken.append(name)
-            Path(name).unlink()
-        return handle, name
+            Path(name).rmdir()
+        return name
 
-    monkeypatch.setattr(files.tempfile, "mkstemp", unlucky)
+    monkeypatch.setattr(files.tempfile, "mkdtemp", unlucky)
     write_whole(tmp_path / "a", "text")
     assert taken
     assert (tmp_path / "a").read_text() == "text"

@@ -125,7 +125,7 @@ def complete_store(
     write_whole(header.table_path(folder), _npy(images))
     write_whole(folder / HEADER, header.to_json())
     for path in folder.iterdir():
-        stored = path.suffix in (".bin", ".npy", ".part", ".safetensors")  # the last: shards of version 1
+        stored = path.is_file() and path.suffix in (".bin", ".npy", ".part", ".safetensors")  # the last: version 1
         if stored and path not in {*kept, header.table_path(folder)}:
             path.unlink(missing_ok=True)
     return header
