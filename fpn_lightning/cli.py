@@ -34,6 +34,7 @@ from fpn_lightning.runs.directory import (
     linked_checkpoint_directory,
     linked_run_directory,
     run_directory,
+    run_row,
 )
 from fpn_lightning.runs.fitting import check_inputs, finish, untrained_metrics
 from fpn_lightning.runs.machine import named_errors
@@ -102,7 +103,7 @@ class CLI(LightningCLI):
         return Path(self.options.trainer.default_root_dir)
 
     def _title(self) -> str:
-        return f"{self.options.experiment.table}/{self.options.experiment.row}"
+        return f"{self.options.experiment.table}/{run_row(self.options.experiment)}"
 
     @property
     def output(self) -> Path:
@@ -168,7 +169,7 @@ class CLI(LightningCLI):
                 )
             )
         if self.subcommand == "test":
-            kwargs["callbacks"].append(ServerFileWriter(self.options.experiment.row))
+            kwargs["callbacks"].append(ServerFileWriter(run_row(self.options.experiment)))
         if trainer.enable_progress_bar is not False:
             kwargs["callbacks"].append(StepProgressBar(refresh_rate=5))
         with named_errors(trainer):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -186,8 +186,11 @@ def _warnings(table: Table, rows: list[RowSummary]) -> list[str]:
     return [warning for what, value in compared for warning in _disagreement(what, rows, value)]
 
 
-def _expanded(table: Table, ids: Iterable[str]) -> dict[str, Row]:
-    """The rows of a table, each ``*`` row replaced by one row for every name that ``ids`` have in its place."""
+def _expanded(table: Table, ids: list[str]) -> dict[str, Row]:
+    """The rows of a table, each with its variants below it.
+
+    Each ``*`` row is replaced by one row for every name that ``ids`` have in its place.
+    """
     patterns = {row: re.compile(re.escape(row).replace(r"\*", "(.+)")) for row in table.rows if "*" in row}
     rows = {row: table.rows[row] for row in table.rows if row not in patterns}
     names = {match[1] for row in ids for pattern in patterns.values() if (match := pattern.fullmatch(row))}
@@ -196,7 +199,20 @@ def _expanded(table: Table, ids: Iterable[str]) -> dict[str, Row]:
             row = table.rows[pattern]
             reference = row.reference.replace("*", name) if row.reference else None
             rows[pattern.replace("*", name)] = replace(row, label=row.label.replace("*", name), reference=reference)
-    return rows
+    return {
+        id: shown
+        for name, row in rows.items()
+        for id, shown in _with_variants(name, row, [id for id in ids if id not in rows])
+    }
+
+
+def _with_variants(name: str, row: Row, ids: list[str]) -> Iterator[tuple[str, Row]]:
+    """A row and its variants (``c_fpn/lr0.002``), whose gaps are taken to the row."""
+    yield name, row
+    for id in sorted(ids):
+        if id.startswith(f"{name}/"):
+            label = f"{row.label}, {id.removeprefix(f'{name}/')}"
+            yield id, Row(label, row.details, ours=True, reference=name, steps=row.steps, backbone=row.backbone)
 
 
 def summarise(name: str, preset: str, tables: Mapping[str, Table], records: list[Record]) -> TableSummary:

@@ -1,4 +1,7 @@
-"""Names a run and gives its folder: ``runs/<preset>/<table>/<row>/seed<n>/``."""
+"""Names a run and gives its folder: ``runs/<preset>/<table>/<row>/seed<n>/``.
+
+A variant of a row, for instance another learning rate, is below the row: ``.../<row>/<variant>/seed<n>/``.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,9 @@ class ExperimentOptions:
     """Table (or figure) of the paper that the run belongs to, ``table1``."""
     row: str = ""
     """Row of that table, ``c_fpn``."""
+    variant: str = ""
+    """Name of what the command line changes in the row, ``lr0.002``. The run gets a folder of its own, and a line of
+    its own below the row in the table."""
     preset: str = "paper"
     """Scale of the run; ``paper`` without ``--preset``."""
     proposals_of: str = ""
@@ -49,12 +55,17 @@ def run_directory(experiment: ExperimentOptions, seed: int | bool | None) -> str
         )
     if seed is None or isinstance(seed, bool) or seed < 0:
         raise InputError(f"seed_everything is {seed}: give a number from 0 on; it is part of the run's folder.")
-    for key in ("table", "row", "preset", "proposals_of", "weights_of"):
+    for key in ("table", "row", "variant", "preset", "proposals_of", "weights_of"):
         name = getattr(experiment, key)
-        if not is_folder_name(name) and (name or not key.endswith("_of")):
+        if not is_folder_name(name) and (name or key in ("table", "row", "preset")):
             raise InputError(f"experiment.{key} {name!r} cannot be a folder name. Give letters, digits and _, -, +, /.")
-    run = Experiment(table=experiment.table, row=experiment.row, preset=experiment.preset, seed=seed)
+    run = Experiment(table=experiment.table, row=run_row(experiment), preset=experiment.preset, seed=seed)
     return str(Path(experiment.root) / run.path)
+
+
+def run_row(experiment: ExperimentOptions) -> str:
+    """Row of a run in its record: ``c_fpn``, or ``c_fpn/lr0.002`` with a variant."""
+    return f"{experiment.row}/{experiment.variant}" if experiment.variant else experiment.row
 
 
 def linked_run_directory(experiment: ExperimentOptions, seed: int | bool | None) -> str:

@@ -74,7 +74,7 @@ class NeededRun:
         table, _, row = name.rpartition("/")
         if not table:
             raise InputError(f"experiment.*_of: {name!r} is not a row; give table and row, as in table1/c_fpn")
-        self.folder = Path(run_directory(replace(experiment, table=table, row=row), seed))
+        self.folder = Path(run_directory(replace(experiment, table=table, row=row, variant=""), seed))
         self.checkpoint = str(last_checkpoint(self.folder))
 
     def proposals(self, splits: Sequence[str]) -> str:

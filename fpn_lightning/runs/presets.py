@@ -8,6 +8,7 @@ parsed, the files of the preset that apply to the row are inserted behind it.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +20,8 @@ from fpn_lightning.paper import paper_tables
 BASE_CONFIG = Path(__file__).parents[1] / "base.yaml"
 """Defaults of every run."""
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
+OWN_TABLE = "own"
+"""Table of runs that name none."""
 PAPER = "paper"
 """Name of the preset that has no file: the paper's scale, used without ``--preset``."""
 # Stage class -> name of a preset's file for that stage.
@@ -35,7 +38,8 @@ def expand_preset(args: Sequence[str]) -> list[str]:
     """Replace ``--preset`` in a command line by the files of the preset.
 
     The files come first, in this order: the row, the preset, its part for the row's stage, its part for the row, any
-    further ``--config``. All other arguments follow, so single values always win.
+    further ``--config``. All other arguments follow, so single values always win. If no file names the row, the run is
+    called ``own/<name of the first file>``.
 
     Args:
         args: arguments of the program, subcommand included.
@@ -55,6 +59,9 @@ def expand_preset(args: Sequence[str]) -> list[str]:
         configs[1:1] = map(str, preset_files(row, presets[0]))
     elif presets and not {"-h", "--help"} & set(others):
         raise InputError(f"--preset {presets[0]} scales a row: give its file, --config configs/table1/c_fpn.yaml")
+    files = [Path(config) for config in configs if Path(config).suffix in (".yaml", ".yml") and "://" not in config]
+    if files and not any((_read(file).get("experiment") or {}).get("row") for file in files):
+        configs.insert(0, json.dumps({"experiment": {"table": OWN_TABLE, "row": files[0].stem}}))
     return [*args[: place + 1], *(f"--config={config}" for config in configs), *others]
 
 

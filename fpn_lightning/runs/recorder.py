@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.runs.checkout import git_commit
+from fpn_lightning.runs.directory import ExperimentOptions, run_row
 from fpn_lightning.runs.record import (
     FINISHED,
     OUT_OF_TIME,
@@ -137,13 +138,10 @@ def build_record(
     described = data.describe("val")
     device = trainer.strategy.root_device  # the model itself has been moved back to the CPU
     status, reason = ended if ended[0] != FINISHED else _evaluated(stage, described)
-    experiment = resolved["experiment"]
+    options = ExperimentOptions(**resolved["experiment"])
     return Record(
         experiment=Experiment(
-            table=experiment["table"],
-            row=experiment["row"],
-            preset=experiment["preset"],
-            seed=resolved["seed_everything"],
+            table=options.table, row=run_row(options), preset=options.preset, seed=resolved["seed_everything"]
         ),
         status=status,
         reason=reason,

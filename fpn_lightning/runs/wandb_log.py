@@ -1,4 +1,4 @@
-"""Logs to Weights & Biases: one W&B run per run directory, grouped by table and named by row."""
+"""Logs to Weights & Biases: one W&B run per run directory, grouped by table and named by row, preset and seed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
+from fpn_lightning.runs.directory import run_row
 
 
 @dataclass
@@ -70,7 +71,7 @@ def wandb_logger(options: Any, directory: Path, resolved: dict[str, Any]) -> Rec
         directory: of the run; W&B writes its own files to ``wandb/`` in it.
         resolved: the resolved configuration; becomes the config of the W&B run.
     """
-    experiment = options.experiment
+    experiment, seed = options.experiment, f"seed{options.seed_everything}"
     # Without the folder, W&B would write to a temporary one.
     directory.mkdir(parents=True, exist_ok=True)
     id_file = directory / "wandb_id"
@@ -82,8 +83,8 @@ def wandb_logger(options: Any, directory: Path, resolved: dict[str, Any]) -> Rec
         offline=options.wandb.offline,
         save_dir=str(directory),
         group=experiment.table,
-        name=experiment.row,
-        tags=[experiment.table, experiment.row, experiment.preset, f"seed{options.seed_everything}"],
+        name=f"{run_row(experiment)} {experiment.preset} {seed}",
+        tags=[experiment.table, run_row(experiment), experiment.preset, seed],
         id=id_file.read_text(encoding="utf-8").strip(),
         resume="allow",
         config=resolved,

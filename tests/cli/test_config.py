@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fpn_lightning.runs.directory import ExperimentOptions, run_directory
 from tests.command_line import REPOSITORY, ROW
 
 ROWS = sorted(
@@ -200,6 +201,23 @@ def test_presets_and_overrides_name_their_command(cli, capsys):
             wanted = f" --preset {file.relative_to(folder / 'presets').parts[0].removesuffix('.yaml')}"
         assert "# python train.py fit --config configs/table" in header, file
         assert wanted in header, file
+
+
+def test_a_run_without_a_table_and_a_row_is_named_after_its_file(cli, capsys, tmp_path):
+    content = yaml.safe_load(ROW.read_text())
+    del content["experiment"]
+    own = tmp_path / "cells.yaml"
+    own.write_text(yaml.safe_dump(content))
+    for names, folder in (
+        ([], "runs/paper/own/cells/seed0"),
+        (["--experiment.row", "fish"], "runs/paper/own/fish/seed0"),
+        (["--experiment.variant", "lr0.002", "--seed_everything", "3"], "runs/paper/own/cells/lr0.002/seed3"),
+    ):
+        config = printed(cli, capsys, "fit", "--config", str(own), *names)
+        assert run_directory(ExperimentOptions(**config["experiment"]), config["seed_everything"]) == folder
+    assert "experiment.variant '../x' cannot be" in complaint(
+        cli, capsys, "fit", "--config", str(own), "--experiment.variant", "../x"
+    )
 
 
 def test_a_run_needs_a_name(cli, capsys):

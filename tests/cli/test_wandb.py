@@ -70,7 +70,7 @@ def test_two_offline_runs_in_one_directory(cli, arguments, run, monkeypatch):
     cli("fit", *arguments, *wandb)
     identity = (run / "wandb_id").read_text()
     ((details, config, summary, files),) = offline_runs(run)
-    assert (details.run_group, details.display_name, details.project) == ("table1", "c_fpn", "fpn-lightning")
+    assert (details.run_group, details.display_name, details.project) == ("table1", "c_fpn mini seed0", "fpn-lightning")
     assert set(details.tags) == {"table1", "c_fpn", "mini", "seed0"}
     assert details.run_id == identity
 

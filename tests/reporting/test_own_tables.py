@@ -53,6 +53,20 @@ def test_a_star_stands_for_every_name_that_was_run():
     assert summary.unlisted == []
 
 
+def test_a_variant_is_a_line_of_its_own_below_its_row(tmp_path: Path):
+    runs = [*nested("table1/c_fpn", 0.40, 0.42), *nested("table1/a_conv4", 0.30)]
+    summary = summarise("table1", "mini", TABLES, [*runs, *nested("table1/c_fpn/lr0.1", 0.43, 0.44)])
+    ids = [row.id for row in summary.rows]
+    assert ids[ids.index("c_fpn") + 1] == "c_fpn/lr0.1"
+    assert summary.unlisted == []
+    assert summary.paired_gap(row(summary, "c_fpn"), "AR100").values == pytest.approx((0, 0))
+    assert summary.paired_gap(row(summary, "c_fpn/lr0.1"), "AR100").values == pytest.approx((3, 2))
+    assert row(summary, "c_fpn").ours("AR100").values == pytest.approx((40, 42))
+    text = page(summary, tmp_path)
+    label = f"{row(summary, 'c_fpn').row.label}, lr0.1"
+    assert "43.5 ± 0.7" in cells(section(text, "Results"))[label]
+
+
 def test_the_page_has_numbers_gaps_and_no_word_of_the_paper(tmp_path: Path):
     text = page(summarise("backbones", "mini", TABLES, BACKBONES), tmp_path)
     assert "32.0 ± 2.8" in cells(section(text, "Results"))["narrow: FPN"]
