@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.drawing.callback import PictureCallback
 from fpn_lightning.errors import InputError, complain
-from fpn_lightning.files import cannot_write, write_whole
+from fpn_lightning.files import cannot_write, set_aside, write_whole
 from fpn_lightning.predictions.coco_server import ServerFileWriter
 from fpn_lightning.predictions.detections import DetectionsWriter, check_source
 from fpn_lightning.predictions.proposals import ProposalStoreWriter
@@ -108,7 +108,9 @@ class CLI(LightningCLI):
     @property
     def output(self) -> Path:
         """Where the subcommand writes: the run directory for ``fit``, ``<run>/<subcommand>`` for the others."""
-        return self.run if self.subcommand == "fit" else self.run / self.subcommand
+        if self.subcommand == "fit":
+            return self.run
+        return Path(self.options.experiment.output or self.run / self.subcommand)
 
     def before_instantiate_classes(self) -> None:
         """Check the options, and whether ``fit`` may start in the run directory, before anything slow starts."""
@@ -246,6 +248,7 @@ class CLI(LightningCLI):
     def _write_summary(self, split: str) -> None:
         if self.trainer.is_global_zero:
             path = self.output / "metrics.json"
+            set_aside(path)
             write_whole(path, evaluation_summary(self.model, self.datamodule, split, self.options.ckpt_path))
             self._print_metrics(path)
 

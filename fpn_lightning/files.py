@@ -11,12 +11,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fpn_lightning.errors import InputError
+from fpn_lightning.text import show
 
 MAX_VALUES = 100_000
 """Values in a YAML file. A configuration has hundreds; aliases of aliases can stand for billions."""
@@ -60,6 +62,18 @@ def whole_file(path: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(handle)
+
+
+def set_aside(path: Path) -> None:
+    """Rename a file that another one is about to replace, since it may have taken hours to make.
+
+    ``detections.json`` becomes ``detections.1.json``, or the next free number.
+    """
+    if path.is_file():
+        names = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in count(1))
+        kept = next(name for name in names if not name.exists())
+        path.rename(kept)
+        show(f"{path} was there already; it is {kept.name} now")
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

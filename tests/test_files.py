@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from fpn_lightning import files
 from fpn_lightning.errors import InputError
-from fpn_lightning.files import whole_file, write_whole
+from fpn_lightning.files import set_aside, whole_file, write_whole
 
 WRITER = (
     "import sys, time; from pathlib import Path; from fpn_lightning.files import whole_file\n"
@@ -109,6 +109,15 @@ def test_a_failed_write_names_the_file_and_the_way_out(tmp_path, number, advice)
     with pytest.raises(InputError, match=expected), whole_file(tmp_path / "a"):
         raise OSError(number, os.strerror(number))
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_file_that_is_set_aside_gets_the_first_free_number(tmp_path, capsys):
+    for content in ("first", "second"):
+        write_whole(tmp_path / "a.json", content)
+        set_aside(tmp_path / "a.json")
+    set_aside(tmp_path / "a.json")  # there is none any more
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.1.json": "first", "a.2.json": "second"}
+    assert "it is a.2.json now" in capsys.readouterr().out
 
 
 def test_another_error_stays_what_it_is(tmp_path):

@@ -24,9 +24,9 @@ import yaml
 
 from fpn_lightning.data.proposals.header import HEADER
 from fpn_lightning.errors import InputError
-from fpn_lightning.runs.directory import last_checkpoint
+from fpn_lightning.runs.directory import RECORD_NAME, last_checkpoint, record_of
 from fpn_lightning.runs.presets import find_row, preset_files
-from fpn_lightning.runs.record import Experiment
+from fpn_lightning.runs.record import FINISHED, Experiment
 
 CONFIGS = Path("configs")
 TUNING = re.compile(r"tuning/(?P<table>[^/]+)/lr(?P<lr>[^/]+)")
@@ -59,8 +59,17 @@ class Run:
 
     @property
     def record(self) -> str:
-        """The file that only a finished run has; the only output that Snakemake knows of."""
-        return str(self.folder / "metrics.json")
+        """The record; the only output of a run that Snakemake knows of.
+
+        Raises:
+            InputError: if it is the record of a run that is not finished.
+        """
+        if (record := record_of(self.folder)) is not None and record.status != FINISHED:
+            raise InputError(
+                f"{self.folder} holds a run that is not finished ({record.outcome}). Delete its {RECORD_NAME}, and the "
+                "same command continues it"
+            )
+        return str(self.folder / RECORD_NAME)
 
     @property
     def checkpoint(self) -> Path:

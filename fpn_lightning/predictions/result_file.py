@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 
 from fpn_lightning.data.coco.annotations import Categories
 from fpn_lightning.errors import InputError
-from fpn_lightning.files import whole_file, writing
+from fpn_lightning.files import set_aside, whole_file, writing
 from fpn_lightning.structures import DetectionsOrig
 
 Line = dict[str, Any]
@@ -126,4 +126,5 @@ def _merge(parts: list[Path], path: Path, num_images: int | None) -> list[Line]:
                 f"{path}: results of {written} of {num_images} images; the file was not written. Run every image once "
                 "(leave out trainer.limit_test_batches)"
             )
+        set_aside(path)
     return sorted(all_skipped, key=lambda image: image["image_id"])

@@ -60,9 +60,10 @@ def _gather(arguments: argparse.Namespace, records_root: Path, console: Console)
         raise InputError("--source wandb needs --wandb-project ENTITY/PROJECT")
     kept = collect(wandb_runs(project) if online else local_runs(arguments.runs), records_root, replace)
     where = f"their records are in {records_root}"
-    if kept.left_alone:
-        where = f"the records of {len(kept.written)} are in {records_root}, others were left alone (see below)"
-    count = len(kept.written) + len(kept.left_alone)
+    others = len(kept.left_alone) + len(kept.not_added)
+    if others:
+        where = f"the records of {len(kept.written)} are in {records_root}, {others} were not copied (see below)"
+    count = len(kept.written) + others
     console.print(Text(f"{count} finished runs in {project if online else arguments.runs}; {where}"))
     for name in kept.unfinished:
         console.print(Text(f"unfinished, left out: {plain(name)}", style="yellow"))
@@ -90,7 +91,13 @@ def _render(preset: str, tables: Mapping[str, Table], arguments: argparse.Namesp
 
 
 def _tell_left_alone(kept: Kept, records_root: Path, console: Console) -> None:
-    """Print which kept records were not replaced; after the tables, where it is seen."""
+    """Print which records were not copied; after the tables, where it is seen."""
+    for path, reasons in kept.not_added.items():
+        text = (
+            f"not copied: the record for {path}, because {plain('; '.join(reasons))}. Run all seeds of a row with one "
+            "configuration, or name the other one with --experiment.variant"
+        )
+        console.print(Text(text, style="bold yellow"), soft_wrap=True)
     for path, reasons in kept.left_alone.items():
         text = f"left alone: {path}; in the finished run {plain('; '.join(reasons))}"
         console.print(Text(text, style="yellow"), soft_wrap=True)

@@ -25,11 +25,13 @@ class Kept:
     Attributes:
         written: kept files that were written.
         left_alone: kept files that were not replaced, with the reasons.
+        not_added: files of further seeds that were not written because the kept seeds differ, with the reasons.
         unfinished: runs without a record, or with one whose status is not ``finished``, with the status and its reason.
     """
 
     written: list[Path] = field(default_factory=list)
     left_alone: dict[Path, list[str]] = field(default_factory=dict)
+    not_added: dict[Path, list[str]] = field(default_factory=dict)
     unfinished: list[str] = field(default_factory=list)
 
 
@@ -54,14 +56,12 @@ def collect(
         else:
             finished[records_root / f"{record.experiment.path}.json"] = record
     for target, record in finished.items():
-        reasons = []
-        if not replace(record.experiment.preset):
-            if target.exists():
-                reasons = why_not_replace(Record.load(target), record)
-            elif others := sorted(target.parent.glob("seed*.json")):
-                reasons = why_not_add(Record.load(others[0]), record)
-        if reasons:
+        others = sorted(target.parent.glob("seed*.json"))
+        free = replace(record.experiment.preset)
+        if not free and target.exists() and (reasons := why_not_replace(Record.load(target), record)):
             kept.left_alone[target] = reasons
+        elif not free and others and target not in others and (reasons := why_not_add(Record.load(others[0]), record)):
+            kept.not_added[target] = reasons
         else:
             record.save(target)
             kept.written.append(target)

@@ -36,6 +36,8 @@ class ExperimentOptions:
     and seed."""
     root: str = "runs"
     """Folder of all runs."""
+    output: str = ""
+    """Folder that ``validate``, ``test`` and ``predict`` write to; by default ``<run>/<subcommand>``."""
     overwrite: bool = False
     """``fit`` replaces an earlier run of the same row, preset and seed, which is deleted when the new one has finished;
     ``predict`` replaces proposals that other weights made."""
@@ -47,14 +49,16 @@ def run_directory(experiment: ExperimentOptions, seed: int | bool | None) -> str
     """Folder of a run.
 
     Raises:
-        InputError: if the seed is not a number from 0 on, or a name is missing or cannot be a folder.
+        InputError: if the seed is not a number from 0 to 2^32 - 1, or a name is missing or cannot be a folder.
     """
     if not (experiment.table and experiment.row):
         raise InputError(
             "experiment.table and experiment.row are empty: give a row's file, --config configs/table1/c_fpn.yaml"
         )
-    if seed is None or isinstance(seed, bool) or seed < 0:
-        raise InputError(f"seed_everything is {seed}: give a number from 0 on; it is part of the run's folder.")
+    if seed is None or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise InputError(
+            f"seed_everything is {seed}: give a number from 0 to 2^32 - 1; it is part of the run's folder."
+        )
     for key in ("table", "row", "variant", "preset", "proposals_of", "weights_of"):
         name = getattr(experiment, key)
         if not is_folder_name(name) and (name or key in ("table", "row", "preset")):

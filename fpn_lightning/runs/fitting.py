@@ -9,6 +9,7 @@ import yaml
 from lightning.pytorch import Trainer
 
 from fpn_lightning.data.datamodule import COCODataModule
+from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
 from fpn_lightning.runs.csv_log import AppendingCSVLogger
 from fpn_lightning.runs.directory import RECORD_NAME, last_checkpoint
@@ -29,8 +30,11 @@ def check_inputs(trainer: Trainer, stage: BaseStage, data: COCODataModule, first
         first: whether this is the first process, which loads weights; they may have to be downloaded.
 
     Raises:
-        InputError: from the data, the weights or the total batch.
+        InputError: from the data, the weights or the total batch; or if no step would be taken.
     """
+    for key in ("max_steps", "max_epochs", "limit_train_batches"):
+        if getattr(trainer, key) == 0:
+            raise InputError(f"trainer.{key} is 0, so nothing would be trained. Give more, or use validate.")
     stage.trainer = trainer
     trainer.datamodule = data  # type: ignore[attr-defined]  # missing in Lightning's types
     data.setup("fit")

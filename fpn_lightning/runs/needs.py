@@ -73,7 +73,9 @@ class NeededRun:
         self.experiment, self.name, self.seed, self.data_root = experiment, name, seed, data_root
         table, _, row = name.rpartition("/")
         if not table:
-            raise InputError(f"experiment.*_of: {name!r} is not a row; give table and row, as in table1/c_fpn")
+            raise InputError(
+                f"experiment.proposals_of or weights_of: {name!r} is not a row; give table and row, as in table1/c_fpn"
+            )
         self.folder = Path(run_directory(replace(experiment, table=table, row=row, variant=""), seed))
         self.checkpoint = str(last_checkpoint(self.folder))
 

@@ -124,8 +124,8 @@ def find_row(path: Path) -> Path:
             f"{table}/{row} is the same model as {twin}, which is run once for both: "
             f"--config {path.parent.parent / twin}.yaml, or make row ROW={twin}"
         )
-    if path.parent.is_dir():
-        raise InputError(f"no {path}; there are: {', '.join(_names(path.parent)) or 'none'}")
+    if path.parent.is_dir() and (there := _names(path.parent)):
+        raise InputError(f"no {path}; there are: {', '.join(there)}")
     folder = next((above for above in path.parents if above.is_dir() and _tables(above)), Path("configs"))
     raise InputError(f"no {path}; the tables in {folder} are: {', '.join(_tables(folder)) or 'none'}")
 

@@ -112,7 +112,7 @@ def complaint(cli, capsys, *args: str) -> str:
         (("--seed_everything", "one"), "seed_everything: one does not fit. Give bool or int."),
         (
             ("--seed_everything", "-1"),
-            "seed_everything is -1: give a number from 0 on; it is part of the run's folder.",
+            "seed_everything is -1: give a number from 0 to 2^32 - 1; it is part of the run's folder.",
         ),
         (
             ("--trainer.precision", "bf17"),
@@ -239,6 +239,10 @@ def test_a_run_needs_a_name(cli, capsys):
         (("--data.root", "nowhere"), "nowhere"),
         (("--experiment.preset", "my preset"), "experiment.preset"),
         (("--seed_everything", "-1"), "seed_everything"),
+        (("--seed_everything", str(2**32)), "seed_everything is 4294967296: give a number from 0 to 2^32 - 1"),
+        (("--trainer.max_steps", "0"), "trainer.max_steps is 0, so nothing would be trained"),
+        (("--trainer.max_epochs", "0"), "trainer.max_epochs is 0"),
+        (("--trainer.limit_train_batches", "0"), "trainer.limit_train_batches is 0"),
         (("--data.num_workers", "-1"), "data.num_workers is -1"),
         (("--data.short_side", "0"), "data.short_side is [0]; it has to be at least 1 px"),
         (("--ckpt_path", "elsewhere.ckpt"), "fit only resumes its own run"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from pathlib import Path
@@ -190,6 +191,15 @@ def test_predict_draws_a_folder(cli, arguments, run, tmp_path, tiny_data):
     assert pictures(drawn) == []
     cli(*config, "--data.predict_path", str(folder / "b.png"))
     assert pictures(drawn) == ["b.png.png"]
+
+    # Every call kept the results of the calls before, or wrote elsewhere.
+    found = {path.name: len(json.loads(path.read_text())) for path in drawn.parent.glob("detections*.json")}
+    assert found.keys() == {"detections.json", *(f"detections.{number}.json" for number in (1, 2, 3))}
+    assert found["detections.1.json"] > found["detections.json"]
+    cli(*config, "--data.predict_path", str(folder), "--experiment.output", str(tmp_path / "out"))
+    assert (tmp_path / "out" / "detections.json").read_bytes() == (drawn.parent / "detections.2.json").read_bytes()
+    assert pictures(tmp_path / "out" / "pictures") == ["a.jpg.png", "a.png.png", "b.png.png"]
+    assert len(list(drawn.parent.glob("detections*.json"))) == 4
 
 
 def test_predict_draws_a_split_only_where_asked_to(cli, arguments, run, tmp_path, image_ids):

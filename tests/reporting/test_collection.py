@@ -83,9 +83,9 @@ def test_a_run_of_the_same_configuration_replaces_the_kept_record(tmp_path: Path
     assert load_all(tmp_path / "records", "mini") == [record]
 
 
-def test_a_seed_that_cannot_be_averaged_with_the_kept_ones_is_left_alone(tmp_path: Path, gather) -> None:
+def test_a_seed_that_cannot_be_averaged_with_the_kept_ones_is_not_added(tmp_path: Path, gather) -> None:
     a_record(seed=0).save(tmp_path / "records" / KEPT)
-    ((path, (reason,)),) = gather(a_record(seed=1, steps=2)).left_alone.items()
+    ((path, (reason,)),) = gather(a_record(seed=1, steps=2)).not_added.items()
     assert path == tmp_path / "records/mini/table1/c_fpn/seed1.json"
     assert not path.exists()
     assert reason == "train.steps is 2; the kept seeds have 1500"

@@ -114,7 +114,9 @@ def test_commands_have_the_same_preset_seed_and_root(rpn):
     Path("configs").mkdir()  # without the row: a comparison's, say
     with pytest.raises(InputError, match=rf"table1/c_fpn is a row with overrides\. The workflow runs it .*: {MAKE}$"):
         needed().weights()
-    with pytest.raises(InputError, match=r"experiment\.\*_of: 'c_fpn' is not a row; give table and row"):
+    with pytest.raises(
+        InputError, match=r"experiment.proposals_of or weights_of: 'c_fpn' is not a row; give table and row"
+    ):
         NeededRun(ExperimentOptions(table="table2", row="c_fpn"), "c_fpn", 3)
 
 

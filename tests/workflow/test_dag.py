@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+from tests.records import a_record
 from tests.workflow.calls import commands, jobs, snakemake, touch
 
 ROWS = ("a_conv4", "b_conv5", "c_fpn", "d_bottom_up", "e_no_lateral", "f_finest")
@@ -87,10 +90,21 @@ def test_rates_of_small_are_tried_on_a_part_of_its_training_images(checkout):
     assert "runs/small/tuning/table1/lr0.001/c_fpn/seed100/proposals/small_fit/header.json" in found
 
 
+def test_a_run_that_is_not_finished_is_named_and_not_taken_for_done(checkout):
+    a_record(status="out_of_time").save(checkout / "runs/mini/table1/a_conv4/seed0/metrics.json")
+    for target in ("runs/mini/table1/a_conv4/seed0/metrics.json", "reports/mini/table1.md"):
+        status, printed = snakemake("--cores", "2", "--dry-run", "--", target)
+        assert status != 0
+        assert "a_conv4/seed0 holds a run that is not finished (out_of_time" in printed
+        assert "Delete its metrics.json" in printed
+
+
 def test_only_what_is_missing_runs(checkout):
     for table, row in [("table1", row) for row in ROWS] + [run.split("/") for run in BESIDE]:
         for seed in SEEDS:
-            touch(checkout / "runs/mini" / table / row / f"seed{seed}/metrics.json")
+            path = checkout / "runs/mini" / table / row / f"seed{seed}/metrics.json"
+            a_record().save(path)
+            os.utime(path, (0, 0))
     for row in ROWS:
         touch(checkout / f"reports/mini/pictures/table1_{row}.png")
     touch(checkout / "reports/records/mini/figure1_cost.json")

@@ -15,7 +15,7 @@ import yaml
 
 from fpn_lightning.data.proposals.store import ProposalStore
 from tests.command_line import REPOSITORY
-from tests.workflow.calls import touch
+from tests.records import a_record
 
 STEPS = 60
 
@@ -87,7 +87,7 @@ def test_a_row_of_table_2_comes_with_its_proposals(tiny: Path):
 
 
 def test_a_finished_row_is_left_alone(checkout: Path):
-    touch(checkout / "runs/mini/table1/a_conv4/seed4/metrics.json")
+    a_record().save(checkout / "runs/mini/table1/a_conv4/seed4/metrics.json")
     done = make("row", "ROW=table1/a_conv4", "SEED=4")
     printed, _ = done.communicate(timeout=60)
     assert done.returncode == 0, printed

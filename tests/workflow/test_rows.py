@@ -12,6 +12,7 @@ import yaml
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.errors import InputError
 from tests.command_line import REPOSITORY
+from tests.records import a_record
 from tests.workflow.calls import touch
 
 MINI_DATA = "data/synthetic-mini/synthetic.json"
@@ -159,7 +160,7 @@ def test_a_run_starts_resumes_or_starts_over(rows, checkout):
     assert run.start() == "--ckpt_path last"
     assert run.command().endswith("--ckpt_path last")
     assert run.inputs() == [*map(str, run.configs()), MINI_DATA]
-    touch(Path(run.record))
+    a_record().save(Path(run.record))
     assert run.inputs() == []
 
 
