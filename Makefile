@@ -29,7 +29,7 @@ quickstart: $(READY) ## Install, generate data, train, print and write reports/q
 	$(BIN)/python -m fpn_lightning.reporting --preset quickstart --replace
 
 test: $(READY) lint ## Lint, type-check and run the default tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 test-slow: $(READY) ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow
