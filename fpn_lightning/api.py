@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +12,18 @@ import torch
 from lightning.pytorch.plugins import DoublePrecision, MixedPrecision, Precision
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as coco_masks
 from torch import Tensor
-from torchvision.ops import box_convert
 
-from fpn_lightning.data.coco.annotations import Categories
-from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.data.dataset import Sample
 from fpn_lightning.data.images import MAX_PIXELS, read_image, upright_pixels
 from fpn_lightning.data.transforms import resize
 from fpn_lightning.errors import InputError
-from fpn_lightning.files import read_yaml
-from fpn_lightning.mask_structures import MaskProposalsOrig
+from fpn_lightning.models.detector import Detector
 from fpn_lightning.predictions.detections import DEFAULT_TOP_K
-from fpn_lightning.runs.checkpoints import newest_checkpoint
-from fpn_lightning.runs.parser import Parser
-from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.evaluated import ExactBatches
-from fpn_lightning.stages.fast_rcnn import NO_PROPOSALS, FastRCNNStage
-from fpn_lightning.structures import RLE, DetectionsOrig, ProposalsOrig
-from fpn_lightning.weights.checkpoint import detector_state, read_checkpoint
-from fpn_lightning.weights.init_from import OTHER_PROJECTS, check_fits, load_weights
+from fpn_lightning.structures import Detections, DetectionsOrig, ImageBatch, Proposals, ProposalsOrig
+from fpn_lightning.weights.loading import Model, load_model
 
-ZOO = Path(__file__).parent / "zoo"
-OBJECT = Categories((1,), ("object",))  # of proposals, which have no class
 PRECISIONS = ("32-true", "64-true", "bf16-true", "16-true", "bf16-mixed", "16-mixed")
 ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 
@@ -50,7 +38,6 @@ class Prediction:
         labels: int64 ``(D,)`` in [0, K); 0 for proposals.
         category_ids: D ids of the data set's categories; 1 for proposals.
         names: D names of categories; ``object`` for proposals.
-        masks: D masks as large as the image, of a run of Table 6; empty for all others.
     """
 
     boxes: Tensor
@@ -58,7 +45,6 @@ class Prediction:
     labels: Tensor
     category_ids: list[int]
     names: list[str]
-    masks: list[RLE] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -68,10 +54,8 @@ class Predictor:
     """A model with its weights, its categories and the preparation of its images; :func:`load` makes it.
 
     Args:
-        stage: the model, with its weights.
-        data: says how images are resized and padded.
-        categories: ids and names of the labels; those of proposals for an RPN.
-        device: see :func:`load`.
+        model: the detector with its weights, its data module and its categories.
+        device: where it runs.
         precision: see :func:`load`.
 
     Attributes:
@@ -80,18 +64,16 @@ class Predictor:
         device: where the model runs.
     """
 
-    def __init__(
-        self, stage: BaseStage, data: COCODataModule, categories: Categories, device: torch.device, precision: str
-    ) -> None:
-        self.categories = categories
+    def __init__(self, model: Model, device: torch.device, precision: str | None = None) -> None:
+        self.categories = model.categories
         self.device = device
-        self._data = data
-        self._precision = _precision(precision, device)
-        self._stage: Any = self._precision.convert_module(stage.to(device).eval().requires_grad_(False))
-        self.detector = stage.detector
+        self._data = model.data
+        self._precision = _precision(precision or model.precision, device)
+        self.detector: Detector = model.detector.to(device).eval().requires_grad_(False)
+        self._precision.convert_module(self.detector)
 
     def predict(
-        self, images: ImageLike | Sequence[ImageLike], batch_size: int | None = None, top_k: int | None = None
+        self, images: ImageLike | Sequence[ImageLike], batch_size: int | None = None, top_k: int = DEFAULT_TOP_K
     ) -> list[Prediction]:
         """Predict objects in images, with the same numbers as ``train.py predict --data.predict_path``.
 
@@ -101,7 +83,7 @@ class Predictor:
                 a viewer shows it.
             batch_size: images of one forward pass; by default the run's ``data.eval_batch_size``, 1 in most. Padding
                 to the size of another image changes numbers a little.
-            top_k: results of an image, best first; by default the best 100 boxes, or all masks.
+            top_k: results of an image, best first.
 
         Returns:
             A list with one prediction per image, in order; also for a single image. An empty sequence gives an empty
@@ -114,16 +96,23 @@ class Predictor:
         every: Sequence[Any] = [images] if single else list(images)  # type: ignore[arg-type]
         batch_size = self._data.eval_batch_size if batch_size is None else batch_size
         for name, value in (("batch_size", batch_size), ("top_k", top_k)):
-            if value is not None and value < 1:
+            if value < 1:
                 raise InputError(f"{name} is {value}; it has to be at least 1")
         predictions = []
         for start in range(0, len(every), batch_size):
             group = enumerate(every[start : start + batch_size], start)
             batch = self._data.collate([self._sample(image, place) for place, image in group]).to(self.device)
             with torch.inference_mode(), self._precision.forward_context():
-                results = self._stage.predict_step(batch, 0)
-            predictions += [self._prediction(result, top_k) for result in results]
+                results = self._results(batch.images)
+            for image, result in enumerate(results):
+                orig = result.to_orig(batch.images.geometries[image], start + image)
+                predictions.append(self._prediction(orig, top_k))
         return predictions
+
+    def _results(self, images: ImageBatch) -> Sequence[Proposals | Detections]:
+        if self.detector.roi_heads is None:
+            return self.detector.propose(images)
+        return self.detector.propose_and_detect(images)[1]
 
     def _sample(self, image: Any, place: int) -> Sample:
         pixels = _pixels(image, f"images[{place}]")
@@ -131,23 +120,21 @@ class Predictor:
         geometry = self._data.transform.evaluation_geometry((height, width))
         return Sample(resize(pixels, geometry), geometry, place)
 
-    def _prediction(self, result: DetectionsOrig | ProposalsOrig | MaskProposalsOrig, top_k: int | None) -> Prediction:
-        masks: list[RLE] = []
-        if isinstance(result, MaskProposalsOrig):
-            masks = result.masks[:top_k]
-            boxes = torch.from_numpy(coco_masks.toBbox(masks).reshape(-1, 4)) if masks else torch.zeros(0, 4).double()
-            boxes, scores = box_convert(boxes, "xywh", "xyxy"), result.scores.double().sigmoid()[:top_k]
-        else:
-            top_k = DEFAULT_TOP_K if top_k is None else top_k
-            boxes = result.boxes_orig[:top_k]
-        if isinstance(result, ProposalsOrig):
-            scores = result.objectness[:top_k].double().sigmoid()
-        labels = torch.zeros(len(boxes), dtype=torch.int64)
+    def _prediction(self, result: DetectionsOrig | ProposalsOrig, top_k: int) -> Prediction:
+        labels = torch.zeros(len(result), dtype=torch.int64)
         if isinstance(result, DetectionsOrig):
-            scores, labels = result.scores[:top_k].double(), result.labels[:top_k]
+            scores, labels = result.scores.double(), result.labels
+        else:
+            scores = result.objectness.double().sigmoid()
+        places = labels[:top_k].tolist()
         ids, names = self.categories.ids, self.categories.names
-        places = labels.tolist()
-        return Prediction(boxes, scores, labels, [ids[k] for k in places], [names[k] for k in places], masks)
+        return Prediction(
+            result.boxes_orig[:top_k],
+            scores[:top_k],
+            labels[:top_k],
+            [ids[k] for k in places],
+            [names[k] for k in places],
+        )
 
 
 def load(
@@ -173,77 +160,7 @@ def load(
     Raises:
         InputError: the source cannot be used; the message says what to do.
     """
-    name = str(source)
-    project = name.partition(":")[0]
-    theirs = project in OTHER_PROJECTS
-    checkpoint = Path() if theirs else _checkpoint(Path(source))
-    if config is None:
-        config = ZOO / f"{project}_r50_fpn.yaml" if theirs else _config_of(checkpoint)
-    content = read_yaml(Path(config))
-    stage, data = _built(content, Path(config))
-    if isinstance(stage, FastRCNNStage):
-        raise InputError(f"{name} cannot predict from images alone. {NO_PROPOSALS}")
-    if theirs:
-        loaded = load_weights(stage.detector, name)
-    else:
-        loaded = read_checkpoint(str(checkpoint), "load")
-        check_fits(stage.detector, loaded, str(checkpoint))
-        stage.detector.load_state_dict(detector_state(loaded))
-    categories = OBJECT
-    if stage.detector.roi_heads is not None:
-        categories = Categories(*map(tuple, loaded.get("categories", {"ids": (), "names": ()}).values()))
-        if len(categories) != stage.detector.roi_heads.num_classes:
-            raise InputError(
-                f"{name} names {len(categories)} categories, but the model has {stage.detector.roi_heads.num_classes} "
-                "classes. Give a checkpoint that fit wrote, and the configuration of its run."
-            )
-    precision = precision or str((content.get("trainer") or {}).get("precision") or "32-true")
-    return Predictor(stage, data, categories, _device(device), precision)
-
-
-def _checkpoint(source: Path) -> Path:
-    if source.is_file():
-        return source
-    if not source.is_dir():
-        raise InputError(
-            f"{source} is neither a folder nor a file. Give a run directory, a checkpoint, torchvision:PATH or "
-            "detectron2:PATH."
-        )
-    if not (source / "config.yaml").is_file():
-        raise InputError(f"{source} is not a run directory: it has no config.yaml. Give runs/PRESET/TABLE/ROW/seedN.")
-    if not (checkpoint := newest_checkpoint(source)).is_file():
-        raise InputError(
-            f"{source} has no checkpoint (checkpoints/last.ckpt). Train first: python train.py fit --config "
-            f"{source / 'config.yaml'} --experiment.overwrite true"
-        )
-    return checkpoint
-
-
-def _config_of(checkpoint: Path) -> Path:
-    """The configuration of a checkpoint's run, which lies beside the checkpoint or above its folder."""
-    for folder in (checkpoint.parent, checkpoint.parent.parent):
-        if (config := folder / "config.yaml").is_file():
-            return config
-    raise InputError(
-        f"{checkpoint} has no configuration: there is no config.yaml beside it or above its folder. Give the one of "
-        "its run: load(..., config='RUN/config.yaml')."
-    )
-
-
-def _built(content: Any, config: Path) -> tuple[BaseStage, COCODataModule]:
-    """Build the model and the data module of a configuration; neither reads any data."""
-    if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
-        raise InputError(f"{config} has no model. Give the config.yaml of a run.")
-    data = {"root": "", **(content.get("data") or {}), "predict_split": None, "predict_path": None}
-    parser = Parser()
-    parser.add_lightning_class_args(BaseStage, "model", subclass_mode=True)
-    parser.add_lightning_class_args(COCODataModule, "data")
-    parser.link_arguments("data.num_classes", "model.init_args.detector.num_classes")
-    try:
-        built = parser.instantiate_classes(parser.parse_object({"model": content["model"], "data": data}))
-    except InputError as error:
-        raise InputError(f"{config}: {error}") from error
-    return built.model, built.data
+    return Predictor(load_model(str(source), config), _device(device), precision)
 
 
 def _device(device: str | torch.device | None) -> torch.device:

@@ -85,7 +85,6 @@ def test_the_results_are_those_of_the_command_line_to_the_bit(cli, home, images,
         height, width = Image.open(files[number - 1]).size[::-1] if number != 2 else (90, 60)  # turned
         assert (prediction.boxes <= torch.tensor([width, height, width, height])).all()
         assert prediction.labels.dtype == torch.int64
-        assert prediction.masks == []
     if row == "table1/c_fpn":
         assert {name for prediction in predictions for name in prediction.names} == {"object"}
         assert max(map(len, detector.predict(files, top_k=500))) > 100
@@ -144,12 +143,20 @@ def test_an_unusable_image_is_named(faster_rcnn, images, tmp_path, image, messag
 def test_an_unusable_source_or_option_is_named(faster_rcnn, home, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
+    fast = yaml.safe_load((faster_rcnn / "config.yaml").read_text())
+    fast["model"]["init_args"]["detector"]["rpn"] = None
+    (tmp_path / "fast.yaml").write_text(yaml.safe_dump(fast))
     cases = [(tmp_path / "nothing", {}, "neither a folder nor a file"), (run, {}, "it has no config.yaml")]
     shutil.copy(faster_rcnn / "checkpoints" / "last.ckpt", tmp_path / "moved.ckpt")
     cases += [
+        (faster_rcnn / "checkpoints" / "last.ckpt", {"config": tmp_path / "fast.yaml"}, "a Fast R-CNN on fixed prop"),
         (tmp_path / "moved.ckpt", {}, r"no config.yaml beside it or above its folder.*config='RUN/config.yaml'"),
         (tmp_path / "moved.ckpt", {"config": home / "table1/c_fpn/seed0/config.yaml"}, "of another model"),
-        (tmp_path / "moved.ckpt", {"config": REPOSITORY / "configs/wandb.yaml"}, "wandb.yaml has no model"),
+        (
+            tmp_path / "moved.ckpt",
+            {"config": REPOSITORY / "configs/wandb.yaml"},
+            r"wandb.yaml has no model\.init_args\.detector",
+        ),
         (faster_rcnn, {"device": "gpu"}, "device is gpu"),
         (faster_rcnn, {"precision": "fp8"}, "precision is fp8; it has to be one of 32-true"),
         ("torchvision:nothing.pth", {}, "nothing.pth is not a file"),
