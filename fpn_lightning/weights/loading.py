@@ -49,7 +49,7 @@ def load_model(source: str, config: str | Path | None = None) -> Model:
     """
     project = source.partition(":")[0]
     theirs = project in OTHER_PROJECTS
-    checkpoint = Path() if theirs else _checkpoint(Path(source))
+    checkpoint = Path() if theirs else checkpoint_of(Path(source))
     if config is None:
         config = ZOO / f"{project}_r50_fpn.yaml" if theirs else _config_of(checkpoint)
     content = read_yaml(Path(config))
@@ -76,7 +76,8 @@ def load_model(source: str, config: str | Path | None = None) -> Model:
     return Model(detector, data, categories, str((content.get("trainer") or {}).get("precision") or "32-true"))
 
 
-def _checkpoint(source: Path) -> Path:
+def checkpoint_of(source: Path) -> Path:
+    """The checkpoint of a run directory, or the checkpoint itself; InputError if there is none."""
     if source.is_file():
         return source
     if not source.is_dir():
