@@ -17,8 +17,8 @@ from fpn_lightning.models.backbones import NarrowResNet
 from fpn_lightning.models.detector import Anchors, Detector, Scale
 from fpn_lightning.models.pyramids import SingleMap
 from fpn_lightning.models.roi_pooler import RoIPooler
+from fpn_lightning.weights import export
 from fpn_lightning.weights.deployed import Deployed, resized
-from fpn_lightning.weights.export import exported_program, main, onnx_bytes
 from fpn_lightning.weights.loading import OBJECT, Model
 
 SIZES = [(64, 64), (50, 90), (200, 121)]
@@ -76,15 +76,24 @@ def test_the_graph_gives_the_detections_of_predict(kind, data):
 
 @pytest.mark.slow  # an export takes two minutes
 @pytest.mark.parametrize("kind", ["pool", "align", "rpn"])
-def test_exported_programs_and_onnxruntime_give_the_detections_of_predict(kind):
+def test_exported_programs_and_onnxruntime_give_the_detections_of_predict(kind, tmp_path, monkeypatch):
     pytest.importorskip("onnx", reason="the extra onnx is not installed")
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     a_model = model(kind)
-    program = exported_program(a_model)
-    module = program.module()
+    program = export.exported_program(a_model)
+    monkeypatch.setattr(export, "exported_program", lambda _: program)  # once for both formats
+    pairs = zip(a_model.categories.ids, a_model.categories.names, strict=True)
+    categories = [{"id": number, "name": name} for number, name in pairs]
+
+    export.write_graph(a_model, tmp_path / "model.pt2", "torch")
+    extra = {"categories.json": ""}
+    module = torch.export.load(tmp_path / "model.pt2", extra_files=extra).module()
+    assert json.loads(extra["categories.json"]) == categories
     compare(a_model, lambda image: [out.numpy() for out in module(torch.from_numpy(image))])
-    session = onnxruntime.InferenceSession(onnx_bytes(program, '[{"id": 1, "name": "a"}]'))
-    assert session.get_modelmeta().custom_metadata_map == {"categories": '[{"id": 1, "name": "a"}]'}
+
+    export.write_graph(a_model, tmp_path / "model.onnx", "onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    assert json.loads(session.get_modelmeta().custom_metadata_map["categories"]) == categories
     assert [output.name for output in session.get_outputs()] == ["boxes", "scores", "labels"]
     compare(a_model, lambda image: session.run(None, {"image": image}))
 
@@ -101,7 +110,7 @@ def test_resizing_is_opencvs(limits):
 
 
 def test_what_cannot_be_exported_is_named(tmp_path, capsys):
-    assert main([str(tmp_path / "nothing"), str(tmp_path / "out.onnx"), "--format", "onnx"]) == 2
+    assert export.main([str(tmp_path / "nothing"), str(tmp_path / "out.onnx"), "--format", "onnx"]) == 2
     assert "neither a folder nor a file" in capsys.readouterr().err
     detector = Detector(NarrowResNet(), roi_heads=None, channels=8, image_scales=(0.5, 1.0))
     with pytest.raises(InputError, match="image_scales cannot be exported"):
