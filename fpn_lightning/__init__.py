@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fpn_lightning.api import load
     from fpn_lightning.data.datamodule import COCODataModule
     from fpn_lightning.models.detector import Detector
     from fpn_lightning.stages.fast_rcnn import FastRCNNStage
@@ -21,8 +22,9 @@ _MODULES = {
     "FasterRCNNStage": "fpn_lightning.stages.faster_rcnn",
     "MaskProposalStage": "fpn_lightning.stages.mask_proposals",
     "RPNStage": "fpn_lightning.stages.rpn",
+    "load": "fpn_lightning.api",
 }
-__all__ = ["COCODataModule", "Detector", "FastRCNNStage", "FasterRCNNStage", "MaskProposalStage", "RPNStage"]
+__all__ = ["COCODataModule", "Detector", "FastRCNNStage", "FasterRCNNStage", "MaskProposalStage", "RPNStage", "load"]
 
 
 def __getattr__(name: str) -> Any:

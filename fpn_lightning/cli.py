@@ -20,6 +20,7 @@ from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.drawing.callback import PictureCallback
 from fpn_lightning.errors import InputError, complain
 from fpn_lightning.files import cannot_write, set_aside, write_whole
+from fpn_lightning.parser import Parser
 from fpn_lightning.predictions.coco_server import ServerFileWriter
 from fpn_lightning.predictions.detections import DetectionsWriter, check_source
 from fpn_lightning.predictions.proposals import ProposalStoreWriter
@@ -39,7 +40,6 @@ from fpn_lightning.runs.directory import (
 from fpn_lightning.runs.fitting import check_inputs, finish, untrained_metrics
 from fpn_lightning.runs.machine import named_errors
 from fpn_lightning.runs.needs import fill_in_needs
-from fpn_lightning.runs.parser import Parser
 from fpn_lightning.runs.presets import BASE_CONFIG, SUBCOMMANDS, PresetAction, expand_preset
 from fpn_lightning.runs.processes import ProcessWatch
 from fpn_lightning.runs.recorder import config_sha256, evaluation_summary

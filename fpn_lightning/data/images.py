@@ -89,9 +89,29 @@ def read_image(
     header = _header(io.BytesIO(content), name, upright)
     _check(header, name, size, max_pixels, upright)
     pixels = _decode(content, name, header)
-    if upright and header.kind != "TIFF" and header.orientation in TURNS:
-        pixels = np.ascontiguousarray(Image.fromarray(pixels).transpose(TURNS[header.orientation]))
-    return pixels
+    return _turned(pixels, header.orientation) if upright and header.kind != "TIFF" else pixels
+
+
+def upright_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    """Turn an image of Pillow into what :func:`read_image` returns for its file with ``upright``.
+
+    Args:
+        image: any mode; an orientation tag is applied.
+        name: what to call it in messages.
+
+    Returns:
+        uint8 ``(H, W, 3)`` RGB, contiguous.
+
+    Raises:
+        InputError: its samples are no colours of 8 or 16 bits, or its file is damaged.
+    """
+    if image.mode in ("F", "I"):
+        raise _no_colours(name, f"32-bit {'floats' if image.mode == 'F' else 'integers'}")
+    try:
+        pixels, orientation = _rgb(image), 1 if image.format == "TIFF" else _orientation(image)
+    except Exception as error:  # Pillow decodes here
+        raise _damaged(name, error) from error
+    return _turned(pixels, orientation)
 
 
 def check_header(path: str | Path, size: tuple[int, int], image_id: int) -> int:
@@ -210,15 +230,29 @@ def _decode(content: bytes, name: str, header: Header) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if content.startswith(JPEG_START):
                 _decode_by_opencv(content, name, header)  # Pillow says nothing of a part missing in the middle
-            if image.mode.startswith("I;16"):
-                # Pillow would clip these to 255 where OpenCV keeps the high byte.
-                grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-                return np.repeat(grey[:, :, None], 3, axis=2)
-            return np.ascontiguousarray(image.convert("RGB"))
+            return _rgb(image)
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{name}: the image is damaged or cut short ({error}); fetch it again") from error
+        raise _damaged(name, error) from error
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith("I;16"):
+        # Pillow would clip these to 255 where OpenCV keeps the high byte.
+        grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.ascontiguousarray(image.convert("RGB"))
+
+
+def _turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    if orientation not in TURNS:
+        return pixels
+    return np.ascontiguousarray(Image.fromarray(pixels).transpose(TURNS[orientation]))
+
+
+def _damaged(name: str, error: Exception) -> InputError:
+    return InputError(f"{name}: the image is damaged or cut short ({error}); fetch it again")
 
 
 def _decode_by_opencv(content: bytes, name: str, header: Header) -> NDArray[np.uint8] | None:

@@ -50,7 +50,7 @@ class BoxCoder:
         ref_size = (references[:, 2:] - references[:, :2])[:, None]  # (R, 1, 2)
         ref_centre = references[:, None, :2] + ref_size / 2
         # (R, 4K) -> (R, K, 4); K is spelled out, since -1 is ambiguous for R = 0
-        columns = deltas.reshape(len(deltas), deltas.shape[1] // 4, 4).unbind(dim=2)
+        columns = deltas.reshape(deltas.shape[0], deltas.shape[1] // 4, 4).unbind(dim=2)
         dx, dy, dw, dh = (column / weight for column, weight in zip(columns, self.weights, strict=True))
         centre = ref_centre + torch.stack((dx, dy), dim=2) * ref_size
         size = ref_size * torch.stack((dw, dh), dim=2).clamp(max=MAX_LOG_SCALE).exp()

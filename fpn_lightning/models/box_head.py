@@ -5,8 +5,11 @@ Shape shorthand: R regions, d channels of a map, S output side of pooling, F fea
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from fpn_lightning.errors import InputError
 
 
 class BoxHead(nn.Module):
@@ -89,6 +92,33 @@ class BoxPredictor(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Compute logits ``(R, K + 1 + U)`` (classes, background, unused) and deltas ``(R, K * 4)`` of ``(R, F)``."""
         return self.class_logits(features), self.box_deltas(features)
+
+
+@torch.no_grad()
+def check_box_head(head: BoxHead, channels: int) -> None:
+    """Run a region of zeros through a box head and compare its features with those that it declares.
+
+    Args:
+        head: a new box head.
+        channels: d of the pyramid's maps.
+
+    Raises:
+        InputError: if the head cannot read the region, or if the number of features differs.
+    """
+    training, name = head.training, type(head).__name__
+    try:
+        actual = tuple(head.eval()(torch.zeros(1, channels, head.resolution, head.resolution)).shape)
+    except RuntimeError as error:
+        raise InputError(
+            f"model.detector.box_head: {name} cannot read regions of {channels} channels and {head.resolution} x "
+            f"{head.resolution} cells: {str(error).splitlines()[0]}"
+        ) from error
+    head.train(training)
+    if actual != (1, head.out_features):
+        raise InputError(
+            f"model.detector.box_head: {name} declares {head.out_features} features, but a region gives {actual}. "
+            "Correct its out_features."
+        )
 
 
 def init_linear(layer: nn.Linear) -> nn.Linear:

@@ -20,10 +20,10 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.mask_structures import MaskProposals
 from fpn_lightning.models.anchors import AnchorConvention, AnchorGenerator
 from fpn_lightning.models.backbones.base import Backbone
-from fpn_lightning.models.box_head import BoxHead, Conv5Head, TwoFCHead
+from fpn_lightning.models.box_head import BoxHead, Conv5Head, TwoFCHead, check_box_head
 from fpn_lightning.models.image_pyramid import check_scales, propose_on_scales
 from fpn_lightning.models.masks.proposer import MaskProposer
-from fpn_lightning.models.pyramids import FPN, Pyramid, SingleMap, level_of
+from fpn_lightning.models.pyramids import FPN, Pyramid, SingleMap, check_pyramid, level_of
 from fpn_lightning.models.roi_heads import RoIHeads
 from fpn_lightning.models.roi_pooler import RoIPooler
 from fpn_lightning.models.rpn import RPN
@@ -124,6 +124,7 @@ class Detector(nn.Module):
         # Do not reorder: the head draws its initial weights before the RPN, and a seed has to keep its weights.
         head = self._box_head(box_head, fc_width) if roi_heads else None
         backbone.keep(self.pyramid.used)
+        check_pyramid(self.pyramid, backbone.channels, backbone.strides)
         strides, channels = self.pyramid.strides, self.pyramid.out_channels
         self.rpn = self.roi_heads = self.masks = None
         if rpn is not None:
@@ -131,6 +132,7 @@ class Detector(nn.Module):
             self.rpn = rpn(channels, AnchorGenerator(strides, sizes, anchors.ratios, anchors.convention))
         if roi_heads is not None and head is not None:
             pooler = roi_pooler(strides, head.resolution, scale.canonical_size)
+            check_box_head(head, channels)
             self.roi_heads = roi_heads(pooler, head, num_classes)
         if masks is not None:
             self.masks = masks(channels, strides, scale.base_anchor_size)

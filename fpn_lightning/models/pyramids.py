@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -234,3 +235,38 @@ class FinestLevel(MergedPyramid):
         super().__init__(in_channels, strides, out_channels, in_channels, [finest])
 
     merge = FPN.merge
+
+
+@torch.no_grad()
+def check_pyramid(pyramid: Pyramid, channels: dict[str, int], strides: dict[str, int]) -> None:
+    """Run maps of zeros through a pyramid and compare its maps with the declared channels and strides.
+
+    Args:
+        pyramid: a new pyramid.
+        channels: channels of the backbone's outputs.
+        strides: strides of the backbone's outputs.
+
+    Raises:
+        InputError: if the pyramid cannot read the backbone's outputs, or if names, channels or sizes differ.
+    """
+    name, coarsest = type(pyramid).__name__, max(strides.values())
+    # A declared stride, too small or too large, shows on an image of one by two cells of the coarsest map.
+    side = min(max(coarsest, *pyramid.strides.values()), 4 * coarsest)
+    size = (side, 2 * side)
+    maps = {c: torch.zeros(1, channels[c], *(-(-length // s) for length in size)) for c, s in strides.items()}
+    training = pyramid.training
+    try:
+        outputs = pyramid.eval()(maps)
+    except Exception as error:  # of any code
+        raise InputError(
+            f"model.detector.pyramid: {name} cannot read the backbone's outputs, with channels {channels} and strides "
+            f"{strides}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from error
+    pyramid.train(training)
+    actual = [(p, *output.shape[1:]) for p, output in outputs.items()]
+    declared = [(p, pyramid.out_channels, *(-(-length // s) for length in size)) for p, s in pyramid.strides.items()]
+    if actual != declared:
+        raise InputError(
+            f"model.detector.pyramid: {name} declares {declared} (name, channels, height, width) for an image of "
+            f"{size[0]} x {size[1]}, but its maps are {actual}. Correct its out_channels and strides."
+        )

@@ -3,7 +3,7 @@
 Its classes are in our order, background last. Its backbone reads BGR, subtracts a mean that older files contain
 (``pixel_mean``), and has the stride in the first 1x1 convolution of a block.
 
-``python -m fpn_lightning.weights.export CHECKPOINT OUT.pkl --to detectron2`` writes a file for ``MODEL.WEIGHTS``.
+``python -m fpn_lightning.weights.export CHECKPOINT OUT.pkl --format detectron2`` writes a file for ``MODEL.WEIGHTS``.
 """
 
 from __future__ import annotations

@@ -1,44 +1,135 @@
-"""Writing a trained Faster R-CNN for torchvision or detectron2.
+"""Writing a trained model for other programs: as one graph (onnx, torch), or as weights (torchvision, detectron2).
 
-``python -m fpn_lightning.weights.export RUN/checkpoints/last.ckpt OUT --to torchvision`` (or ``detectron2``).
-:mod:`fpn_lightning.weights.torchvision` and :mod:`fpn_lightning.weights.detectron2` say how to load the file there.
+``python -m fpn_lightning.weights.export RUN_OR_CHECKPOINT OUT --format onnx`` (``torch``, ``torchvision``,
+``detectron2``). A graph (:mod:`fpn_lightning.weights.deployed`) has the input ``image``, uint8 ``(H, W, 3)`` RGB of any
+size from 2 x 2 px, and the outputs ``boxes``, ``scores`` and ``labels``. ``torch`` is a file for ``torch.export.load``.
+:mod:`fpn_lightning.weights.torchvision` and :mod:`fpn_lightning.weights.detectron2` say how to load weights there.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import json
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from fpn_lightning.errors import InputError, complain
-from fpn_lightning.files import check_free
+from fpn_lightning.files import check_free, whole_file, write_whole
 from fpn_lightning.text import replace_unprintable, show
 from fpn_lightning.weights import detectron2, torchvision
 from fpn_lightning.weights.checkpoint import detector_state, read_checkpoint
+from fpn_lightning.weights.deployed import OUTPUTS, Deployed
+from fpn_lightning.weights.loading import Model, checkpoint_of, load_model
 
 PROJECTS = {"torchvision": torchvision.export, "detectron2": detectron2.export}
+GRAPHS = ("onnx", "torch")
+EXAMPLE = (120, 160, 3)  # of an image; the graph takes any other size
+
+
+def exported_program(model: Model) -> torch.export.ExportedProgram:
+    """Export a model with ``torch.export``; height and width of the image are dynamic.
+
+    Raises:
+        InputError: see :class:`fpn_lightning.weights.deployed.Deployed`.
+    """
+    deployed = Deployed(model.detector.float().cpu(), model.data.transform, model.data.collate.size_divisor)
+    size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's and torchvision's about each other
+        example = torch.zeros(EXAMPLE, dtype=torch.uint8)
+        return torch.export.export(deployed.eval().requires_grad_(False), (example,), dynamic_shapes=(size,))
+
+
+def onnx_bytes(program: torch.export.ExportedProgram, categories: str) -> bytes:
+    """Translate a program to ONNX.
+
+    Args:
+        program: see :func:`exported_program`.
+        categories: JSON, for the metadata.
+
+    Raises:
+        InputError: the packages for ONNX are not installed.
+    """
+    if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
+        raise InputError("--format onnx needs the packages onnx and onnxscript: pip install -e .[onnx]")
+    from onnxscript import opset18 as op
+
+    def max_roi_pool(maps: Any, rois: Any, spatial_scale: float, height: int, width: int) -> tuple[Any, Any]:
+        pooled = op.MaxRoiPool(maps, rois, pooled_shape=(height, width), spatial_scale=spatial_scale)
+        return pooled, pooled  # the second would be the places of the maxima, which nobody reads
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        translated = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            output_names=OUTPUTS,
+            custom_translation_table={torch.ops.torchvision.roi_pool.default: max_roi_pool},
+        )
+    assert translated is not None
+    translated.model.metadata_props["categories"] = categories
+    content: bytes = translated.model_proto.SerializeToString()
+    return content
+
+
+def write_graph(model: Model, output: Path, kind: str) -> None:
+    """Write a model as a graph.
+
+    The categories, ``[{"id": 1, "name": "person"}, ...]`` in the order of the labels, are the metadata ``categories``
+    of an ONNX file and the extra file ``categories.json`` of ``torch.export``.
+
+    Args:
+        model: a Faster R-CNN or an RPN.
+        output: the file.
+        kind: ``onnx`` or ``torch``.
+
+    Raises:
+        InputError: the model cannot be exported.
+    """
+    pairs = zip(model.categories.ids, model.categories.names, strict=True)
+    categories = json.dumps([{"id": number, "name": name} for number, name in pairs])
+    program = exported_program(model)
+    if kind == "onnx":
+        write_whole(output, onnx_bytes(program, categories))
+        return
+    with whole_file(output) as temporary, temporary.open("wb") as file:
+        torch.export.save(program, file, extra_files={"categories.json": categories})
+
+
+def _write_weights(checkpoint: Path, output: Path, project: str) -> None:
+    content = read_checkpoint(str(checkpoint), "CHECKPOINT")
+    ids = list(content.get("categories", {}).get("ids", ()))
+    if not ids:
+        raise InputError(f"{checkpoint} has no categories. Give a checkpoint that fit wrote.")
+    PROJECTS[project](detector_state(content), ids, str(checkpoint), output)
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (2 for unusable input)."""
     parser = argparse.ArgumentParser(prog="python -m fpn_lightning.weights.export", description=__doc__)
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint of a run, RUN/checkpoints/last.ckpt")
-    parser.add_argument("output", metavar="OUT", type=Path, help="the file to write (.pth or .pkl)")
-    parser.add_argument("--to", required=True, choices=PROJECTS, help="the project that is to read it")
+    parser.add_argument("source", metavar="RUN_OR_CHECKPOINT", help="a run, or RUN/checkpoints/last.ckpt")
+    parser.add_argument("output", metavar="OUT", type=Path, help="the file to write (.onnx, .pt2, .pth or .pkl)")
+    parser.add_argument("--format", "--to", required=True, choices=[*GRAPHS, *PROJECTS], help="what is to read it")
+    parser.add_argument("--config", type=Path, help="the model's configuration (default: that of the run)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    arguments = parser.parse_args(args)
+    given = parser.parse_args(args)
     replace_unprintable()
     try:
-        check_free(arguments.output, arguments.overwrite)
-        checkpoint = read_checkpoint(arguments.checkpoint, "CHECKPOINT")
-        ids = list(checkpoint.get("categories", {}).get("ids", ()))
-        if not ids:
-            raise InputError(f"{arguments.checkpoint} has no categories. Give a checkpoint that fit wrote.")
-        PROJECTS[arguments.to](detector_state(checkpoint), ids, arguments.checkpoint, arguments.output)
+        check_free(given.output, given.overwrite)
+        if given.format in GRAPHS:
+            write_graph(load_model(given.source, given.config), given.output, given.format)
+        else:
+            _write_weights(checkpoint_of(Path(given.source)), given.output, given.format)
     except InputError as error:
         return complain(error)
-    show(f"written to {arguments.output}")
+    show(f"written to {given.output}")
     return 0
 
 

@@ -4,7 +4,7 @@ Its classifier has a logit for each COCO id below 91, background first. Ours has
 their ids, then background, then the logits of the ten ids that COCO does not use (``roi_heads.unused_logits``). These
 take part in the softmax in both.
 
-``python -m fpn_lightning.weights.export CHECKPOINT OUT.pth --to torchvision`` writes names that every release reads::
+``python -m fpn_lightning.weights.export CHECKPOINT OUT.pth --format torchvision`` writes names for every release::
 
     backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None)  # frozen BatchNorm
     model = FasterRCNN(backbone, num_classes=91)  # the largest category id + 1

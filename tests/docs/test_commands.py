@@ -23,7 +23,8 @@ def test_every_command_of_a_page_works(folder, rows, page: Path):
 
 def test_pages_have_commands():
     found = {page.stem: len(list(commands_of(page))) for page in PAGES}
-    assert found.keys() == {"README", "data", "experiments", "reports", "weights"}
+    assert found.keys() == {"README", "data", "experiments", "python", "reports", "weights"}
+    assert found.pop("python") >= 2  # its examples in Python run in tests/test_api.py
     assert min(found.values()) >= 5
 
 

@@ -16,7 +16,7 @@ from fpn_lightning.models.backbones.torchvision import (
     MobileNetV2Backbone,
     VGGBackbone,
 )
-from fpn_lightning.runs.parser import Parser
+from fpn_lightning.parser import Parser
 from fpn_lightning.stages.faster_rcnn import FasterRCNNStage
 from tests.models.backbones.builders import check_gradients, one_step, saved
 from tests.models.builders import image_batch
