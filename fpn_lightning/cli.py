@@ -31,6 +31,7 @@ from fpn_lightning.runs.csv_log import AppendingCSVLogger
 from fpn_lightning.runs.directory import (
     RECORD_NAME,
     ExperimentOptions,
+    best_checkpoint,
     last_checkpoint,
     linked_checkpoint_directory,
     linked_run_directory,
@@ -132,6 +133,10 @@ class CLI(LightningCLI):
         fill_in_needs(self.subcommand, options)
         if self.subcommand == "fit" and _is_first_process():
             self._check_run_directory()
+        if options.ckpt_path == "best":
+            options.ckpt_path = str(best_checkpoint(self.run))
+            if not Path(options.ckpt_path).is_file():
+                raise InputError(f"no {options.ckpt_path}; fit keeps it with --checkpoint.monitor, as in val/AP")
         if options.ckpt_path in ("last", str(last)):
             options.ckpt_path = str(newest_checkpoint(self.run))
         resumes = self.subcommand == "fit"

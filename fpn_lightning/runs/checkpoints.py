@@ -12,7 +12,7 @@ import signal
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -21,8 +21,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.runs.directory import last_checkpoint
+from fpn_lightning.runs.directory import best_checkpoint, last_checkpoint
 from fpn_lightning.runs.signals import Stopped, handled_by
+from fpn_lightning.stages.evaluated import EvaluatedStage
 from fpn_lightning.state_dicts import read_file
 from fpn_lightning.weights.checkpoint import read_checkpoint, write_checkpoint
 
@@ -43,9 +44,47 @@ class RunCheckpoint(ModelCheckpoint):
 
     In addition to the checkpoints that its arguments ask for, it writes ``last.ckpt`` before every validation, and
     after the step in which Ctrl-C or SIGTERM arrives. It then ends the run. A second signal ends it at once.
+
+    With ``monitor``, the weights with the best value of that metric (``val/AP``) are in ``best.ckpt``, written right
+    after the validation that gave the value. Lightning's own monitoring would save them before it. All metrics are
+    better if they are higher, so ``mode`` is not used.
     """
 
     _received: int | None = None
+    _monitored: str | None = None
+    _best: float | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Keep the name of the metric from Lightning's class."""
+        super().setup(trainer, pl_module, stage)
+        if self.monitor is not None:
+            self._monitored, self.monitor = self.monitor, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, with the best value so far if a metric is monitored."""
+        return super().state_dict() | ({} if self._best is None else {"best": self._best})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the best value so far."""
+        super().load_state_dict(state_dict)
+        self._best = state_dict.get("best")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write ``best.ckpt`` if this validation of ``fit`` is the best so far.
+
+        Raises:
+            InputError: if there is no such metric; names those that there are.
+        """
+        super().on_validation_end(trainer, pl_module)
+        if self._monitored is None or trainer.global_step == 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        metrics = {f"val/{name}": value for name, value in cast(EvaluatedStage, pl_module).evaluation.items()}
+        if self._monitored not in metrics:
+            raise InputError(f"checkpoint.monitor is {self._monitored}; there are: {', '.join(metrics)}")
+        value = metrics[self._monitored]
+        if value is not None and (self._best is None or value > self._best):
+            self._best = value
+            trainer.save_checkpoint(best_checkpoint(trainer.default_root_dir), weights_only=True)
 
     @cached_property
     def _handlers(self) -> ExitStack:
@@ -141,7 +180,8 @@ def newest_checkpoint(run: Path) -> Path:
     If no checkpoint can be read, the path is that of ``last.ckpt``, so that the message of its reader names it.
     """
     last = last_checkpoint(run)
-    others = sorted(last.parent.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    found = (path for path in last.parent.glob("*.ckpt") if path != best_checkpoint(run))
+    others = sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for path in (last, *(path for path in others if path != last)):
         try:
             read_file(str(path), "--ckpt_path")

@@ -82,6 +82,11 @@ def last_checkpoint(run: str | Path) -> Path:
     return Path(run, "checkpoints", "last.ckpt")
 
 
+def best_checkpoint(run: str | Path) -> Path:
+    """The best checkpoint of the run in a folder, which it has with ``checkpoint.monitor``."""
+    return last_checkpoint(run).with_name("best.ckpt")
+
+
 def linked_checkpoint_directory(experiment: ExperimentOptions, seed: int | bool | None) -> str:
     """Folder of a run's checkpoints, for a link between arguments."""
     return str(last_checkpoint(linked_run_directory(experiment, seed)).parent)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from fpn_lightning.reporting.collection import collect, local_runs
+from fpn_lightning.stages.evaluated import EvaluatedStage
 from fpn_lightning.stages.rpn import RPNStage
 from tests.command_line import read_log, read_metrics, weights
 
@@ -206,6 +207,28 @@ def test_the_time_of_earlier_calls_does_not_count(cli, arguments, run, monkeypat
     del result
     cli("fit", *arguments, *RESUME)
     assert record(run)["status"] == "finished"
+
+
+def test_the_best_checkpoint_has_the_weights_of_the_best_validation(cli, arguments, run, fails, monkeypatch):
+    assert "best.ckpt; fit keeps it with --checkpoint.monitor" in fails("validate", *arguments, "--ckpt_path", "best")
+    arguments += ["--trainer.val_check_interval", "1", "--checkpoint.monitor", "val/AR100"]
+    made_up = iter([0.1, 0.3, 0.2, 0.25, 0.25])  # of steps 1 to 4, and of the end
+    finish = EvaluatedStage._finish_evaluation
+
+    def finished(self, prefix):
+        finish(self, prefix)
+        self.evaluation["AR100"] = next(made_up)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EvaluatedStage, "_finish_evaluation", finished)
+        cli("fit", *arguments)
+    checkpoint = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2
+    result = cli("validate", *arguments, "--ckpt_path", "best")
+    for name, value in result.model.state_dict().items():
+        assert torch.equal(value, checkpoint["state_dict"][name])
+    assert not torch.equal(next(iter(weights(run).values())), next(iter(checkpoint["state_dict"].values())))
+    assert "there are: val/AR" in fails("fit", *arguments, "--checkpoint.monitor", "val/APx", *OVERWRITE)
 
 
 def test_early_stopping_is_a_status_with_its_reason(cli, arguments, run):
