@@ -26,7 +26,7 @@ from fpn_lightning.predictions.detections import DetectionsWriter, check_source
 from fpn_lightning.predictions.proposals import ProposalStoreWriter
 from fpn_lightning.runs.checkpoints import RunCheckpoint, WholeCheckpointIO, newest_checkpoint, steps_taken
 from fpn_lightning.runs.claim import check_sources, check_start, check_steps, claimed
-from fpn_lightning.runs.console import print_metrics, print_record, set_up_logging
+from fpn_lightning.runs.console import MetricsTable, print_metrics, print_record, set_up_logging
 from fpn_lightning.runs.csv_log import AppendingCSVLogger
 from fpn_lightning.runs.directory import (
     RECORD_NAME,
@@ -50,6 +50,7 @@ from fpn_lightning.runs.speed import SpeedMonitor, StepProgressBar, stop_bar
 from fpn_lightning.runs.wandb_log import WandbOptions, wandb_logger
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.total_batch import scaled_steps
+from fpn_lightning.text import show
 from fpn_lightning.weights.init_from import split_source
 
 
@@ -65,13 +66,14 @@ class CLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """``fit``, ``validate``, ``test`` and ``predict``."""
         every = LightningCLI.subcommands()
-        return {name: every[name] for name in SUBCOMMANDS}
+        return {name: every[name] | {"verbose"} for name in SUBCOMMANDS}  # we print our own table of metrics
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add our own groups of arguments, the named callbacks and the links between arguments."""
         parser.add_argument(
             "--preset", action=PresetAction, help="scale of the row, a file in configs/presets: mini, 8gpu, ..."
         )
+        parser.add_argument("--verbose", type=bool, default=False, help="print the AP of each of more than 30 classes")
         parser.add_argument("--experiment", type=ExperimentOptions)
         parser.add_argument("--wandb", type=WandbOptions, default=WandbOptions())
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
@@ -121,8 +123,6 @@ class CLI(LightningCLI):
         if self.subcommand == "predict":
             options.return_predictions = False  # the writers have written them
         options.weights_only = True  # our checkpoints load without running code from them
-        if "verbose" in options:
-            options.verbose = False  # we print our own table of metrics
         last = last_checkpoint(self.run)
         if self.subcommand == "fit" and options.ckpt_path not in (None, "last", str(last)):
             raise InputError(
@@ -179,6 +179,7 @@ class CLI(LightningCLI):
             kwargs["callbacks"].append(ServerFileWriter(run_row(self.options.experiment)))
         if trainer.enable_progress_bar is not False:
             kwargs["callbacks"].append(StepProgressBar(refresh_rate=5))
+        kwargs["callbacks"].append(MetricsTable(self._title(), self.options.verbose))
         with named_errors(trainer):
             built = super().instantiate_trainer(**kwargs)
         if built.world_size > 1:
@@ -237,9 +238,17 @@ class CLI(LightningCLI):
             if not trainer.interrupted:
                 record = finish(self.run, trainer, self.model, self.datamodule, self.speed, self.csv, config, untrained)
                 if record is not None:
-                    print_record(record, self.run / RECORD_NAME)
+                    print_record(record, self.run / RECORD_NAME, self.options.verbose)
 
     # ---- validate, test --------------------------------------------------------------------------------------------
+
+    def validate(self, **arguments: Any) -> None:
+        """Evaluate ``data.val_split``."""
+        self.trainer.validate(**arguments, verbose=False)
+
+    def test(self, **arguments: Any) -> None:
+        """Evaluate ``data.test_split``."""
+        self.trainer.test(**arguments, verbose=False)
 
     def after_validate(self) -> None:
         """Write the metrics to ``validate/metrics.json``."""
@@ -255,10 +264,9 @@ class CLI(LightningCLI):
             path = self.output / "metrics.json"
             set_aside(path)
             write_whole(path, evaluation_summary(self.model, self.datamodule, split, self.options.ckpt_path))
-            self._print_metrics(path)
-
-    def _print_metrics(self, path: Path) -> None:
-        print_metrics(self._title(), self.model.evaluation, path, self.model.detector.scale.area_thresholds)
+            stage, thresholds = self.model, self.model.detector.scale.area_thresholds
+            print_metrics(self._title(), stage.evaluation, thresholds, stage.per_class, self.options.verbose)
+            show(f"written to {path}")
 
 
 def main(args: Sequence[str] | None = None) -> CLI:

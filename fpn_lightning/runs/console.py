@@ -9,13 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
+from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fpn_lightning.metric_names import AREA_SUFFIXES, COCO_AREAS, SIZES, percent, size_classes
-from fpn_lightning.runs.record import FINISHED, Record
+from fpn_lightning.metric_names import COCO_AREAS, SIZES, percent, size_classes, size_keys
+from fpn_lightning.runs.record import FINISHED, Metrics, Record
+from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.text import plain, replace_unprintable, show
+
+MAX_CLASSES = 30
+"""The AP of each class is printed without being asked for if there are no more classes than this."""
 
 
 class StderrHandler(logging.StreamHandler[TextIO]):
@@ -57,27 +62,68 @@ def _as_line(
 
 
 def print_metrics(
-    title: str, metrics: dict[str, float | None], path: Path, area_thresholds: Sequence[float] = COCO_AREAS
+    title: str,
+    metrics: Metrics,
+    area_thresholds: Sequence[float] = COCO_AREAS,
+    per_class: Metrics | None = None,
+    all_classes: bool = False,
 ) -> None:
-    """Print metrics in percent, one line for each and one column for each object size, and the path of their file.
+    """Print metrics in percent, one line for each and one column for each object size, and the AP of each class.
+
+    A cell is "–" if there is no ground truth, and empty if COCO does not split the metric by size.
 
     Args:
         title: heading of the table.
-        metrics: fractions; ``AR100_s`` stands in the line ``AR100``, column ``small``.
-        path: the file that holds them.
+        metrics: fractions; ``AR100_s`` and ``APs`` stand in the lines ``AR100`` and ``AP``, column ``small``.
         area_thresholds: px² between small, medium and large objects.
+        per_class: AP by name of class, best first.
+        all_classes: print the AP of each class also if there are more than 30 classes.
     """
     table = Table("", "all", *SIZES.values(), title=Text(plain(title)), title_justify="left")
-    for name in (name for name in metrics if name[-2:] not in AREA_SUFFIXES):
-        cells = (metrics.get(name + suffix) for suffix in AREA_SUFFIXES)
-        table.add_row(Text(plain(name)), *("–" if value is None else f"{percent(value):.1f}" for value in cells))
+    by_size = {name: [key for key in size_keys(name) or () if key in metrics] for name in metrics}
+    of_a_size = {key for keys in by_size.values() for key in keys}
+    for name in (name for name in metrics if name not in of_a_size):
+        table.add_row(Text(plain(name)), *(_cell(metrics[key]) for key in (name, *by_size[name])))
     Console().print(table)
     show(f"size classes: {size_classes(area_thresholds)}")
-    show(f"written to {path}")
+    if per_class and (all_classes or len(per_class) <= MAX_CLASSES):
+        table = Table("class", "AP")
+        for name, value in per_class.items():
+            table.add_row(Text(plain(name)), _cell(value))
+        Console().print(table)
+    elif per_class:
+        show(f"AP of the {len(per_class)} classes: --verbose true")
 
 
-def print_record(record: Record, path: Path) -> None:
+def _cell(value: float | None) -> str:
+    return "–" if value is None else f"{percent(value):.1f}"
+
+
+class MetricsTable(Callback):
+    """Prints the metrics of every validation during training.
+
+    Args:
+        title: heading of the table; the step is added to it.
+        all_classes: see :func:`print_metrics`.
+    """
+
+    def __init__(self, title: str, all_classes: bool) -> None:
+        self.title = title
+        self.all_classes = all_classes
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print a table above the progress bar."""
+        if trainer.state.fn == "fit" and trainer.is_global_zero and not trainer.sanity_checking:
+            assert isinstance(pl_module, BaseStage)
+            thresholds = pl_module.detector.scale.area_thresholds
+            title = f"{self.title}, step {trainer.global_step}"
+            print_metrics(title, pl_module.evaluation, thresholds, pl_module.per_class, self.all_classes)
+
+
+def print_record(record: Record, path: Path, all_classes: bool = False) -> None:
     """Print what a run measured and, if it is not finished, why not and how it goes on."""
-    print_metrics(f"{record.experiment.table}/{record.experiment.row}", record.metrics, path, record.area_thresholds)
+    title = f"{record.experiment.table}/{record.experiment.row}"
+    print_metrics(title, record.metrics, record.area_thresholds, record.per_class, all_classes)
+    show(f"written to {path}")
     if record.status != FINISHED:
         show(f"not finished, so not in tables: {record.outcome}. To continue: --ckpt_path last")

@@ -123,6 +123,7 @@ class Record:
         curves: for each curve name, a list of (step, value) points. A curve keeps at most 512 points, and fewer if the
             file would exceed 50 kB.
         untrained: metrics of the model before training, if they were measured.
+        per_class: AP of each category by its name, best first; left out where it would make the file too large.
         reason: why the status is not ``finished``.
         schema: version of the format.
     """
@@ -146,6 +147,7 @@ class Record:
     parents: list[str] = field(default_factory=list)
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     untrained: Metrics | None = None
+    per_class: Metrics | None = None
     reason: str | None = None
     schema: Literal[1, 2, 3] = 3
 
@@ -185,7 +187,7 @@ class Record:
             if not is_folder_name(getattr(record.experiment, part)):
                 value = getattr(record.experiment, part)
                 raise InputError(f"{source}: experiment.{part}: {value!r} cannot be a folder name")
-        for block in ("metrics", "untrained"):
+        for block in ("metrics", "untrained", "per_class"):
             for key, value in (getattr(record, block) or {}).items():
                 if value is not None and is_fraction(key) and not 0 <= value <= 1:
                     raise InputError(f"{source}: {block}.{key}: {value} is not a fraction in [0, 1]")
@@ -203,12 +205,15 @@ class Record:
         except TypeError as error:
             raise InputError(f"{path}: a value of the record cannot be written as JSON: {error}") from error
         self._from_json(text, str(path))
-        points = _MAX_CURVE_POINTS
+        record, points = self, _MAX_CURVE_POINTS
         while len(text.encode()) > MAX_BYTES:
-            if points <= 2:
+            if points > 2:
+                points //= 2
+            elif record.per_class is not None:
+                record = replace(record, per_class=None)
+            else:
                 raise InputError(f"{path}: the record is larger than {MAX_BYTES} bytes; log fewer curves or metrics")
-            points //= 2
-            text = self._to_json(points)
+            text = record._to_json(points)
         write_whole(path, text)
 
     def _to_json(self, max_points: int) -> str:
@@ -216,7 +221,7 @@ class Record:
         curves = {name: _thin(points, max_points) for name, points in self.curves.items()}
         content = asdict(replace(self, curves=curves))
         content = {"schema": content.pop("schema"), **content}
-        for key in ("untrained", "reason"):
+        for key in ("untrained", "per_class", "reason"):
             if content[key] is None:
                 del content[key]
         if self.schema < 3:  # an old record is written as it was read

@@ -171,6 +171,7 @@ def build_record(
         parents=parents(stage, data),
         curves={name: points for name, points in curves.items() if name.startswith(("train/", "val/"))},
         untrained=untrained,
+        per_class=stage.per_class or None,
     )
 
 
@@ -190,6 +191,7 @@ def evaluation_summary(stage: BaseStage, data: COCODataModule, split: str, check
     summary = {
         "status": _evaluated(stage, described)[0],
         "metrics": stage.evaluation,
+        **({"per_class": stage.per_class} if stage.per_class else {}),
         "area_thresholds": stage.detector.scale.area_thresholds,
         "data": described,
         "checkpoint": checkpoint,

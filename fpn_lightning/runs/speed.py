@@ -10,10 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.utilities import rank_zero_info
 from rich.progress import TaskID
-
-from fpn_lightning.metric_names import percent, size_keys
 
 
 def peak_memory_mib(device: torch.device) -> float:
@@ -90,10 +87,7 @@ def stop_bar(trainer: Trainer) -> None:
 
 
 class StepProgressBar(RichProgressBar):
-    """A progress bar over the optimiser steps of the run instead of the batches of an epoch.
-
-    Each validation during training has a bar of its own, and its metrics are printed.
-    """
+    """A progress bar over the optimiser steps of the run instead of the batches of an epoch."""
 
     @property
     def total_train_batches(self) -> int | float:
@@ -113,19 +107,6 @@ class StepProgressBar(RichProgressBar):
 
     def _add_task(self, total_batches: int | float, description: str, visible: bool = True) -> TaskID:
         return super()._add_task(total_batches, description, visible=True)  # also before the first batch is done
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the metrics of a validation during training."""
-        super().on_validation_end(trainer, pl_module)
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            values = getattr(pl_module, "evaluation", {})
-            of_a_size = {key for name in values for key in size_keys(name) or ()}
-            shown = [
-                f"{name} {percent(value):.1f}"
-                for name, value in values.items()
-                if value is not None and name not in of_a_size
-            ]
-            rank_zero_info(f"validation at step {trainer.global_step}: {', '.join(shown)}")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fill the bar: batches of which no image could be read are not counted on the way."""

@@ -82,7 +82,6 @@ class BaseStage(EvaluatedStage):
         self.freeze_shared = freeze_shared
         self.new_classes = new_classes
         self.resumes = False
-        self.categories = Categories((), ())
         self._initialized = False
         self._step_image_ids: list[Tensor] = []
         self._step_losses: list[dict[str, Tensor]] = []

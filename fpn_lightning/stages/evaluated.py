@@ -10,6 +10,7 @@ from lightning.pytorch.plugins import HalfPrecision
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from fpn_lightning.data.coco.annotations import Categories
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.average_precision import AveragePrecision
@@ -32,12 +33,15 @@ class EvaluatedStage(LightningModule):
 
     Attributes:
         evaluation: metrics of the last evaluation pass, fractions in [0, 1]; ``None`` where undefined.
+        per_class: AP of each category in that pass by its name, best first; empty where there are no classes.
         evaluated_images: number of images in that pass.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.evaluation: Values = {}
+        self.per_class: Values = {}
+        self.categories = Categories((), ())
         self.evaluated_images = 0
 
     def setup(self, stage: str) -> None:
@@ -118,6 +122,9 @@ class EvaluatedStage(LightningModule):
         values, num_images = self.evaluation_result()
         total = self.trainer.strategy.reduce(num_images.clone(), reduce_op="sum")
         self.evaluation, self.evaluated_images = values, int(total)
+        names = dict(enumerate(self.categories.names))
+        of_classes = [metric for metric in self.metrics if isinstance(metric, AveragePrecision)]
+        self.per_class = of_classes[0].per_class(names) if of_classes else {}
         split_size = self.data.describe(prefix)["num_images"] if self.data is not None else self.evaluated_images
         if self.evaluated_images != split_size:
             if not self.trainer.sanity_checking:

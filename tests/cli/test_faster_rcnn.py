@@ -60,6 +60,29 @@ def test_a_run_logs_every_loss_and_its_checkpoint_predicts_without_the_data(cli,
     assert max(np.bincount([row["image_id"] for row in of_folder])) <= 100
 
 
+def test_every_validation_prints_a_table_with_the_ap_of_each_class(cli, faster_rcnn, tiny_data, tmp_path, capsys):
+    low_threshold = ["--model.detector.roi_heads.score_thresh", "0.0", "--data.val_split", "train"]
+    cli("fit", *faster_rcnn, *low_threshold, "--trainer.max_steps", "2", "--trainer.val_check_interval", "1")
+    first, second, final = capsys.readouterr().out.split("table3/joint_fpn", 3)[1:]
+    assert first.startswith(", step 1")
+    assert second.startswith(", step 2")
+    run = tmp_path / "runs" / "mini" / "table3" / "joint_fpn" / "seed0"
+    per_class = json.loads((run / "metrics.json").read_text())["per_class"]
+    assert len(per_class) == 11
+    assert max(per_class.values()) > 0
+    for printed in (first, second, final):
+        assert set(per_class) <= {line.split("│")[1].strip() for line in printed.splitlines() if "│" in line}
+
+    saved = ["--config", str(run / "config.yaml"), "--ckpt_path", "last"]
+    cli("validate", *saved)
+    assert json.loads((run / "validate" / "metrics.json").read_text())["per_class"] == per_class
+    cli("predict", *saved, "--data.predict_split", "train")
+    files = [str(tiny_data / "annotations" / "instances_train.json"), str(run / "predict" / "detections.json")]
+    command = [*files, "--metric", "bbox", "--per-class", "--backend", "pycocotools", "--area-thresholds", "85", "769"]
+    assert score([*command, "--output", str(tmp_path / "scores.json")]) == 0
+    assert json.loads((tmp_path / "scores.json").read_text())["per_class"] == pytest.approx(per_class, abs=1e-9)
+
+
 def test_supercategories_from_training_to_scored_detections(cli, faster_rcnn, tiny_data, tmp_path, capsys):
     options = ["--data.labels", "supercategory", "--data.num_classes", "6", "--trainer.max_steps", "2"]
     cli("fit", *faster_rcnn, *options, "--model.detector.roi_heads.score_thresh", "0.0")

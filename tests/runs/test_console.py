@@ -20,13 +20,36 @@ def test_brackets_in_a_message_survive(capsys):
     assert "fpn_lightning[timm]; sizes [3, 6]" in capsys.readouterr().err
 
 
-def test_metrics_are_shown_times_100_by_size(capsys, tmp_path):
-    print_metrics("t", {"AR100": 0.4444, "AR100_s": None, "AR100_m": 0.5, "AR100_l": 1.0}, tmp_path / "metrics.json")
+def test_metrics_are_shown_times_100_by_size(capsys):
+    metrics = {"AP": 0.25, "AP50": None, "APs": 0.0, "APm": None, "APl": 0.75}
+    print_metrics("t", metrics | {"AR100": 0.4444, "AR100_s": None, "AR100_m": 0.5, "AR100_l": 1.0})
     out = capsys.readouterr().out
     assert "size classes: small ≤ 1024 px² ≤ medium ≤ 9216 px² ≤ large" in out
-    line = next(line for line in out.splitlines() if "AR100" in line)
-    assert [cell.strip() for cell in line.split("│")[1:-1]] == ["AR100", "44.4", "–", "50.0", "100.0"]
-    assert "metrics.json" in out.replace("\n", "")
+    assert cells(out) == {
+        "AP": ["25.0", "0.0", "–", "75.0"],
+        "AP50": ["–", "", "", ""],
+        "AR100": ["44.4", "–", "50.0", "100.0"],
+    }
+
+
+@pytest.mark.parametrize(("count", "all_classes"), [(30, False), (31, False), (31, True)])
+def test_the_ap_of_each_class_is_shown_for_at_most_30_classes(capsys, count, all_classes):
+    per_class = {f"[b]class {number}": 1 - number / 100 for number in range(count)}
+    print_metrics("t", {"AP": 0.5}, per_class={**per_class, "[b]class 0": None}, all_classes=all_classes)
+    out = capsys.readouterr().out
+    shown = cells(out)
+    if count <= 30 or all_classes:
+        assert len(shown) == 1 + count
+        assert (shown["[b]class 0"], shown["[b]class 29"]) == (["–"], ["71.0"])
+    else:
+        assert list(shown) == ["AP"]
+        assert "AP of the 31 classes: --verbose true" in out
+
+
+def cells(printed: str) -> dict[str, list[str]]:
+    """Cells of printed tables by the first cell of their line."""
+    lines = ([cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if "│" in line)
+    return {name: values for name, *values in lines}
 
 
 @contextmanager
@@ -62,16 +85,10 @@ def test_the_bar_counts_optimiser_steps():
             assert task(bar, 0) == (steps, 6, True)
 
 
-def test_a_validation_is_visible_from_its_start_and_its_metrics_are_printed(capsys):
+def test_a_validation_is_visible_from_its_start(capsys):
     with started_bar() as bar:
-        set_up_logging()
         bar.on_validation_batch_start(bar.trainer, None, None, 0)
         assert task(bar, 1) == (0, 5, True)
-        bar.trainer.global_step = 3
-        bar.on_validation_end(
-            bar.trainer, SimpleNamespace(evaluation={"AP": 0.25, "APs": 0.1, "AP50": None, "AR1k": 0.5})
-        )
-        assert "validation at step 3: AP 25.0, AR1k 50.0" in bar._console.file.getvalue()
 
 
 def test_the_bar_of_predict_is_full_if_files_were_skipped():

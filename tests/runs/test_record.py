@@ -67,6 +67,15 @@ def test_long_curves_are_thinned_to_50_kb(tmp_path: Path, make_record: MakeRecor
         assert max(gaps) - min(gaps) <= 1
 
 
+def test_the_ap_of_each_class_is_kept_while_there_is_room(tmp_path: Path, make_record: MakeRecord) -> None:
+    curves = {"val/AP": [(step, 0.5) for step in range(4000)]}
+    few, many = ({f"category {number}": 0.25 for number in range(count)} for count in (1203, 4000))
+    for per_class, kept in ((few, few), (many, None)):
+        make_record(curves=curves, per_class=per_class).save(tmp_path / "metrics.json")
+        assert (tmp_path / "metrics.json").stat().st_size <= 50_000
+        assert Record.load(tmp_path / "metrics.json").per_class == kept
+
+
 def test_more_than_50_kb_without_curves_is_rejected(tmp_path: Path, make_record: MakeRecord) -> None:
     path = tmp_path / "metrics.json"
     with pytest.raises(InputError, match=r"metrics\.json: .*50000 bytes"):
