@@ -22,7 +22,7 @@ from fpn_lightning.drawing.image import Prediction, draw_image
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
 from fpn_lightning.stages.base import BaseStage
-from fpn_lightning.structures import Batch
+from fpn_lightning.structures import Batch, DetectionsOrig
 from fpn_lightning.text import show
 
 FOLDER = "pictures"
@@ -45,19 +45,25 @@ class PictureCallback(Callback):
             evaluation and all images of a ``predict``.
         top_k: predictions drawn per image, best first.
         of_splits: also draw the images of ``data.predict_split``, not only those of ``data.predict_path``.
+        score_thresh: draw only detections with a higher score, in [0, 1]; proposals have no such limit.
 
     Raises:
-        InputError: ``num_images`` is below 0 or ``top_k`` is below 1.
+        InputError: ``num_images`` is below 0, ``top_k`` is below 1 or ``score_thresh`` is outside [0, 1].
     """
 
-    def __init__(self, num_images: int | None = None, top_k: int = 30, of_splits: bool = False) -> None:
+    def __init__(
+        self, num_images: int | None = None, top_k: int = 30, of_splits: bool = False, score_thresh: float = 0.0
+    ) -> None:
         if num_images is not None and num_images < 0:
             raise InputError(f"pictures.num_images is {num_images}; it has to be at least 0 (0: no pictures)")
         if top_k < 1:
             raise InputError(f"pictures.top_k is {top_k}; it has to be at least 1")
+        if not 0 <= score_thresh <= 1:
+            raise InputError(f"pictures.score_thresh is {score_thresh}; it has to be in [0, 1]")
         self.num_images = num_images
         self.top_k = top_k
         self.of_splits = of_splits
+        self.score_thresh = score_thresh
         self._checkpoint_step = 0
         self._remaining = 0  # pictures that this process may still draw in predict
 
@@ -72,10 +78,13 @@ class PictureCallback(Callback):
         images = batch.images.only(index)
         truth = batch.ground_truths[index] if batch.ground_truths else None
         maps = {name: features[0] for name, features in stage.detector(images).items()}
+        top_k = self.top_k
+        if isinstance(prediction, DetectionsOrig):
+            top_k = min(top_k, int((prediction.scores > self.score_thresh).sum()))
         drawn = draw_image(
             image,
             prediction,
-            self.top_k,
+            top_k,
             [int(name.removeprefix("p")) for name in maps],
             stage.categories.names,
             None if truth is None else truth.boxes_orig[~truth.is_crowd],

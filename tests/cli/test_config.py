@@ -180,10 +180,10 @@ def test_the_configuration_of_an_older_run_is_recognised(cli, capsys, tmp_path):
 def test_hostile_yaml_ends_in_one_line_within_a_second(cli, capsys, tmp_path, text, message, suffix):
     file = tmp_path / f"config{suffix}"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    start = time.perf_counter()
+    start = time.process_time()
     line = complaint(cli, capsys, "fit", "--config", str(ROW), "--config", str(file))
     assert message in line
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("name", ["n" * 300, "n" * 300 + ".yaml", "no.conf", "."])

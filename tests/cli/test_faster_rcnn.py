@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import torch
 import yaml
 
+from fpn_lightning.drawing import callback
+from fpn_lightning.drawing.image import draw_image
 from fpn_lightning.evaluation.__main__ import main as score
 from tests.command_line import REPOSITORY, read_log, read_metrics
 
@@ -60,7 +63,9 @@ def test_a_run_logs_every_loss_and_its_checkpoint_predicts_without_the_data(cli,
     assert max(np.bincount([row["image_id"] for row in of_folder])) <= 100
 
 
-def test_every_validation_prints_a_table_with_the_ap_of_each_class(cli, faster_rcnn, tiny_data, tmp_path, capsys):
+def test_every_validation_prints_a_table_with_the_ap_of_each_class(
+    cli, faster_rcnn, tiny_data, tmp_path, capsys, monkeypatch
+):
     low_threshold = ["--model.detector.roi_heads.score_thresh", "0.0", "--data.val_split", "train"]
     cli("fit", *faster_rcnn, *low_threshold, "--trainer.max_steps", "2", "--trainer.val_check_interval", "1")
     first, second, final = capsys.readouterr().out.split("table3/joint_fpn", 3)[1:]
@@ -76,7 +81,15 @@ def test_every_validation_prints_a_table_with_the_ap_of_each_class(cli, faster_r
     saved = ["--config", str(run / "config.yaml"), "--ckpt_path", "last"]
     cli("validate", *saved)
     assert json.loads((run / "validate" / "metrics.json").read_text())["per_class"] == per_class
-    cli("predict", *saved, "--data.predict_split", "train")
+    drawn = []
+    monkeypatch.setattr(callback, "draw_image", lambda *given: drawn.append(given) or draw_image(*given))
+    pictures = ["--pictures.of_splits", "true", "--pictures.score_thresh", "0.081"]
+    cli("predict", *saved, "--data.predict_split", "train", *pictures)
+    shown = {given[1].image_id: given[2] for given in drawn}
+    detections = json.loads((run / "predict" / "detections.json").read_text())
+    above = Counter(row["image_id"] for row in detections if row["score"] > 0.081)
+    assert shown == {image_id: min(30, above[image_id]) for image_id in shown}
+    assert 0 < sum(shown.values()) < len(detections)
     files = [str(tiny_data / "annotations" / "instances_train.json"), str(run / "predict" / "detections.json")]
     command = [*files, "--metric", "bbox", "--per-class", "--backend", "pycocotools", "--area-thresholds", "85", "769"]
     assert score([*command, "--output", str(tmp_path / "scores.json")]) == 0

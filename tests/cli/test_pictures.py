@@ -79,6 +79,7 @@ def test_validate_draws_under_the_step_of_the_checkpoint(cli, arguments, run, im
     [
         (("--pictures.num_images", "-1"), "pictures.num_images is -1"),
         (("--pictures.top_k", "0"), "pictures.top_k is 0"),
+        (("--pictures.score_thresh", "1.5"), "pictures.score_thresh is 1.5"),
     ],
 )
 def test_impossible_numbers_are_rejected(cli, arguments, capsys, wrong, message):
