@@ -49,7 +49,7 @@ from fpn_lightning.runs.signals import handled_by, stop_now
 from fpn_lightning.runs.speed import SpeedMonitor, StepProgressBar, stop_bar
 from fpn_lightning.runs.wandb_log import WandbOptions, wandb_logger
 from fpn_lightning.stages.base import BaseStage
-from fpn_lightning.stages.total_batch import scaled_steps
+from fpn_lightning.stages.total_batch import planned_steps
 from fpn_lightning.text import show
 from fpn_lightning.weights.init_from import split_source
 
@@ -219,7 +219,7 @@ class CLI(LightningCLI):
         trainer, first, resumed_at = self.trainer, _is_first_process(), self.checkpoint_step
         check_inputs(trainer, self.model, self.datamodule, first)
         if first and resumed_at is not None:
-            asked = scaled_steps(trainer.max_steps, self.datamodule, self.model.optimization)
+            asked = planned_steps(trainer, self.datamodule, self.model.optimization)
             check_steps(self.run, resumed_at, asked)
         trained = partial(_has_trained, trainer, resumed_at or 0)
         claim = partial(claimed, self.run, self.options.experiment.overwrite, resumed_at is not None, trained)

@@ -193,11 +193,16 @@ class COCODataModule(pl.LightningDataModule):
             sizes[:, 0] > sizes[:, 1], self.total_batch_size, self.batch_size_per_device, rank, world_size, self.seed
         )
         steps = self.trainer.max_steps if self.trainer else -1
-        steps = steps if steps > 0 else -(-len(dataset) // self.total_batch_size)
+        steps = steps if steps > 0 else self.steps_per_epoch
         done = self.trainer.global_step if self.trainer else 0
         return training_loader(
             dataset, sampler, self.collate, steps * accumulation, self.num_workers, done * self.total_batch_size
         )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in which every training image is used once, rounded up."""
+        return -(-len(self._dataset("train")) // self.total_batch_size)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Every validation image once over all processes."""

@@ -104,9 +104,10 @@ class Recall(Metric):
             gt_ignore: bool ``(A, G)``, see :func:`ignored_objects`.
         """
         device = self.matched.device
-        self.matched += torch.from_numpy(matched).to(device)
-        self.gt_counts += torch.from_numpy((~gt_ignore).sum(axis=1)).to(device)
-        self.num_images += 1
+        # Not in place: after an evaluation of its own, Lightning's inference mode has made the zeros that reset() left.
+        self.matched = self.matched + torch.from_numpy(matched).to(device)
+        self.gt_counts = self.gt_counts + torch.from_numpy((~gt_ignore).sum(axis=1)).to(device)
+        self.num_images = self.num_images + 1
 
     def compute(self) -> dict[str, float | None]:
         """Return fractions in [0, 1] by the metric's name; ``None`` for a size class without ground truth."""

@@ -97,7 +97,7 @@ def end_of_training(trainer: Trainer) -> tuple[str, str | None]:
     taken, asked = trainer.global_step, trainer.max_steps
     if trainer.fast_dev_run:  # type: ignore[attr-defined]  # missing in Lightning's types
         return PARTIAL, "trainer.fast_dev_run"
-    if 0 < asked <= taken or 0 < (trainer.max_epochs or 0) <= trainer.current_epoch:
+    if 0 < asked <= taken:
         return FINISHED, None
     of = f"after {taken} of {asked} steps" if asked > 0 else f"after {taken} steps"
     for callback in trainer.callbacks:  # type: ignore[attr-defined]

@@ -89,7 +89,9 @@ class Optimization:
             InputError: if the schedule is ``cosine`` and ``max_steps`` is not positive.
         """
         if self.schedule == "cosine" and max_steps <= 0:
-            raise InputError("model.optimization.schedule 'cosine' needs trainer.max_steps to be positive.")
+            raise InputError(
+                "model.optimization.schedule 'cosine' needs trainer.max_steps or trainer.max_epochs to be positive."
+            )
         optimizer: Optimizer
         if self.optimizer == "sgd":
             optimizer = SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)

@@ -26,19 +26,26 @@ def accumulation(trainer: Trainer, data: COCODataModule) -> int:
     return steps
 
 
-def scaled_steps(max_steps: int, data: COCODataModule, optimization: Optimization) -> int:
-    """Return ``trainer.max_steps`` for the total batch of a run; -1 (no limit) stays."""
-    if max_steps <= 0 or not _is_scaled(data, optimization):
-        return max_steps
-    images = max_steps * optimization.schedule_factor * optimization.reference_batch_size
-    return max(1, round(images / data.total_batch_size))
+def planned_steps(trainer: Trainer, data: COCODataModule, optimization: Optimization) -> int:
+    """Return the number of optimiser steps of a run; -1 if there is no limit.
+
+    It is ``trainer.max_steps``, rescaled for the total batch, or ``trainer.max_epochs`` passes over the training images
+    if these are fewer.
+    """
+    steps = trainer.max_steps
+    if steps > 0 and _is_scaled(data, optimization):
+        images = steps * optimization.schedule_factor * optimization.reference_batch_size
+        steps = max(1, round(images / data.total_batch_size))
+    passes = (trainer.max_epochs or -1) * data.steps_per_epoch
+    return min((limit for limit in (steps, passes) if limit > 0), default=-1)
 
 
 def keep_total_batch(trainer: Trainer, data: COCODataModule, optimization: Optimization) -> Optimization:
     """Set the trainer's accumulation so that devices × per-device × accumulation equals the total batch.
 
     If the total batch is not ``reference_batch_size``, or ``schedule_factor`` is not 1, learning rate, warm-up,
-    milestones and the trainer's steps are rescaled together and printed.
+    milestones and the trainer's steps are rescaled together and printed. Epochs become steps: a resumed run continues
+    in the middle of one.
 
     Args:
         trainer: the run's trainer; its accumulation, validation interval and number of steps are set.
@@ -52,14 +59,20 @@ def keep_total_batch(trainer: Trainer, data: COCODataModule, optimization: Optim
         InputError: see :func:`accumulation`.
     """
     trainer.accumulate_grad_batches = accumulation(trainer, data)
+    asked, max_steps = trainer.max_steps, planned_steps(trainer, data, optimization)
     interval = trainer.val_check_interval
-    if isinstance(interval, int):  # configured in optimiser steps; Lightning counts batches
+    if isinstance(interval, float) and max_steps > 0:  # in epochs
+        steps = round(interval * (trainer.check_val_every_n_epoch or 1) * data.steps_per_epoch)
+        interval, trainer.check_val_every_n_epoch = min(max(steps, 1), max_steps), None
+    if isinstance(interval, int):  # in optimiser steps; Lightning counts batches
         trainer.val_check_interval = interval * trainer.accumulate_grad_batches
+    epochs, trainer.fit_loop.max_epochs = trainer.max_epochs, -1  # Lightning counts a resumed one again
+    trainer.fit_loop.epoch_loop.max_steps = max_steps
     if not _is_scaled(data, optimization):
+        if max_steps != asked:
+            rank_zero_info(f"{epochs} epochs of {data.steps_per_epoch} steps: max_steps {max_steps}")
         return optimization
     rescaled = optimization.rescaled(data.total_batch_size)
-    max_steps = scaled_steps(trainer.max_steps, data, optimization)
-    trainer.fit_loop.epoch_loop.max_steps = max_steps
     rank_zero_info(
         f"total batch {data.total_batch_size} instead of {optimization.reference_batch_size}, "
         f"schedule x {optimization.schedule_factor:g}: "

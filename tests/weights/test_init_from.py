@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import threading
 import warnings
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +17,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.detector import Detector
 from fpn_lightning.weights.init_from import fetch_weights, load_weights, split_source
-from tests.command_line import weights
+from tests.command_line import read_log, read_metrics, weights
 from tests.weights.builders import small_backbone, torchvision_model, zoo_detector
 
 PREDICTOR = "roi_heads.predictor."
@@ -124,24 +125,60 @@ def test_an_rpn_gives_a_detector_its_backbone_pyramid_and_rpn(tmp_path):
     assert torch.equal(model.rpn.heads[0].conv.weight, source.rpn.heads[0].conv.weight)
 
 
-def test_three_classes_from_torchvisions_weights_in_one_command(cli, theirs, tmp_path, tiny_data, capsys):
+@pytest.fixture
+def three_categories(tiny_data, tmp_path) -> Path:
+    """The tiny data set, its objects in three categories with ids 7, 3 and 900."""
+    ids = (7, 3, 900)
+    for split in ("train", "val"):
+        content = json.loads((tiny_data / "annotations" / f"instances_{split}.json").read_text())
+        content["categories"] = [{"id": number, "name": f"kind {number}"} for number in ids]
+        for item in content["annotations"]:
+            item["category_id"] = ids[item["category_id"] % 3]
+        (tmp_path / "DATA" / "annotations").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "DATA" / split).symlink_to(tiny_data / split)
+        (tmp_path / "DATA" / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return tmp_path / "DATA"
+
+
+def test_the_preset_finetune_trains_resumes_validates_and_predicts_three_classes(
+    cli, theirs, tmp_path, three_categories, capsys
+):
+    """13 images in batches of 2 are 7 steps an epoch."""
     path = saved(theirs, tmp_path / "coco.pth")
     command = [
-        *("fit", "--config", "configs/zoo/torchvision_r50_fpn.yaml", "--experiment.root", str(tmp_path / "runs")),
-        *("--model.init_from", f"torchvision:{path}", "--model.detector.roi_heads.unused_logits", "0"),
+        *("fit", "--config", "configs/zoo/torchvision_r50_fpn.yaml", "--preset", "finetune"),
+        *("--experiment.root", str(tmp_path / "runs"), "--model.init_from", f"torchvision:{path}"),
         *("--model.detector.backbone.name", "resnet18", "--model.detector.fc_width", "32"),
-        *("--data.root", str(tiny_data), "--data.train_split", "train", "--data.val_split", "val"),
-        *("--data.num_classes", "11", "--data.short_side", "64", "--data.max_side", "64", "--data.num_workers", "0"),
-        *("--data.total_batch_size", "2", "--data.batch_size_per_device", "2", "--trainer.max_steps", "1"),
+        *("--data.root", str(three_categories), "--data.num_classes", "3", "--data.num_workers", "0"),
+        *("--data.short_side", "64", "--data.max_side", "64", "--trainer.check_val_every_n_epoch", "1"),
+        *("--data.total_batch_size", "2", "--data.batch_size_per_device", "2", "--trainer.log_every_n_steps", "1"),
         *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
     ]
     with pytest.raises(SystemExit):
-        cli(*command)
+        cli(*command, "--model.new_classes", "false")
     assert "--model.new_classes true" in capsys.readouterr().err
-    cli(*command, "--model.new_classes", "true", "--experiment.overwrite", "true", "--model.optimization.lr", "1e-9")
-    trained = weights(tmp_path / "runs" / "paper" / "zoo" / "torchvision_r50_fpn" / "seed0")
-    assert trained[f"{PREDICTOR}class_logits.weight"].shape == (12, 32)
+    command += ["--model.optimization.lr", "1e-9"]
+    cli(*command, "--trainer.max_epochs", "1")
+    run = tmp_path / "runs" / "finetune" / "own" / "torchvision_r50_fpn" / "seed0"
+    trained = weights(run)
+    assert trained[f"{PREDICTOR}class_logits.weight"].shape == (4, 32)
     torch.testing.assert_close(trained["roi_heads.box_head.fc1.bias"], theirs["roi_heads.box_head.fc6.bias"])
+
+    cli(*command, "--trainer.max_epochs", "2", "--ckpt_path", "last")
+    record = json.loads((run / "metrics.json").read_text())
+    assert (record["status"], record["train"]["steps"]) == ("finished", 14)
+    assert record["per_class"].keys() == {"kind 7", "kind 3", "kind 900"}
+    assert [int(row["step"]) for row in read_log(run, "val/AP")] == [7, 14]
+    assert [int(row["step"]) for row in read_log(run, "train/loss")] == list(range(14))
+
+    run_config = ["--config", str(run / "config.yaml"), "--ckpt_path", "best"]
+    cli("validate", *run_config)
+    best = read_metrics(run / "validate" / "metrics.json")["AP"]
+    assert best == max(value for _, value in record["curves"]["val/AP"])
+    low_threshold = ["--model.detector.roi_heads.score_thresh", "0", "--pictures.num_images", "1"]
+    cli("predict", *run_config, *low_threshold, "--data.predict_path", str(three_categories / "val"))
+    found = json.loads((run / "predict" / "detections.json").read_text())
+    assert {(row["category_id"], row["category"]) for row in found} == {(n, f"kind {n}") for n in (7, 3, 900)}
 
 
 def test_new_classes_need_weights(cli, arguments, capsys):
