@@ -32,6 +32,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import yaml
 
 from fpn_lightning import cli
 from tests.command_line import REPOSITORY
@@ -123,10 +124,9 @@ def check_train(arguments: list[str]) -> None:
             write(word, train("fit", "--config", row, "--preset", run["preset"], "--print_config"))
     asks = "--help" in arguments or "--model.help" in arguments
     printed = train(*arguments, *([] if asks else ["--print_config"]))
-    if "--experiment.table" in arguments:  # no row has this name, so a later command may need its configuration
-        table, preset = (arguments[arguments.index(option) + 1] for option in ("--experiment.table", "--preset"))
-        row = Path(arguments[arguments.index("--config") + 1]).stem
-        write(f"runs/{preset}/{table}/{row}/seed0/config.yaml", printed)
+    if arguments[0] == "fit" and not asks:  # a later command may need it, and no row may have its name
+        run = yaml.safe_load(printed)["experiment"]
+        write(f"runs/{run['preset']}/{run['table']}/{run['row']}/seed0/config.yaml", printed)
 
 
 def train(*arguments: str) -> str:
