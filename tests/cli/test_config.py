@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -177,13 +178,13 @@ def test_the_configuration_of_an_older_run_is_recognised(cli, capsys, tmp_path):
     ],
     ids=["deep", "aliases", "merges", "circle", "latin", "date"],
 )
-def test_hostile_yaml_ends_in_one_line_within_a_second(cli, capsys, tmp_path, text, message, suffix):
+def test_hostile_yaml_ends_in_one_line_within_seconds(cli, capsys, tmp_path, text, message, suffix):
     file = tmp_path / f"config{suffix}"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     start = time.process_time()
     line = complaint(cli, capsys, "fit", "--config", str(ROW), "--config", str(file))
     assert message in line
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 5  # an expanded alias bomb would take hours
 
 
 @pytest.mark.parametrize("name", ["n" * 300, "n" * 300 + ".yaml", "no.conf", "."])
@@ -199,7 +200,7 @@ def test_presets_and_overrides_name_their_command(cli, capsys):
         wanted = f"--config {file.relative_to(REPOSITORY)}"
         if "presets" in file.parts:
             wanted = f" --preset {file.relative_to(folder / 'presets').parts[0].removesuffix('.yaml')}"
-        assert "# python train.py fit --config configs/table" in header, file
+        assert re.search("# python train.py fit --config configs/(table|zoo)", header), file
         assert wanted in header, file
 
 

@@ -45,7 +45,7 @@ def test_every_subcommand_has_the_flag_and_says_so(cli, capsys, subcommand):
     ("args", "message"),
     [
         (("--config", "configs/presets/mini.yaml"), "give --preset mini, which reads every part"),
-        (("--preset", "huge"), "there are: paper, 1gpu, 8gpu, mini, modern, small, small_gpu, smoke"),
+        (("--preset", "huge"), "there are: paper, 1gpu, 8gpu, finetune, mini, modern, small, small_gpu, smoke"),
         (("--pres", "mini"), "write --preset in full"),
     ],
 )

@@ -19,7 +19,16 @@ PAGE = REPOSITORY / "docs" / "your_data.md"
 RUN = Path("runs/finetune/own/cells/seed0")
 # What makes a run take seconds: one step an epoch, a small backbone, weights that need no network.
 SMALL = [
-    *("--data.max_train_images", "8", "--data.short_side", "96", "--data.num_workers", "0"),
+    *(
+        "--data.max_train_images",
+        "8",
+        "--data.max_val_images",
+        "4",
+        "--data.short_side",
+        "96",
+        "--data.num_workers",
+        "0",
+    ),
     *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
 ]
 SMALL_WEIGHTS = [
