@@ -33,7 +33,8 @@ from pycocotools.cocoeval import COCOeval
 from torchvision.ops import box_convert
 
 from fpn_lightning.evaluation.average_precision import AveragePrecision
-from fpn_lightning.structures import DetectionsOrig, GroundTruth
+from fpn_lightning.ground_truth import GroundTruth
+from fpn_lightning.structures import DetectionsOrig
 
 NUM_CLASSES = 80
 BOXES_PER_OBJECT = 3

@@ -33,13 +33,14 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from fpn_lightning.data.coco.segmentations import compressed_rle
 from fpn_lightning.geometry import Geometry
+from fpn_lightning.ground_truth import RLE
 from fpn_lightning.mask_structures import MaskProposals
 from fpn_lightning.models.backbones.resnet import ResNetBackbone
 from fpn_lightning.models.detector import Detector
 from fpn_lightning.models.masks.paste import paste_masks
 from fpn_lightning.models.masks.proposer import MaskProposer
 from fpn_lightning.stages.mask_proposals import MaskProposalStage
-from fpn_lightning.structures import RLE, Batch, ImageBatch, Targets
+from fpn_lightning.structures import Batch, ImageBatch, Targets
 
 ROWS = ("mlp5", "mlp7", "dual", "dual_28")
 SAME = {"dual_28": "dual_28 and dual_28_2x, one network trained longer,"}

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from recall_peers import compare_recall
 
 from fpn_lightning.evaluation.arrays import FileResults
-from fpn_lightning.evaluation.proposal_recall import ProposalRecall
-from fpn_lightning.structures import GroundTruth
+from fpn_lightning.evaluation.recall_metrics import ProposalRecall
+from fpn_lightning.ground_truth import GroundTruth
 
 LIMITS = (10, 30, 100, 1000)
 Columns = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]

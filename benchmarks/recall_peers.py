@@ -17,8 +17,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from fpn_lightning.evaluation.matching import area_ranges
-from fpn_lightning.evaluation.proposal_recall import Recall
-from fpn_lightning.structures import GroundTruth
+from fpn_lightning.evaluation.recall_metrics import Recall
+from fpn_lightning.ground_truth import GroundTruth
 
 AREA_THRESHOLDS = (32**2, 96**2)
 PEERS = {

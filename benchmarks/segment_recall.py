@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 from recall_peers import compare_recall
 
-from fpn_lightning.evaluation.segment_recall import SegmentRecall
+from fpn_lightning.evaluation.recall_metrics import SegmentRecall
+from fpn_lightning.ground_truth import RLE, GroundTruth
 from fpn_lightning.mask_structures import MaskProposalsOrig
-from fpn_lightning.structures import RLE, GroundTruth
 
 LIMITS = (10, 100, 1000)
 SIZE = (480, 640)

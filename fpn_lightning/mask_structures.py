@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fpn_lightning.structures import RLE, _TensorStruct
+from fpn_lightning.ground_truth import RLE
+from fpn_lightning.structures import _TensorStruct
 
 
 @dataclass

@@ -12,25 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self, TypedDict
+from typing import Any, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from fpn_lightning.errors import InputError
 from fpn_lightning.geometry import Geometry
-
-
-class RLE(TypedDict):
-    """A mask in the form of COCO's result files: column-major run lengths, compressed to text."""
-
-    size: list[int]
-    """Height and width of the image file."""
-    counts: str
-    """Run lengths in COCO's compressed form."""
+from fpn_lightning.ground_truth import RLE, GroundTruth
 
 
 @dataclass
@@ -94,47 +83,6 @@ class Targets(_TensorStruct):
     boxes: Tensor
     labels: Tensor
     masks: list[RLE] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class GroundTruth:
-    """All annotated objects of one image, as in the annotation file. Metrics and pictures use them.
-
-    The arrays stay on the CPU in float64 when a batch is moved to a device.
-
-    Attributes:
-        image_id: COCO image id.
-        boxes_xywh: float64 ``(G, 4)`` pixels of the image file, with crowd regions, in the file's order.
-        areas: float64 ``(G,)`` the annotation's ``area``, px² of the image file.
-        is_crowd: bool ``(G,)``.
-        labels: int64 ``(G,)`` in [0, K), or category ids if a result file is scored.
-        annotation_ids: int64 ``(G,)``; may be empty.
-        masks: G masks in pixels of the image file; empty unless they were loaded.
-    """
-
-    image_id: int
-    boxes_xywh: NDArray[np.float64]
-    areas: NDArray[np.float64]
-    is_crowd: NDArray[np.bool_]
-    labels: NDArray[np.int64]
-    annotation_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    masks: list[RLE] = field(default_factory=list)
-
-    @property
-    def boxes_orig(self) -> NDArray[np.float64]:
-        """float64 ``(G, 4)`` xyxy, pixels of the image file."""
-        # The arrays may be mapped read-only, which torch.from_numpy does not allow: copy them.
-        return box_convert(torch.tensor(self.boxes_xywh, dtype=torch.float64), "xywh", "xyxy").numpy()
-
-
-def check_masks(objects: Targets | GroundTruth) -> None:
-    """Check that the objects of an image have masks.
-
-    Raises:
-        InputError: if the masks were not loaded.
-    """
-    if len(objects.masks) != len(objects.labels):
-        raise InputError("Mask proposals need the masks of the objects: set data.load_masks to true.")
 
 
 @dataclass

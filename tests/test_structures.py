@@ -8,7 +8,8 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.geometry import Geometry
-from fpn_lightning.structures import Batch, Detections, GroundTruth, Proposals, check_masks
+from fpn_lightning.ground_truth import GroundTruth, check_masks
+from fpn_lightning.structures import Batch, Detections, Proposals
 from tests.models.builders import annotated, box_masks, image_batch, targets
 
 

@@ -18,7 +18,8 @@ from fpn_lightning.data.images import read_image
 from fpn_lightning.data.proposals.store import ProposalStore, StoredProposals
 from fpn_lightning.data.transforms import ResizeAndFlip, augment, resize, usable_boxes
 from fpn_lightning.geometry import Geometry
-from fpn_lightning.structures import Batch, GroundTruth, ImageBatch, Proposals, Targets
+from fpn_lightning.ground_truth import GroundTruth
+from fpn_lightning.structures import Batch, ImageBatch, Proposals, Targets
 
 
 @dataclass

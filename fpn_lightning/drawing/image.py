@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
+from fpn_lightning.ground_truth import RLE
 from fpn_lightning.mask_structures import MaskProposalsOrig
-from fpn_lightning.structures import RLE, DetectionsOrig, ProposalsOrig
+from fpn_lightning.structures import DetectionsOrig, ProposalsOrig
 
 Colour = tuple[int, int, int]
 Prediction = ProposalsOrig | DetectionsOrig | MaskProposalsOrig

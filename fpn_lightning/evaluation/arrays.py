@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.structures import RLE, GroundTruth
+from fpn_lightning.ground_truth import RLE, GroundTruth
+
+if TYPE_CHECKING:  # files are scored without it
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def float_rows(values: Tensor | NDArray[Any], name: str, width: int | None = Non
         InputError: another shape, or a value that is not finite.
     """
     # MPS has no float64 and NumPy no bfloat16, hence the order.
-    array = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else np.asarray(values, np.float64)
+    array = values.detach().cpu().double().numpy() if hasattr(values, "detach") else np.asarray(values, np.float64)
     if array.size == 0:
         return array.reshape((0,) if width is None else (0, width))
     if array.shape[1:] != (() if width is None else (width,)):

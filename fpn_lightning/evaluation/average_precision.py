@@ -29,8 +29,9 @@ from fpn_lightning.evaluation.coco_evaluator import (
     by_class_name,
 )
 from fpn_lightning.evaluation.matching import area_ranges
-from fpn_lightning.evaluation.proposal_recall import check_limits
-from fpn_lightning.structures import DetectionsOrig, GroundTruth
+from fpn_lightning.evaluation.recall import check_limits
+from fpn_lightning.ground_truth import GroundTruth
+from fpn_lightning.structures import DetectionsOrig
 
 Array = Tensor | NDArray[Any]
 

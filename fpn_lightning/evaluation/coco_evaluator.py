@@ -26,9 +26,9 @@ from pycocotools import mask as mask_api
 from fpn_lightning.evaluation import Backend
 from fpn_lightning.evaluation.arrays import FileResults
 from fpn_lightning.evaluation.matching import area_ranges
-from fpn_lightning.evaluation.proposal_recall import check_limits
+from fpn_lightning.evaluation.recall import check_limits
+from fpn_lightning.ground_truth import GroundTruth
 from fpn_lightning.metric_names import AREA_SUFFIXES, recall_key
-from fpn_lightning.structures import GroundTruth
 
 IoUType = Literal["bbox", "segm"]
 Record = dict[str, Any]

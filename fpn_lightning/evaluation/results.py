@@ -22,7 +22,7 @@ from fpn_lightning.data.proposals.store import ProposalStore
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.arrays import FileResults
 from fpn_lightning.evaluation.file_names import FileNames
-from fpn_lightning.structures import RLE
+from fpn_lightning.ground_truth import RLE
 
 Entry = dict[str, Any]
 LARGEST = 1e15  # px; with larger numbers an IoU would overflow

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+
+import numpy as np
 
 from fpn_lightning.data.coco.areas import area_remarks
 from fpn_lightning.data.coco.index import COCOIndex
 from fpn_lightning.errors import InputError
+from fpn_lightning.evaluation.arrays import FileResults
 from fpn_lightning.evaluation.coco_evaluator import Records, Values, average_precision, by_class_name
 from fpn_lightning.evaluation.matching import area_ranges
-from fpn_lightning.evaluation.proposal_recall import ProposalRecall, check_limits
+from fpn_lightning.evaluation.recall import Counts, check_limits, count_boxes, count_segments, recall_values
 from fpn_lightning.evaluation.results import ResultTable, StoredResults, read_results
-from fpn_lightning.evaluation.segment_recall import SegmentRecall
-from fpn_lightning.structures import GroundTruth
+from fpn_lightning.ground_truth import GroundTruth
 
 
-def update_with_all_images(
-    update: Callable[[Any, GroundTruth], None],
-    index: COCOIndex,
-    results: ResultTable | StoredResults,
-    with_masks: bool = False,
-) -> None:
-    """Update a metric with every image of an annotation file; images without results count too.
+def all_images(
+    index: COCOIndex, results: ResultTable | StoredResults, with_masks: bool = False
+) -> Iterator[tuple[FileResults, GroundTruth]]:
+    """Yield the results and the objects of every image of an annotation file; images without results count too.
 
     Args:
-        update: called with the results and the objects of one image.
         index: the annotation file.
         results: what is scored.
         with_masks: give objects their masks.
@@ -38,8 +35,7 @@ def update_with_all_images(
     for row, image_id in enumerate(index.image_ids.tolist()):
         annotation_ids, boxes, areas, is_crowd, labels = index.objects_of(row)
         masks = index.masks_of(row) if with_masks else []
-        ground_truth = GroundTruth(image_id, boxes, areas, is_crowd, labels, annotation_ids, masks)
-        update(results.of(image_id), ground_truth)
+        yield results.of(image_id), GroundTruth(image_id, boxes, areas, is_crowd, labels, annotation_ids, masks)
 
 
 def score_files(arguments: argparse.Namespace) -> tuple[Values, Values]:
@@ -52,10 +48,8 @@ def score_files(arguments: argparse.Namespace) -> tuple[Values, Values]:
     with_masks = metric == "segm"
     with_classes = metric != "proposals" and not arguments.class_agnostic
     default = (1, 10, 100) if with_classes else (10, 30, 100, 1000) if metric == "proposals" else (10, 100, 1000)
-    limits = arguments.limits or default
     # Settings first: files may take minutes to read.
-    area_ranges(thresholds)
-    check_limits(limits)
+    limits, ranges = check_limits(arguments.limits or default), area_ranges(thresholds)
     if arguments.per_class and not with_classes:
         raise InputError("--per-class goes with --metric bbox or segm, without --class-agnostic; drop one of them")
     if stored and metric != "proposals":
@@ -70,12 +64,17 @@ def score_files(arguments: argparse.Namespace) -> tuple[Values, Values]:
         if stored
         else read_results(arguments.results, index, with_masks, with_classes)
     )
+    images = all_images(index, results, with_masks)
     if not with_classes:
-        recall = (SegmentRecall if with_masks else ProposalRecall)(limits, thresholds)
-        update_with_all_images(recall.update, index, results, with_masks)
-        return recall.compute(), {}
+        count, prefix = (count_segments, "segm_") if with_masks else (count_boxes, "")
+        total = Counts(np.zeros((1, 1, 1), dtype=np.int64), np.zeros(1, dtype=np.int64))
+        for found, truth in images:
+            counts = count(found, truth, ranges, limits)
+            total = Counts(total.matched + counts.matched, total.objects + counts.objects)
+        return recall_values(total, limits, prefix), {}
     records = Records("segm" if with_masks else "bbox")
-    update_with_all_images(records.add, index, results, with_masks)
+    for found, truth in images:
+        records.add(found, truth)
     values, by_label = average_precision(records, limits, thresholds, arguments.backend)
     category_ids = index.categories.ids
     by_id = {category_id: by_label.get(label) for label, category_id in enumerate(category_ids)}

@@ -14,7 +14,7 @@ from fpn_lightning.data.coco.annotations import Categories
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.average_precision import AveragePrecision
-from fpn_lightning.evaluation.proposal_recall import Recall
+from fpn_lightning.evaluation.recall_metrics import Recall
 from fpn_lightning.structures import Batch, Detections, DetectionsOrig, ImageBatch, Proposals
 
 Values = dict[str, float | None]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fpn_lightning.evaluation.average_precision import AveragePrecision
 from fpn_lightning.evaluation.coco_evaluator import Backend
-from fpn_lightning.evaluation.proposal_recall import ProposalRecall
+from fpn_lightning.evaluation.recall_metrics import ProposalRecall
 from fpn_lightning.models.detector import Detector
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.evaluated import Values, to_orig

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from fpn_lightning.errors import InputError
-from fpn_lightning.evaluation.segment_recall import SegmentRecall
+from fpn_lightning.evaluation.recall_metrics import SegmentRecall
 from fpn_lightning.mask_structures import MaskProposalsOrig
 from fpn_lightning.models.detector import Detector
 from fpn_lightning.models.masks.paste import Interpolation, paste_masks

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fpn_lightning.evaluation.proposal_recall import ProposalRecall
+from fpn_lightning.evaluation.recall_metrics import ProposalRecall
 from fpn_lightning.models.detector import Detector
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.optimization import Optimization

@@ -22,8 +22,9 @@ from fpn_lightning.drawing.image import (
     resize,
 )
 from fpn_lightning.geometry import Geometry
+from fpn_lightning.ground_truth import RLE
 from fpn_lightning.mask_structures import MaskProposalsOrig
-from fpn_lightning.structures import RLE, DetectionsOrig
+from fpn_lightning.structures import DetectionsOrig
 from tests.drawing.builders import coloured_pixels, proposals_orig
 
 GREY = 90

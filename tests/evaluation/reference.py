@@ -22,7 +22,8 @@ from torchvision.ops import box_convert
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.__main__ import main
 from fpn_lightning.evaluation.arrays import FileResults
-from fpn_lightning.structures import DetectionsOrig, GroundTruth
+from fpn_lightning.ground_truth import GroundTruth
+from fpn_lightning.structures import DetectionsOrig
 
 
 @dataclass

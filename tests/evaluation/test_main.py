@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -306,3 +308,30 @@ def test_the_index_of_a_read_only_folder_lies_in_the_cache(small, tmp_path, cach
         assert len(list(cache.iterdir())) == 1
     finally:
         folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("metric", ["bbox", "proposals", "segm"])
+def test_files_are_scored_without_torch(tmp_path, metric):
+    """Importing torch takes longer than scoring a usual file."""
+    box, size = [10.0, 10.0, 20.0, 20.0], {"height": 64, "width": 64}
+    square = {"segmentation": [[10, 10, 30, 10, 30, 30, 10, 30]], "bbox": box, "image_id": 1, "category_id": 1}
+    annotations = {
+        "images": [{"id": 1, "file_name": "1.png", **size}],
+        "categories": [{"id": 1, "name": "square"}],
+        "annotations": [{**square, "id": 1, "area": 400, "iscrowd": 0}],
+    }
+    (tmp_path / "annotations.json").write_text(json.dumps(annotations))
+    (tmp_path / "results.json").write_text(json.dumps([{**square, "score": 0.5}]))
+    program = (
+        "import sys\n"
+        "import fpn_lightning\n"
+        "assert not {'torch', 'numpy', 'lightning'} & set(sys.modules)\n"
+        "from fpn_lightning.evaluation.__main__ import main\n"
+        f"main(['annotations.json', 'results.json', '--metric', {metric!r}, '--output', 'scores.json'])\n"
+        "assert not {'torch', 'lightning'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert 1.0 in scores.values()
+    assert set(scores.values()) <= {1.0, None}

@@ -8,9 +8,10 @@ import torch
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.arrays import FileResults
-from fpn_lightning.evaluation.proposal_recall import ProposalRecall
+from fpn_lightning.evaluation.recall_metrics import ProposalRecall
+from fpn_lightning.ground_truth import GroundTruth
 from fpn_lightning.metric_names import AREA_SUFFIXES, recall_key
-from fpn_lightning.structures import GroundTruth, ProposalsOrig
+from fpn_lightning.structures import ProposalsOrig
 
 from .reference import (
     Scene,

@@ -11,10 +11,11 @@ from pycocotools import mask as mask_api
 
 from fpn_lightning.data.coco.segmentations import compressed_rle
 from fpn_lightning.errors import InputError
-from fpn_lightning.evaluation.segment_recall import SegmentRecall, mask_iou
+from fpn_lightning.evaluation.recall import mask_iou
+from fpn_lightning.evaluation.recall_metrics import SegmentRecall
+from fpn_lightning.ground_truth import GroundTruth
 from fpn_lightning.mask_structures import MaskProposalsOrig
 from fpn_lightning.metric_names import AREA_SUFFIXES, recall_key
-from fpn_lightning.structures import GroundTruth
 
 from .reference import pycocotools_recall, random_masks
 

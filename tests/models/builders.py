@@ -12,7 +12,8 @@ from torchvision.ops import box_convert
 
 from fpn_lightning.data.coco.segmentations import compressed_rle
 from fpn_lightning.geometry import Geometry
-from fpn_lightning.structures import RLE, GroundTruth, ImageBatch, Proposals, Targets
+from fpn_lightning.ground_truth import RLE, GroundTruth
+from fpn_lightning.structures import ImageBatch, Proposals, Targets
 
 
 def image_batch(sizes: Sequence[tuple[int, int]], seed: int = 0, divisor: int = 32) -> ImageBatch:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,7 @@ from fpn_lightning.data.coco.index_file import open_index
 from fpn_lightning.data.coco.labels import PLURAL, Labels, merge_categories
 from fpn_lightning.data.coco.segmentations import compressed_rle, segmentation_fault
 from fpn_lightning.errors import InputError, listed
-
-if TYPE_CHECKING:  # it imports torch, which opening an index does without
-    from fpn_lightning.structures import RLE
-
+from fpn_lightning.ground_truth import RLE
 
 MASKS_NEEDED = "masks are needed since data.load_masks is true, or segm is scored"
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 
-if TYPE_CHECKING:  # it imports torch, which opening an index does without
-    from fpn_lightning.structures import RLE
+from fpn_lightning.ground_truth import RLE
 
 # Numbers of at most 7 characters, counted from "0", of 5 bits each; the sixth bit says that the number goes on.
 COMPRESSED_COUNTS = re.compile(r"(?:[P-o]{0,6}+[0-O]+)++")

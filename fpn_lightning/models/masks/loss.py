@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fpn_lightning.ground_truth import check_masks
 from fpn_lightning.models.masks.targets import mask_targets
-from fpn_lightning.structures import ImageBatch, Targets, check_masks
+from fpn_lightning.structures import ImageBatch, Targets
 
 MaskLoss = Literal["logistic", "dice"]
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 
 from fpn_lightning.geometry import Geometry
+from fpn_lightning.ground_truth import RLE
 from fpn_lightning.mask_structures import MaskProposals
-from fpn_lightning.structures import RLE
 
 Interpolation = Literal["bilinear", "nearest"]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 
 from fpn_lightning.geometry import Geometry
-from fpn_lightning.structures import RLE
+from fpn_lightning.ground_truth import RLE
 
 Bitmap = NDArray[np.uint8]
 

@@ -1,0 +1,91 @@
+"""COCO's class-agnostic average recall as metrics that are updated image by image (FPN §5.1, Table 1; §6, Table 6).
+
+Shapes: T = 10 IoU thresholds, A = 4 area ranges (all, small, medium, large), L limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from fpn_lightning.evaluation.matching import IOU_THRESHOLDS, area_ranges
+from fpn_lightning.evaluation.recall import Counts, check_limits, count_boxes, count_segments, recall_values
+from fpn_lightning.ground_truth import GroundTruth
+from fpn_lightning.mask_structures import MaskProposalsOrig
+from fpn_lightning.structures import ProposalsOrig
+
+
+class Recall(Metric):
+    """Base of box recall and mask recall: counts over a split, and the metrics made of them.
+
+    The state is sums of counts: memory does not grow with the number of images, and the counts of processes add up.
+
+    Args:
+        limits: proposals kept per image, each giving ``AR<limit>`` and ``AR<limit>_s``, ``_m``, ``_l``.
+        area_thresholds: between small and medium and between medium and large objects, px² of the image file.
+
+    Attributes:
+        prefix: start of the name of every metric.
+        matched: int64 ``(T, A, L)`` number of matched objects.
+        gt_counts: int64 ``(A,)`` number of objects that are not ignored.
+        num_images: int64 scalar, number of images.
+
+    Raises:
+        InputError: limits or thresholds that cannot be used.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    prefix = ""
+    matched: Tensor
+    gt_counts: Tensor
+    num_images: Tensor
+
+    def __init__(
+        self, limits: Sequence[int] = (10, 30, 100, 1000), area_thresholds: Sequence[float] = (32**2, 96**2)
+    ) -> None:
+        super().__init__()
+        self.limits = check_limits(limits)
+        self.area_ranges = area_ranges(area_thresholds)
+        shape = (len(IOU_THRESHOLDS), len(self.area_ranges), len(self.limits))
+        self.add_state("matched", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("gt_counts", torch.zeros(len(self.area_ranges), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("num_images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def add(self, counts: Counts) -> None:
+        """Add the counts of one image."""
+        device = self.matched.device
+        # Not in place: after an evaluation of its own, Lightning's inference mode has made the zeros that reset() left.
+        self.matched = self.matched + torch.from_numpy(counts.matched).to(device)
+        self.gt_counts = self.gt_counts + torch.from_numpy(counts.objects).to(device)
+        self.num_images = self.num_images + 1
+
+    def compute(self) -> dict[str, float | None]:
+        """Return fractions in [0, 1] by the metric's name; ``None`` for a size class without ground truth."""
+        counts = Counts(self.matched.cpu().numpy(), self.gt_counts.cpu().numpy())
+        return recall_values(counts, self.limits, self.prefix)
+
+
+class ProposalRecall(Recall):
+    """Average recall of proposals over a split, equal to COCO's evaluator with ``useCats=0`` (FPN §5.1)."""
+
+    def update(self, prediction: ProposalsOrig, ground_truth: GroundTruth) -> None:
+        """Add one image; see :func:`count_boxes`. Without proposals, too: its objects stay in the denominator."""
+        self.add(count_boxes(prediction, ground_truth, self.area_ranges, self.limits))
+
+
+class SegmentRecall(Recall):
+    """Average recall of segment proposals over a split: ``segm_AR1k``, ``segm_AR1k_s`` and so on (FPN §6).
+
+    The sizes of objects are their masks' areas, as the annotation file gives them.
+    """
+
+    prefix = "segm_"
+
+    def update(self, prediction: MaskProposalsOrig, ground_truth: GroundTruth) -> None:
+        """Add one image; see :func:`count_segments`. Without proposals, too: its objects stay in the denominator."""
+        self.add(count_segments(prediction, ground_truth, self.area_ranges, self.limits))
