@@ -22,11 +22,10 @@ from fpn_lightning.data.proposals.store import ProposalStore
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.arrays import FileResults
 from fpn_lightning.evaluation.file_names import FileNames
+from fpn_lightning.evaluation.plain_boxes import LARGEST, LARGEST_SCORE, LEAST_SIDE, read_plain_boxes
 from fpn_lightning.ground_truth import RLE
 
 Entry = dict[str, Any]
-LARGEST = 1e15  # px; with larger numbers an IoU would overflow
-LEAST_SIDE = -1.0  # px; rounding makes no width as negative as this
 TAKEN = object()  # takes the place of a result that was moved into arrays; None could be the file's own null
 
 
@@ -89,7 +88,11 @@ def read_results(path: Path, index: COCOIndex, with_masks: bool = False, with_cl
             or the file's results cannot be of these images.
     """
     columns = _Columns(path, index, with_masks, with_classes)
-    _read_list(path, columns.take, columns.ids)
+    if not with_masks and (plain := read_plain_boxes(path, index, with_classes)) is not None:
+        columns.ids, columns.categories = array("q", plain.ids.tobytes()), array("q", plain.categories.tobytes())
+        columns.scores, columns.boxes = array("d", plain.scores.tobytes()), array("d", plain.boxes.tobytes())
+    else:
+        _read_list(path, columns.take, columns.ids)
     return columns.table()
 
 
@@ -118,7 +121,7 @@ class _Columns:
                 "of a folder numbers its images from 1: use --data.predict_split for results to be scored)"
             )
         self.files.check(name, image_id, entry.get("file_name"))
-        if not _is_number(entry.get("score"), 1e300):
+        if not _is_number(entry.get("score"), LARGEST_SCORE):
             raise InputError(f"{name}: score is {_shown(entry.get('score'))}; give a finite number")
         self.categories.append(self._category(name, entry.get("category_id")))
         self._take_shape(name, entry, self.sizes[image_id])

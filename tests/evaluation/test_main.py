@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fpn_lightning.data.coco.index import COCOIndex
+from fpn_lightning.evaluation import plain_boxes, results
 from fpn_lightning.evaluation.__main__ import main
 from fpn_lightning.evaluation.results import read_results
 
@@ -335,3 +336,16 @@ def test_files_are_scored_without_torch(tmp_path, metric):
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert 1.0 in scores.values()
     assert set(scores.values()) <= {1.0, None}
+
+
+@pytest.mark.parametrize("with_classes", [False, True])
+def test_plain_boxes_are_read_as_results_one_by_one(golden, monkeypatch, with_classes):
+    index = COCOIndex.open(golden["annotations"])
+    at_once = read_results(golden["bbox"], index, with_classes=with_classes)
+    assert plain_boxes.read_plain_boxes(golden["bbox"], index, with_classes) is not None
+    monkeypatch.setattr(results, "read_plain_boxes", lambda *_: None)
+    one_by_one = read_results(golden["bbox"], index, with_classes=with_classes)
+    assert at_once.rows == one_by_one.rows
+    for name in ("boxes_xywh", "scores", "labels", "areas"):
+        columns = (getattr(table.results, name) for table in (at_once, one_by_one))
+        np.testing.assert_array_equal(*columns)
