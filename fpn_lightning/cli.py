@@ -20,7 +20,7 @@ from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.drawing.callback import PictureCallback
 from fpn_lightning.errors import InputError, complain
 from fpn_lightning.files import cannot_write, set_aside, write_whole
-from fpn_lightning.parser import Parser
+from fpn_lightning.parser import Parser, with_file
 from fpn_lightning.predictions.coco_server import ServerFileWriter
 from fpn_lightning.predictions.detections import DetectionsWriter, check_source
 from fpn_lightning.predictions.proposals import ProposalStoreWriter
@@ -280,7 +280,9 @@ def main(args: Sequence[str] | None = None) -> CLI:
             or SIGTERM.
     """
     set_up_logging()
+    words: list[str] = []
     try:
+        words = expand_preset(sys.argv[1:] if args is None else args)
         with handled_by(stop_now):
             cli = CLI(
                 BaseStage,
@@ -291,10 +293,12 @@ def main(args: Sequence[str] | None = None) -> CLI:
                 auto_configure_optimizers=False,
                 seed_everything_default=0,
                 parser_kwargs={name: {"default_config_files": [str(BASE_CONFIG)]} for name in CLI.subcommands()},
-                args=expand_preset(sys.argv[1:] if args is None else args),
+                args=words,
             )
     except Exception as error:
         complaint = _input_error(error)
+        if complaint is not None and (named := with_file(str(complaint), words)) != str(complaint):
+            complaint = InputError(named)
         if CLI.watch is not None:
             CLI.watch.fail(error, complaint)
         if complaint is None:

@@ -6,11 +6,13 @@ import difflib
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 from fpn_lightning.errors import InputError
+from fpn_lightning.files import read_yaml
 
 # An option that does not exist, in jsonargparse's words: the group it was looked for in, its name, its value.
 _UNKNOWN = re.compile(
@@ -56,6 +58,34 @@ class Parser(LightningArgumentParser):
                 raise cause
             cause = cause.__cause__
         raise InputError(one_line(message)) from ex
+
+
+def with_file(message: str, words: Sequence[str]) -> str:
+    """Name the configuration file that a message about a key is about: the last of several that hold the key.
+
+    Args:
+        message: ``trainer.max_steps: five does not fit``.
+        words: arguments of the program; those of ``--config`` are ``--config=FILE``. A key given as an option needs no
+            file.
+    """
+    key = re.match(r"[a-z]\w*(?:\.\w+)+", message)
+    if key is None or any(word.partition("=")[0] == f"--{key[0]}" for word in words):
+        return message
+    files = [Path(word.removeprefix("--config=")) for word in words if word.startswith("--config=")]
+    holding = [file for file in files if file.is_file() and _holds(read_yaml(file), key[0].split("."))]
+    return f"{holding[-1]}: {message}" if holding else message
+
+
+def _holds(content: object, keys: Sequence[str]) -> bool:
+    """Whether nested mappings have a key; ``init_args`` are left out of the keys that users write."""
+    if not keys:
+        return True
+    if not isinstance(content, dict):
+        return False
+    inside = content.get("init_args")
+    return (keys[0] in content and _holds(content[keys[0]], keys[1:])) or (
+        isinstance(inside, dict) and _holds(inside, keys)
+    )
 
 
 def _with_nearest_key(message: str, keys: Sequence[str]) -> str:

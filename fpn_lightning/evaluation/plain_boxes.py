@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,22 +62,23 @@ def read_plain_boxes(path: Path, index: COCOIndex, with_classes: bool) -> PlainB
     """
     try:
         entries = msgspec.json.decode(path.read_bytes(), type=list[Entry])
-        ids = np.fromiter((entry.image_id for entry in entries), np.int64, len(entries))
-        categories = np.fromiter((entry.category_id or 0 for entry in entries), np.int64, len(entries))
         names = FileNames(index)
-        for image_id, name in {(entry.image_id, entry.file_name) for entry in entries if entry.file_name is not None}:
+        for image_id, name in set(map(attrgetter("image_id", "file_name"), entries)):
             names.check("", image_id, name)
+        ids = np.fromiter(map(attrgetter("image_id"), entries), np.int64, len(entries))
+        given = list(map(attrgetter("category_id"), entries))
+        missing = given.count(None)
+        categories = np.array([category or 0 for category in given] if missing else given, dtype=np.int64)
     except (OSError, ValueError, KeyError, OverflowError, RecursionError, InputError):
         return None
-    scores = np.fromiter((entry.score for entry in entries), np.float64, len(entries))
-    boxes = np.array([entry.bbox for entry in entries], dtype=np.float64).reshape(-1, 4)
-    right = [
-        np.isin(ids, index.image_ids),
-        np.abs(scores) < LARGEST_SCORE,
-        (np.abs(boxes) < LARGEST).all(axis=1),
-        (boxes[:, 2:] >= LEAST_SIDE).all(axis=1),
-    ]
-    if with_classes:
-        right.append(np.isin(categories, index.categories.ids))
-        right.append(np.array([entry.category_id is not None for entry in entries], dtype=np.bool_))
-    return PlainBoxes(ids, categories, scores, boxes) if np.all(right) else None
+    scores = np.fromiter(map(attrgetter("score"), entries), np.float64, len(entries))
+    sides = chain.from_iterable(map(attrgetter("bbox"), entries))
+    boxes = np.fromiter(sides, np.float64, 4 * len(entries)).reshape(-1, 4)
+    right = (
+        np.isin(ids, index.image_ids).all()
+        and (np.abs(scores) < LARGEST_SCORE).all()
+        and (np.abs(boxes) < LARGEST).all()
+        and (boxes[:, 2:] >= LEAST_SIDE).all()
+        and not (with_classes and (missing or not np.isin(categories, index.categories.ids).all()))
+    )
+    return PlainBoxes(ids, categories, scores, boxes) if right else None

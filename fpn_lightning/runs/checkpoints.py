@@ -70,18 +70,11 @@ class RunCheckpoint(ModelCheckpoint):
         self._best = state_dict.get("best")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write ``best.ckpt`` if this validation of ``fit`` is the best so far.
-
-        Raises:
-            InputError: if there is no such metric; names those that there are.
-        """
+        """Write ``best.ckpt`` if this validation of ``fit`` is the best so far."""
         super().on_validation_end(trainer, pl_module)
         if self._monitored is None or trainer.global_step == 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        metrics = {f"val/{name}": value for name, value in cast(EvaluatedStage, pl_module).evaluation.items()}
-        if self._monitored not in metrics:
-            raise InputError(f"checkpoint.monitor is {self._monitored}; there are: {', '.join(metrics)}")
-        value = metrics[self._monitored]
+        value = cast(EvaluatedStage, pl_module).evaluation[self._monitored.removeprefix("val/")]
         if value is not None and (self._best is None or value > self._best):
             self._best = value
             trainer.save_checkpoint(best_checkpoint(trainer.default_root_dir), weights_only=True)

@@ -100,7 +100,7 @@ def _cell(value: float | None) -> str:
 
 
 class MetricsTable(Callback):
-    """Prints the metrics of every validation during training.
+    """Prints the metrics of every validation before the end of training.
 
     Args:
         title: heading of the table; the step is added to it.
@@ -113,7 +113,8 @@ class MetricsTable(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print a table above the progress bar."""
-        if trainer.state.fn == "fit" and trainer.is_global_zero and not trainer.sanity_checking:
+        at_the_end = trainer.global_step == trainer.max_steps  # the record is printed then
+        if trainer.state.fn == "fit" and trainer.is_global_zero and not trainer.sanity_checking and not at_the_end:
             assert isinstance(pl_module, BaseStage)
             thresholds = pl_module.detector.scale.area_thresholds
             title = f"{self.title}, step {trainer.global_step}"

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 from lightning.pytorch import Trainer
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fpn_lightning.data.datamodule import COCODataModule
 from fpn_lightning.errors import InputError
@@ -30,11 +31,15 @@ def check_inputs(trainer: Trainer, stage: BaseStage, data: COCODataModule, first
         first: whether this is the first process, which loads weights; they may have to be downloaded.
 
     Raises:
-        InputError: from the data, the weights or the total batch; or if no step would be taken.
+        InputError: from the data, the weights or the total batch; if no step would be taken; or if a metric is to be
+            monitored that there is not.
     """
     for key in ("max_steps", "max_epochs", "limit_train_batches"):
         if getattr(trainer, key) == 0:
             raise InputError(f"trainer.{key} is 0, so nothing would be trained. Give more, or use validate.")
+    monitored = getattr(trainer.checkpoint_callback, "monitor", None)
+    if monitored is not None and monitored not in (names := [f"val/{name}" for name in stage.metric_names()]):
+        raise InputError(f"checkpoint.monitor is {monitored}; there are: {', '.join(names)}")
     stage.trainer = trainer
     trainer.datamodule = data  # type: ignore[attr-defined]  # missing in Lightning's types
     data.setup("fit")
@@ -74,7 +79,7 @@ def finish(
     resolved: dict[str, Any],
     untrained: Metrics | None,
 ) -> Record | None:
-    """Save the final weights, evaluate them once and write the record.
+    """Save the final weights, evaluate them unless that was done at the last step, and write the record.
 
     Args:
         run: directory of the run.
@@ -91,7 +96,10 @@ def finish(
     """
     ended = end_of_training(trainer)
     trainer.save_checkpoint(last_checkpoint(run), weights_only=False)
-    trainer.validate(stage, data, verbose=False, weights_only=True)
+    # Live BatchNorm has other statistics in each process until Lightning starts them anew.
+    live_norm = any(isinstance(part, _BatchNorm) and part.training for part in stage.modules())
+    if stage.evaluated_step != trainer.global_step or (live_norm and trainer.world_size > 1):
+        trainer.validate(stage, data, verbose=False, weights_only=True)
     if not trainer.is_global_zero:
         return None
     record = build_record(stage, data, trainer, speed, resolved, ended, log.curves(), untrained)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ class EvaluatedStage(LightningModule):
         evaluation: metrics of the last evaluation pass, fractions in [0, 1]; ``None`` where undefined.
         per_class: AP of each category in that pass by its name, best first; empty where there are no classes.
         evaluated_images: number of images in that pass.
+        evaluated_step: number of optimiser steps that the evaluated weights had taken.
     """
 
     def __init__(self) -> None:
@@ -43,6 +45,7 @@ class EvaluatedStage(LightningModule):
         self.per_class: Values = {}
         self.categories = Categories((), ())
         self.evaluated_images = 0
+        self.evaluated_step: int | None = None
 
     def setup(self, stage: str) -> None:
         """Keep boxes in float32 if the trainer runs in half precision."""
@@ -74,6 +77,15 @@ class EvaluatedStage(LightningModule):
         for metric in self.metrics:
             values |= metric.compute()
         return values, self.metrics[0].num_images
+
+    def metric_names(self) -> list[str]:
+        """Return the names of the metrics that an evaluation gives."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchmetrics warns that there are no images yet
+            names = list(self.evaluation_result()[0])
+        for metric in self.metrics:
+            metric.reset()
+        return names
 
     @property
     def data(self) -> COCODataModule | None:
@@ -121,7 +133,7 @@ class EvaluatedStage(LightningModule):
         """Keep the metrics of a pass and log them under ``prefix``, or ``<prefix>_partial`` if images are missing."""
         values, num_images = self.evaluation_result()
         total = self.trainer.strategy.reduce(num_images.clone(), reduce_op="sum")
-        self.evaluation, self.evaluated_images = values, int(total)
+        self.evaluation, self.evaluated_images, self.evaluated_step = values, int(total), self.global_step
         names = dict(enumerate(self.categories.names))
         of_classes = [metric for metric in self.metrics if isinstance(metric, AveragePrecision)]
         self.per_class = of_classes[0].per_class(names) if of_classes else {}

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.detector import Detector
-from fpn_lightning.state_dicts import Comparison, State, compare, listed, unwrapped
+from fpn_lightning.state_dicts import WRAPPERS, Comparison, State, compare, listed, unwrapped
 from fpn_lightning.weights import detectron2, torchvision
 from fpn_lightning.weights.checkpoint import detector_state, read_checkpoint
 from fpn_lightning.weights.others import PREDICTOR, say_what_starts_afresh
@@ -64,7 +64,13 @@ def check_fits(detector: Detector, checkpoint: Mapping[str, Any], named_by: str 
         InputError: naming the first tensors that are missing, not used or of another shape, or the part of the model
             that is of another class.
     """
-    problems = compare(detector.state_dict(), detector_state(checkpoint)).problems
+    state = detector_state(checkpoint)
+    if prefix := next((prefix for prefix in WRAPPERS if all(name.startswith(prefix) for name in state)), None):
+        raise InputError(
+            f"{named_by}: all tensors of the checkpoint have the prefix {prefix} of a wrapped model, so it is not one "
+            "of a run. To start from its weights: --model.init_from PATH"
+        )
+    problems = compare(detector.state_dict(), state).problems
     if problems := problems or other_parts(detector, checkpoint):
         raise InputError(
             f"{named_by}: the checkpoint is of another model than this configuration: {listed(problems)}. Use "

@@ -301,3 +301,25 @@ def test_rows_of_table_1_and_figure_1_differ_from_fpn_only_as_listed(cli, capsys
     assert found["figure1/b_single_map"] == found["table1/a_conv4"]
     assert found["figure1/c_hierarchy"] == found["table1/d_bottom_up"]
     assert found["figure1/d_fpn"] == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("model: {init_args: {optimization: {lrr: 0.1}}}", "model.optimization.lrr: there is no such key"),
+        ("trainer: {max_steps: five}", "trainer.max_steps: five does not fit"),
+        ("data: {num_workers: -1}", "data.num_workers is -1"),
+    ],
+)
+def test_a_mistake_in_one_of_several_files_names_the_file(cli, capsys, tmp_path, content, message):
+    for name, text in (("wrong.yaml", content), ("right.yaml", "data: {seed: 1}")):
+        (tmp_path / name).write_text(text)
+    files = [word for name in ("wrong.yaml", "right.yaml") for word in ("--config", str(tmp_path / name))]
+    key = message.partition(":")[0].partition(" ")[0]
+    wrong = content.rpartition(" ")[2].strip("}")
+    row = ["fit", "--config", str(ROW), "--preset", "mini"]
+    for given, named in ((files, f"error: {tmp_path / 'wrong.yaml'}: {message}"), ([f"--{key}", wrong], message)):
+        with pytest.raises(SystemExit):
+            cli(*row, *given)
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith(named) or last.startswith(f"error: {named}"), last

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 
+import pytest
 import torch
 
 from tests.command_line import read_log, read_metrics, run_python, start_python, weights
@@ -75,3 +77,42 @@ def test_an_error_in_one_process_ends_all_with_one_line(arguments, run, tiny_dat
     assert "Traceback" not in done.stderr
     assert [path.name for path in run.parent.iterdir()] == ["seed0"]
     assert (run / "checkpoints" / "last.ckpt").read_bytes() == b"of an earlier run"
+
+
+@pytest.mark.slow
+def test_a_signal_to_two_processes_leaves_a_checkpoint_to_go_on_from(arguments, run, tmp_path):
+    options = [*arguments, "--data.batch_size_per_device", "2", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    options += ["--model.detector.backbone.norm", "group", "--checkpoint.monitor", "val/AR1k"]
+    options[options.index("--trainer.max_steps") + 1] = "30"
+    options += ["--trainer.val_check_interval", "10"]
+    assert run_python("fit", *options).returncode == 0
+    whole = tmp_path / "whole"
+    run.rename(whole)
+
+    with (tmp_path / "printed.txt").open("w") as printed:
+        started = start_python("fit", *options, stream=printed, environment={})
+        while not (run / "metrics.csv").exists() or len((run / "metrics.csv").read_text().splitlines()) < 6:
+            assert started.poll() is None, (tmp_path / "printed.txt").read_text()[-3000:]
+            time.sleep(0.02)
+        started.terminate()
+        assert started.wait(timeout=240) == 143
+    text = (tmp_path / "printed.txt").read_text()
+    assert "--ckpt_path last" in text
+    assert "Traceback" not in text
+    assert not (run / "metrics.json").exists()
+    taken = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"]
+    assert 2 <= taken < 30
+
+    done = run_python("fit", *options, "--ckpt_path", "last")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert read_metrics(run / "metrics.json") == read_metrics(whole / "metrics.json")
+    assert read_log(run, "train/loss") == read_log(whole, "train/loss")
+    assert read_log(run, "val/AR1k") == read_log(whole, "val/AR1k")
+    for file in ("last.ckpt", "best.ckpt"):
+        ours, theirs = (torch.load(folder / "checkpoints" / file, weights_only=True) for folder in (run, whole))
+        assert ours["global_step"] == theirs["global_step"]
+        for name, value in ours["state_dict"].items():
+            assert torch.equal(value, theirs["state_dict"][name]), name
+    scores = {int(row["step"]): float(row["val/AR1k"]) for row in read_log(run, "val/AR1k")}
+    best = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["global_step"]
+    assert scores[best] == max(scores.values())

@@ -212,7 +212,7 @@ def test_the_time_of_earlier_calls_does_not_count(cli, arguments, run, monkeypat
 def test_the_best_checkpoint_has_the_weights_of_the_best_validation(cli, arguments, run, fails, monkeypatch):
     assert "best.ckpt; fit keeps it with --checkpoint.monitor" in fails("validate", *arguments, "--ckpt_path", "best")
     arguments += ["--trainer.val_check_interval", "1", "--checkpoint.monitor", "val/AR100"]
-    made_up = iter([0.1, 0.3, 0.2, 0.25, 0.25])  # of steps 1 to 4, and of the end
+    made_up = iter([0.1, 0.3, 0.2, 0.25])  # of steps 1 to 4; the last is not evaluated twice
     finish = EvaluatedStage._finish_evaluation
 
     def finished(self, prefix):
@@ -222,6 +222,7 @@ def test_the_best_checkpoint_has_the_weights_of_the_best_validation(cli, argumen
     with monkeypatch.context() as patch:
         patch.setattr(EvaluatedStage, "_finish_evaluation", finished)
         cli("fit", *arguments)
+    assert (record(run)["status"], record(run)["metrics"]["AR100"]) == ("finished", 0.25)
     checkpoint = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2
     result = cli("validate", *arguments, "--ckpt_path", "best")
@@ -229,6 +230,7 @@ def test_the_best_checkpoint_has_the_weights_of_the_best_validation(cli, argumen
         assert torch.equal(value, checkpoint["state_dict"][name])
     assert not torch.equal(next(iter(weights(run).values())), next(iter(checkpoint["state_dict"].values())))
     assert "there are: val/AR" in fails("fit", *arguments, "--checkpoint.monitor", "val/APx", *OVERWRITE)
+    assert record(run)["metrics"]["AR100"] == 0.25  # found before the earlier run was moved
 
 
 def test_early_stopping_is_a_status_with_its_reason(cli, arguments, run):

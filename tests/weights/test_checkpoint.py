@@ -66,6 +66,13 @@ def test_another_model_is_rejected_before_anything_is_loaded():
         stage.on_load_checkpoint({"state_dict": other.state_dict()})
 
 
+def test_the_weights_of_a_wrapped_model_are_no_checkpoint_of_a_run():
+    stage = make_stage(0)
+    wrapped = {f"module.{name}": tensor for name, tensor in stage.state_dict().items()}
+    with pytest.raises(InputError, match=r"the prefix module\. of a wrapped model.*: --model\.init_from PATH"):
+        stage.on_load_checkpoint({"state_dict": wrapped})
+
+
 def test_heads_that_are_missing_or_unused_are_named():
     with pytest.raises(InputError, match=r"model\.detector\.roi_heads: RPNStage does not use it\. Set it to null"):
         RPNStage(Detector(NarrowResNet(), channels=8))
