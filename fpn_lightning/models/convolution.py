@@ -84,6 +84,7 @@ def _is_faster(x: Tensor, weight: Tensor) -> bool:
         and x.dtype == weight.dtype == torch.float32
         and min(weight.shape[:2]) >= MIN_CHANNELS
         and x.shape[2] * x.shape[3] >= MIN_PIXELS
+        and x.is_contiguous()
         and not torch.compiler.is_exporting()  # other programs do not know it
         and not torch.is_autocast_enabled("cpu")
         and _nnpack_is_on()
