@@ -57,6 +57,7 @@ class Predictor:
         model: the detector with its weights, its data module and its categories.
         device: where it runs.
         precision: see :func:`load`.
+        compile: see :func:`load`.
 
     Attributes:
         detector: the :class:`fpn_lightning.Detector`, in evaluation mode, on ``device``.
@@ -64,13 +65,15 @@ class Predictor:
         device: where the model runs.
     """
 
-    def __init__(self, model: Model, device: torch.device, precision: str | None = None) -> None:
+    def __init__(self, model: Model, device: torch.device, precision: str | None = None, compile: bool = False) -> None:
         self.categories = model.categories
         self.device = device
         self._data = model.data
         self._precision = _precision(precision or model.precision, device)
         self.detector: Detector = model.detector.to(device).eval().requires_grad_(False)
         self._precision.convert_module(self.detector)
+        if compile:
+            self.detector.compile_maps(constant_weights=True)
 
     def predict(
         self, images: ImageLike | Sequence[ImageLike], batch_size: int | None = None, top_k: int = DEFAULT_TOP_K
@@ -143,6 +146,7 @@ def load(
     config: str | Path | None = None,
     device: str | torch.device | None = None,
     precision: str | None = None,
+    compile: bool = False,
 ) -> Predictor:
     """Load a model for predictions.
 
@@ -156,11 +160,12 @@ def load(
             for the weights of another project.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; by default an accelerator, if there is one.
         precision: ``32-true``, ``bf16-mixed``, ... as in ``trainer.precision``; by default that of the configuration.
+        compile: compile backbone and pyramid at the first image, for all sizes; the weights must not change later.
 
     Raises:
         InputError: the source cannot be used; the message says what to do.
     """
-    return Predictor(load_model(str(source), config), _device(device), precision)
+    return Predictor(load_model(str(source), config), _device(device), precision, compile)
 
 
 def _device(device: str | torch.device | None) -> torch.device:

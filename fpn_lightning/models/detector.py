@@ -136,6 +136,7 @@ class Detector(nn.Module):
             self.roi_heads = roi_heads(pooler, head, num_classes)
         if masks is not None:
             self.masks = masks(channels, strides, scale.base_anchor_size)
+        self._compiled: Callable[[Tensor], dict[str, Tensor]] | None = None
         if channels_last:
             # A convolution's output has the format of its weights, which loading and moving them keep.
             self.to(memory_format=torch.channels_last)
@@ -171,7 +172,29 @@ class Detector(nn.Module):
 
     def forward(self, images: ImageBatch) -> dict[str, Tensor]:
         """Compute the maps that all heads read: ``{"p2": (N, d, H_2, W_2), ...}``, finest first."""
-        return self.pyramid(self.backbone(images))
+        pixels = self.backbone.normalize(images)
+        return self._maps(pixels) if self._compiled is None else self._compiled(pixels)
+
+    def _maps(self, pixels: Tensor) -> dict[str, Tensor]:
+        return self.pyramid(self.backbone.features(pixels))
+
+    def compile_maps(self, constant_weights: bool) -> None:
+        """Compile backbone and pyramid at their next use, once for images of all sizes; heads are not compiled.
+
+        Args:
+            constant_weights: compile the weights as constants, which is faster. Later changes then have no effect.
+        """
+        from torch._inductor import config as inductor  # here, because it takes two seconds
+
+        compiled = torch.compile(self._maps, dynamic=True)
+
+        def run(pixels: Tensor) -> dict[str, Tensor]:
+            # Without constant weights, oneDNN's convolutions are slower in the format that the compiler would choose.
+            with inductor.patch(freezing=constant_weights, layout_optimization=constant_weights):
+                maps: dict[str, Tensor] = compiled(pixels)
+                return maps
+
+        self._compiled = run
 
     def propose(self, images: ImageBatch) -> list[Proposals]:
         """Propose regions in every image, network-input pixels, best first; ``image_scales`` are merged."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fpn_lightning.errors import InputError
+from fpn_lightning.models.convolution import Conv2d
 
 
 def init_conv(conv: nn.Conv2d) -> nn.Conv2d:
@@ -118,10 +119,10 @@ class MergedPyramid(Pyramid):
         self.levels = [level_of(name) for name in in_channels]
         self.top = self.levels[-1]
         self.lateral_convs = nn.ModuleDict(
-            {f"p{level_of(name)}": init_conv(nn.Conv2d(in_channels[name], out_channels, 1)) for name in laterals}
+            {f"p{level_of(name)}": init_conv(Conv2d(in_channels[name], out_channels, 1)) for name in laterals}
         )
         self.output_convs = nn.ModuleDict(
-            {f"p{k}": init_conv(nn.Conv2d(out_channels, out_channels, 3, padding=1)) for k in outputs}
+            {f"p{k}": init_conv(Conv2d(out_channels, out_channels, 3, padding=1)) for k in outputs}
         )
         self.strides = {name: strides[f"c{level_of(name)}"] for name in self.output_convs}
         if f"p{self.top}" in self.output_convs:
@@ -194,7 +195,7 @@ class SSDPyramid(MergedPyramid):
         added = {f"p{self.top + i}": 2**i * strides[f"c{self.top}"] for i in (1, 2)}
         self.strides |= added
         self.extra_convs = nn.ModuleDict(
-            {name: init_conv(nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1)) for name in added}
+            {name: init_conv(Conv2d(out_channels, out_channels, 3, stride=2, padding=1)) for name in added}
         )
 
     merge = BottomUpPyramid.merge

@@ -21,6 +21,7 @@ from torchvision.ops import nms
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.anchors import AnchorGenerator
 from fpn_lightning.models.box_coder import BoxCoder, clip_boxes
+from fpn_lightning.models.convolution import Conv2d
 from fpn_lightning.models.matcher import Matcher
 from fpn_lightning.models.sampler import Sampler
 from fpn_lightning.structures import Proposals, Targets
@@ -51,9 +52,9 @@ class RPNHead(nn.Module):
 
     def __init__(self, channels: int, num_anchors: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.objectness_logits = nn.Conv2d(channels, num_anchors, 1)
-        self.anchor_deltas = nn.Conv2d(channels, num_anchors * 4, 1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
+        self.objectness_logits = Conv2d(channels, num_anchors, 1)
+        self.anchor_deltas = Conv2d(channels, num_anchors * 4, 1)
         for layer in (self.conv, self.objectness_logits, self.anchor_deltas):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.constant_(layer.get_parameter("bias"), 0)

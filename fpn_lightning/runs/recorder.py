@@ -38,7 +38,7 @@ _LEFT_OUT = {
     *("experiment", "wandb", "checkpoint", "detections", "pictures"),
     *("data.root", "data.proposals", "trainer.default_root_dir"),
     *("model.init_args.init_from", "model.init_args.new_classes"),
-    *("data.num_workers", "data.cache_images", "model.init_args.detector.channels_last"),
+    *("data.num_workers", "data.cache_images", "model.init_args.detector.channels_last", "model.init_args.compile"),
     *("data.predict_split", "data.predict_path"),
     *(f"trainer.{key}" for key in ("accelerator", "devices", "strategy", "num_nodes", "profiler", "logger")),
     *(f"trainer.{key}" for key in ("log_every_n_steps", "enable_progress_bar", "enable_model_summary")),

@@ -40,6 +40,7 @@ class BaseStage(EvaluatedStage):
         new_classes: load ``init_from`` without its class predictor, for data with other classes.
         freeze_shared: keep backbone and pyramid as in ``init_from`` and train the heads alone: steps 3 and 4 of the
             training with shared features (Faster R-CNN §3.2; FPN §5.2, Table 5).
+        compile: compile backbone and pyramid with ``torch.compile``, which needs a C++ compiler on a CPU.
 
     Attributes:
         resumes: set by the command line if ``ckpt_path`` is given; then no initial weights are fetched or loaded.
@@ -62,6 +63,7 @@ class BaseStage(EvaluatedStage):
         seed: int = 0,
         freeze_shared: bool = False,
         new_classes: bool = False,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         detector.require(type(self).__name__, *heads)
@@ -81,6 +83,7 @@ class BaseStage(EvaluatedStage):
         self.seed = seed
         self.freeze_shared = freeze_shared
         self.new_classes = new_classes
+        self.compiles = compile
         self.resumes = False
         self._initialized = False
         self._step_image_ids: list[Tensor] = []
@@ -118,18 +121,9 @@ class BaseStage(EvaluatedStage):
         super().setup(stage)
         if self.data is not None and self.data.category_ids:
             self.categories = Categories(self.data.category_ids, self.data.category_names)
-        # Once only: the validation that ends `fit` calls setup() again, with the trained model.
-        if self.init_from is not None and not self.resumes and not self._initialized:
-            required = ("backbone.", "pyramid.") if self.freeze_shared else ("backbone.",)
-            checkpoint = load_weights(self.detector, self.init_from, required, self.new_classes)
-            self.check_origin(checkpoint)
-            if not self.new_classes:
-                self.take_categories(checkpoint)
-            self._initialized = True
-        # Also before the evaluation of the untrained model, which precedes training.
-        if self.init_from is None and not self.resumes and not self._initialized:
-            self.detector.backbone.load_weights()
-            self._initialized = True
+        self._load_initial_weights()
+        if self.compiles:
+            self.detector.compile_maps(constant_weights=stage != "fit")
         if stage != "fit":
             return
         if (areas := tuple(self.detector.scale.area_thresholds)) != COCO_AREAS:
@@ -143,6 +137,20 @@ class BaseStage(EvaluatedStage):
         self.detector.backbone.check_declared(64, 96)
         if self.data is not None:
             accumulation(self.trainer, self.data)
+
+    def _load_initial_weights(self) -> None:
+        # Once only: the validation that ends `fit` calls setup() again, with the trained model.
+        if self.init_from is not None and not self.resumes and not self._initialized:
+            required = ("backbone.", "pyramid.") if self.freeze_shared else ("backbone.",)
+            checkpoint = load_weights(self.detector, self.init_from, required, self.new_classes)
+            self.check_origin(checkpoint)
+            if not self.new_classes:
+                self.take_categories(checkpoint)
+            self._initialized = True
+        # Also before the evaluation of the untrained model, which precedes training.
+        if self.init_from is None and not self.resumes and not self._initialized:
+            self.detector.backbone.load_weights()
+            self._initialized = True
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; frozen parts stay in evaluation mode, so that live BatchNorm does not change there."""

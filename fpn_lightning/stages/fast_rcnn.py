@@ -32,6 +32,7 @@ class FastRCNNStage(BaseStage):
         seed: see :class:`BaseStage`.
         freeze_shared: see :class:`BaseStage`.
         new_classes: see :class:`BaseStage`.
+        compile: see :class:`BaseStage`.
     """
 
     reads_proposals = True
@@ -45,8 +46,11 @@ class FastRCNNStage(BaseStage):
         seed: int = 0,
         freeze_shared: bool = False,
         new_classes: bool = False,
+        compile: bool = False,
     ) -> None:
-        super().__init__(detector, ["roi_heads"], optimization, init_from, seed, freeze_shared, new_classes)
+        super().__init__(
+            detector, ["roi_heads"], optimization, init_from, seed, freeze_shared, new_classes, compile=compile
+        )
         self.precision = AveragePrecision(detector.scale.area_thresholds, backend=evaluator)
 
     def setup(self, stage: str) -> None:

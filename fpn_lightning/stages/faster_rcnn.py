@@ -35,6 +35,7 @@ class FasterRCNNStage(BaseStage):
         init_from: see :class:`BaseStage`.
         seed: see :class:`BaseStage`.
         new_classes: see :class:`BaseStage`.
+        compile: see :class:`BaseStage`.
     """
 
     def __init__(
@@ -46,8 +47,11 @@ class FasterRCNNStage(BaseStage):
         init_from: str | None = None,
         seed: int = 0,
         new_classes: bool = False,
+        compile: bool = False,
     ) -> None:
-        super().__init__(detector, ["rpn", "roi_heads"], optimization, init_from, seed, new_classes=new_classes)
+        super().__init__(
+            detector, ["rpn", "roi_heads"], optimization, init_from, seed, new_classes=new_classes, compile=compile
+        )
         self.recall = ProposalRecall(recall_limits, detector.scale.area_thresholds)
         self.precision = AveragePrecision(detector.scale.area_thresholds, backend=evaluator)
 

@@ -30,6 +30,7 @@ class MaskProposalStage(BaseStage):
         optimization: the default is the paper's, with ``trainer.max_steps: 80000``.
         init_from: see :class:`BaseStage`.
         seed: see :class:`BaseStage`.
+        compile: see :class:`BaseStage`.
 
     Raises:
         InputError: if ``mask_threshold`` is out of range.
@@ -44,8 +45,9 @@ class MaskProposalStage(BaseStage):
         optimization: Optimization = PAPER,
         init_from: str | None = None,
         seed: int = 0,
+        compile: bool = False,
     ) -> None:
-        super().__init__(detector, ["masks"], optimization, init_from, seed)
+        super().__init__(detector, ["masks"], optimization, init_from, seed, compile=compile)
         if not 0 < mask_threshold < 1:
             raise InputError(f"model.mask_threshold is {mask_threshold}; it has to be between 0 and 1.")
         self.mask_threshold = mask_threshold

@@ -25,6 +25,7 @@ class RPNStage(BaseStage):
         init_from: see :class:`BaseStage`.
         seed: see :class:`BaseStage`.
         freeze_shared: see :class:`BaseStage`.
+        compile: see :class:`BaseStage`.
     """
 
     def __init__(
@@ -35,8 +36,9 @@ class RPNStage(BaseStage):
         init_from: str | None = None,
         seed: int = 0,
         freeze_shared: bool = False,
+        compile: bool = False,
     ) -> None:
-        super().__init__(detector, ["rpn"], optimization, init_from, seed, freeze_shared)
+        super().__init__(detector, ["rpn"], optimization, init_from, seed, freeze_shared, compile=compile)
         self.recall = ProposalRecall(recall_limits, detector.scale.area_thresholds)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -57,6 +57,7 @@ def with_value(config: Config, key: str, value: Any) -> Config:
         ("data.num_workers", 8),
         ("data.cache_images", True),
         ("model.init_args.detector.channels_last", True),
+        ("model.init_args.compile", True),
         ("trainer.accelerator", "gpu"),
         ("trainer.devices", 4),
         ("wandb.enabled", True),

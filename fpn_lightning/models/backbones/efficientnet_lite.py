@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.backbones.base import StagedBackbone
+from fpn_lightning.models.backbones.folding import fold_frozen_norms
 from fpn_lightning.models.backbones.published import check_fit
 from fpn_lightning.models.backbones.timm import import_timm
 from fpn_lightning.state_dicts import COUNTER, State, read_state_dict
@@ -57,6 +58,7 @@ class EfficientNetLiteBackbone(StagedBackbone):
         model = self._classifier()
         if norm == "frozen":
             model = import_timm().layers.freeze_batch_norm_2d(model)
+            fold_frozen_norms(model, import_timm())
         self.stem, *stages = _cut(model)
         self.stages = nn.ModuleList(stages)
         last_blocks = [model.blocks[indices[-1]][-1] for indices in BLOCKS[1:]]

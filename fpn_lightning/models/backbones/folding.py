@@ -8,16 +8,28 @@ precision, float32 copies of the maps. The weights are scaled anew in every pass
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
 
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from fpn_lightning.models.convolution import Conv2d
+
+# Pads an input for a kernel size, strides and dilations.
+Pad = Callable[[Tensor, Sequence[int], Sequence[int], Sequence[int]], Tensor]
+
 
 class FoldedNorm(FrozenBatchNorm2d):
-    """A frozen BatchNorm that the convolution before it applies. It keeps the tensors under their usual names."""
+    """A frozen BatchNorm that the convolution before it applies. It keeps the tensors under their usual names.
 
-    def __init__(self, norm: FrozenBatchNorm2d) -> None:
+    timm's also has an activation, ``act``, which stays here.
+    """
+
+    def __init__(self, norm: Any) -> None:
         super().__init__(len(norm.get_buffer("weight")), norm.eps)
+        self.act = getattr(norm, "act", nn.Identity())
         for name, value in norm.named_buffers():
             setattr(self, name, value)
 
@@ -27,14 +39,14 @@ class FoldedNorm(FrozenBatchNorm2d):
         return scale, self.get_buffer("bias") - self.get_buffer("running_mean") * scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the input, which is already normalised."""
-        return x
+        """Return the input, which is already normalised, or its activation."""
+        return self.act(x)
 
 
-class FoldedConv2d(nn.Conv2d):
+class FoldedConv2d(Conv2d):
     """A convolution that also applies the frozen BatchNorm after it; it takes over the parameters of ``conv``."""
 
-    def __init__(self, conv: nn.Conv2d, norm: FoldedNorm) -> None:
+    def __init__(self, conv: nn.Conv2d, norm: FoldedNorm, pad: Pad | None = None) -> None:
         super().__init__(
             conv.in_channels,
             conv.out_channels,
@@ -48,20 +60,33 @@ class FoldedConv2d(nn.Conv2d):
         )
         self.weight, self.bias = conv.weight, conv.bias
         self._norm = (norm,)  # a tuple, so that it is not registered twice
+        self._pad = pad
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve and normalise ``(N, C, H, W)``."""
         scale, shift = self._norm[0].constants()
         if self.bias is not None:
             shift = shift + self.bias * scale
+        if self._pad is not None:
+            x = self._pad(x, self.kernel_size, self.stride, self.dilation)
         return self._conv_forward(x, self.weight * scale[:, None, None, None], shift)
 
 
-def fold_frozen_norms(model: nn.Module) -> None:
-    """Fold every frozen BatchNorm of a model into the convolution that is defined just before it, in place."""
+def fold_frozen_norms(model: nn.Module, timm: ModuleType | None = None) -> None:
+    """Fold every frozen BatchNorm of a model into the convolution that is defined just before it, in place.
+
+    Args:
+        model: the model.
+        timm: the package, for its models; it has layers of its own.
+    """
+    norms: tuple[type, ...] = (FrozenBatchNorm2d,)
+    pads: dict[type, Pad | None] = {nn.Conv2d: None}
+    if timm is not None:
+        norms += (timm.layers.FrozenBatchNormAct2d,)
+        pads[timm.layers.Conv2dSame] = timm.layers.pad_same
     for parent in list(model.modules()):
         for (conv_name, conv), (norm_name, norm) in itertools.pairwise(list(parent.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d):
+            if isinstance(conv, nn.Conv2d) and type(conv) in pads and isinstance(norm, norms):
                 folded = FoldedNorm(norm)
-                setattr(parent, conv_name, FoldedConv2d(conv, folded))
+                setattr(parent, conv_name, FoldedConv2d(conv, folded, pads[type(conv)]))
                 setattr(parent, norm_name, folded)

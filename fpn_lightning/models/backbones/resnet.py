@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torchvision.models import get_model_weights, resnet
 
 from fpn_lightning.errors import InputError
@@ -169,12 +170,23 @@ class ResNetBackbone(TorchvisionBackbone):
         if convention != "torchvision":
             _move_stride_to_first_conv(stages)
         self._assemble(
-            stem=nn.Sequential(model.conv1, model.bn1, model.relu, model.maxpool),
+            stem=Stem(model.conv1, model.bn1, model.relu, model.maxpool),
             stages=stages,
             channels=[64, 128, 256, 512] if name in ("resnet18", "resnet34") else [256, 512, 1024, 2048],
             prefixes={"conv1": "stem.0", "bn1": "stem.1", "fc": None}
             | {f"layer{i + 1}": f"stages.{i}" for i in range(4)},
         )
+
+
+class Stem(nn.Sequential):
+    """The first layers of a ResNet. On a CPU they are twice as fast with channels innermost in memory."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Compute the stem's output ``(N, 64, H / 4, W / 4)`` of the network input ``(N, 3, H, W)``."""
+        learns = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
+        if input.device.type != "cpu" or learns:  # the gradient of the weights would take six times as long
+            return super().forward(input)
+        return super().forward(input.contiguous(memory_format=torch.channels_last)).contiguous()
 
 
 def _move_stride_to_first_conv(stages: nn.ModuleList) -> None:

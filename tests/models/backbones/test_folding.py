@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.vgg import make_layers
 from torchvision.ops import FrozenBatchNorm2d
 
-from fpn_lightning.models.backbones.folding import fold_frozen_norms
+from fpn_lightning.models.backbones.efficientnet_lite import EfficientNetLiteBackbone
+from fpn_lightning.models.backbones.folding import FoldedNorm, fold_frozen_norms
 from fpn_lightning.models.backbones.resnet import ResNetBackbone
+from fpn_lightning.models.backbones.timm import TimmBackbone
 
 
 def vgg_layers(norm_layer: type[nn.Module]) -> nn.Sequential:
@@ -74,3 +77,45 @@ def test_copies_and_loaded_weights_use_their_own_statistics():
     assert not torch.equal(other.features(pixels)["c5"], before)
     backbone.load_state_dict(other.state_dict())
     assert torch.equal(backbone.features(pixels)["c5"], other.features(pixels)["c5"])
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "mobilenetv3_small_100"])
+def test_models_of_timm_stay_the_same(name):
+    timm = pytest.importorskip("timm", reason="the optional extra timm is not installed")
+    torch.manual_seed(0)
+    model = with_statistics(timm.layers.freeze_batch_norm_2d(timm.create_model(name, features_only=True))).eval()
+    folded = copy.deepcopy(model)
+    fold_frozen_norms(folded, timm)
+    kinds = {type(module) for module in folded.modules()}
+    assert not kinds & {FrozenBatchNorm2d, timm.layers.FrozenBatchNormAct2d}
+    assert list(folded.state_dict()) == list(model.state_dict())
+    pixels = torch.randn(2, 3, 97, 64, dtype=torch.float64)
+    for ours, theirs in zip(folded(pixels), model(pixels), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-9 * theirs.abs().max().item())
+        (ours.square().mean() + theirs.square().mean()).backward(retain_graph=True)
+    for parameter, other in zip(model.parameters(), folded.parameters(), strict=True):
+        if parameter.grad is not None:
+            assert torch.allclose(parameter.grad, other.grad, rtol=1e-9, atol=1e-9 * parameter.grad.abs().max())
+
+
+@pytest.mark.parametrize("build", [EfficientNetLiteBackbone, partial(TimmBackbone, "resnet18", norm="frozen")])
+def test_backbones_of_timm_are_folded(build):
+    timm = pytest.importorskip("timm", reason="the optional extra timm is not installed")
+    kinds = {type(module) for module in build(weights="weights.pth").modules()}
+    assert FoldedNorm in kinds
+    assert not kinds & {FrozenBatchNorm2d, timm.layers.FrozenBatchNormAct2d}
+
+
+def test_a_norm_after_another_layer_is_not_folded():
+    """A model whose norm is defined after a convolution but applied to something else keeps it."""
+
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 1), FrozenBatchNorm2d(3)
+
+        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+            return [self.conv(self.norm(x))]
+
+    pytest.importorskip("timm", reason="the optional extra timm is not installed")
+    assert not TimmBackbone._folding_keeps(TimmBackbone.__new__(TimmBackbone), Odd())

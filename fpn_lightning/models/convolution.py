@@ -1,0 +1,96 @@
+"""3x3 convolutions on the CPU by Winograd's algorithm (Lavin and Gray, CVPR 2016).
+
+oneDNN, which torch calls, multiplies 9 times for each output and input channel. NNPACK, which torch contains but calls
+for batches of 16 or more only, multiplies 64 times for 6 x 6 outputs. Rounding errors are four times as large
+(4e-6 of the outputs' standard deviation). ``torch.backends.nnpack.set_flags(False)`` switches it off.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import conv_flop_count, register_flop_formula
+
+# Smaller convolutions take longer: NNPACK transforms the weights at every call.
+MIN_CHANNELS, MIN_PIXELS = 64, 2500
+_NO_STRIDE = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)  # stride, padding, dilation, transposed, its padding, groups
+
+
+@torch.library.custom_op("fpn_lightning::conv3x3", mutates_args=(), device_types="cpu")
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolve with stride 1 and padding 1; the backward pass does the same.
+
+    Args:
+        x: float32 ``(N, C, H, W)``.
+        weight: float32 ``(D, C, 3, 3)``.
+        bias: float32 ``(D,)``.
+
+    Returns:
+        ``(N, D, H, W)``, contiguous.
+    """
+    # One image at a time: NNPACK has another algorithm for batches, which is much slower.
+    images = [torch._nnpack_spatial_convolution(image, weight, bias, [1, 1], [1, 1]) for image in x.split(1)]
+    return images[0] if len(images) == 1 else torch.cat(images)
+
+
+@conv3x3.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0], x.shape[2], x.shape[3])
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    x, weight = ctx.saved_tensors
+    of_x, *others = ctx.needs_input_grad
+    # The gradient of the input is a convolution too, with the weights turned by 180 degrees.
+    grad_x = conv3x3(grad.contiguous(), weight.flip(2, 3).transpose(0, 1).contiguous(), None) if of_x else None
+    if not any(others):
+        return grad_x, None, None
+    mask = [False, *others]
+    _, *grads = torch.ops.aten.convolution_backward(grad, x, weight, [len(weight)], *_NO_STRIDE, mask)
+    return grad_x, *grads
+
+
+conv3x3.register_autograd(_backward, setup_context=_save)
+
+
+@register_flop_formula(torch.ops.fpn_lightning.conv3x3)
+def _flops(x: torch.Size, weight: torch.Size, bias: Any, *, out_shape: torch.Size) -> int:
+    return conv_flop_count(list(x), list(weight), list(out_shape))
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution that uses :func:`conv3x3` where this is faster: large float32 maps on a CPU."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self._is_plain_3x3 and _is_faster(input, weight):
+            return conv3x3(input, weight, bias)
+        return super()._conv_forward(input, weight, bias)
+
+    @property
+    def _is_plain_3x3(self) -> bool:
+        ones = self.stride, self.padding, self.dilation, (self.groups, 1)
+        return self.kernel_size == (3, 3) and ones == ((1, 1),) * 4 and self.padding_mode == "zeros"
+
+
+def _is_faster(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and min(weight.shape[:2]) >= MIN_CHANNELS
+        and x.shape[2] * x.shape[3] >= MIN_PIXELS
+        and x.is_contiguous()
+        and not torch.compiler.is_exporting()  # other programs do not know it
+        and not torch.is_autocast_enabled("cpu")
+        and _nnpack_is_on()
+    )
+
+
+@torch.compiler.assume_constant_result
+def _nnpack_is_on() -> bool:
+    return torch.backends.nnpack.is_available() and torch._C._get_nnpack_enabled()
