@@ -1,4 +1,4 @@
-"""The annotated objects of an image as numbers of the annotation file; scoring needs them, and does without torch."""
+"""The annotated objects of an image, with the numbers of the annotation file. This module does not import torch."""
 
 from __future__ import annotations
 

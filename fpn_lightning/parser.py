@@ -119,7 +119,7 @@ def one_line(message: str) -> str:
 
 
 def _given(lines: Sequence[str]) -> str:
-    """The value that does not fit; the innermost comes first."""
+    """The value that does not fit. Messages are nested, and the first line is about the innermost value."""
     return next((match[1] for match in map(_VALUE.search, lines) if match), "the value")
 
 

@@ -32,8 +32,8 @@ VALIDATION_IMAGES = 4
 class PictureCallback(Callback):
     """Draws predictions, ground truth and feature maps of images.
 
-    After each evaluation of ``fit``, ``validate`` and ``test``, the first process draws the images of the split that
-    have objects of the most size classes. Files are ``<output>/pictures/step<step>/<image id>.png``; each logger that
+    After each evaluation of ``fit``, ``validate`` and ``test``, the first process draws the images of the split with
+    objects of the most different sizes. Files are ``<output>/pictures/step<step>/<image id>.png``; each logger that
     takes images gets them in one call. The images are read and predicted again, so metrics and random state stay the
     same.
 
@@ -173,7 +173,7 @@ class PictureCallback(Callback):
 
 
 def varied_places(dataset: COCODataset, area_thresholds: tuple[float, float], count: int) -> list[int]:
-    """Places of the images that have objects of the most size classes; among equals the first images.
+    """Places of the images with objects of the most different sizes (small, medium, large); among equals the first.
 
     Args:
         dataset: a split.

@@ -26,7 +26,7 @@ class Agreement:
     """How far the order of our rows is the paper's.
 
     Attributes:
-        counts: one line, ``27 of 40 pairs as in the paper, 1 reversed, 12 within noise``.
+        counts: one line, ``27 of 40 comparisons of two rows as in the paper, 1 reversed, 12 within noise``.
         signs: pairs of rows × columns, one sign a cell.
         differences: the same cells with our difference and the paper's.
     """
@@ -89,7 +89,7 @@ def _counts(summary: TableSummary, columns: list[Column], signs: Counter[str]) -
     if not compared:
         return "No pair of rows has two seeds in common, so the order is not compared."
     text = (
-        f"{signs[AS_IN_PAPER]} of {compared} pairs as in the paper, {signs[REVERSED]} reversed, "
+        f"{signs[AS_IN_PAPER]} of {compared} comparisons of two rows as in the paper, {signs[REVERSED]} reversed, "
         f"{signs[WITHIN_NOISE]} within noise"
     )
     text += f"; {signs[NOT_COMPARED]} not comparable." if signs[NOT_COMPARED] else "."

@@ -1,4 +1,7 @@
-"""The numbers in a table's figures: by object size, by number of proposals, gaps, cost. ``plots.py`` draws them."""
+"""The data of a table's figures: recall by object size and by number of proposals, gaps between rows, and costs.
+
+``plots.py`` draws them.
+"""
 
 from __future__ import annotations
 

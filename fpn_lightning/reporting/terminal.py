@@ -19,7 +19,7 @@ AT_ONCE = 7
 
 
 def show(summary: TableSummary, console: Console) -> None:
-    """Print the results of the rows that were run; the files have every row, its cost and the notes."""
+    """Print the results of the rows that were run; the page also has the other rows, costs and notes."""
     # Text, not str: rich would read [5×5] as markup.
     console.print(Text(f"\n{prose.heading(summary)}", style="bold"))
     for line in prose.setting(summary):

@@ -71,7 +71,7 @@ def check_steps(directory: Path, taken: int, asked: int) -> None:
         asked: ``trainer.max_steps``, rescaled; not positive if there is no limit.
 
     Raises:
-        InputError: if it has taken more steps than asked for, or exactly these and is finished.
+        InputError: if the run has taken more steps than ``asked``, or has taken all of them and is finished.
     """
     if 0 < asked < taken:
         raise InputError(

@@ -25,7 +25,9 @@ def test_signs_of_all_pairs_and_the_differences_behind_them():
         **{"(c) (d)": "✓", "(c) (e)": "✓", "(c) (f)": "✓"},
         **{"(d) (e)": "·", "(d) (f)": "✗", "(e) (f)": "✗"},
     }
-    assert found.counts == "3 of 6 pairs as in the paper, 2 reversed, 1 within noise; 24 not comparable."
+    assert (
+        found.counts == "3 of 6 comparisons of two rows as in the paper, 2 reversed, 1 within noise; 24 not comparable."
+    )
     # 50 - 40 and 52 - 43: 9.5 ± 0.7. 40 - 30 and 43 - 31: 11 ± 1.4.
     assert by_pair(found.differences)["(c) (d)"][0] == "+9.5 ± 0.7 (+6.6)"
     assert by_pair(found.differences)["(d) (f)"][:2] == ["+11.0 ± 1.4 (-1.0)", "n/a (-1.8)"]

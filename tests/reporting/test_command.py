@@ -185,7 +185,7 @@ def test_the_terminal_shows_every_number_of_the_rows_that_were_run(width: int) -
     assert set(ours + papers) <= set(words)
     text = " ".join(words)
     assert "Not run: (a) baseline on conv4; (b)" in text
-    assert "pairs as in the paper" in text
+    assert "comparisons of two rows as in the paper" in text
     assert "36.1" not in text  # of a row that was not run
 
 

@@ -43,7 +43,9 @@ def test_what_a_reader_wants_comes_first(tmp_path: Path):
 def test_the_agreement_is_one_line_one_grid_and_a_grid_on_demand(tmp_path: Path):
     text = page(SUMMARY, tmp_path)
     block = section(text, "Agreement with the paper")
-    assert block.lstrip().startswith("**3 of 5 pairs as in the paper, 0 reversed, 2 within noise; 1 not comparable. ")
+    assert block.lstrip().startswith(
+        "**3 of 5 comparisons of two rows as in the paper, 0 reversed, 2 within noise; 1 not comparable. "
+    )
     assert "is more than noise if its mean over the seeds is larger than 2 times its sample standard deviation" in block
     shown, hidden = block.split(
         "<details><summary>First row minus second row in points: ours (the paper's)</summary>\n\n"

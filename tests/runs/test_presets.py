@@ -87,7 +87,10 @@ def test_a_users_row_has_the_presets_above_it_or_those_of_the_working_directory(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--preset", "huge"], r"^--preset huge: no configs/presets/huge.yaml; there are: paper, 1gpu, 8gpu, finetune, mini, "),
+        (
+            ["--preset", "huge"],
+            r"^--preset huge: no configs/presets/huge.yaml; there are: paper, 1gpu, 8gpu, finetune, mini, ",
+        ),
         (["--preset", "mini/rpn"], r"there are: paper, 1gpu"),
         (["--preset", "mini", "--preset", "8gpu"], r"--preset is given 2 times \(mini, 8gpu\); give one"),
         (["--preset"], "--preset needs a value"),

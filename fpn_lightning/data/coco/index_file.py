@@ -1,8 +1,8 @@
 """The memory-mapped file behind a COCO index: where it lies, when it is used, how it is written.
 
 The arrays lie in one safetensors file that every worker and rank maps read-only, so that they share its memory. The
-file is used if it is whole, of this version, and made from the annotation file as it is now: same size and same
-modification time. Otherwise it is built again.
+file is used if it is whole and of this version, and if the annotation file still has the size and the modification time
+that are noted in it. Otherwise it is built again.
 """
 
 from __future__ import annotations

@@ -228,7 +228,7 @@ class StagedBackbone(Backbone):
         """Drop the stages after the coarsest of ``used``.
 
         Raises:
-            InputError: if a head has taken the last stage and the stage before it would be dropped.
+            InputError: if a head uses the last stage, and the pyramid does not read the stage before it.
         """
         count = max(list(self.channels).index(name) for name in used) + 1
         if self._taken and count < len(self.stages):
