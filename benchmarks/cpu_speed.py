@@ -4,8 +4,8 @@
 
 Faster R-CNN with ResNet-50 and FPN, 800 x 1066 px, with the same random weights and options as torchvision's
 ``fasterrcnn_resnet50_fpn``; both have to detect the same in float64 first. Works take turns, and the ratio is the
-median over the rounds. One thread is used unless OMP_NUM_THREADS sets more. As in both projects' defaults, stem, c2 and
-BatchNorm are frozen in training.
+median over the rounds. Memory is the peak growth of a child process. One thread is used unless OMP_NUM_THREADS sets
+more. As in both projects' defaults, stem, c2 and BatchNorm are frozen in training.
 
 The floor is the time of the same convolutions, matrix products and poolings alone: those that our pass makes are
 recorded, and each is run again on random numbers of the same shapes, in both memory formats and with both of torch's
@@ -121,9 +121,8 @@ def floor(work: Work) -> dict[str, float]:
     return total
 
 
-def compare(what: str, works: dict[str, Work], warm_up: dict[str, Work] | None, rounds: int, output: Path) -> None:
+def compare(what: str, works: dict[str, Work], memory: dict[str, float], rounds: int, output: Path) -> None:
     """Measure the first work beside the second and beside its floor, and append the lines."""
-    memory = {name: peak_memory_mib(work, warm_up[name]) for name, work in works.items()} if warm_up else {}
     taken: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
         work()
@@ -214,6 +213,12 @@ def main(args: Sequence[str] | None = None) -> int:
     given = parser.parse_args(args)
     size = (given.size[0], given.size[1])
     one, two = (make_pair("resnet50", 1024, noise(n, size, 32), [objects(size)] * n) for n in (1, 2))
+    freeze(two)
+    # First, since memory that other work has freed would be used again without growth.
+    memory = {}
+    for pair, works_of in ((one, detector_works), (two, training_works)):
+        warm_up, key = small(pair, works_of), works_of.__name__
+        memory[key] = {name: peak_memory_mib(work, warm_up[name]) for name, work in works_of(pair).items()}
     if not check_same_detections(one):
         print("torchvision detects something else: nothing is measured", file=sys.stderr)
         return 1
@@ -222,19 +227,18 @@ def main(args: Sequence[str] | None = None) -> int:
     works = detector_works(one)
     recorded = works["ours"]
     if given.only in (None, "detect"):
-        compare(detecting, works, small(one, detector_works), given.rounds, given.output)
+        compare(detecting, works, memory[detector_works.__name__], given.rounds, given.output)
         beside_floor(detecting, "ours", recorded, recorded, min(2, given.rounds), given.output)
     if given.only in (None, "train"):
-        freeze(two)
         works = training_works(two)
-        compare(step, works, small(two, training_works), given.rounds, given.output)
+        compare(step, works, memory[training_works.__name__], given.rounds, given.output)
         beside_floor(step, "ours", works["ours"], works["ours"], 1, given.output)
     if given.only in (None, "compile"):
         eager, works = floor(recorded), detector_works(one)
         one.ours.compile_maps(constant_weights=True)
         works["ours"]()
         compiled = {"ours, compiled": works["ours"], "torchvision": works["torchvision"]}
-        compare(detecting, compiled, None, given.rounds, given.output)
+        compare(detecting, compiled, {}, given.rounds, given.output)
         taken = seconds_of(works["ours"])
         print(f"compiled {taken:.2f} s, kernels alone {sum(eager.values()):.2f} s", flush=True)
     return 0

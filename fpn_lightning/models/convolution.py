@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 # Smaller convolutions take longer: NNPACK transforms the weights at every call.
 MIN_CHANNELS, MIN_PIXELS = 64, 2500
+# Larger maps are convolved in parts, since NNPACK needs memory for the transforms of all that it is given.
+MAX_PIXELS = 2**14
 _NO_STRIDE = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)  # stride, padding, dilation, transposed, its padding, groups
 
 
@@ -30,9 +33,21 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         ``(N, D, H, W)``, contiguous.
     """
-    # One image at a time: NNPACK has another algorithm for batches, which is much slower.
-    images = [torch._nnpack_spatial_convolution(image, weight, bias, [1, 1], [1, 1]) for image in x.split(1)]
-    return images[0] if len(images) == 1 else torch.cat(images)
+    height, width = x.shape[2:]
+    parts = -(-height * width // MAX_PIXELS)
+    rows = -(-height // parts)
+    output = x.new_empty(len(x), len(weight), height, width) if parts > 1 or len(x) > 1 else None
+    for n in range(len(x)):  # NNPACK has another algorithm for batches, which is much slower
+        for start in range(0, height, rows):
+            end = min(start + rows, height)
+            part = x[n : n + 1, :, max(0, start - 1) : end + 1]
+            part = F.pad(part, (0, 0, int(start == 0), int(end == height)))  # above and below the image
+            convolved = torch._nnpack_spatial_convolution(part, weight, bias, [0, 1], [1, 1])
+            if output is None:
+                return convolved
+            output[n, :, start:end] = convolved[0]
+    assert output is not None
+    return output
 
 
 @conv3x3.register_fake

@@ -143,7 +143,7 @@ class MergedPyramid(Pyramid):
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """See :meth:`Pyramid.forward`."""
         merged = self.merge(features)
-        outputs = {name: conv(merged[level_of(name)]) for name, conv in self.output_convs.items()}
+        outputs = {name: conv(merged.pop(level_of(name))) for name, conv in self.output_convs.items()}
         if f"p{self.top}" in outputs:
             outputs |= self.coarser(outputs[f"p{self.top}"])
         return outputs
@@ -168,7 +168,7 @@ class FPN(MergedPyramid):
         merged = {self.top: self.lateral(features, self.top)}
         for k in reversed(self.levels[:-1]):
             lateral = self.lateral(features, k)
-            merged[k] = lateral + upsample_to(merged[k + 1], lateral)
+            merged[k] = lateral.add_(upsample_to(merged[k + 1], lateral))  # in place: the largest map of the model
         return merged
 
 

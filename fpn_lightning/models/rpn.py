@@ -68,7 +68,7 @@ class RPNHead(nn.Module):
         Returns:
             Logits ``(N, H * W * A)`` and deltas ``(N, H * W * A, 4)``, cells row-major, anchors innermost.
         """
-        hidden = F.relu(self.conv(feature))
+        hidden = F.relu(self.conv(feature), inplace=True)
         # (N, A, H, W) -> (N, H, W, A) -> (N, H * W * A)
         logits = self.objectness_logits(hidden).permute(0, 2, 3, 1).flatten(1)
         # (N, A * 4, H, W) -> (N, H, W, A * 4) -> (N, H * W * A, 4)

@@ -156,3 +156,18 @@ def test_the_peer_has_to_detect_the_same(load, monkeypatch):
     pair = peer.make_pair("resnet18", 16, script.noise(1, (64, 96), 32), [script.objects((64, 96))])
     pair.ours.roi_heads.nms_thresh = 0.4
     assert not peer.check_same_detections(pair)
+
+
+def test_the_floor_counts_the_kernels_of_a_work(load):
+    script = load("cpu_speed")
+    x, weight, calls = torch.randn(1, 64, 56, 56), torch.randn(64, 64, 3, 3), 3
+
+    def work() -> None:
+        for _ in range(calls):
+            torch.nn.functional.conv2d(x, weight, padding=1).relu()
+
+    with script.Recorder() as recorder:
+        work()
+    assert list(recorder.calls.values()) == [calls]
+    (seconds,) = script.floor(work).values()
+    assert 0 < seconds < 10

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from fpn_lightning.models import convolution
 from fpn_lightning.models.convolution import Conv2d
 
 pytestmark = pytest.mark.skipif(not torch.backends.nnpack.is_available(), reason="NNPACK does not know this processor")
@@ -78,3 +79,10 @@ def test_flops_are_those_of_a_convolution():
             layer(x).sum().backward()
         counts.append(counter.get_total_flops())
     assert counts[0] == counts[1] > 0
+
+
+def test_parts_of_a_large_map_join(monkeypatch):
+    layer, x = pair(2)
+    whole = layer(x)
+    monkeypatch.setattr(convolution, "MAX_PIXELS", 700)
+    assert (layer(x) - whole).abs().max() < 1e-4 * whole.std()
