@@ -216,9 +216,11 @@ def main(args: Sequence[str] | None = None) -> int:
     freeze(two)
     # First, since memory that other work has freed would be used again without growth.
     memory = {}
-    for pair, works_of in ((one, detector_works), (two, training_works)):
-        warm_up, key = small(pair, works_of), works_of.__name__
-        memory[key] = {name: peak_memory_mib(work, warm_up[name]) for name, work in works_of(pair).items()}
+    for part, pair, works_of in (("detect", one, detector_works), ("train", two, training_works)):
+        if given.only not in (None, part):
+            continue
+        warm_up = small(pair, works_of)
+        memory[part] = {name: peak_memory_mib(work, warm_up[name]) for name, work in works_of(pair).items()}
     if not check_same_detections(one):
         print("torchvision detects something else: nothing is measured", file=sys.stderr)
         return 1
@@ -227,11 +229,11 @@ def main(args: Sequence[str] | None = None) -> int:
     works = detector_works(one)
     recorded = works["ours"]
     if given.only in (None, "detect"):
-        compare(detecting, works, memory[detector_works.__name__], given.rounds, given.output)
+        compare(detecting, works, memory["detect"], given.rounds, given.output)
         beside_floor(detecting, "ours", recorded, recorded, min(2, given.rounds), given.output)
     if given.only in (None, "train"):
         works = training_works(two)
-        compare(step, works, memory[training_works.__name__], given.rounds, given.output)
+        compare(step, works, memory["train"], given.rounds, given.output)
         beside_floor(step, "ours", works["ours"], works["ours"], 1, given.output)
     if given.only in (None, "compile"):
         eager, works = floor(recorded), detector_works(one)
