@@ -8,15 +8,19 @@ they are.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from fpn_lightning.data.coco.plain_annotations import plain_annotations
 from fpn_lightning.data.coco.records import (
     SEGMENTATION,
+    Columns,
     Record,
     integers,
     lacking_pixels,
@@ -80,42 +84,68 @@ def read_annotations(path: Path, content: bytes) -> tuple[Record, Arrays]:
     Raises:
         InputError: the file is not COCO detection JSON; the message names the ids, for every kind of mistake.
     """
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path}: not valid JSON ({error}). The file may be cut short; write or download it again."
-        ) from error
-    if type(document) is not dict:
-        raise InputError(f"{path}: expected a JSON object with 'images' and 'annotations', found a list or a value")
+    document = _document(path, content)
     has_annotations = "annotations" in document
     images = _records(path, document, "images", "image")
     if not images:
         raise InputError(f"{path}: 'images' is empty; a split needs at least one image")
     needs_categories = "categories" in document or has_annotations
     categories = _records(path, document, "categories", "category") if needs_categories else []
-    annotations = _records(path, document, "annotations", "annotation") if has_annotations else []
-    kinds = {"image": images, "category": categories, "annotation": annotations}
-    problems = [problem for kind, records in kinds.items() for problem in problems_of(path, kind, records)]
-    if problems := problems or wrong_ids(path, images, categories, annotations):
+    problems = [*problems_of(path, "image", images), *problems_of(path, "category", categories)]
+    text, columns = document.get("annotations"), None
+    size_of = {} if problems else {image["id"]: (image.get("height", 0), image.get("width", 0)) for image in images}
+    if type(text) is msgspec.Raw and not problems:
+        columns = plain_annotations(memoryview(text), size_of)
+    if columns is None:
+        annotations = _records(path, document, "annotations", "annotation") if has_annotations else []
+        problems += problems_of(path, "annotation", annotations)
+        if problems:
+            raise InputError(*problems)
+        columns = _columns(path, annotations, size_of)
+    if problems := wrong_ids(path, images, categories, columns):
         raise InputError(*problems)
     named = sorted((record["id"], record["name"]) for record in categories)
     known = Categories(tuple(category_id for category_id, _ in named), tuple(name for _, name in named))
     arrays = _image_arrays(images)
-    arrays |= _object_arrays(path, annotations, arrays, known)
-    description = info.get("description") if type(info := document.get("info")) is dict else None
+    arrays |= _object_arrays(columns, arrays, known)
+    description = info.get("description") if type(info := _value(path, document, "info")) is dict else None
     facts = {
         "description": description if type(description) is str else "",
         "has_annotations": has_annotations,
         "categories": [list(known.ids), list(known.names)],
-        "supercategories": _supercategories(document),
+        "supercategories": _supercategories(categories),
         "images_lack": lacking_pixels(path, images),
     }
     return facts, arrays
 
 
+def _document(path: Path, content: bytes) -> Record:
+    """The object in a file, with the texts of its values if it is strictly JSON, else with the values."""
+    try:
+        return msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+    except (ValueError, RecursionError):  # Python reads NaN, byte order marks and UTF-16 too
+        document = _parse(path, content)
+    if type(document) is not dict:
+        raise InputError(f"{path}: expected a JSON object with 'images' and 'annotations', found a list or a value")
+    return document
+
+
+def _value(path: Path, document: Record, key: str) -> Any:
+    value = document.get(key)
+    return _parse(path, bytes(value)) if type(value) is msgspec.Raw else value
+
+
+def _parse(path: Path, text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path}: not valid JSON ({error}). The file may be cut short; write or download it again."
+        ) from error
+
+
 def _records(path: Path, document: Record, key: str, kind: str) -> list[Record]:
-    records = document.get(key)
+    records = _value(path, document, key)
     if type(records) is not list:
         problem = "is missing" if key not in document else f"is a {type(records).__name__}, not a list"
         raise InputError(f"{path}: '{key}' {problem}; is this a COCO instances file?")
@@ -138,29 +168,40 @@ def _image_arrays(images: list[Record]) -> Arrays:
     }
 
 
-def _object_arrays(path: Path, annotations: list[Record], images: Arrays, categories: Categories) -> Arrays:
-    places = np.searchsorted(images["image_ids"], integers(annotations, "image_id"))
-    # Stable: within an image the file's order decides ties in COCO's matching.
-    order = np.argsort(places, kind="stable")
-    annotations = [annotations[i] for i in order.tolist()]
-    segmentations, offsets = _blob([_segmentation(path, annotation) for annotation in annotations])
-    sizes = images["sizes"][places[order]].tolist()
-    return {
-        "object_offsets": np.searchsorted(places[order], np.arange(len(images["image_ids"]) + 1)).astype(np.int64),
-        "annotation_ids": integers(annotations, "id"),
-        "boxes_xywh": np.array([record["bbox"] for record in annotations], dtype=np.float64).reshape(-1, 4),
-        "areas": np.array([record["area"] for record in annotations], dtype=np.float64),
-        "is_crowd": np.array([record.get("iscrowd") or 0 for record in annotations], dtype=np.bool_),
-        "labels": categories.to_labels(integers(annotations, "category_id")),
-        "segmentations": segmentations,
-        "segmentation_offsets": offsets,
-        "has_mask": np.array(
+def _columns(path: Path, annotations: list[Record], size_of: Mapping[int, tuple[int, int]]) -> Columns:
+    return Columns(
+        ids=integers(annotations, "id"),
+        image_ids=integers(annotations, "image_id"),
+        category_ids=integers(annotations, "category_id"),
+        boxes_xywh=np.array([record["bbox"] for record in annotations], dtype=np.float64).reshape(-1, 4),
+        areas=np.array([record["area"] for record in annotations], dtype=np.float64),
+        is_crowd=np.array([record.get("iscrowd") or 0 for record in annotations], dtype=np.bool_),
+        segmentations=[_segmentation(path, annotation) for annotation in annotations],
+        has_mask=np.array(
             [
-                not segmentation_fault(record.get("segmentation"), *size)
-                for record, size in zip(annotations, sizes, strict=True)
+                not segmentation_fault(record.get("segmentation"), *size_of.get(record["image_id"], (0, 0)))
+                for record in annotations
             ],
             dtype=np.bool_,
         ),
+    )
+
+
+def _object_arrays(columns: Columns, images: Arrays, categories: Categories) -> Arrays:
+    places = np.searchsorted(images["image_ids"], columns.image_ids)
+    # Stable: within an image the file's order decides ties in COCO's matching.
+    order = np.argsort(places, kind="stable")
+    segmentations, offsets = _blob([columns.segmentations[i] for i in order.tolist()])
+    return {
+        "object_offsets": np.searchsorted(places[order], np.arange(len(images["image_ids"]) + 1)).astype(np.int64),
+        "annotation_ids": columns.ids[order],
+        "boxes_xywh": columns.boxes_xywh[order],
+        "areas": columns.areas[order],
+        "is_crowd": columns.is_crowd[order],
+        "labels": categories.to_labels(columns.category_ids[order]),
+        "segmentations": segmentations,
+        "segmentation_offsets": offsets,
+        "has_mask": columns.has_mask[order],
     }
 
 
@@ -179,8 +220,8 @@ def _blob(pieces: list[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return np.frombuffer(b"".join(pieces), dtype=np.uint8), offsets
 
 
-def _supercategories(document: Record) -> list[str | None]:
+def _supercategories(categories: list[Record]) -> list[str | None]:
     """The supercategory of each category, by id. Only labels by supercategory need them, so they may be missing."""
-    records = sorted(document.get("categories", []), key=lambda record: record["id"])
+    records = sorted(categories, key=lambda record: record["id"])
     names = [record.get("supercategory") for record in records]
     return [name if type(name) is str and name and name.isprintable() else None for name in names]

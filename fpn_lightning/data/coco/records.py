@@ -9,7 +9,7 @@ import re
 import reprlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,30 @@ SEGMENTATION = "polygons (a list) or RLE (an object)"
 SURROGATE = re.compile(r"[\ud800-\udfff]")  # half a character, which cannot be written to a file
 # Paths that are absolute on some system or lead out of the split's folder: images are read from that folder only.
 OUTSIDE = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\0")
+
+
+class Columns(NamedTuple):
+    """All M annotations of a file, in its order.
+
+    Attributes:
+        ids: int64 ``(M,)``.
+        image_ids: int64 ``(M,)``.
+        category_ids: int64 ``(M,)``.
+        boxes_xywh: float64 ``(M, 4)`` px.
+        areas: float64 ``(M,)`` px².
+        is_crowd: bool ``(M,)``.
+        segmentations: M JSON texts; empty without a segmentation.
+        has_mask: bool ``(M,)``; False where there is no segmentation, or one that is not a mask of the image.
+    """
+
+    ids: NDArray[np.int64]
+    image_ids: NDArray[np.int64]
+    category_ids: NDArray[np.int64]
+    boxes_xywh: NDArray[np.float64]
+    areas: NDArray[np.float64]
+    is_crowd: NDArray[np.bool_]
+    segmentations: list[bytes]
+    has_mask: NDArray[np.bool_]
 
 
 def short(value: Any) -> str:
@@ -137,9 +161,9 @@ def _unique(path: Path, kind: str, ids: NDArray[np.int64]) -> list[str]:
     return [f"{path}: duplicate {kind} id {listed(repeated)}; ids must be unique, renumber them"] if repeated else []
 
 
-def wrong_ids(path: Path, images: list[Record], categories: list[Record], annotations: list[Record]) -> list[str]:
+def wrong_ids(path: Path, images: list[Record], categories: list[Record], annotations: Columns) -> list[str]:
     """What is wrong with ids that are integers: repeated, unknown, or misread by COCO's evaluators."""
-    ids, of_images, of_categories = (integers(records, "id") for records in (annotations, images, categories))
+    of_images, of_categories, ids = integers(images, "id"), integers(categories, "id"), annotations.ids
     problems = [*_unique(path, "image", of_images), *_unique(path, "category", of_categories)]
     problems += _unique(path, "annotation", ids)
     if wrong := ids[ids <= 0].tolist():
@@ -149,8 +173,10 @@ def wrong_ids(path: Path, images: list[Record], categories: list[Record], annota
         )
     if problems:
         return problems  # unknown ids may only follow from these
-    for key, known, where in (("image_id", of_images, "'images'"), ("category_id", of_categories, "'categories'")):
-        values = integers(annotations, key)
+    for key, values, known, where in (
+        ("image_id", annotations.image_ids, of_images, "'images'"),
+        ("category_id", annotations.category_ids, of_categories, "'categories'"),
+    ):
         unknown = ~np.isin(values, known)
         if unknown.any():
             problems.append(
