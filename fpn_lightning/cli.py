@@ -45,9 +45,9 @@ from fpn_lightning.runs.presets import BASE_CONFIG, SUBCOMMANDS, PresetAction, e
 from fpn_lightning.runs.processes import ProcessWatch
 from fpn_lightning.runs.recorder import config_sha256, evaluation_summary
 from fpn_lightning.runs.resume import check_same_config
-from fpn_lightning.runs.signals import handled_by, stop_now
+from fpn_lightning.runs.signals import Stopped, handled_by, stop_now
 from fpn_lightning.runs.speed import SpeedMonitor, StepProgressBar, stop_bar
-from fpn_lightning.runs.wandb_log import WandbOptions, wandb_logger
+from fpn_lightning.runs.wandb_log import WandbOptions, send_again, wandb_logger
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.total_batch import planned_steps
 from fpn_lightning.text import show
@@ -229,6 +229,8 @@ class CLI(LightningCLI):
             loggers = self._loggers()
             if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # missing in Lightning's types
                 trainer.loggers = loggers
+                if resumed_at is not None:
+                    send_again(loggers, self.csv)
             config = self.resolved_config()
             if first:
                 write_whole(self.run / "config.yaml", yaml.safe_dump(config, sort_keys=False))
@@ -304,6 +306,11 @@ def main(args: Sequence[str] | None = None) -> CLI:
         if complaint is None:
             raise
         sys.exit(complain(complaint))
+    except Stopped as stop:
+        if CLI.watch is not None:
+            CLI.watch.end(stop.code, stop.advice)
+        print(stop.advice, file=sys.stderr, end="\n" if stop.advice else "")
+        raise
     if CLI.watch is not None:
         CLI.watch.done()
     return cli

@@ -32,6 +32,7 @@ _EXPECTED = re.compile(
     r"Expected a (?:<class '(?P<type>[\w.]+)'>|typing\.Literal\[(?P<choices>.*?)\]|dot import path string.*)"
     r"(?:\. Got value.*)?"
 )
+_NO_CLASS = re.compile(r" ?Not a valid subclass of (?P<base>\w+)")
 NO_KEY = ": there is no such key"
 
 
@@ -109,6 +110,10 @@ def one_line(message: str) -> str:
     expected = [match for match in map(_EXPECTED.fullmatch, reasons) if match]
     if causes := [reason for reason in reasons if not _EXPECTED.fullmatch(reason)]:
         reason = _with_nearest_name(re.sub(r"[.?]? Got value: .*", "", " ".join(causes)))
+        # Beside another reason this one says nothing.
+        if (no_class := _NO_CLASS.search(reason)) is not None:
+            rest = _NO_CLASS.sub("", reason)
+            reason = rest or f"{_given(message.splitlines())} names no {no_class['base']}. Give the path of its class."
     else:
         reason = f"{_given(lines)} does not fit. Give {_alternatives(expected)}."
     if not key:

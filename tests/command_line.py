@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TextIO
 
 import torch
@@ -17,15 +19,30 @@ ROW = REPOSITORY / "configs" / "table1" / "c_fpn.yaml"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
 
 
-def run_python(*args: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run ``train.py`` in a process of its own, one thread each, and return what it printed."""
-    command = [sys.executable, str(REPOSITORY / "train.py"), *args]
-    return subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout)
+TRAIN = REPOSITORY / "train.py"
 
 
-def start_python(*args: str, stream: TextIO, environment: dict[str, str]) -> subprocess.Popen[str]:
+def run_python(
+    *args: str, timeout: float = 300, program: Path = TRAIN, environment: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.CompletedProcess[str]:
+    """Run ``train.py`` in a process of its own, one thread each, and return what it printed.
+
+    Args:
+        args: of the program.
+        timeout: seconds.
+        program: another program that calls the command line.
+        environment: more environment variables.
+    """
+    command = [sys.executable, str(program), *args]
+    variables = {**ENVIRONMENT, **environment}
+    return subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True, timeout=timeout)
+
+
+def start_python(
+    *args: str, stream: TextIO, environment: dict[str, str], program: Path = TRAIN
+) -> subprocess.Popen[str]:
     """Start ``train.py`` as :func:`run_python` does, with more environment variables; it prints to a file."""
-    command = [sys.executable, str(REPOSITORY / "train.py"), *args]
+    command = [sys.executable, str(program), *args]
     return subprocess.Popen(
         command, cwd=REPOSITORY, env={**ENVIRONMENT, **environment}, stdout=stream, stderr=stream, text=True
     )

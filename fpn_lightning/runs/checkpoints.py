@@ -18,7 +18,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
-from rich.console import Console
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.runs.directory import best_checkpoint, last_checkpoint
@@ -130,17 +129,16 @@ class RunCheckpoint(ModelCheckpoint):
             raise self._stopped()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Print the command that continues a stopped run."""
+        """Add the command that continues a stopped run to its exception."""
         super().on_exception(trainer, pl_module, exception)
         self._handlers.close()
         run = Path(trainer.default_root_dir)
         fits = last_checkpoint(run).parent.resolve() == Path(str(self.dirpath)).resolve()
-        if isinstance(exception, Stopped) and fits and trainer.is_global_zero:
-            advice = "Before the first step has finished there is nothing to continue; start the run again."
+        if isinstance(exception, Stopped) and fits:
+            exception.advice = "Before the first step has finished there is nothing to continue; start the run again."
             if any(last_checkpoint(run).parent.glob("*.ckpt")):
                 config = shlex.quote(str(run / "config.yaml"))
-                advice = f"To continue the run: python train.py fit --config {config} --ckpt_path last"
-            Console(stderr=True).print(advice, soft_wrap=True, highlight=False, markup=False)
+                exception.advice = f"To continue the run: python train.py fit --config {config} --ckpt_path last"
 
     def _receive(self, number: int, frame: Any) -> None:
         if self._received is not None:

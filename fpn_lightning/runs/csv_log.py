@@ -91,13 +91,19 @@ class AppendingCSVLogger(Logger):
     def _rewrite(self) -> None:
         write_whole(self.path, self._format(self._lines, header=True))
 
+    def lines(self) -> list[tuple[int, dict[str, float]]]:
+        """All lines logged so far: the step, and the values by name."""
+        return [
+            (int(line["step"]), {name: float(value) for name, value in line.items() if name != "step" and value})
+            for line in self._lines
+        ]
+
     def curves(self) -> dict[str, list[tuple[int, float]]]:
         """All values logged so far, by name; each a list of (step, value)."""
         curves: dict[str, list[tuple[int, float]]] = {}
-        for line in self._lines:
-            for name, value in line.items():
-                if name != "step" and value:
-                    curves.setdefault(name, []).append((int(line["step"]), float(value)))
+        for step, values in self.lines():
+            for name, value in values.items():
+                curves.setdefault(name, []).append((step, value))
         return curves
 
     def _format(self, lines: list[dict[str, str]], header: bool) -> str:

@@ -1,8 +1,8 @@
-"""Ends all processes of a run together, with one message, when one of them fails.
+"""Ends all processes of a run together, with one message, when one of them fails or is stopped by a signal.
 
-Without this, the others would wait for the failed one, or fail themselves with errors that say nothing of the cause.
-The process that fails leaves its message in the store through which the processes found each other. A thread in every
-process looks there. The first process, which owns the terminal, prints the message.
+Without this, the others would wait for it, or fail themselves with errors that say nothing of the cause. The process
+that ends leaves its message in the store through which the processes found each other. A thread in every process
+looks there. The first process, which owns the terminal, prints the message.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
 
 import torch.distributed as dist
 
 from fpn_lightning.errors import complain
 
 FAILURE, NOTICED, DONE = (f"fpn_lightning/{name}" for name in ("failure", "noticed", "done"))
+USER_ERROR = 2
 POLL_S = 0.25
 PATIENCE_S = 10.0
 
@@ -47,11 +50,16 @@ class ProcessWatch:
             error: the error.
             complaint: what the user can correct; ``None`` for an error of the program, whose traceback is printed.
         """
+        text = "".join(traceback.format_exception(error)) if complaint is None else str(complaint)
+        self.end(1 if complaint is None else USER_ERROR, text)
+
+    def end(self, status: int, text: str) -> None:
+        """End all processes with an exit status; does not return if there are others. The first one prints the text."""
         if not dist.is_initialized():
             return
         if not self._ending.is_set():
-            text = "".join(traceback.format_exception(error)) if complaint is None else str(complaint)
-            _store().compare_set(FAILURE, "", json.dumps([1 if complaint is None else 2, text]))
+            with suppress(dist.DistError):  # the first process has gone; the thread sees this too
+                _store().compare_set(FAILURE, "", json.dumps([status, text]))
         time.sleep(PATIENCE_S)  # the thread ends this process
 
     def done(self) -> None:
@@ -67,9 +75,13 @@ class ProcessWatch:
             if self._done.wait(POLL_S):
                 return
         store = _store()
-        while not store.check([FAILURE]):
-            if self._done.wait(POLL_S):
-                return
+        try:
+            while not store.check([FAILURE]):
+                if self._done.wait(POLL_S):
+                    return
+        except dist.DistError:
+            self._first_has_gone()
+            return
         self._ending.set()
         status, text = json.loads(store.get(FAILURE))
         store.add(NOTICED, 1)
@@ -77,16 +89,26 @@ class ProcessWatch:
             _wait_for_all(store, NOTICED)
             for clean_up in self.cleanups:
                 clean_up()
-            print(text, file=sys.stderr) if status == 1 else complain(ValueError(text))
+            if status == USER_ERROR:
+                complain(ValueError(text))
+            elif text:
+                print(text, file=sys.stderr)
             sys.stderr.flush()
         else:
             time.sleep(1)  # the first process ends first: Lightning kills it when another one has ended with an error
         os._exit(status)
 
+    def _first_has_gone(self) -> None:
+        """End this process too, unless all have finished."""
+        if not self._done.wait(1):
+            print(f"process {dist.get_rank()} ends because the first process was killed", file=sys.stderr, flush=True)
+            os._exit(1)
+
 
 def _store() -> dist.TCPStore:
     """Another connection to the store of the default process group, which belongs to its own thread."""
-    return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=PATIENCE_S))
 
 
 def _wait_for_all(store: dist.TCPStore, key: str) -> None:

@@ -10,11 +10,18 @@ from typing import Any, NoReturn
 
 
 class Stopped(SystemExit):
-    """The process was asked to stop by a signal; the exit status is 128 + its number, as of a shell."""
+    """The process was asked to stop by a signal; the exit status is 128 + its number, as of a shell.
+
+    Attributes:
+        advice: how the run goes on; empty if nothing was run.
+    """
+
+    code: int
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
         self.name = signal.Signals(number).name
+        self.advice = ""
 
 
 def stop_now(number: int, frame: Any) -> NoReturn:

@@ -1,18 +1,26 @@
-"""Logs to Weights & Biases: one W&B run per run directory, grouped by table and named by row, preset and seed."""
+"""Logs to Weights & Biases: one W&B run per run directory, grouped by table and named by row, preset and seed.
+
+W&B's own process keeps the last seconds of a log in memory and loses them if the run is killed, and nothing that it has
+written can be taken back offline. A run that goes on therefore sends all earlier lines of ``metrics.csv`` again. Some
+points are there twice then, with the same value at the same ``trainer/global_step``, which is the x axis of every
+curve; none is missing.
+"""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import wandb.errors
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
+from fpn_lightning.runs.csv_log import AppendingCSVLogger
 from fpn_lightning.runs.directory import run_row
 
 
@@ -59,6 +67,14 @@ class RecordingWandbLogger(WandbLogger):
         self.experiment.summary.update(metrics)
         self.experiment.save(str(path), base_path=str(path.parent), policy="now")
         self.experiment.finish()
+
+
+def send_again(loggers: Sequence[Logger], log: AppendingCSVLogger) -> None:
+    """Send the earlier lines of a run that goes on to W&B, if it is among the loggers."""
+    for logger in loggers:
+        if isinstance(logger, RecordingWandbLogger):
+            for step, values in log.lines():
+                logger.log_metrics(values, step)
 
 
 def wandb_logger(options: Any, directory: Path, resolved: dict[str, Any]) -> RecordingWandbLogger:

@@ -110,6 +110,19 @@ def complaint(cli, capsys, *args: str) -> str:
             ("--trainer.callbacks", "Foo"),
             "trainer.callbacks: Foo does not fit. Give list, the path of a class or null.",
         ),
+        (
+            ("--trainer.callbacks", "[{class_path: EarlyStoping}]"),
+            "trainer.callbacks: [{'class_path': 'EarlyStoping'}] names no Callback. Give the path of its class.",
+        ),
+        (
+            ("--trainer.callbacks", "lightning.pytorch.callbacks.EarlyStoping"),
+            "trainer.callbacks: module 'lightning.pytorch.callbacks' has no attribute 'EarlyStoping'; did you mean "
+            "lightning.pytorch.callbacks.EarlyStopping?",
+        ),
+        (
+            ("--trainer.callbacks", "[{class_path: EarlyStopping, init_args: {monitr: val/AP}}]"),
+            "trainer.callbacks.monitr: there is no such key; did you mean trainer.callbacks.monitor?\n",
+        ),
         (("--seed_everything", "one"), "seed_everything: one does not fit. Give bool or int."),
         (
             ("--seed_everything", "-1"),
@@ -142,7 +155,7 @@ def complaint(cli, capsys, *args: str) -> str:
 )
 def test_misspelt_keys_and_values_are_named_in_one_line(cli, capsys, wrong, message):
     line = complaint(cli, capsys, "fit", "--config", str(ROW), "--preset", "mini", *wrong)
-    assert line.startswith(f"error: {message}")
+    assert f"{line}\n".startswith(f"error: {message}")
 
 
 def test_null_on_the_command_line_is_null_at_any_depth(cli, capsys):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import struct
 import time
 
 import pytest
 import yaml
 
+from tests import kills
 from tests.command_line import REPOSITORY, read_metrics
+from tests.kills import before
 
 pytest.importorskip("wandb")
 
@@ -82,6 +86,47 @@ def test_two_offline_runs_in_one_directory(cli, arguments, run, monkeypatch):
 
     cli("fit", *arguments, *wandb, "--experiment.overwrite", "true")
     assert read_metrics(run / "metrics.json") == metrics
+
+
+def points(run) -> list[tuple[int, str, float]]:
+    """Step, name and value of every point that all offline runs below a directory hold, sorted."""
+    from wandb.proto import wandb_internal_pb2
+
+    found = []
+    for path in run.glob("wandb/offline-run-*/run-*.wandb"):
+        for data in log_records(path.read_bytes()):
+            record = wandb_internal_pb2.Record.FromString(data)
+            values = {
+                "/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item
+            }
+            points = {name: value for name, value in values.items() if name.startswith(("train/", "val/"))}
+            found += [
+                (values["trainer/global_step"], *point) for point in points.items() if point[0] not in kills.MEASURED
+            ]
+    return sorted(found)
+
+
+def test_a_run_that_goes_on_after_kills_lacks_no_point_and_repeats_only_equal_ones(arguments, run, tmp_path):
+    log = tmp_path / "log"
+    arguments += ["--config", str(REPOSITORY / "configs" / "wandb.yaml"), "--wandb.offline", "true"]
+    arguments += ["--trainer.val_check_interval", "2", "--checkpoint.every_n_train_steps", "2"]
+    arguments += ["--pictures.num_images", "0"]
+
+    def fit(*more: str, die_at: int | None = None) -> int:
+        def prepare() -> None:
+            os.environ["WANDB_MODE"] = "offline"  # a run of the tests has switched it off
+            if die_at is not None:
+                before("training_step", kills.die, die_at)
+
+        return kills.call("fit", [*arguments, *more], prepare, log)
+
+    assert fit("--experiment.root", str(tmp_path / "whole")) == 0, log.read_text()
+    whole = points(tmp_path / "whole" / run.relative_to(tmp_path / "runs"))
+    assert {step for step, name, _ in whole if name == "train/loss"} == {0, 1, 2, 3}
+    assert {step for step, name, _ in whole if name == "val/AR100"} == {2, 4}
+    assert fit(die_at=3) == -signal.SIGKILL
+    assert fit("--ckpt_path", "last") == 0, log.read_text()
+    assert set(points(run)) == set(whole)
 
 
 def test_off_by_default(cli, arguments, run):
