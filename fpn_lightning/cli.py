@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,7 +25,7 @@ from fpn_lightning.predictions.coco_server import ServerFileWriter
 from fpn_lightning.predictions.detections import DetectionsWriter, check_source
 from fpn_lightning.predictions.proposals import ProposalStoreWriter
 from fpn_lightning.runs.checkpoints import RunCheckpoint, WholeCheckpointIO, newest_checkpoint, steps_taken
-from fpn_lightning.runs.claim import check_sources, check_start, check_steps, claimed
+from fpn_lightning.runs.claim import check_output, check_sources, check_start, check_steps, claimed
 from fpn_lightning.runs.console import MetricsTable, print_metrics, print_record, set_up_logging
 from fpn_lightning.runs.csv_log import AppendingCSVLogger
 from fpn_lightning.runs.directory import (
@@ -119,6 +119,8 @@ class CLI(LightningCLI):
         """Check the options, and whether ``fit`` may start in the run directory, before anything slow starts."""
         options = self.options
         run_directory(options.experiment, options.seed_everything)
+        if self.subcommand != "fit":
+            check_output(self.output, self.subcommand)
         check_source(self.subcommand, options.data.predict_split, options.data.predict_path)
         if self.subcommand == "predict":
             options.return_predictions = False  # the writers have written them
@@ -309,7 +311,8 @@ def main(args: Sequence[str] | None = None) -> CLI:
     except Stopped as stop:
         if CLI.watch is not None:
             CLI.watch.end(stop.code, stop.advice)
-        print(stop.advice, file=sys.stderr, end="\n" if stop.advice else "")
+        with suppress(OSError):  # the terminal may have gone
+            print(stop.advice, file=sys.stderr, end="\n" if stop.advice else "", flush=True)
         raise
     if CLI.watch is not None:
         CLI.watch.done()

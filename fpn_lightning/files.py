@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -65,11 +65,11 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def set_aside(path: Path) -> None:
-    """Rename a file that another one is about to replace, since it may have taken hours to make.
+    """Rename a file, or a folder with content, that is about to be replaced, since it may have taken hours to make.
 
     ``detections.json`` becomes ``detections.1.json``, or the next free number.
     """
-    if path.is_file():
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
         names = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in count(1))
         kept = next(name for name in names if not name.exists())
         path.rename(kept)
@@ -125,6 +125,40 @@ def _count(node: yaml.Node | None, known: dict[int, int]) -> int:
         parts = [part for pair in pairs for part in (pair if isinstance(pair, tuple) else (pair,))]
         known[id(node)] = 1 + sum(_count(part, known) for part in parts)
     return known[id(node)]
+
+
+def open_alone(path: Path) -> BinaryIO:
+    """Open an empty file for writing that no other process writes; until it is closed, or this process ends.
+
+    Raises:
+        InputError: if another process writes it.
+    """
+    while True:
+        with writing(path):
+            file = path.open("ab")
+        lock(file.fileno(), f"another process writes {path}")
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                file.truncate(0)
+                return file
+        file.close()  # another process has just completed and renamed it
+
+
+def lock(handle: int, held: str) -> None:
+    """Lock an open file or folder for this process; the lock ends with the process.
+
+    Args:
+        handle: of the file.
+        held: the message if another process has the lock.
+
+    Raises:
+        InputError: another process has it.
+    """
+    with suppress(OSError):  # some network file systems have no locks
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{held}: wait for it, or stop it first") from error
 
 
 @contextmanager

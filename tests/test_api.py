@@ -165,7 +165,11 @@ def test_an_unusable_source_or_option_is_named(faster_rcnn, home, tmp_path):
         with pytest.raises(InputError, match=message):
             fpn_lightning.load(source, **options)
     shutil.copy(faster_rcnn / "config.yaml", run)
-    with pytest.raises(InputError, match=r"has no checkpoint .*train.py fit --config"):
+    with pytest.raises(InputError, match=r"has no checkpoint .*train.py fit --config \S+$"):
+        fpn_lightning.load(run)
+    (run / "checkpoints").mkdir(exist_ok=True)
+    (run / "checkpoints" / "step=3.ckpt").touch()
+    with pytest.raises(InputError, match=r"Give another checkpoint of the run, .*step=3\.ckpt\.$"):
         fpn_lightning.load(run)
     moved = fpn_lightning.load(tmp_path / "moved.ckpt", config=faster_rcnn / "config.yaml")
     with pytest.raises(InputError, match="batch_size is 0"):

@@ -20,7 +20,7 @@ from fpn_lightning.drawing.feature_maps import feature_maps_of
 from fpn_lightning.drawing.figure import draw_figure, png
 from fpn_lightning.drawing.image import Prediction, draw_image
 from fpn_lightning.errors import InputError
-from fpn_lightning.files import write_whole
+from fpn_lightning.files import set_aside, write_whole
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.structures import Batch, DetectionsOrig
 from fpn_lightning.text import show
@@ -129,14 +129,14 @@ class PictureCallback(Callback):
     # ---- predict ---------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Before ``predict``: divide the number of pictures among the processes and remove earlier pictures."""
+        """Before ``predict``: divide the number of pictures among the processes and set earlier pictures aside."""
         data: COCODataModule = trainer.datamodule  # type: ignore[attr-defined]
         if stage != "predict" or (data.predict_path is None and not self.of_splits):
             return
         limit = len(data.prediction_images) if self.num_images is None else self.num_images
         self._remaining = len(range(trainer.global_rank, limit, trainer.world_size))
         if trainer.is_global_zero:
-            _cleared(Path(trainer.default_root_dir) / FOLDER)
+            set_aside(Path(trainer.default_root_dir) / FOLDER)  # its pictures need not be ours
 
     def on_predict_batch_end(
         self,
@@ -202,6 +202,6 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 def _cleared(folder: Path) -> Path:
     """Remove the pictures of a folder."""
-    for old in folder.rglob("*.png"):
+    for old in folder.glob("*.png"):
         old.unlink()
     return folder

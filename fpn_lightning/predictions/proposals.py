@@ -104,6 +104,7 @@ class ProposalStoreWriter(Callback):
                 nms_thresh=pl_module.detector.rpn.nms_thresh,
             )
             complete_store(self._writer.folder, trainer.world_size, header, images.index.image_ids)
+        self._writer.release()
 
 
 def _weights_sha256(trainer: Trainer, stage: BaseStage) -> str:

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 
 from fpn_lightning.data.coco.annotations import Categories
 from fpn_lightning.errors import InputError
-from fpn_lightning.files import set_aside, whole_file, writing
+from fpn_lightning.files import open_alone, set_aside, whole_file, writing
 from fpn_lightning.structures import DetectionsOrig
 
 Line = dict[str, Any]
@@ -30,13 +30,14 @@ class ResultFile:
     def __init__(self, path: Path, rank: int) -> None:
         self.path = path
         self.rank = rank
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._part(rank).open("w", encoding="utf-8")
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open_alone(self._part(rank))
 
     def write(self, image_id: int, lines: Sequence[Line]) -> None:
         """Add the results of an image."""
         with writing(self.path):
-            self._file.write(json.dumps([image_id, lines]) + "\n")
+            self._file.write(f"{json.dumps([image_id, lines])}\n".encode())
 
     def discard(self) -> None:
         """Remove the part of this process."""
@@ -59,10 +60,11 @@ class ResultFile:
             InputError: on the first process, if the number of images differs. An earlier file stays as it was.
         """
         with writing(self.path):
-            self._file.write(json.dumps([None, skipped]) + "\n")
-            self._file.close()
+            self._file.write(f"{json.dumps([None, skipped])}\n".encode())
+            self._file.flush()
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
+            self._file.close()
             return []
         parts = [self._part(rank) for rank in range(trainer.world_size)]
         try:
@@ -71,6 +73,7 @@ class ResultFile:
             # Also those of a killed command with more processes.
             for part in self.path.parent.glob(f".{self.path.stem}.rank*.part"):
                 part.unlink()
+            self._file.close()  # until now, no other process may write to this path
 
     def _part(self, rank: int) -> Path:
         return self.path.with_name(f".{self.path.stem}.rank{rank}.part")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -145,7 +145,8 @@ class RunCheckpoint(ModelCheckpoint):
             raise self._stopped()
         self._received = number
         # print() may not be called from a handler: the signal may have come within another print().
-        os.write(2, b"\nStopping after this step, with a checkpoint. A second signal stops at once.\n")
+        with suppress(OSError):  # the terminal may have gone
+            os.write(2, b"\nStopping after this step, with a checkpoint. A second signal stops at once.\n")
 
     def _has_to_stop(self, trainer: Trainer) -> bool:
         """Whether any process has received a signal; all processes stop together."""

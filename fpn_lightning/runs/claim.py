@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from fpn_lightning.data.proposals.header import HEADER
 from fpn_lightning.errors import InputError
-from fpn_lightning.files import write_whole, writing
+from fpn_lightning.files import lock, write_whole, writing
 from fpn_lightning.runs.directory import RECORD_NAME, is_finished, last_checkpoint, moved_aside, record_of
 
 OVERWRITE = "--experiment.overwrite true"
@@ -86,6 +85,25 @@ def check_steps(directory: Path, taken: int, asked: int) -> None:
         )
 
 
+def check_output(directory: Path, subcommand: str) -> None:
+    """Check that a subcommand does not write over the record and the log of a run.
+
+    Args:
+        directory: where it writes.
+        subcommand: its name.
+
+    Raises:
+        InputError: if that is the folder of a run.
+    """
+    if (directory / "config.yaml").exists() and any(
+        (directory / name).exists() for name in ("checkpoints", RECORD_NAME)
+    ):
+        raise InputError(
+            f"experiment.output: {directory} is the folder of a run, whose record and log {subcommand} would change. "
+            "Give another folder."
+        )
+
+
 def check_sources(directory: Path, sources: Mapping[str, str | None]) -> None:
     """Check that an overwritten run is not one that the new run reads.
 
@@ -125,13 +143,16 @@ def claimed(
     Raises:
         InputError: if another process has begun or finished a run there since :func:`check_start`.
     """
+    if directory.is_symlink():
+        directory = directory.resolve()  # to a disk with more space; the link stays
     with ExitStack() as locks:
-        there = directory.is_dir()
-        if there:
-            locks.enter_context(_alone(directory))
+        new = not directory.exists()
+        with writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        locks.enter_context(_alone(directory))  # before anything in it is changed
         _check_free(directory, overwrite, resume)
-        undo = [_prepare(directory, overwrite)]
-        if overwrite or not there:  # it is another folder now
+        undo = [_prepare(directory, overwrite, new)]
+        if overwrite:  # it is another folder now
             locks.enter_context(_alone(directory))
         if not overwrite:
             _tell(directory)
@@ -143,11 +164,10 @@ def _alone(directory: Path) -> Iterator[None]:
     """Keep other processes out of a run's folder. The lock moves with the folder and ends with this process."""
     handle = os.open(directory, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network file systems have no locks
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(f"another process trains in {directory}: wait for it, or stop it first") from error
+        trains = f"another process trains in {directory}"
+        lock(handle, trains)
+        if not (directory.is_dir() and os.path.samestat(os.fstat(handle), directory.stat())):
+            raise InputError(f"{trains}: wait for it, or stop it first")  # it has just replaced the folder
         yield
     finally:
         os.close(handle)
@@ -175,12 +195,12 @@ def _training(
     _tell(directory)
 
 
-def _prepare(directory: Path, overwrite: bool) -> Callable[[], None]:
-    """Make the folder ready for a run; returns what puts everything back."""
+def _prepare(directory: Path, overwrite: bool, new: bool) -> Callable[[], None]:
+    """Make the folder, which may be new, ready for a run; returns what puts everything back."""
+    aside = None
     with writing(directory):
-        aside = _set_aside(directory) if overwrite and directory.exists() else None
-        new = not directory.exists()
-        directory.mkdir(parents=True, exist_ok=True)
+        if overwrite and not new:
+            aside, new = _set_aside(directory), True
     if not _has_checkpoint(directory):
         _forget_attempt(directory)
     record, earlier = directory / RECORD_NAME, directory / EARLIER_RECORD
@@ -205,12 +225,18 @@ def _prepare(directory: Path, overwrite: bool) -> Callable[[], None]:
 
 
 def _set_aside(directory: Path) -> Path | None:
-    """Move a folder aside and return its new path; delete one that holds no results."""
+    """Move a folder aside and return its new path, or delete one without results; an empty one takes its place."""
     if not _holds_results(directory):
         shutil.rmtree(directory)
+        directory.mkdir()
         return None
     aside = _free(directory)
     directory.rename(aside)
+    try:
+        directory.mkdir()
+    except OSError:
+        aside.rename(directory)
+        raise
     rank_zero_info(f"The earlier run was moved to {aside}. It is deleted when the new run has finished.")
     return aside
 

@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole, writing
 
 
@@ -31,11 +32,8 @@ class AppendingCSVLogger(Logger):
         self._columns = ["step"]
         self._lines: list[dict[str, str]] = []
         if self.path.exists():
-            text = self.path.read_text(encoding="utf-8")
-            whole, _, unfinished = text.rpartition("\n")
-            reader = csv.DictReader(whole.splitlines())
-            self._lines = [line for line in reader if resume_step is None or _stays(line, resume_step)]
-            self._columns = list(reader.fieldnames or self._columns)
+            self._columns, lines, unfinished = _read(self.path)
+            self._lines = [line for line in lines if resume_step is None or _stays(line, resume_step)]
             if unfinished or resume_step is not None:
                 self._rewrite()
 
@@ -113,6 +111,29 @@ class AppendingCSVLogger(Logger):
             writer.writeheader()
         writer.writerows(lines)
         return buffer.getvalue()
+
+
+def _read(path: Path) -> tuple[list[str], list[dict[str, str]], str]:
+    """Return the columns and the lines of a log, and the text of a line that was not finished.
+
+    Raises:
+        InputError: a line is not one of a log.
+    """
+    try:
+        whole, _, unfinished = path.read_text(encoding="utf-8").rpartition("\n")
+        reader = csv.DictReader(whole.splitlines(), strict=True)
+        lines = []
+        for line in reader:
+            int(line["step"])
+            for name, value in line.items():
+                float(value or "0" if name is not None else "no such column")
+            lines.append(line)
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        raise InputError(
+            f"{path} is damaged ({error}). Correct it by hand, or move it away; the run goes on without its earlier "
+            "curves then."
+        ) from error
+    return list(reader.fieldnames or ["step"]), lines, unfinished
 
 
 def _stays(line: dict[str, str], resume_step: int) -> bool:

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM end the command with the usual status, 130 or 143, instead of 0 or a traceback."""
+"""Ctrl-C, SIGTERM and SIGHUP end the command with the usual status, 128 + number, instead of 0 or a traceback.
+
+SIGHUP arrives when a terminal is closed or a connection breaks, unless the command was started with nohup.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,8 @@ def stop_now(number: int, frame: Any) -> NoReturn:
 
 @contextmanager
 def handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Let a function handle Ctrl-C and SIGTERM in the block. What the process was started to ignore stays ignored."""
-    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Let a function handle the three signals in the block. What the process was started to ignore stays ignored."""
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     earlier = {number: old for number, old in earlier.items() if old not in (None, signal.SIG_IGN)}
     if threading.current_thread() is not threading.main_thread():
         earlier = {}  # Python lets only the main thread set handlers

@@ -245,21 +245,39 @@ class BaseStage(EvaluatedStage):
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the categories, so that predictions have names without the data set, and the parts of the model."""
+        """Store the parts of the model, its categories and digests of the annotations.
+
+        Predictions have names without the data set then, and a run does not go on with other annotations.
+        """
         checkpoint["parts"] = parts(self.detector)
+        if self.data is not None and self.trainer.state.fn == "fit":
+            checkpoint["annotations"] = {split: self.data.describe(split)["fingerprint"] for split in ("train", "val")}
         checkpoint["categories"] = {"ids": list(self.categories.ids), "names": list(self.categories.names)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint fits, and use its categories if the data set has none.
 
         Raises:
-            InputError: if the checkpoint belongs to another model.
+            InputError: if the checkpoint belongs to another model, or if the run would go on with other annotations.
         """
         checkpoint["state_dict"] = stage_state(checkpoint["state_dict"])
         check_fits(self.detector, checkpoint)
+        self._check_annotations(checkpoint)
         self.check_origin(checkpoint)
         self.take_categories(checkpoint)
         checkpoint.get("callbacks", {}).pop("Timer", None)  # trainer.max_time limits each call, not their sum
+
+    def _check_annotations(self, checkpoint: dict[str, Any]) -> None:
+        if self.data is None or self.trainer.state.fn != "fit":
+            return
+        for split, digest in checkpoint.get("annotations", {}).items():
+            described = self.data.describe(split)
+            if described["fingerprint"] != digest:
+                raise InputError(
+                    f"data.{split}_split: the annotation file of {described['split']} is another one (sha256 "
+                    f"{described['fingerprint'][:12]}) than that the run was started with ({digest[:12]}). Give that "
+                    "one with --data.root, or start over with --experiment.overwrite true without --ckpt_path."
+                )
 
     def check_origin(self, checkpoint: dict[str, Any]) -> None:
         """Hook: raise InputError if the checkpoint was trained on data that this stage evaluates on."""

@@ -89,8 +89,8 @@ class EvaluatedStage(LightningModule):
 
     @property
     def data(self) -> COCODataModule | None:
-        """The data module of the run, ``None`` if the trainer was given data loaders instead."""
-        datamodule = getattr(self.trainer, "datamodule", None)
+        """The data module of the run, ``None`` without a trainer, or if that was given data loaders."""
+        datamodule = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
         return datamodule if isinstance(datamodule, COCODataModule) else None
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

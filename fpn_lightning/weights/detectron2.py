@@ -124,7 +124,8 @@ def export(state: State, category_ids: Sequence[int], path: str, output: Path) -
     if logits is not None and len(logits) != len(category_ids) + 1:
         raise InputError(
             f"{path} cannot be exported: it has {len(logits)} class logits; detectron2 needs one for each of the "
-            f"{len(category_ids)} categories and one for background."
+            f"{len(category_ids)} categories and one for background. Give a checkpoint that was trained without "
+            "model.detector.roi_heads.unused_logits."
         )
     theirs = export_names(state, name_of, path)
     content = {"model": {name: tensor.numpy() for name, tensor in theirs.items()}, "__author__": "fpn_lightning"}

@@ -89,10 +89,11 @@ def checkpoint_of(source: Path) -> Path:
         raise InputError(f"{source} is not a run directory: it has no config.yaml. Give runs/PRESET/TABLE/ROW/seedN.")
     checkpoint = source / "checkpoints" / "last.ckpt"
     if not checkpoint.is_file():
-        raise InputError(
-            f"{source} has no checkpoint ({checkpoint.relative_to(source)}). Train first: python train.py fit --config "
-            f"{source / 'config.yaml'} --experiment.overwrite true"
-        )
+        others = sorted(checkpoint.parent.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        overwrite = " --experiment.overwrite true" if (source / "metrics.json").exists() else ""
+        train = f"Train first: python train.py fit --config {source / 'config.yaml'}{overwrite}"
+        instead = f"Give another checkpoint of the run, {others[-1]}." if others else train
+        raise InputError(f"{source} has no checkpoint ({checkpoint.relative_to(source)}). {instead}")
     return checkpoint
 
 

@@ -150,7 +150,7 @@ def export_state(state: State, category_ids: Sequence[int], path: str) -> State:
     if not category_ids or category_ids[0] < 1:
         raise InputError(
             f"{path} cannot be exported: torchvision uses category ids as indices, so they have to be 1 or larger; "
-            f"they are {list(category_ids)[:5]}."
+            f"they are {list(category_ids)[:5]}. detectron2's format takes any ids."
         )
     order = class_order(category_ids)
     for kind in ("weight", "bias"):
@@ -158,7 +158,7 @@ def export_state(state: State, category_ids: Sequence[int], path: str) -> State:
         if len(logits) not in (len(order), len(category_ids) + 1):
             raise InputError(
                 f"{path} cannot be exported: it has {len(logits)} class logits for {len(category_ids)} categories and "
-                "background."
+                "background. Give a checkpoint that fit wrote; its categories belong to its predictor."
             )
         placed = logits.new_full((len(order), *logits.shape[1:]), 0.0 if kind == "weight" else NEVER)
         placed[order[: len(logits)]] = logits

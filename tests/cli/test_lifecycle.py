@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,49 @@ def test_a_run_that_another_process_finished_since_the_first_check_is_kept(cli, 
     before = contents(run)
     monkeypatch.setattr("fpn_lightning.cli.check_start", lambda *_: None)  # it looked before the other finished
     assert "holds a finished run" in fails("fit", *arguments)
+    assert contents(run) == before
+
+
+def test_two_processes_that_start_together_do_not_share_a_new_folder(cli, arguments, run, fails, monkeypatch):
+    """The second one comes when the first has made the folder, and before that one's log has a line."""
+
+    def second(*_: object) -> None:
+        monkeypatch.undo()
+        run.mkdir(parents=True)
+        handle = os.open(run, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        (run / "metrics.csv").write_text("step\n")
+        held.append(handle)
+
+    held: list[int] = []
+    monkeypatch.setattr("fpn_lightning.cli.check_inputs", second)
+    assert f"another process trains in {run}" in fails("fit", *arguments)
+    assert (run / "metrics.csv").read_text() == "step\n"
+    os.close(held[0])
+
+
+def test_a_run_on_another_disk_is_overwritten_there(cli, arguments, run, kill, tmp_path):
+    """The folder of the run is a link."""
+    cli("fit", *arguments)
+    disk = tmp_path / "disk" / "seed0"
+    disk.parent.mkdir()
+    run.rename(disk)
+    run.symlink_to(disk)
+    before = contents(disk)
+    kill(2, *OVERWRITE, "--checkpoint.every_n_train_steps", "1")
+    assert contents(disk.with_name("seed0.replaced")) == before
+    cli("fit", *arguments, *RESUME)
+    assert run.is_symlink()
+    assert [path.name for path in disk.parent.iterdir()] == ["seed0"]
+    assert record(disk)["status"] == "finished"
+
+
+def test_no_other_subcommand_writes_into_the_folder_of_a_run(cli, arguments, run, fails):
+    cli("fit", *arguments, "--trainer.max_steps", "1")
+    before = contents(run)
+    saved = ["--config", str(run / "config.yaml"), "--ckpt_path", "last", "--experiment.output", str(run)]
+    for subcommand in ("validate", "test"):
+        assert f"experiment.output: {run} is the folder of a run" in fails(subcommand, *saved)
     assert contents(run) == before
 
 
@@ -315,3 +359,37 @@ def test_values_that_change_a_resumed_run_are_named(cli, arguments, run, kill, f
     with pytest.warns(UserWarning, match=r"other values: trainer\.max_steps is 5 and was 4"):
         cli("fit", *arguments, *RESUME, "--trainer.max_steps", "5", "--trainer.log_every_n_steps", "2")
     assert record(run)["train"]["steps"] == 5
+
+
+def test_a_run_does_not_go_on_with_other_annotations(cli, arguments, run, kill, fails, tiny_data, tmp_path):
+    kill(3, "--checkpoint.every_n_train_steps", "2")
+    root = tmp_path / "moved"
+    shutil.copytree(tiny_data, root)
+    before = contents(run)
+    for split in ("train", "val"):
+        file = root / "annotations" / f"instances_{split}.json"
+        text = file.read_text()
+        content = json.loads(text)
+        content["annotations"].pop()
+        file.write_text(json.dumps(content))
+        error = fails("fit", *arguments, *RESUME, "--data.root", str(root))
+        assert f"data.{split}_split: the annotation file of {split} is another one" in error
+        assert contents(run) == before
+        file.write_text(text)
+    cli("fit", *arguments, *RESUME, "--data.root", str(root))
+    assert record(run)["status"] == "finished"
+
+
+def test_a_damaged_log_is_named(cli, arguments, run, kill, fails):
+    kill(3, "--checkpoint.every_n_train_steps", "2")
+    log = run / "metrics.csv"
+    text = log.read_text()
+    for damage in (text + "garbage\n", text.replace("\n", "\n\0\0\n", 1), text + "1,a,b\n", "a" + text):
+        log.write_text(damage)
+        error = fails("fit", *arguments, *RESUME)
+        assert f"{log} is damaged (" in error
+        assert "move it away" in error
+        assert log.read_text() == damage
+    log.unlink()
+    cli("fit", *arguments, *RESUME)
+    assert record(run)["status"] == "finished"

@@ -201,6 +201,14 @@ def test_predict_draws_a_folder(cli, arguments, run, tmp_path, tiny_data):
     assert (tmp_path / "out" / "detections.json").read_bytes() == (drawn.parent / "detections.2.json").read_bytes()
     assert pictures(tmp_path / "out" / "pictures") == ["a.jpg.png", "a.png.png", "b.png.png"]
     assert len(list(drawn.parent.glob("detections*.json"))) == 4
+    assert pictures(drawn.with_name("pictures.1")) == ["a.jpg.png", "a.png.png", "b.png.png"]
+
+    # Pictures that are there already need not be ours.
+    own = tmp_path / "home" / "pictures" / "2024" / "holiday.png"
+    own.parent.mkdir(parents=True)
+    shutil.copy(folder / "b.png", own)
+    cli(*config, "--data.predict_path", str(folder), "--experiment.output", str(tmp_path / "home"))
+    assert (tmp_path / "home" / "pictures.1" / "2024" / "holiday.png").read_bytes() == (folder / "b.png").read_bytes()
 
 
 def test_predict_draws_a_split_only_where_asked_to(cli, arguments, run, tmp_path, image_ids):

@@ -165,7 +165,7 @@ def test_a_run_killed_before_its_first_checkpoint_leaves_no_curve(fit, run, whol
 # ---- signals -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize(("method", "step", "steps"), [("training_step", 4, 5), ("validation_step", 3, 3)])
 def test_a_signal_leaves_a_checkpoint_and_the_command_that_goes_on(
     fit, run, log, whole, number, status, method, step, steps
@@ -182,6 +182,15 @@ def test_a_signal_leaves_a_checkpoint_and_the_command_that_goes_on(
     assert "Traceback" not in log()
     assert fit(*command.split()[3:]) == 0
     assert kills.differences(whole, kills.left_by(run)) == []
+
+
+def test_a_closed_terminal_leaves_a_checkpoint(fit, run):
+    def hang_up() -> None:
+        os.dup2(os.open("/dev/full", os.O_WRONLY), 2)  # writing to it fails
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    assert fit(prepare=lambda: before("training_step", hang_up, 4)) == 129
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
 
 
 def test_a_second_signal_stops_at_once(fit, run, log):

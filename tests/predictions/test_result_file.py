@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fpn_lightning.data.coco.annotations import Categories
+from fpn_lightning.errors import InputError
 from fpn_lightning.predictions.result_file import ResultFile, detection_lines
 from fpn_lightning.structures import DetectionsOrig
 
@@ -52,3 +53,13 @@ def test_lines_have_cocos_format():
         {"image_id": 42, "category_id": 90, "bbox": [1.5, 2.0, 10.0, 4.0], "score": pytest.approx(0.75)},
         {"image_id": 42, "category_id": 3, "bbox": [0.0, 0.0, 3.0, 4.0], "score": pytest.approx(0.5)},
     ]
+
+
+def test_two_commands_do_not_write_one_file(tmp_path):
+    path = tmp_path / "detections.json"
+    first = ResultFile(path, 0)
+    first.write(1, [{"score": 0.5}])
+    with pytest.raises(InputError, match=r"another process writes .*: wait for it, or stop it first"):
+        ResultFile(path, 0)
+    first.discard()
+    ResultFile(path, 0).discard()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fpn_lightning.data.proposals.header import HEADER, IMAGE, PROPOSAL, ProposalHeader
 from fpn_lightning.errors import InputError
-from fpn_lightning.files import write_whole, writing
+from fpn_lightning.files import open_alone, write_whole, writing
 
 
 class ShardWriter:
@@ -31,9 +31,10 @@ class ShardWriter:
     def __init__(self, folder: Path, rank: int = 0) -> None:
         self.folder = folder
         self.rank = rank
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         self._shard, self._table = _unfinished(folder, rank)
-        self._file = self._shard.open("wb")
+        self._file = open_alone(self._shard)
         self._images: list[tuple[int, int, int, int]] = []
         self._written = 0
 
@@ -71,11 +72,15 @@ class ShardWriter:
         self._written += len(boxes)
 
     def close(self) -> None:
-        """Finish this process's shard."""
+        """Finish this process's shard. No other process may write to the store before :meth:`release`."""
         with writing(self._shard):
-            self._file.close()
+            self._file.flush()
         with writing(self._table):
             self._table.write_bytes(_npy(np.array(self._images, dtype=IMAGE)))
+
+    def release(self) -> None:
+        """Let other processes write to the store."""
+        self._file.close()
 
     def discard(self) -> None:
         """Delete this process's shard; a complete store in the folder stays."""

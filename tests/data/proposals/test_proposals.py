@@ -125,6 +125,7 @@ def test_an_earlier_store_stays_until_the_new_one_is_complete(folder: Path) -> N
         writer.close()
         with pytest.raises(InputError, match="no store was made"):
             complete_store(folder, 1, store_header(), np.array(IMAGE_IDS))
+        writer.release()
         assert same(ProposalStore(folder).read(7), random_proposals(7))
     old = ProposalStore(folder)
     write_store(folder, [7, 12])
@@ -271,3 +272,14 @@ def test_a_reader_of_all_of_coco_stays_small(tmp_path: Path) -> None:
     print(f"grown by {grown:.0f} MiB to {peak:.0f} MiB")
     assert images == 118_000
     assert peak < 200 * 1e6 / 2**20, (grown, peak)
+
+
+def test_two_commands_do_not_write_one_store(tmp_path):
+    first = ShardWriter(tmp_path / "val")
+    with pytest.raises(InputError, match=r"another process writes .*: wait for it, or stop it first"):
+        ShardWriter(tmp_path / "val")
+    first.close()
+    with pytest.raises(InputError, match="another process writes"):  # the store is not complete yet
+        ShardWriter(tmp_path / "val")
+    first.release()
+    ShardWriter(tmp_path / "val").discard()
