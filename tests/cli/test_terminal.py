@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -41,6 +43,39 @@ def test_markup_in_names_is_text(capsys):
     printed = capsys.readouterr().out
     for text in ("[/] title", "[bold]AR100", "[red]cat"):
         assert text in printed
+
+
+def test_names_in_annotations_reach_terminal_and_files_as_text(cli, arguments, tiny_data, tmp_path, capsys):
+    """Hostile names of categories and files, from training to pictures."""
+    hostile = "\x1b[2J[/] [bold red]x\n<script>|"
+    root = tmp_path / "data"
+    shutil.copytree(tiny_data, root)
+    for split in ("train", "val"):
+        file = root / "annotations" / f"instances_{split}.json"
+        content = json.loads(file.read_text())
+        for category in content["categories"]:
+            category["name"] = f"{hostile}{category['id']}"
+        for image in content["images"][:2]:
+            name = image["file_name"]
+            image["file_name"] = f"[bold]\x1b[2J{name}"
+            (root / split / name).rename(root / split / image["file_name"])
+        file.write_text(json.dumps(content))
+    row = REPOSITORY / "configs" / "table3" / "joint_fpn.yaml"
+    given = ["--data.root", str(root), "--trainer.max_steps", "1", "--pictures.num_images", "2"]
+    cli("fit", "--config", str(row), *arguments[2:], *given)
+    saved = ["--config", str(tmp_path / "runs/mini/table3/joint_fpn/seed0/config.yaml"), "--ckpt_path", "last"]
+    cli("validate", *saved)
+    low = ["--model.detector.roi_heads.score_thresh", "0"]
+    cli("predict", *saved, *low, "--data.predict_path", str(root / "val"), "--pictures.num_images", "null")
+    printed = "".join(capsys.readouterr())
+    assert "\x1b" not in printed
+    names = [path.name for path in (tmp_path / "runs").rglob("*")]
+    assert any("[bold]" in name for name in names)  # as the image is called
+    assert not any("script" in name for name in names)
+    with pytest.raises(SystemExit) as stop:
+        cli("predict", *saved, "--data.predict_split", "../x")
+    assert stop.value.code == 2
+    assert "error: split '../x' is not the name of a folder" in capsys.readouterr().err
 
 
 def test_a_warning_is_one_line_without_escape_sequences(monkeypatch):

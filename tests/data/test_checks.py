@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import os
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from fpn_lightning.data import checks
+from fpn_lightning.data.coco.index import COCOIndex
 from fpn_lightning.errors import InputError
 
 from .builders import annotation, document, many_images, small_module, write_json, write_split
@@ -124,6 +128,18 @@ def test_headers_of_large_splits_are_read_of_some_images(
     monkeypatch.setattr(checks, "check_header", lambda path, size, image_id: opened.append(image_id) or 1)
     setup(tmp_path, splits)
     assert sorted(opened) == sorted([1, 5, 9, 14, 1, 2, 3, 5])
+
+
+def test_files_are_looked_for_in_a_listing_and_not_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_split(tmp_path, "train2017", with_masks(300))
+    index = COCOIndex.open(tmp_path / "annotations" / "instances_train2017.json")
+    monkeypatch.setattr(checks, "MAX_HEADERS", 0)
+    calls: list[str] = []
+    for owner, name in ((os, "stat"), (os, "scandir"), (os, "listdir"), (io, "open")):
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, name=name, real=real, **k: (calls.append(name), real(*a, **k))[1])
+    assert checks.split_findings(index, tmp_path / "train2017", np.arange(300), with_masks=True) == ([], [])
+    assert 1 <= len(calls) <= 5
 
 
 def test_orientation_tags_are_counted_and_said_once(tmp_path: Path, splits: dict[str, Any]) -> None:
