@@ -52,8 +52,8 @@ def write_files(folder: Path, num_images: int, num_boxes: int) -> None:
         image |= {"file_name": f"{image['id']}.jpg", "height": 1000, "width": 1000}
     for category in dataset["categories"]:
         category["name"] = f"{category['id']:02}"
-    (folder / "annotations.json").write_text(json.dumps(dataset))
-    with (folder / "results.json").open("w") as file:
+    (folder / "annotations.json").write_text(json.dumps(dataset), encoding="utf-8")
+    with (folder / "results.json").open("w", encoding="utf-8") as file:
         separator = "["
         for image_id, *box, score, label in detection_rows(images).tolist():
             bbox = [round(value, 2) for value in box]
@@ -98,7 +98,8 @@ def compare_once(metric: str, size: str, rounds: int, output: Path) -> None:
         command = ("-m", "fpn_lightning.evaluation", *files, "--metric", metric, *limits, "--output", "ours.json")
         ours, peer = program(*command, folder=folder), program("-c", PEER, *files, metric, "peer.json", folder=folder)
         memory, peer_memory = ours(), peer()
-        values, expected = (json.loads((folder / f"{name}.json").read_text()) for name in ("ours", "peer"))
+        outputs = [(folder / f"{name}.json").read_text(encoding="utf-8") for name in ("ours", "peer")]
+        values, expected = map(json.loads, outputs)
         found = list(values.values()) if metric == "proposals" else [values[name] for name in COLUMNS]
         difference = max(abs(a - b) for a, b in zip(found, expected, strict=True))
         if difference > 1e-9:

@@ -115,6 +115,7 @@ def test_a_run_that_goes_on_after_kills_lacks_no_point_and_repeats_only_equal_on
     def fit(*more: str, die_at: int | None = None) -> int:
         def prepare() -> None:
             os.environ["WANDB_MODE"] = "offline"  # a run of the tests has switched it off
+            os.environ.pop("WANDB_SERVICE", None)  # of an earlier test in this process, which would outlive the kill
             if die_at is not None:
                 before("training_step", kills.die, die_at)
 
