@@ -26,7 +26,7 @@ from fpn_lightning.predictions.detections import DetectionsWriter, check_source
 from fpn_lightning.predictions.proposals import ProposalStoreWriter
 from fpn_lightning.runs.checkpoints import RunCheckpoint, WholeCheckpointIO, newest_checkpoint, steps_taken
 from fpn_lightning.runs.claim import check_output, check_sources, check_start, check_steps, claimed
-from fpn_lightning.runs.console import MetricsTable, print_metrics, print_record, set_up_logging
+from fpn_lightning.runs.console import MetricsTable, print_evaluation, print_record, set_up_logging
 from fpn_lightning.runs.csv_log import AppendingCSVLogger
 from fpn_lightning.runs.directory import (
     RECORD_NAME,
@@ -181,7 +181,8 @@ class CLI(LightningCLI):
             kwargs["callbacks"].append(ServerFileWriter(run_row(self.options.experiment)))
         if trainer.enable_progress_bar is not False:
             kwargs["callbacks"].append(StepProgressBar(refresh_rate=5))
-        kwargs["callbacks"].append(MetricsTable(self._title(), self.options.verbose))
+        if self.subcommand == "fit":
+            kwargs["callbacks"].append(MetricsTable(self._title(), self.options.verbose))
         with named_errors(trainer):
             built = super().instantiate_trainer(**kwargs)
         if built.world_size > 1:
@@ -242,7 +243,7 @@ class CLI(LightningCLI):
             if not trainer.interrupted:
                 record = finish(self.run, trainer, self.model, self.datamodule, self.speed, self.csv, config, untrained)
                 if record is not None:
-                    print_record(record, self.run / RECORD_NAME, self.options.verbose)
+                    print_record(record, self.run / RECORD_NAME, self.model, self.options.verbose)
 
     # ---- validate, test --------------------------------------------------------------------------------------------
 
@@ -268,8 +269,7 @@ class CLI(LightningCLI):
             path = self.output / "metrics.json"
             set_aside(path)
             write_whole(path, evaluation_summary(self.model, self.datamodule, split, self.options.ckpt_path))
-            stage, thresholds = self.model, self.model.detector.scale.area_thresholds
-            print_metrics(self._title(), stage.evaluation, thresholds, stage.per_class, self.options.verbose)
+            print_evaluation(self._title(), self.model, self.options.verbose)
             show(f"written to {path}")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -56,7 +56,8 @@ def check_split(
         problems += error.problems
     found, remarks = split_findings(index, images, places, with_masks and index.has_annotations)
     for remark in remarks:
-        rank_zero_warn(remark)
+        if not any(remark.partition(": ")[2] in problem for problem in problems):
+            rank_zero_warn(remark)
     return problems + found
 
 
@@ -111,11 +112,16 @@ def _missing_files(index: COCOIndex, image_folder: Path, places: NDArray[np.int6
 def _file_problems(index: COCOIndex, image_folder: Path, missing: NDArray[np.int64]) -> list[str]:
     if not missing.size:
         return []
-    names = [f"{index.file_name(place)} (image {index.image_ids[place]})" for place in missing.tolist()]
-    return [
-        f"{image_folder}: {len(missing)} of {len(index)} images are missing: {listed(names)}; put them there, or leave "
-        f"them out of {index.annotation_file.name}"
-    ]
+    names = [index.file_name(place) for place in missing.tolist()]
+    shown = [f"{name} (image {index.image_ids[place]})" for name, place in zip(names, missing.tolist(), strict=True)]
+    # A tool may have written the folders of its own computer.
+    without = sum((image_folder / PureWindowsPath(name).name).is_file() for name in names[:MOST])
+    advice = (
+        "files of these names are there without a folder: leave the folder out of 'file_name'"
+        if without
+        else f"put them there, or leave them out of {index.annotation_file.name}"
+    )
+    return [f"{image_folder}: {len(missing)} of {len(index)} images are missing: {listed(shown)}; {advice}"]
 
 
 def _headers(index: COCOIndex, image_folder: Path, places: NDArray[np.int64]) -> tuple[list[str], list[str]]:
@@ -143,9 +149,14 @@ def _headers(index: COCOIndex, image_folder: Path, places: NDArray[np.int64]) ->
 
 
 def _grouped(image_folder: Path, problems: list[str]) -> list[str]:
-    """One message about any number of image files."""
+    """One message about any number of image files; what to do about several of them is said once, at the last."""
     if len(problems) < 2:
         return problems
-    shown = "".join(f"\n    {problem}" for problem in problems[:MOST])
+    advice = [problem.rpartition("; ")[2] for problem in problems[:MOST]]
+    lines = [
+        problem.removesuffix(f"; {own}") if own in advice[place + 1 :] else problem
+        for place, (problem, own) in enumerate(zip(problems[:MOST], advice, strict=True))
+    ]
+    shown = "".join(f"\n    {line}" for line in lines)
     more = f"\n    and {len(problems) - MOST} more" if len(problems) > MOST else ""
     return [f"{image_folder}: {len(problems)} image files cannot be used:{shown}{more}"]

@@ -177,6 +177,7 @@ class COCODataModule(pl.LightningDataModule):
                 problems += check_split(self.root, split, key, self.load_masks, partial(self._dataset, role))
         if problems:
             self._datasets.clear()
+            self.category_ids, self.category_names = (), ()
             raise InputError(*dict.fromkeys(problems))
 
     def train_dataloader(self) -> TrainingLoader:
@@ -282,9 +283,9 @@ class COCODataModule(pl.LightningDataModule):
         annotation_file, images = split_paths(self.root, split)
         index = COCOIndex.open(annotation_file, self.labels)
         if len(index.categories):  # a file that only lists images may have none
-            known = Categories(self.category_ids, self.category_names) if self.category_ids else index.categories
-            index.check_categories(self.num_classes, known)
-            self.category_ids, self.category_names = index.categories.ids, index.categories.names
+            if not self.category_ids:
+                self.category_ids, self.category_names = index.categories.ids, index.categories.names
+            index.check_categories(self.num_classes, Categories(self.category_ids, self.category_names))
         places = np.arange(len(index))
         if role == "train":
             places, self.dropped = training_images(

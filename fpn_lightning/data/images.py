@@ -43,6 +43,12 @@ WHOLE = {
 }
 
 
+EXCHANGED = (
+    "if the boxes belong to the picture as viewers turn it, store it turned, without its EXIF tag, and otherwise "
+    "exchange 'width' and 'height'"
+)
+
+
 class Header(NamedTuple):
     """What the first bytes of an image file say."""
 
@@ -157,9 +163,10 @@ def _check(header: Header, name: str, size: tuple[int, int] | None, max_pixels: 
     if found[0] * found[1] > max_pixels:
         raise InputError(f"{name}: {found[1]}×{found[0]} is more than the {max_pixels} pixels allowed; scale it down")
     if size is not None and found != tuple(size):
+        advice = EXCHANGED if found == tuple(reversed(size)) else "it was resized, or belongs to another data set"
         raise InputError(
             f"{name}: the file is {found[1]}×{found[0]} (width × height) but the annotations say {size[1]}×{size[0]}; "
-            "the file was resized or rotated, or belongs to another data set"
+            f"{advice}"
         )
 
 

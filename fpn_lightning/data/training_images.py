@@ -8,9 +8,11 @@ import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from numpy.typing import NDArray
 
+from fpn_lightning.data.coco.boxes import boxes_fault
 from fpn_lightning.data.coco.index import COCOIndex
+from fpn_lightning.data.coco.labels import PLURAL
 from fpn_lightning.data.transforms import ResizeAndFlip, large_enough
-from fpn_lightning.errors import InputError
+from fpn_lightning.errors import InputError, listed
 
 
 def training_images(
@@ -51,8 +53,16 @@ def training_images(
     if limit is not None and limit < len(places):
         counts["images_over_the_limit"] = len(places) - limit
         places = places[:limit]
-    listed = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-    rank_zero_info(f"{index.annotation_file.name}: training on {len(places)} images; left out: {listed}")
+    left_out = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+    rank_zero_info(f"{index.annotation_file.name}: training on {len(places)} images; left out: {left_out}")
+    used = usable & np.isin(index.object_places, places)
+    unseen = np.setdiff1d(np.arange(len(index.categories)), index.objects.labels[used]).tolist()
+    if unseen:
+        names = listed([repr(index.categories.names[label]) for label in unseen])
+        rank_zero_info(
+            f"{index.annotation_file.name}: no object to train on of {len(unseen)} of {len(index.categories)} "
+            f"{PLURAL[index.labels]}: {names}"
+        )
     return places, counts
 
 
@@ -66,10 +76,9 @@ def _nothing_usable(index: COCOIndex, counts: dict[str, int]) -> str:
             "on; set 'iscrowd' to 0 for single objects, also for those with RLE"
         )
     reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
-    return (
-        f"{index.annotation_file}: none of its {total} objects can be trained on ({reasons}); check their boxes, and "
-        "data.min_box_size and data.short_side if they are too small"
-    )
+    fault = boxes_fault(index.objects.boxes_xywh, index.sizes[index.object_places])
+    advice = "check their boxes, and data.min_box_size and data.short_side if they are too small"
+    return f"{index.annotation_file}: none of its {total} objects can be trained on ({reasons}); {fault or advice}"
 
 
 def unusable_objects(index: COCOIndex, sizes: NDArray[np.int64], min_box_size: float) -> dict[str, NDArray[Any]]:

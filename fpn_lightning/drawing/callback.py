@@ -35,7 +35,7 @@ class PictureCallback(Callback):
     After each evaluation of ``fit``, ``validate`` and ``test``, the first process draws the images of the split with
     objects of the most different sizes. Files are ``<output>/pictures/step<step>/<image id>.png``; each logger that
     takes images gets them in one call. The images are read and predicted again, so metrics and random state stay the
-    same.
+    same. Of a model with heads that have not been trained yet, only the ground truth is drawn.
 
     In ``predict``, every image of a folder is drawn into ``<run>/predict/pictures/<file name>.png``, and every image
     of a split into ``<image id>.png``. The predictions of ``predict`` are drawn; a second forward pass gives the maps.
@@ -72,13 +72,20 @@ class PictureCallback(Callback):
         self._checkpoint_step = checkpoint["global_step"]
 
     def _draw(
-        self, stage: BaseStage, batch: Batch, index: int, prediction: Prediction, image: NDArray[np.uint8], title: str
+        self,
+        stage: BaseStage,
+        batch: Batch,
+        index: int,
+        prediction: Prediction,
+        image: NDArray[np.uint8],
+        title: str,
+        untrained: bool = False,
     ) -> bytes:
         """Draw image ``index`` of a batch as a PNG; ``image`` is the image file, uint8 ``(H, W, 3)`` RGB."""
         images = batch.images.only(index)
         truth = batch.ground_truths[index] if batch.ground_truths else None
         maps = {name: features[0] for name, features in stage.detector(images).items()}
-        top_k = self.top_k
+        top_k = 0 if untrained else self.top_k
         if isinstance(prediction, DetectionsOrig):
             top_k = min(top_k, int((prediction.scores > self.score_thresh).sum()))
         drawn = draw_image(
@@ -87,7 +94,7 @@ class PictureCallback(Callback):
             top_k,
             [int(name.removeprefix("p")) for name in maps],
             stage.categories.names,
-            None if truth is None else truth.boxes_orig[~truth.is_crowd],
+            truth,
         )
         title = f"{title}, {image.shape[1]} x {image.shape[0]} px"
         feature_maps = feature_maps_of(maps, stage.detector.pyramid.strides, images.geometries[0].size)
@@ -112,15 +119,17 @@ class PictureCallback(Callback):
             return
         step = max(trainer.global_step, self._checkpoint_step)
         folder = _cleared(Path(trainer.default_root_dir) / FOLDER / f"step{step}")
+        untrained = step == 0 and (stage.init_from is None or stage.new_classes)
         paths = []
         with _evaluating(stage), trainer.precision_plugin.forward_context():
             for place in varied_places(dataset, stage.detector.scale.area_thresholds, wanted):
                 sample = dataset[place, 0]
                 batch = loader.collate_fn([sample]).to(stage.device)
                 (prediction,) = stage.predict_step(batch, 0)
-                image, title = dataset.pixels_orig(sample.image_id), f"step {step}, image {sample.image_id}"
+                image, name = dataset.pixels_orig(sample.image_id), dataset.file_name(sample.image_id)
+                title = f"step {step}{' (untrained)' if untrained else ''}, image {sample.image_id}: {name}"
                 paths.append(folder / f"{sample.image_id}.png")
-                write_whole(paths[-1], self._draw(stage, batch, 0, prediction, image, title))
+                write_whole(paths[-1], self._draw(stage, batch, 0, prediction, image, title, untrained))
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
                 names = [f"image {path.stem}" for path in paths]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
-from fpn_lightning.ground_truth import RLE
+from fpn_lightning.ground_truth import RLE, GroundTruth
 from fpn_lightning.mask_structures import MaskProposalsOrig
 from fpn_lightning.structures import DetectionsOrig, ProposalsOrig
 
@@ -63,7 +63,7 @@ def draw_image(
     top_k: int,
     levels: Sequence[int],
     category_names: Sequence[str],
-    ground_truth_orig: NDArray[np.float64] | None = None,
+    truth: GroundTruth | None = None,
 ) -> DrawnImage:
     """Draw the best predictions and the ground truth of an image. The first prediction is drawn on top.
 
@@ -73,7 +73,8 @@ def draw_image(
         top_k: number of predictions to draw.
         levels: levels of the model's maps. The legend shows them even if no proposal comes from them.
         category_names: by label. A label without a name is written as ``class 7``.
-        ground_truth_orig: float64 ``(G, 4)`` xyxy, pixels of the image file; None if it is not known.
+        truth: the objects; None if they are not known. Crowd regions are not drawn. Beside detections, objects have the
+            name of their category below them.
     """
     scale = drawing_scale(image.shape[:2])
     pixels = torch.from_numpy(resize(image, scale)).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
@@ -82,10 +83,8 @@ def draw_image(
     if isinstance(prediction, DetectionsOrig):
         labels = prediction.labels[:top_k].tolist()
         colours = [COLOURS[label % len(COLOURS)] for label in labels]
-        names = [
-            f"{category_names[label] if label < len(category_names) else f'class {label}'} {score:.2f}"
-            for label, score in zip(labels, prediction.scores.tolist(), strict=False)
-        ]
+        scores = prediction.scores[:top_k].tolist()
+        names = [f"{name} {score:.2f}" for name, score in zip(_named(labels, category_names), scores, strict=True)]
         kind = "detections"
     else:
         drawn = prediction.levels[:top_k].tolist()
@@ -97,9 +96,15 @@ def draw_image(
         kind = "segment proposals by level"
     else:
         pixels = draw_boxes(pixels, prediction.boxes_orig[:top_k] * scale, colours, names)
-    if ground_truth_orig is not None:
-        pixels = draw_ground_truth(pixels, torch.from_numpy(ground_truth_orig) * scale)
+    if truth is not None:
+        single = ~truth.is_crowd
+        names = None if names is None else _named(truth.labels[single].tolist(), category_names)
+        pixels = draw_ground_truth(pixels, torch.from_numpy(truth.boxes_orig[single]) * scale, names)
     return DrawnImage(pixels, f"top {len(colours)} {kind}", legend)
+
+
+def _named(labels: list[int], names: Sequence[str]) -> list[str]:
+    return [names[label] if label < len(names) else f"class {label}" for label in labels]
 
 
 def drawing_scale(size: tuple[int, ...]) -> float:
@@ -151,12 +156,21 @@ def draw_boxes(
     return draw_bounding_boxes(pixels, above, labels, from_last, width=0, fill_labels=True)
 
 
-def draw_ground_truth(pixels: Tensor, boxes: Tensor) -> Tensor:
-    """Draw boxes one pixel wide, with dashes of white and black, which are visible on any image; see `draw_boxes`."""
+def draw_ground_truth(pixels: Tensor, boxes: Tensor, names: Sequence[str] | None = None) -> Tensor:
+    """Draw boxes one pixel wide, with dashes of white and black, which are visible on any image; see `draw_boxes`.
+
+    The names stand below the boxes, since those of predictions stand above theirs.
+    """
     outlines = draw_boxes(torch.zeros_like(pixels), boxes, [(255, 255, 255)] * len(boxes), line=1) > 0
     y, x = torch.meshgrid(torch.arange(pixels.shape[1]), torch.arange(pixels.shape[2]), indexing="ij")
     dashes = (x + y) // DASH % 2 * 255
-    return torch.where(outlines, dashes.to(torch.uint8), pixels)
+    pixels = torch.where(outlines, dashes.to(torch.uint8), pixels)
+    if not names:
+        return pixels
+    below = boxes[:, [0, 3, 2, 3]].round().long()
+    limits = torch.tensor([pixels.shape[2] - 1, pixels.shape[1] - LABEL] * 2)
+    below = below.clamp(torch.zeros(4, dtype=torch.long), limits.clamp(min=0))
+    return draw_bounding_boxes(pixels, below, list(names), "white", width=0, fill_labels=True)
 
 
 def draw_masks(pixels: Tensor, masks: Sequence[RLE], colours: Sequence[Colour]) -> Tensor:

@@ -18,7 +18,7 @@ from fpn_lightning.errors import InputError, complain
 from fpn_lightning.evaluation import Backend
 from fpn_lightning.files import write_whole
 from fpn_lightning.metric_names import percent, size_classes
-from fpn_lightning.text import plain, replace_unprintable
+from fpn_lightning.text import plain, replace_unprintable, show
 
 Values = dict[str, float | None]
 
@@ -117,7 +117,9 @@ def main(args: Sequence[str] | None = None) -> int:
         values, class_values = score_files(arguments)
         title = f"{arguments.results.name}: {arguments.metric}"
         Console().print(_table(values, title, "metric"))
-        Console().print(f"size classes: {size_classes(arguments.area_thresholds)}", soft_wrap=True, highlight=False)
+        show(f"size classes: {size_classes(arguments.area_thresholds)}")
+        one_class = arguments.metric == "proposals" or arguments.class_agnostic
+        show(f"AR: recall of all results, {'all classes as one' if one_class else 'mean over the classes'}")
         if arguments.per_class:
             Console().print(_table(class_values, f"{title} by class", "AP of"))
         if arguments.output is not None:

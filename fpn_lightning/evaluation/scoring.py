@@ -64,6 +64,8 @@ def score_files(arguments: argparse.Namespace) -> tuple[Values, Values]:
         if stored
         else read_results(arguments.results, index, with_masks, with_classes)
     )
+    if isinstance(results, ResultTable) and not results.rows:
+        print(f"note: {arguments.results} holds no results, so everything is 0", file=sys.stderr)
     images = all_images(index, results, with_masks)
     if not with_classes:
         count, prefix = (count_segments, "segm_") if with_masks else (count_boxes, "")

@@ -110,9 +110,11 @@ class DetectionsWriter(Callback):
             return
         loader = trainer.predict_dataloaders
         skipped = self._file.complete(trainer, [vars(image) for image in getattr(loader, "skipped", [])])
-        path, self._file = self._file.path, None
+        written, self._file = self._file, None
         if trainer.is_global_zero:
-            _report(path, skipped, len(_data(trainer).prediction_images))
+            images, heads = _data(trainer).prediction_images, _stage(trainer).detector.roi_heads
+            least = None if heads is None else heads.score_thresh
+            _report(written.path, skipped, len(images), written.num_results, least)
 
 
 def _data(trainer: Trainer) -> COCODataModule:
@@ -146,7 +148,9 @@ def _lines(
     return [{**image, "bbox": box, "score": score, **OBJECT} for box, score in zip(boxes, scores, strict=True)]
 
 
-def _report(path: Path, skipped: list[dict[str, Any]], num_images: int) -> None:
+def _report(
+    path: Path, skipped: list[dict[str, Any]], num_images: int, num_results: int, score_thresh: float | None
+) -> None:
     names = path.with_name("skipped.json")
     names.unlink(missing_ok=True)
     if skipped:
@@ -159,4 +163,6 @@ def _report(path: Path, skipped: list[dict[str, Any]], num_images: int) -> None:
         show(f"{len(skipped)} of {num_images} images could not be read and were skipped:")
     for reason in reasons:
         show(f"  {reason}")
-    show(f"written to {path}")
+    show(f"written to {path}: {num_results} results in {num_images - len(reasons)} images")
+    if not num_results and score_thresh is not None:
+        show(f"No detection has a score above {score_thresh:g} (model.detector.roi_heads.score_thresh).")

@@ -25,11 +25,15 @@ class ResultFile:
     Args:
         path: path of the whole file.
         rank: rank of this process.
+
+    Attributes:
+        num_results: results in the whole file; known to the first process after :meth:`complete`.
     """
 
     def __init__(self, path: Path, rank: int) -> None:
         self.path = path
         self.rank = rank
+        self.num_results = 0
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open_alone(self._part(rank))
@@ -68,7 +72,8 @@ class ResultFile:
             return []
         parts = [self._part(rank) for rank in range(trainer.world_size)]
         try:
-            return _merge(parts, self.path, num_images)
+            all_skipped, self.num_results = _merge(parts, self.path, num_images)
+            return all_skipped
         finally:
             # Also those of a killed command with more processes.
             for part in self.path.parent.glob(f".{self.path.stem}.rank*.part"):
@@ -100,10 +105,10 @@ def detection_lines(detections: DetectionsOrig, top_k: int, categories: Categori
     ]
 
 
-def _merge(parts: list[Path], path: Path, num_images: int | None) -> list[Line]:
-    """Merge the parts by image id and return the skipped lines."""
+def _merge(parts: list[Path], path: Path, num_images: int | None) -> tuple[list[Line], int]:
+    """Merge the parts by image id; return the skipped lines and the number of results."""
     all_skipped: list[Line] = []
-    written = 0
+    written = results = 0
 
     def images(file: TextIO) -> Iterator[tuple[int, list[Line]]]:
         for line in file:
@@ -120,6 +125,7 @@ def _merge(parts: list[Path], path: Path, num_images: int | None) -> list[Line]:
         separator = "[\n"
         for _, lines in heapq.merge(*map(images, files), key=lambda image: image[0]):
             written += 1
+            results += len(lines)
             for line in lines:
                 out.write(separator + json.dumps(line))
                 separator = ",\n"
@@ -130,4 +136,4 @@ def _merge(parts: list[Path], path: Path, num_images: int | None) -> list[Line]:
                 "(leave out trainer.limit_test_batches)"
             )
         set_aside(path)
-    return sorted(all_skipped, key=lambda image: image["image_id"])
+    return sorted(all_skipped, key=lambda image: image["image_id"]), results

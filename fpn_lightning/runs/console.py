@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from fpn_lightning.runs.record import FINISHED, Metrics, Record
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.text import plain, replace_unprintable, show
 
+PACKAGE = Path(__file__).parents[1]
+NOISE = re.compile(r"Tip:|=1\.0\)` was configured")  # advertisements, and values of Trainer that the configuration has
 MAX_CLASSES = 30
 """The AP of each class is printed without being asked for if there are no more classes than this."""
 
@@ -50,15 +53,18 @@ def set_up_logging() -> None:
             logger.addHandler(StderrHandler(handler.formatter))
     warnings.formatwarning = _as_line
     advertisements = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    advertisements.addFilter(lambda record: "Tip:" not in record.getMessage())
+    advertisements.addFilter(lambda record: not NOISE.search(record.getMessage()))
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode")  # frozen BatchNorm
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # of a resumed run
 
 
 def _as_line(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """A warning as Lightning shows it, in one line."""
-    return f"{filename}:{lineno}: {plain(message)}\n"
+    """A warning in one line, with its place in the code if the code is not ours."""
+    ours = Path(filename).is_relative_to(PACKAGE)
+    return f"warning: {plain(message)}\n" if ours else f"{filename}:{lineno}: {plain(message)}\n"
 
 
 def print_metrics(
@@ -67,6 +73,7 @@ def print_metrics(
     area_thresholds: Sequence[float] = COCO_AREAS,
     per_class: Metrics | None = None,
     all_classes: bool = False,
+    recall_of: str = "",
 ) -> None:
     """Print metrics in percent, one line for each and one column for each object size, and the AP of each class.
 
@@ -78,6 +85,7 @@ def print_metrics(
         area_thresholds: px² between small, medium and large objects.
         per_class: AP by name of class, best first.
         all_classes: print the AP of each class also if there are more than 30 classes.
+        recall_of: what AR is the recall of.
     """
     table = Table("", "all", *SIZES.values(), title=Text(plain(title)), title_justify="left")
     by_size = {name: [key for key in size_keys(name) or () if key in metrics] for name in metrics}
@@ -86,6 +94,8 @@ def print_metrics(
         table.add_row(Text(plain(name)), *(_cell(metrics[key]) for key in (name, *by_size[name])))
     Console().print(table)
     show(f"size classes: {size_classes(area_thresholds)}")
+    if recall_of:
+        show(f"AR: recall of {recall_of}")
     if per_class and (all_classes or len(per_class) <= MAX_CLASSES):
         table = Table("class", "AP")
         for name, value in per_class.items():
@@ -99,8 +109,14 @@ def _cell(value: float | None) -> str:
     return "–" if value is None else f"{percent(value):.1f}"
 
 
+def print_evaluation(title: str, stage: BaseStage, all_classes: bool = False) -> None:
+    """Print what the last evaluation of a stage gave; see :func:`print_metrics`."""
+    thresholds = stage.detector.scale.area_thresholds
+    print_metrics(title, stage.evaluation, thresholds, stage.per_class, all_classes, stage.recall_of)
+
+
 class MetricsTable(Callback):
-    """Prints the metrics of every validation before the end of training.
+    """Prints the metrics of every validation before the end of training, also of the untrained model.
 
     Args:
         title: heading of the table; the step is added to it.
@@ -114,17 +130,16 @@ class MetricsTable(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print a table above the progress bar."""
         at_the_end = trainer.global_step == trainer.max_steps  # the record is printed then
-        if trainer.state.fn == "fit" and trainer.is_global_zero and not trainer.sanity_checking and not at_the_end:
+        within = trainer.global_step == 0 or (trainer.state.fn == "fit" and not at_the_end)
+        if within and trainer.is_global_zero and not trainer.sanity_checking:
             assert isinstance(pl_module, BaseStage)
-            thresholds = pl_module.detector.scale.area_thresholds
-            title = f"{self.title}, step {trainer.global_step}"
-            print_metrics(title, pl_module.evaluation, thresholds, pl_module.per_class, self.all_classes)
+            untrained = ", before training" if trainer.global_step == 0 else ""
+            print_evaluation(f"{self.title}, step {trainer.global_step}{untrained}", pl_module, self.all_classes)
 
 
-def print_record(record: Record, path: Path, all_classes: bool = False) -> None:
+def print_record(record: Record, path: Path, stage: BaseStage, all_classes: bool = False) -> None:
     """Print what a run measured and, if it is not finished, why not and how it goes on."""
-    title = f"{record.experiment.table}/{record.experiment.row}"
-    print_metrics(title, record.metrics, record.area_thresholds, record.per_class, all_classes)
+    print_evaluation(f"{record.experiment.table}/{record.experiment.row}", stage, all_classes)
     show(f"written to {path}")
     if record.status != FINISHED:
         show(f"not finished, so not in tables: {record.outcome}. To continue: --ckpt_path last")

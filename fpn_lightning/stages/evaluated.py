@@ -39,6 +39,9 @@ class EvaluatedStage(LightningModule):
         evaluated_step: number of optimiser steps that the evaluated weights had taken.
     """
 
+    recall_of = "proposals, all classes as one"
+    """What every AR of the evaluation is the recall of."""
+
     def __init__(self) -> None:
         super().__init__()
         self.evaluation: Values = {}

@@ -36,6 +36,7 @@ class FastRCNNStage(BaseStage):
     """
 
     reads_proposals = True
+    recall_of = "detections, mean over the classes"
 
     def __init__(
         self,

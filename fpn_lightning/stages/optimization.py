@@ -37,8 +37,8 @@ class Optimization:
     """Optimiser steps at which ``multistep`` multiplies the learning rate by ``decay``."""
     decay: float = 0.1
     """Factor at each milestone."""
-    warmup_steps: int = 500
-    """Optimiser steps of linear warm-up."""
+    warmup_steps: int | float = 500
+    """Optimiser steps of linear warm-up; below 1, their fraction of all steps."""
     warmup_factor: float = 1 / 3
     """Fraction of ``lr`` at step 0."""
     reference_batch_size: int = 16
@@ -62,7 +62,7 @@ class Optimization:
             self,
             lr=self.lr * factor,
             milestones=tuple(round(step * self.schedule_factor / factor) for step in self.milestones),
-            warmup_steps=round(self.warmup_steps / factor),
+            warmup_steps=self.warmup_steps if self.warmup_steps < 1 else round(self.warmup_steps / factor),
             reference_batch_size=total_batch_size,
             schedule_factor=1,
         )
@@ -73,8 +73,9 @@ class Optimization:
             factor = 0.5 * (1 + math.cos(math.pi * min(step / max_steps, 1.0)))
         else:
             factor = self.decay ** sum(step >= milestone for milestone in self.milestones)
-        if step < self.warmup_steps:
-            progress = step / self.warmup_steps
+        warmup_steps = self.warmup_steps if self.warmup_steps >= 1 else self.warmup_steps * max_steps
+        if step < warmup_steps:
+            progress = step / warmup_steps
             factor *= self.warmup_factor * (1 - progress) + progress
         return factor
 
@@ -83,14 +84,15 @@ class Optimization:
 
         Args:
             parameters: the parameters to train.
-            max_steps: the last step of ``cosine``.
+            max_steps: the last step of ``cosine``, and the steps that ``warmup_steps`` below 1 is a fraction of.
 
         Raises:
-            InputError: if the schedule is ``cosine`` and ``max_steps`` is not positive.
+            InputError: if the schedule needs ``max_steps`` and it is not positive.
         """
-        if self.schedule == "cosine" and max_steps <= 0:
+        if (self.schedule == "cosine" or 0 < self.warmup_steps < 1) and max_steps <= 0:
             raise InputError(
-                "model.optimization.schedule 'cosine' needs trainer.max_steps or trainer.max_epochs to be positive."
+                "model.optimization.schedule 'cosine' and warmup_steps below 1 need trainer.max_steps or "
+                "trainer.max_epochs to be positive."
             )
         optimizer: Optimizer
         if self.optimizer == "sgd":

@@ -73,10 +73,11 @@ def keep_total_batch(trainer: Trainer, data: COCODataModule, optimization: Optim
             rank_zero_info(f"{epochs} epochs of {data.steps_per_epoch} steps: max_steps {max_steps}")
         return optimization
     rescaled = optimization.rescaled(data.total_batch_size)
+    warmup = rescaled.warmup_steps if rescaled.warmup_steps >= 1 else round(rescaled.warmup_steps * max(max_steps, 0))
     rank_zero_info(
         f"total batch {data.total_batch_size} instead of {optimization.reference_batch_size}, "
         f"schedule x {optimization.schedule_factor:g}: "
-        f"lr {rescaled.lr:g}, warm-up {rescaled.warmup_steps}, milestones {list(rescaled.milestones)}, "
+        f"lr {rescaled.lr:g}, warm-up {warmup}, milestones {list(rescaled.milestones)}, "
         f"max_steps {max_steps}"
     )
     return rescaled

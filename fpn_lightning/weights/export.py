@@ -124,6 +124,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         check_free(given.output, given.overwrite)
         if given.format in GRAPHS:
+            show("Writing the model as a graph takes a minute or two on a CPU ...")
             write_graph(load_model(given.source, given.config), given.output, given.format)
         else:
             _write_weights(checkpoint_of(Path(given.source)), given.output, given.format)

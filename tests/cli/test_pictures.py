@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 
 from fpn_lightning.data.coco.index import COCOIndex
+from fpn_lightning.drawing import callback
 from fpn_lightning.drawing.__main__ import main as copy_pictures
 from fpn_lightning.drawing.callback import PictureCallback, _evaluating, varied_places
+from fpn_lightning.drawing.image import draw_image
 from tests.cli.test_wandb import offline_runs
 from tests.command_line import REPOSITORY, read_log, read_metrics, run_python, weights
 
@@ -53,14 +55,22 @@ def test_every_validation_draws_varied_images_and_changes_nothing(cli, arguments
         assert read_log(run, column) == read_log(without, column)
 
     # The random state is left alone, and so is the mode of every part.
-    callback, model = PictureCallback(num_images=1), called.model.train()
+    drawer, model = PictureCallback(num_images=1), called.model.train()
     model.detector.rpn.eval()
     modes = [part.training for part in model.modules()]
     state = torch.get_rng_state(), random.getstate()
-    callback.on_validation_end(called.trainer, model)
+    drawer.on_validation_end(called.trainer, model)
     assert torch.equal(torch.get_rng_state(), state[0])
     assert random.getstate() == state[1]
     assert [part.training for part in model.modules()] == modes
+
+
+def test_before_training_only_the_ground_truth_is_drawn(cli, arguments, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(callback, "draw_image", lambda *given: drawn.append(given) or draw_image(*given))
+    options = ["--experiment.evaluate_untrained", "true", "--trainer.max_steps", "1", "--pictures.num_images", "1"]
+    cli("fit", *arguments, *options)
+    assert [(top_k, truth is not None) for _, _, top_k, _, _, truth in drawn] == [(0, True), (30, True)]
 
 
 def test_validate_draws_under_the_step_of_the_checkpoint(cli, arguments, run, image_ids):

@@ -17,8 +17,13 @@ from tests.command_line import read_log, read_metrics, weights
 LOSSES = ("train/loss_rpn_cls", "train/loss_rpn_loc", "train/lr")
 
 
-def test_fit_leaves_a_complete_run_and_validate_reproduces_it(cli, arguments, run):
+def test_fit_leaves_a_complete_run_and_validate_reproduces_it(cli, arguments, run, capsys):
     cli("fit", *arguments, "--experiment.evaluate_untrained", "true")
+    printed = capsys.readouterr().out.partition("written to")[0]
+    untrained, _, trained = printed.partition("AR: recall of proposals, all classes as one")
+    assert untrained.splitlines()[0].strip() == "table1/c_fpn, step 0, before training"
+    assert "table1/c_fpn " in trained
+    assert trained.count("AR100") == untrained.count("AR100") == 1
     written = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert {"config.yaml", "metrics.csv", "metrics.json", "checkpoints/last.ckpt"} <= written
     assert not [name for name in written if "tmp" in name or "/." in name]

@@ -67,7 +67,8 @@ def test_all_kinds_of_all_splits_in_one_list(tmp_path: Path, splits: dict[str, A
     for part in (
         "train2017: 12 of 14 images are missing: 0001.png (image 1), 0002.png (image 2)",
         "0010.png (image 10) and 2 more; put them there",
-        "data.num_classes is 2",
+        "instances_val2017.json: its categories are not those of the split opened before",
+        "only here (4, 'bus'), only there none; give both files the same 'categories'",
         "instances_val2017.json: annotation 3 (image 3) has no usable segmentation: it holds neither polygons nor RLE;",
         "1 others lack one too: 5",
         "val2017: 2 image files cannot be used:",
@@ -173,6 +174,46 @@ def test_boxes_that_look_like_corners(tmp_path: Path, splits: dict[str, Any]) ->
         record["bbox"] = [12, 13, 22, 22]
     remarks = setup(tmp_path, splits)
     assert any("instances_train2017.json: all boxes look like corners x1, y1, x2, y2" in remark for remark in remarks)
+
+
+def test_fractions_are_one_cause_and_no_other(tmp_path: Path, splits: dict[str, Any]) -> None:
+    for record in splits["train2017"]["annotations"]:
+        record["bbox"] = [0.1, 0.1, 0.5, 0.5]
+    with pytest.raises(InputError) as error:
+        setup(tmp_path, splits)
+    (problem,) = error.value.problems
+    assert problem.endswith(
+        "(14 small); all numbers of the boxes are at most 1; write pixels of the image file, not fractions"
+    )
+
+
+def test_exchanged_sides_say_once_what_to_do(tmp_path: Path, splits: dict[str, Any]) -> None:
+    for record in splits["val2017"]["images"]:
+        record["width"], record["height"] = record["height"], record["width"]
+    with pytest.raises(InputError) as error:
+        setup(tmp_path, splits)
+    (problem,) = error.value.problems
+    lines = problem.splitlines()
+    assert lines[0].endswith("val2017: 5 image files cannot be used:")
+    advised = ["if the boxes belong to the picture as viewers turn it" in line for line in lines[1:]]
+    assert advised == [False] * 4 + [True]
+
+
+def test_a_folder_of_another_computer_in_file_names(tmp_path: Path, splits: dict[str, Any]) -> None:
+    for record in splits["val2017"]["images"]:
+        record["file_name"] = f"export/images/{record['file_name']}"
+    with pytest.raises(InputError, match=r"5 of 5 images are missing.*are there without a folder: leave"):
+        setup(tmp_path, splits)
+
+
+def test_categories_without_objects_to_train_on_are_named(
+    tmp_path: Path, splits: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    for content in splits.values():
+        content["categories"] = [*content["categories"], {"id": 9, "name": "[b]bus"}]
+    with caplog.at_level("INFO"):
+        setup(tmp_path, splits, num_classes=3)
+    assert "instances_train2017.json: no object to train on of 1 of 3 categories: '[b]bus'" in caplog.text
 
 
 def test_equal_objects_may_have_equal_areas(tmp_path: Path, splits: dict[str, Any]) -> None:

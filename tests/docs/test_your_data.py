@@ -74,7 +74,7 @@ def test_the_page_from_the_first_line_to_the_last(checkout, rows, monkeypatch, c
     assert (record["status"], record["train"]["steps"]) == ("finished", 5)
     assert record["per_class"].keys() == {"platelet", "red cell", "white cell"}
     assert len(list((RUN / "pictures" / "step0").iterdir())) == 4
-    assert len(list((RUN / "predict" / "pictures").iterdir())) == 4
+    assert len(list(Path("data/cells_found/pictures").iterdir())) == 4
     assert read(RUN / "validate" / "metrics.json")["checkpoint"].endswith("best.ckpt")
     assert {row["category"] for row in read(RUN / "predict" / "detections.json")} <= record["per_class"].keys()
     assert read("runs/finetune/own/cells_cpu/seed0/metrics.json")["status"] == "finished"

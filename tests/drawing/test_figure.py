@@ -11,7 +11,7 @@ from PIL import Image
 from fpn_lightning.drawing.feature_maps import FeatureMap
 from fpn_lightning.drawing.figure import draw_figure, png
 from fpn_lightning.drawing.image import COLOURS, draw_image
-from tests.drawing.builders import proposals_orig
+from tests.drawing.builders import objects_orig, proposals_orig
 
 
 def maps(height: int, width: int, levels: range) -> list[FeatureMap]:
@@ -42,7 +42,7 @@ def test_boxes_are_drawn_inside_the_image_only():
 
 
 def test_ground_truth_is_explained_in_the_legend():
-    without, with_truth = figure(64, 64), figure(64, 64, truth=np.zeros((0, 4)))
+    without, with_truth = figure(64, 64), figure(64, 64, truth=objects_orig([]))
     legend = [np.asarray(picture)[-23:-8, 8:] for picture in (without, with_truth)]
     assert legend[0].shape == legend[1].shape
     assert (legend[0] != legend[1]).any()
@@ -51,7 +51,7 @@ def test_ground_truth_is_explained_in_the_legend():
 @pytest.mark.parametrize("size", [(1, 500), (500, 1), (3, 2), (64, 64)])
 @pytest.mark.parametrize("shown", [range(2, 7), range(4, 5), range(0)])
 def test_images_and_maps_of_any_shape(size, shown):
-    picture = figure(*size, [[0, 0, 1, 1]], [2], shown, np.asarray([[0.0, 0, 1, 1]]))
+    picture = figure(*size, [[0, 0, 1, 1]], [2], shown, objects_orig([[0.0, 0, 1, 1]]))
     assert picture.width >= size[1]
     assert picture.height >= size[0]
 

@@ -25,7 +25,7 @@ from fpn_lightning.geometry import Geometry
 from fpn_lightning.ground_truth import RLE
 from fpn_lightning.mask_structures import MaskProposalsOrig
 from fpn_lightning.structures import DetectionsOrig
-from tests.drawing.builders import coloured_pixels, proposals_orig
+from tests.drawing.builders import coloured_pixels, objects_orig, proposals_orig
 
 GREY = 90
 
@@ -129,7 +129,7 @@ def test_masks_are_filled_and_outlined_and_the_first_is_visible():
 @pytest.mark.parametrize("prediction", [proposals_orig([], []), segment_proposals([], [])])
 @pytest.mark.filterwarnings("error")
 def test_an_image_without_predictions_and_objects_stays_as_it_is(prediction):
-    result, picture = drawn(prediction, truth=np.zeros((0, 4)))
+    result, picture = drawn(prediction, truth=objects_orig([]))
     assert result.heading.startswith("top 0 ")
     assert (picture == GREY).all()
 
@@ -143,12 +143,23 @@ def test_a_box_that_reaches_outside_ends_at_the_border(box):
 
 
 def test_ground_truth_is_one_pixel_of_dashes_on_top_of_predictions():
-    truth = np.asarray([[4.0, 6, 24, 16]])
-    _, picture = drawn(proposals_orig(truth.tolist(), [2]), truth=truth)
+    box = [[4.0, 6, 24, 16]]
+    _, picture = drawn(proposals_orig(box, [2]), truth=objects_orig(box))
     top = picture[72, 48:288]  # columns 4..23 and row 6
     assert np.unique(top).tolist() == [0, 255]
     changes = np.flatnonzero(np.diff(top[:, 0].astype(int)))
     assert (np.diff(changes) == 4).all()
     assert (picture[73, 49:287] == np.asarray(level_colour(2))).all()  # the prediction is visible beside it
-    _, picture = drawn(proposals_orig([], []), truth=truth)
+    _, picture = drawn(proposals_orig([], []), truth=objects_orig(box))
     assert (picture != GREY).any(axis=2).sum() == 2 * 240 + 2 * 118
+
+
+@pytest.mark.parametrize(("box", "top"), [([4.0, 6, 24, 10], 120), ([4.0, 6, 24, 20], 240 - LABEL)])
+def test_objects_beside_detections_have_their_category_below_them(box, top):
+    nothing = DetectionsOrig(1, torch.zeros((0, 4)), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    _, picture = drawn(nothing, names=("cat", "dog"), truth=objects_orig([box], [1]))
+    label = picture[top : top + LABEL, 50:70]  # black on white
+    assert (label == 255).all(axis=2).mean() > 0.3
+    assert label.min() < 80
+    _, unnamed = drawn(proposals_orig([], []), names=("cat", "dog"), truth=objects_orig([box], [1]))
+    assert (unnamed[120:, 50:70] == 255).all(axis=2).mean() < 0.1

@@ -55,10 +55,10 @@ def test_bad_content_is_named(small, capsys, metric, change, message):
     for path, content in zip(small, (annotations, results), strict=True):
         path.write_text(json.dumps(content))
     assert main([str(path) for path in small] + ["--metric", metric]) == 2
-    *log, error = capsys.readouterr().err.splitlines()
+    *notes, error = capsys.readouterr().err.splitlines()
     assert message in error
     assert "annotations.json" in error or "results.json" in error
-    assert all(line.startswith("Indexing") for line in log)
+    assert all(note.startswith("note: ") for note in notes)
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -32,6 +32,7 @@ def test_images_of_all_processes_come_in_order_of_their_ids(tmp_path):
     assert not path.exists()
     assert first.complete(process(0, 3, arrived), [{"image_id": 8}]) == [{"image_id": 7}, {"image_id": 8}]
     assert arrived == [2, 1, 0]
+    assert first.num_results == 10
     rows = json.loads(path.read_text())
     assert [(row["image_id"], row["score"]) for row in rows] == [(i, s) for i in (1, 2, 3, 4, 9) for s in (0.9, 0.1)]
     assert [file.name for file in path.parent.iterdir()] == ["found.json"]

@@ -55,6 +55,17 @@ def test_schedule_factor_multiplies_the_milestones():
     assert half_batch.rescaled(16).milestones == (120_000,)  # applied once
 
 
+def test_warm_up_can_be_a_fraction_of_all_steps():
+    tenth = Optimization(warmup_steps=0.1, warmup_factor=0.5, milestones=[900])
+    for steps in (Optimization(warmup_steps=100, warmup_factor=0.5, milestones=[900]), tenth.rescaled(16)):
+        assert [lr(tenth, step, 1000) for step in (0, 50, 99, 100)] == [
+            lr(steps, step, 1000) for step in (0, 50, 99, 100)
+        ]
+    assert tenth.rescaled(2).warmup_steps == 0.1
+    with pytest.raises(InputError, match=r"warmup_steps below 1 need trainer\.max_steps"):
+        tenth.build([torch.nn.Parameter(torch.zeros(1))], max_steps=-1)
+
+
 def test_scheduler_steps_the_optimiser():
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer, scheduler = Optimization(milestones=[3], warmup_steps=2).build([parameter], 10)

@@ -188,17 +188,17 @@ class COCOIndex:
         Raises:
             InputError: they differ, so labels would be wrong or out of range.
         """
-        if len(self.categories) != num_classes:
-            raise InputError(
-                f"data.num_classes is {num_classes}, but {self.annotation_file} has {len(self.categories)} "
-                f"{PLURAL[self.labels]}; set data.num_classes to {len(self.categories)}"
-            )
         if self.categories != others:
             own, other = (set(zip(known.ids, known.names, strict=True)) for known in (self.categories, others))
             raise InputError(
                 f"{self.annotation_file}: its categories are not those of the split opened before, so labels would "
-                f"differ in meaning: here {listed(sorted(own - other))}, there {listed(sorted(other - own))}; give "
-                "both files the same 'categories'"
+                f"differ in meaning: only here {listed(sorted(own - other)) or 'none'}, only there "
+                f"{listed(sorted(other - own)) or 'none'}; give both files the same 'categories'"
+            )
+        if len(self.categories) != num_classes:
+            raise InputError(
+                f"data.num_classes is {num_classes}, but {self.annotation_file} has {len(self.categories)} "
+                f"{PLURAL[self.labels]}; set data.num_classes to {len(self.categories)}"
             )
 
     @cached_property

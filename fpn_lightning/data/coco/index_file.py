@@ -31,6 +31,7 @@ VERSION = 5
 DTYPES = {"I64": "int64", "F64": "float64", "BOOL": "bool", "U8": "uint8"}  # safetensors' names
 # A file that changes twice within the clock's grain keeps its time, so the time of a younger file proves nothing.
 SETTLED_NS = 2_000_000_000
+SLOW = 10_000_000  # bytes that take more than a moment to index
 
 logger = logging.getLogger(__name__)
 Arrays = dict[str, NDArray[Any]]
@@ -57,7 +58,8 @@ def open_index(annotation_file: Path) -> tuple[dict[str, Any], Arrays]:
         content = annotation_file.read_bytes()
     except OSError as error:
         raise InputError(f"{annotation_file}: cannot read the annotation file ({error.strerror})") from error
-    logger.info("Indexing %s (once; %.0f MB) ...", annotation_file, len(content) / 1e6)
+    if len(content) > SLOW:
+        logger.info("Indexing %s (once; %.0f MB) ...", annotation_file, len(content) / 1e6)
     gc.disable()  # looking for garbage among millions of small lists, all alive, would take half the time
     try:
         facts, arrays = read_annotations(annotation_file, content)

@@ -86,7 +86,11 @@ FIELDS: dict[str, list[tuple[str, Callable[[Any], bool], str]]] = {
         ("id", lambda value: _is_id(value) and value >= 0, "an integer of at least 0"),
         ("height", _is_side, "an integer of at least 1"),
         ("width", _is_side, "an integer of at least 1"),
-        ("file_name", _is_file_name, "the name of a file in the image folder"),
+        (
+            "file_name",
+            _is_file_name,
+            "the name of a file in the image folder, without the folders of the computer that wrote it",
+        ),
     ],
     "category": [("id", _is_id, "an integer"), ("name", _is_text, "a string of valid Unicode")],
     "annotation": [

@@ -107,5 +107,5 @@ class TestWrongFiles:
                 one_object(category_id=1) | {"categories": [{"id": 1, "name": "car"}, {"id": 3, "name": "person"}]},
             )
         )
-        with pytest.raises(InputError, match=r"here \(1, 'car'\), \(3, 'person'\), there \(1, 'person'\)"):
+        with pytest.raises(InputError, match=r"only here \(1, 'car'\), \(3, 'person'\), only there \(1, 'person'\)"):
             other.check_categories(2, index.categories)
