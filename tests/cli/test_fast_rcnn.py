@@ -164,6 +164,7 @@ def test_fast_rcnn_without_its_proposals_stops_at_the_start(stores, fast_rcnn, t
     assert "header.json is missing" in half.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_store_and_train_the_same_detector(cli, rpn, stores, fast_rcnn, tmp_path):
     saved = ["--config", str(rpn / "config.yaml"), "--ckpt_path", str(rpn / "checkpoints" / "last.ckpt")]
     two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--experiment.root", str(tmp_path / "two")]

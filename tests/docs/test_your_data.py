@@ -30,6 +30,7 @@ SMALL = [
         "0",
     ),
     *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
+    *("--model.detector.rpn.post_nms_topk", "100", "--model.detector.roi_heads.batch_size_per_image", "64"),
 ]
 SMALL_WEIGHTS = [
     *("--model.init_from", "torchvision:coco.pth", "--model.detector.backbone.name", "resnet18"),

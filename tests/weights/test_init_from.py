@@ -153,6 +153,7 @@ def test_the_preset_finetune_trains_resumes_validates_and_predicts_three_classes
         *("--data.short_side", "64", "--data.max_side", "64", "--trainer.check_val_every_n_epoch", "1"),
         *("--data.total_batch_size", "2", "--data.batch_size_per_device", "2", "--trainer.log_every_n_steps", "1"),
         *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
+        *("--model.detector.rpn.post_nms_topk", "100"),
     ]
     with pytest.raises(SystemExit):
         cli(*command, "--model.new_classes", "false")
