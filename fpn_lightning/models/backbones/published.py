@@ -27,7 +27,7 @@ def fetch_torchvision_state(weights: WeightsEnum) -> State:
         return weights.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu")
     except OSError as error:  # the base class of urllib's errors
         raise InputError(
-            f"backbone: weights {weights.name} could not be fetched from {weights.url} ({error}). "
+            f"model.detector.backbone: weights {weights.name} could not be fetched from {weights.url} ({error}). "
             f"Put the file into {torch.hub.get_dir()}/checkpoints, or give its path as backbone.weights."
         ) from error
 
@@ -46,7 +46,8 @@ def check_fit(model: Mapping[str, Tensor], file: Mapping[str, Tensor], source: s
     """
     if problems := compare(model, file).problems:
         raise InputError(
-            f"backbone: weights {source!r} do not fit {name}: {listed(problems)}. Use weights of this model."
+            f"model.detector.backbone: weights {source!r} do not fit {name}: {listed(problems)}. Use weights of this "
+            "model."
         )
 
 

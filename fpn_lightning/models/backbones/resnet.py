@@ -57,22 +57,26 @@ class TorchvisionBackbone(StagedBackbone):
         weights = self.weights
         if norm == "frozen" and weights is None:
             raise InputError(
-                "backbone: norm 'frozen' without weights would freeze untrained statistics. "
+                "model.detector.backbone: norm 'frozen' without weights would freeze untrained statistics. "
                 "Set norm to 'batch' or 'group', or name weights."
             )
         if weights is not None and norm == "group":
             raise InputError(
-                "backbone: norm 'group' cannot use the BatchNorm statistics of pre-trained weights. "
+                "model.detector.backbone: norm 'group' cannot use the BatchNorm statistics of pre-trained weights. "
                 "Set norm to 'frozen' or 'batch', or weights to null."
             )
         member = torchvision_weights(name, weights)
         if member is not None and convention != "torchvision":
-            raise InputError(f"backbone: weights {weights} are torchvision's; set convention to 'torchvision'.")
+            raise InputError(
+                f"model.detector.backbone: weights {weights} are torchvision's; set convention to 'torchvision'."
+            )
         # The other weights of vgg16 are Caffe's, for which torchvision uses another mean and standard deviation.
         if member is not None:
             transforms = member.transforms()
             if (tuple(transforms.mean), tuple(transforms.std)) != (IMAGENET_MEAN, IMAGENET_STD):
-                raise InputError(f"backbone: weights {weights} of {name} need another mean. Use IMAGENET1K_V1.")
+                raise InputError(
+                    f"model.detector.backbone: weights {weights} of {name} need another mean. Use IMAGENET1K_V1."
+                )
         self.name = name
 
     def _assemble(
@@ -128,7 +132,7 @@ class TorchvisionBackbone(StagedBackbone):
         if member is None and not Path(self.weights).is_file():
             known = sorted(get_model_weights(self.name).__members__)
             raise InputError(
-                f"backbone: weights {self.weights!r} is neither a file nor one of torchvision's {known} "
+                f"model.detector.backbone: weights {self.weights!r} is neither a file nor one of torchvision's {known} "
                 f"for {self.name}. For the weights of a whole detector use model.init_from."
             )
         state = (

@@ -53,7 +53,9 @@ class TimmBackbone(Backbone):
         super().__init__("torchvision", weights)
         ascending = list(map_strides) == sorted(set(map_strides))
         if not map_strides or not ascending or any(stride < 1 or stride & (stride - 1) for stride in map_strides):
-            raise InputError(f"backbone: map_strides is {list(map_strides)}; give ascending powers of two.")
+            raise InputError(
+                f"model.detector.backbone: map_strides is {list(map_strides)}; give ascending powers of two."
+            )
         self.model_name = model_name
         timm = import_timm()
         body = self._create()
@@ -61,8 +63,8 @@ class TimmBackbone(Backbone):
         index_at = dict(zip(info.reduction(), info.out_indices, strict=True))  # the last map of each stride
         if not index_at.keys() >= set(map_strides):
             raise InputError(
-                f"backbone: timm's {model_name} has maps at strides {sorted(index_at)}, but map_strides is "
-                f"{list(map_strides)}. Use another model or other strides."
+                f"model.detector.backbone: timm's {model_name} has maps at strides {sorted(index_at)}, but "
+                f"map_strides is {list(map_strides)}. Use another model or other strides."
             )
         self._out_indices = tuple(index_at[stride] for stride in map_strides)
         if self._out_indices != tuple(info.out_indices):
@@ -85,7 +87,8 @@ class TimmBackbone(Backbone):
             raise
         except Exception as error:  # models for one image size raise various exceptions
             raise InputError(
-                f"backbone: timm's {model_name} does not take images of any size ({error}). Use another model."
+                f"model.detector.backbone: timm's {model_name} does not take images of any size ({error}). Use "
+                "another model."
             ) from error
         if frozen_stages:
             self._freeze(frozen_stages)
@@ -93,10 +96,14 @@ class TimmBackbone(Backbone):
     def _freeze(self, level: int) -> None:
         """Freeze all parameters that the map of a level depends on."""
         if self.weights is None:
-            raise InputError("backbone: frozen_stages > 0 without weights would freeze random filters. Set it to 0.")
+            raise InputError(
+                "model.detector.backbone: frozen_stages > 0 without weights would freeze random filters. Set it to 0."
+            )
         if f"c{level}" not in self.channels:
             there = ", ".join(name[1:] for name in self.channels)
-            raise InputError(f"backbone: frozen_stages is {level}; it has to be 0 or the level of a map ({there}).")
+            raise InputError(
+                f"model.detector.backbone: frozen_stages is {level}; it has to be 0 or the level of a map ({there})."
+            )
         parameters = [parameter for parameter in self.body.parameters() if parameter.requires_grad]
         side = 2 * max(self.strides.values())
         feature = self.eval().features(torch.zeros(1, 3, side, side))[f"c{level}"]
@@ -116,12 +123,16 @@ class TimmBackbone(Backbone):
     def _apply_norm(self, body: Any, norm: str | None) -> Any:
         has_batchnorm = any(isinstance(module, nn.BatchNorm2d) for module in body.modules())
         if has_batchnorm and norm is None:
-            raise InputError(f"backbone: timm's {self.model_name} has BatchNorm; set norm to 'frozen' or 'batch'.")
+            raise InputError(
+                f"model.detector.backbone: timm's {self.model_name} has BatchNorm; set norm to 'frozen' or 'batch'."
+            )
         if not has_batchnorm and norm is not None:
-            raise InputError(f"backbone: timm's {self.model_name} has no BatchNorm; set norm to null, not {norm!r}.")
+            raise InputError(
+                f"model.detector.backbone: timm's {self.model_name} has no BatchNorm; set norm to null, not {norm!r}."
+            )
         if norm == "frozen" and self.weights is None:
             raise InputError(
-                "backbone: norm 'frozen' without weights would freeze untrained statistics. "
+                "model.detector.backbone: norm 'frozen' without weights would freeze untrained statistics. "
                 "Set norm to 'batch', or name weights."
             )
         if norm != "frozen":
@@ -156,8 +167,8 @@ class TimmBackbone(Backbone):
         except Exception as error:  # timm does not define an exception
             similar = [] if timm.is_model(self.model_name) else get_close_matches(self.model_name, timm.list_models())
             raise InputError(
-                f"backbone: timm {timm.__version__} cannot build {self.model_name!r} as a backbone: {error}"
-                + (f". Similar names: {', '.join(similar)}." if similar else "")
+                f"model.detector.backbone: timm {timm.__version__} cannot build {self.model_name!r} as a backbone: "
+                f"{error}" + (f". Similar names: {', '.join(similar)}." if similar else "")
             ) from error
 
     def features(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -180,7 +191,9 @@ class TimmBackbone(Backbone):
         from_file = None
         if self.weights != "pretrained":
             if not Path(self.weights).is_file():
-                raise InputError(f"backbone: weights {self.weights!r} is neither a file nor 'pretrained'.")
+                raise InputError(
+                    f"model.detector.backbone: weights {self.weights!r} is neither a file nor 'pretrained'."
+                )
             from_file = {"state_dict": self._read_fitting_state(self.weights), "source": ""}
         # timm maps the names of a whole model to those of its feature extractor.
         loaded = self._create(out_indices=self._out_indices, pretrained=True, pretrained_cfg_overlay=from_file)
@@ -205,5 +218,7 @@ def import_timm() -> ModuleType:
     try:
         import timm
     except ImportError as error:
-        raise InputError("backbone: TimmBackbone needs timm. Run: pip install 'fpn_lightning[timm]'") from error
+        raise InputError(
+            "model.detector.backbone: TimmBackbone needs timm. Run: pip install 'fpn_lightning[timm]'"
+        ) from error
     return timm

@@ -75,10 +75,11 @@ class VGGBackbone(FeaturesBackbone):
         super().__init__(name, weights, norm, frozen_stages, "torchvision")
         if name == "vgg16" and norm is not None:
             raise InputError(
-                f"backbone: vgg16 has no BatchNorm, so norm cannot be {norm!r}. Use vgg16_bn, or set norm to null."
+                f"model.detector.backbone: vgg16 has no BatchNorm, so norm cannot be {norm!r}. Use vgg16_bn, or set "
+                "norm to null."
             )
         if name == "vgg16_bn" and norm is None:
-            raise InputError("backbone: vgg16_bn needs norm 'frozen' (pre-trained) or 'batch'.")
+            raise InputError("model.detector.backbone: vgg16_bn needs norm 'frozen' (pre-trained) or 'batch'.")
         # Built without the classifier, whose fully connected layers take 0.5 GB.
         layers = vgg.make_layers(vgg.cfgs["D"], batch_norm=name == "vgg16_bn")
         for index, layer in enumerate(layers):
@@ -205,9 +206,9 @@ class ConvNeXtBackbone(FeaturesBackbone):
 def _check_multipliers(backbone: FeaturesBackbone, **multipliers: float) -> None:
     for name, value in multipliers.items():
         if value <= 0:
-            raise InputError(f"backbone: {name} is {value}; it has to be positive.")
+            raise InputError(f"model.detector.backbone: {name} is {value}; it has to be positive.")
         if value != 1 and torchvision_weights(backbone.name, backbone.weights) is not None:
             raise InputError(
-                f"backbone: weights {backbone.weights} of {backbone.name} are for {name} 1, not {value}. "
-                "Set weights to null."
+                f"model.detector.backbone: weights {backbone.weights} of {backbone.name} are for {name} 1, not "
+                f"{value}. Set weights to null."
             )
