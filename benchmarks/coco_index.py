@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -98,6 +99,7 @@ def main() -> None:
         path = Path(folder) / "instances_train2017.json"
         write_annotations(path, arguments.images, arguments.objects)
         print(f"{path.stat().st_size / 1e6:.0f} MB of annotations")
+        time.sleep(3)  # the index of a file that was written a moment ago is not trusted
         first, again, peer = [], [], []
         for _ in range(arguments.rounds):  # in turn, so that a slow spell hits all
             path.with_name(f".{path.name}.index").unlink(missing_ok=True)

@@ -6,6 +6,7 @@ python -m fpn_lightning.drawing --preset mini --table table1
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +24,10 @@ def _find_picture(run: Path, image_id: int | None) -> Path:
     last = max((_step(path) for path in drawn), default=0)
     wanted = [path for path in drawn if _step(path) == last and image_id in (None, int(path.stem))]
     if not wanted:
+        config = shlex.quote(str(run / "config.yaml"))
         raise InputError(
             f"{run} has no picture{'' if image_id is None else f' of image {image_id}'} of its last step. Draw some: "
-            f"python train.py validate --config {run / 'config.yaml'} --ckpt_path last --pictures.num_images 10"
+            f"python train.py validate --config {config} --ckpt_path last --pictures.num_images 10"
         )
     return min(wanted, key=lambda path: int(path.stem))
 

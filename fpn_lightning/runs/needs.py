@@ -132,7 +132,7 @@ class NeededRun:
             words.append(f"--preset {self.experiment.preset}")
         words.append(f"--seed_everything {self.seed}")
         if self.experiment.root != ExperimentOptions.root:
-            words.append(f"--experiment.root {self.experiment.root}")
+            words.append(f"--experiment.root {shlex.quote(self.experiment.root)}")
         if self._finished:
             words.append("--experiment.overwrite true")  # it finished, but its checkpoint is gone
         elif Path(self.checkpoint).is_file():
@@ -140,7 +140,7 @@ class NeededRun:
         return " ".join(words + self._root_option())
 
     def _predict_command(self, split: str) -> str:
-        config = self.folder / "config.yaml"
+        config = shlex.quote(str(self.folder / "config.yaml"))
         words = [f"python train.py predict --config {config} --ckpt_path last --data.predict_split {split}"]
         return " ".join(words + self._root_option())
 

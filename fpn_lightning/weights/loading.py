@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ def checkpoint_of(source: Path) -> Path:
     if not checkpoint.is_file():
         others = sorted(checkpoint.parent.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
         overwrite = " --experiment.overwrite true" if (source / "metrics.json").exists() else ""
-        train = f"Train first: python train.py fit --config {source / 'config.yaml'}{overwrite}"
+        train = f"Train first: python train.py fit --config {shlex.quote(str(source / 'config.yaml'))}{overwrite}"
         instead = f"Give another checkpoint of the run, {others[-1]}." if others else train
         raise InputError(f"{source} has no checkpoint ({checkpoint.relative_to(source)}). {instead}")
     return checkpoint

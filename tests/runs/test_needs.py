@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,3 +130,12 @@ def test_commands_name_the_data_if_the_user_did(rpn):
             needed("my data", **experiment).weights()
     with pytest.raises(InputError, match=r"predict .* --data\.predict_split val --data\.root elsewhere; or"):
         needed("elsewhere").proposals(["val"])
+
+
+def test_folders_with_spaces_are_quoted_in_commands(rpn):
+    with pytest.raises(InputError) as error:
+        needed(root="my runs", data_root="my data").proposals(["val"])
+    words = shlex.split(str(error.value).partition("Make them: ")[2].partition(";")[0])
+    assert words[words.index("--experiment.root") + 1] == "my runs"
+    assert words.count("my data") == 2
+    assert "my runs/mini/table1/c_fpn/seed3/config.yaml" in words
