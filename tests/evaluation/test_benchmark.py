@@ -171,3 +171,21 @@ def test_the_floor_counts_the_kernels_of_a_work(load):
     assert list(recorder.calls.values()) == [calls]
     (seconds,) = script.floor(work).values()
     assert 0 < seconds < 10
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_loading_is_measured_if_the_batches_are_equal(load, coco_mini, tmp_path, monkeypatch, equal):
+    script, compare = load("loading"), load("compare")
+    monkeypatch.setattr(script, "append_line", lambda *row: compare.append_line(*row, path=tmp_path / "benchmarks.md"))
+    if not equal:
+        monkeypatch.setattr(script, "IMAGENET_STD", (0.4, 0.4, 0.4))  # of torchvision
+    monkeypatch.setattr(sys, "argv", ["loading.py", "--root", str(coco_mini), "--images", "4", "--rounds", "1"])
+    if not equal:
+        with pytest.raises(SystemExit, match="another one; nothing is written"):
+            script.main()
+        assert not (tmp_path / "benchmarks.md").exists()
+        return
+    script.main()
+    ((work, peer, *_),) = written_rows(tmp_path / "benchmarks.md")
+    assert "collate and normalise 4 photographs" in work
+    assert float(peer.split()[-2]) > 0

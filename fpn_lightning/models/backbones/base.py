@@ -91,16 +91,15 @@ class Backbone(nn.Module):
             is the mean colour.
         """
         mean, std = self.get_buffer("pixel_mean"), self.get_buffer("pixel_std")
-        pixels = images.pixels.to(mean.dtype)
+        pixels = images.pixels.to(mean.dtype, copy=True)  # one copy; each further one takes as long as decoding
         if self.convention != "torchvision":
             pixels = pixels.flip(1)
-        pixels = (pixels - mean) / std
-        rows = torch.arange(pixels.shape[2], device=pixels.device)
-        columns = torch.arange(pixels.shape[3], device=pixels.device)
-        inside_rows = rows[None, :] < images.sizes[:, 0, None]  # (N, H)
-        inside_columns = columns[None, :] < images.sizes[:, 1, None]  # (N, W)
-        inside = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]  # (N, 1, H, W)
-        return pixels.masked_fill_(~inside, 0)
+        pixels = pixels.sub_(mean).div_(std)
+        for image, geometry in zip(pixels, images.geometries, strict=True):
+            height, width = geometry.size
+            image[:, height:] = 0
+            image[:, :, width:] = 0
+        return pixels
 
     def features(self, pixels: Tensor) -> dict[str, Tensor]:
         """Compute the outputs c_k.
