@@ -152,7 +152,7 @@ def claimed(
         locks.enter_context(_alone(directory))  # before anything in it is changed
         _check_free(directory, overwrite, resume)
         undo = [_prepare(directory, overwrite, new)]
-        if overwrite:  # it is another folder now
+        if overwrite and not new:  # it is another folder now
             locks.enter_context(_alone(directory))
         if not overwrite:
             _tell(directory)

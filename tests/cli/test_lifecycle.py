@@ -88,7 +88,7 @@ def test_a_mistake_leaves_the_run_that_was_to_be_overwritten(cli, arguments, run
 
 
 def test_an_overwritten_run_is_deleted_when_the_new_one_has_finished(cli, arguments, run, kill, fails, capsys):
-    cli("fit", *arguments)
+    cli("fit", *arguments, *OVERWRITE)  # where there is nothing to overwrite, as in make quickstart
     aside = run.with_name("seed0.replaced")
     before = contents(run)
     kill(0, *OVERWRITE)  # before the first step: the run is put back
