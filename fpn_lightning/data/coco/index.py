@@ -196,9 +196,12 @@ class COCOIndex:
                 f"{listed(sorted(other - own)) or 'none'}; give both files the same 'categories'"
             )
         if len(self.categories) != num_classes:
+            used = set(self.objects.labels.tolist())
+            unused = [name for label, name in enumerate(self.categories.names) if label not in used]
             raise InputError(
                 f"data.num_classes is {num_classes}, but {self.annotation_file} has {len(self.categories)} "
                 f"{PLURAL[self.labels]}; set data.num_classes to {len(self.categories)}"
+                + (f", or delete those without objects: {listed(unused)}" if unused and used else "")
             )
 
     @cached_property

@@ -101,6 +101,11 @@ class TestWrongFiles:
         index.check_categories(2, index.categories)
         with pytest.raises(InputError, match=r"data\.num_classes is 80.*set data\.num_classes to 2"):
             index.check_categories(80, index.categories)
+        content = document()
+        content["categories"] = [{"id": 0, "name": "animals"}, *content["categories"]]
+        grouped = COCOIndex.open(write_json(tmp_path / "c.json", content))
+        with pytest.raises(InputError, match=r"set data\.num_classes to 3, or delete those without objects: animals"):
+            grouped.check_categories(2, grouped.categories)
         other = COCOIndex.open(
             write_json(
                 tmp_path / "b.json",
