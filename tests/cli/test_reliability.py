@@ -100,6 +100,7 @@ class Stage:
         """Start a run, or continue it if it has a checkpoint."""
         resume = ["--ckpt_path", "last"] if any((self.run(name) / "checkpoints").glob("*.ckpt")) else []
         arguments = [*self.arguments, "--experiment.root", str(self.folder / name), *resume]
+        self.log.unlink(missing_ok=True)  # the log of all runs would be longer than a small file may be
         return kills.call("fit", arguments, log=self.log, **how)
 
     def is_right(self, name: str) -> bool:
