@@ -17,6 +17,7 @@ from torchvision.ops import nms, roi_align, roi_pool
 
 from fpn_lightning.data.transforms import ResizeAndFlip
 from fpn_lightning.errors import InputError
+from fpn_lightning.models.backbones.folding import FoldedConv2d, pad_multiples
 from fpn_lightning.models.detector import Detector
 from fpn_lightning.models.roi_heads import RoIHeads
 from fpn_lightning.models.roi_pooler import RoIPooler, assign_boxes_to_levels
@@ -45,6 +46,9 @@ class Deployed(nn.Module):
             raise InputError("A model with model.detector.image_scales cannot be exported: it is for one scale.")
         assert detector.rpn is not None
         self.backbone, self.pyramid = detector.backbone, detector.pyramid
+        for part in self.backbone.modules():
+            if isinstance(part, FoldedConv2d) and part.pad is not None:
+                part.pad = pad_multiples  # the network input is padded to a multiple of all strides
         self.rpn: RPN = detector.rpn
         self.roi_heads: RoIHeads | None = detector.roi_heads
         self.count = top_k if detector.roi_heads is None else detector.eval_proposals

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
 from fpn_lightning.models.convolution import Conv2d
@@ -60,16 +61,28 @@ class FoldedConv2d(Conv2d):
         )
         self.weight, self.bias = conv.weight, conv.bias
         self._norm = (norm,)  # a tuple, so that it is not registered twice
-        self._pad = pad
+        self.pad = pad
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve and normalise ``(N, C, H, W)``."""
         scale, shift = self._norm[0].constants()
         if self.bias is not None:
             shift = shift + self.bias * scale
-        if self._pad is not None:
-            x = self._pad(x, self.kernel_size, self.stride, self.dilation)
+        if self.pad is not None:
+            x = self.pad(x, self.kernel_size, self.stride, self.dilation)
         return self._conv_forward(x, self.weight * scale[:, None, None, None], shift)
+
+
+def pad_multiples(x: Tensor, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
+    """Pad as ``timm.layers.pad_same`` pads a map whose sides are multiples of the stride.
+
+    Nothing depends on the sides: ``torch.export`` would reason about them for ten minutes.
+    """
+    padding: list[int] = []
+    for kernel, step, spread in zip(kernel_size[::-1], stride[::-1], dilation[::-1], strict=True):
+        both = max(0, (kernel - 1) * spread + 1 - step)
+        padding += [both // 2, both - both // 2]
+    return F.pad(x, padding)
 
 
 def fold_frozen_norms(model: nn.Module, timm: ModuleType | None = None) -> None:

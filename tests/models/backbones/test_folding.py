@@ -14,7 +14,7 @@ from torchvision.models.vgg import make_layers
 from torchvision.ops import FrozenBatchNorm2d
 
 from fpn_lightning.models.backbones.efficientnet_lite import EfficientNetLiteBackbone
-from fpn_lightning.models.backbones.folding import FoldedNorm, fold_frozen_norms
+from fpn_lightning.models.backbones.folding import FoldedNorm, fold_frozen_norms, pad_multiples
 from fpn_lightning.models.backbones.resnet import ResNetBackbone
 from fpn_lightning.models.backbones.timm import TimmBackbone
 
@@ -119,3 +119,10 @@ def test_a_norm_after_another_layer_is_not_folded():
 
     pytest.importorskip("timm", reason="the optional extra timm is not installed")
     assert not TimmBackbone._folding_keeps(TimmBackbone.__new__(TimmBackbone), Odd())
+
+
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [((3, 3), (2, 2), (1, 1)), ((5, 3), (1, 2), (1, 2))])
+def test_padding_of_multiples_is_timms(kernel, stride, dilation):
+    timm = pytest.importorskip("timm")
+    x = torch.randn(1, 2, 8, 12)
+    assert torch.equal(pad_multiples(x, kernel, stride, dilation), timm.layers.pad_same(x, kernel, stride, dilation))
