@@ -54,7 +54,6 @@ def training_images(
         counts["images_over_the_limit"] = len(places) - limit
         places = places[:limit]
     left_out = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-    rank_zero_info(f"{index.annotation_file.name}: training on {len(places)} images; left out: {left_out}")
     used = usable & np.isin(index.object_places, places)
     unseen = np.setdiff1d(np.arange(len(index.categories)), index.objects.labels[used]).tolist()
     if unseen:
@@ -63,6 +62,7 @@ def training_images(
             f"{index.annotation_file.name}: no object to train on of {len(unseen)} of {len(index.categories)} "
             f"{PLURAL[index.labels]}: {names}"
         )
+    rank_zero_info(f"{index.annotation_file.name}: training on {len(places)} images; left out: {left_out}")
     return places, counts
 
 

@@ -74,7 +74,8 @@ def test_names_in_annotations_reach_terminal_and_files_as_text(
     fields = [details.run_group, details.display_name, *details.tags, *config, *summary]
     fields += [str(value) for value in (*config.values(), *summary.values())]
     assert all(field.isprintable() and "script" not in field for field in fields)
-    saved = ["--config", str(run / "config.yaml"), "--ckpt_path", "last"]
+    # A W&B run that nobody finishes would be taken up by the next test.
+    saved = ["--config", str(run / "config.yaml"), "--ckpt_path", "last", "--wandb.enabled", "false"]
     cli("validate", *saved)
     low = ["--model.detector.roi_heads.score_thresh", "0"]
     cli("predict", *saved, *low, "--data.predict_path", str(root / "val"), "--pictures.num_images", "null")
