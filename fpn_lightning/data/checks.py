@@ -7,6 +7,7 @@ index was built, missing files show in a listing of the folder, and headers are 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PureWindowsPath
@@ -56,9 +57,9 @@ def check_split(
         problems += error.problems
     found, remarks = split_findings(index, images, places, with_masks and index.has_annotations)
     for remark in remarks:
-        if not any(remark.partition(": ")[2] in problem for problem in problems):
-            rank_zero_warn(remark)
-    return problems + found
+        rank_zero_warn(remark)
+    # Boxes in the wrong form may be why no object can be trained on, and are named there.
+    return problems + [new for new in found if not any(new.partition(": ")[2] in problem for problem in problems)]
 
 
 def split_findings(
@@ -81,7 +82,7 @@ def split_findings(
     there = np.setdiff1d(places, missing)
     damaged, remarks = _headers(index, image_folder, there)
     if fault := boxes_fault(index.objects.boxes_xywh, index.sizes[index.object_places]):
-        remarks.append(f"{index.annotation_file}: {fault}")
+        problems.append(f"{index.annotation_file}: {fault}")
     return problems + damaged, [*remarks, *area_remarks(index)]
 
 
@@ -129,34 +130,37 @@ def _headers(index: COCOIndex, image_folder: Path, places: NDArray[np.int64]) ->
     if len(places) > MAX_HEADERS:
         places = places[np.linspace(0, len(places) - 1, MAX_HEADERS).astype(np.int64)]
 
-    def look(place: int) -> int | str:
-        height, width = index.sizes[place].tolist()
+    def look(place: int) -> int | tuple[str, str]:
+        name, image_id, (height, width) = (
+            index.file_name(place),
+            int(index.image_ids[place]),
+            index.sizes[place].tolist(),
+        )
         try:
-            return check_header(image_folder / index.file_name(place), (height, width), int(index.image_ids[place]))
+            return check_header(image_folder / name, (height, width), image_id)
         except InputError as error:
-            return str(error)
+            return f"{name} (image {image_id})", str(error)
 
     with ThreadPoolExecutor(THREADS) as threads:
         answers = list(threads.map(look, places.tolist()))
-    problems = [answer for answer in answers if isinstance(answer, str)]
+    problems = [answer for answer in answers if isinstance(answer, tuple)]
     turned = sum(answer not in (0, 1) for answer in answers if isinstance(answer, int))
     remarks = [
         f"{image_folder}: {turned} of the {len(places)} images looked at have an EXIF orientation. It is not applied: "
         "COCO's boxes belong to the pixels as stored. If yours belong to the turned images, store them turned, without "
         "the tag"
     ]
-    return _grouped(image_folder, problems), remarks if turned else []
+    return _by_cause(problems), remarks if turned else []
 
 
-def _grouped(image_folder: Path, problems: list[str]) -> list[str]:
-    """One message about any number of image files; what to do about several of them is said once, at the last."""
-    if len(problems) < 2:
-        return problems
-    advice = [problem.rpartition("; ")[2] for problem in problems[:MOST]]
-    lines = [
-        problem.removesuffix(f"; {own}") if own in advice[place + 1 :] else problem
-        for place, (problem, own) in enumerate(zip(problems[:MOST], advice, strict=True))
+def _by_cause(problems: list[tuple[str, str]]) -> list[str]:
+    """One message for each cause: the problem of its first image, and the names of the others."""
+    causes: dict[str, list[tuple[str, str]]] = {}
+    for name, problem in problems:
+        cause = re.sub(r"\d+", "", problem.rpartition(f"{name}: ")[2])
+        causes.setdefault(cause, []).append((name, problem))
+    return [
+        problem
+        + (f"; {len(others)} others are wrong in the same way: {listed([name for name, _ in others])}" * bool(others))
+        for (_, problem), *others in causes.values()
     ]
-    shown = "".join(f"\n    {line}" for line in lines)
-    more = f"\n    and {len(problems) - MOST} more" if len(problems) > MOST else ""
-    return [f"{image_folder}: {len(problems)} image files cannot be used:{shown}{more}"]

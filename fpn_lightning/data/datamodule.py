@@ -73,8 +73,6 @@ class COCODataModule(pl.LightningDataModule):
         predict_path: folder of images, or one image file, that ``predict`` reads instead; it does not need ``root``.
 
     Attributes:
-        category_ids: id of each label's category or supercategory; known after ``setup``.
-        category_names: name of each label; known after ``setup``.
         dropped: for each reason (``inverted``, ``empty``, ``outside``, ``small``, ``crowd``), the number of objects
             left out of training. ``images_without_objects`` and, if ``max_train_images`` leaves some out,
             ``images_over_the_limit`` are numbers of images left out. Known after ``setup``.
@@ -143,8 +141,7 @@ class COCODataModule(pl.LightningDataModule):
         self.transform = ResizeAndFlip(
             short_sides, max_side, size_rounding, flip_probability, min_box_size, seed, random_crop
         )
-        self.category_ids: tuple[int, ...] = ()
-        self.category_names: tuple[str, ...] = ()
+        self._first: COCOIndex | None = None
         self.dropped: dict[str, int] = {}
         self._datasets: dict[Role, COCODataset] = {}
         for key, least in [*((key, 1) for key in POSITIVE), ("num_workers", 0)]:
@@ -155,6 +152,11 @@ class COCODataModule(pl.LightningDataModule):
                 "data.cache_images keeps one size of each image in one process: set data.num_workers to 0, "
                 "data.random_crop to null and data.short_side to one number"
             )
+
+    @property
+    def categories(self) -> Categories | None:
+        """What labels stand for: categories or supercategories; None before ``setup`` and without annotation files."""
+        return self._first.categories if self._first else None
 
     def prepare_data(self) -> None:
         """Index the annotations in one process per machine, so that the others only map the result."""
@@ -177,7 +179,7 @@ class COCODataModule(pl.LightningDataModule):
                 problems += check_split(self.root, split, key, self.load_masks, partial(self._dataset, role))
         if problems:
             self._datasets.clear()
-            self.category_ids, self.category_names = (), ()
+            self._first = None
             raise InputError(*dict.fromkeys(problems))
 
     def train_dataloader(self) -> TrainingLoader:
@@ -283,9 +285,8 @@ class COCODataModule(pl.LightningDataModule):
         annotation_file, images = split_paths(self.root, split)
         index = COCOIndex.open(annotation_file, self.labels)
         if len(index.categories):  # a file that only lists images may have none
-            if not self.category_ids:
-                self.category_ids, self.category_names = index.categories.ids, index.categories.names
-            index.check_categories(self.num_classes, Categories(self.category_ids, self.category_names))
+            self._first = self._first or index
+            index.check_categories(self.num_classes, self._first)
         places = np.arange(len(index))
         if role == "train":
             places, self.dropped = training_images(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from numpy.typing import NDArray
 
 from fpn_lightning.data.coco.boxes import boxes_fault
@@ -58,7 +58,7 @@ def training_images(
     unseen = np.setdiff1d(np.arange(len(index.categories)), index.objects.labels[used]).tolist()
     if unseen:
         names = listed([repr(index.categories.names[label]) for label in unseen])
-        rank_zero_info(
+        rank_zero_warn(
             f"{index.annotation_file.name}: no object to train on of {len(unseen)} of {len(index.categories)} "
             f"{PLURAL[index.labels]}: {names}"
         )

@@ -56,6 +56,7 @@ def set_up_logging() -> None:
     advertisements.addFilter(lambda record: not NOISE.search(record.getMessage()))
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode")  # frozen BatchNorm
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval")  # of a run of a few steps
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # of a resumed run
 
 

@@ -119,8 +119,8 @@ class BaseStage(EvaluatedStage):
             InputError: if weights do not fit, or if ``trainer.accumulate_grad_batches`` contradicts the total batch.
         """
         super().setup(stage)
-        if self.data is not None and self.data.category_ids:
-            self.categories = Categories(self.data.category_ids, self.data.category_names)
+        if self.data is not None and self.data.categories:
+            self.categories = self.data.categories
         self._load_initial_weights()
         if self.compiles:
             self.detector.compile_maps(constant_weights=stage != "fit")

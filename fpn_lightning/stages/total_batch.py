@@ -70,7 +70,7 @@ def keep_total_batch(trainer: Trainer, data: COCODataModule, optimization: Optim
     trainer.fit_loop.epoch_loop.max_steps = max_steps
     if not _is_scaled(data, optimization):
         if max_steps != asked:
-            rank_zero_info(f"{epochs} epochs of {data.steps_per_epoch} steps: max_steps {max_steps}")
+            rank_zero_info(f"trainer.max_epochs {epochs}, {data.steps_per_epoch} steps each: max_steps {max_steps}")
         return optimization
     rescaled = optimization.rescaled(data.total_batch_size)
     warmup = rescaled.warmup_steps if rescaled.warmup_steps >= 1 else round(rescaled.warmup_steps * max(max_steps, 0))

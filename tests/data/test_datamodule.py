@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 from torch.nn.functional import interpolate
 
+from fpn_lightning.data.coco.annotations import Categories
 from fpn_lightning.data.datamodule import POSITIVE, COCODataModule
 from fpn_lightning.data.images import read_image
 from fpn_lightning.errors import InputError
@@ -169,7 +170,7 @@ class TestSetup:
         description = data.describe("val2017")
         assert len(description.pop("fingerprint")) == 64
         assert description == {"name": "two images", "split": "val2017", "num_images": 5}
-        assert (data.category_ids, data.category_names) == ((1, 3), ("person", "car"))
+        assert data.categories == Categories((1, 3), ("person", "car"))
         with pytest.raises(InputError, match="there is no split 'other'"):
             data.describe("other")
 

@@ -73,7 +73,7 @@ def test_each_category_fills_its_frame(category: Any) -> None:
     assert 1 < unit_side(category) < 2
 
 
-@pytest.mark.parametrize("draw", set(CLUTTER), ids=lambda draw: draw.__name__)
+@pytest.mark.parametrize("draw", list(dict.fromkeys(CLUTTER)), ids=lambda draw: draw.__name__)
 def test_clutter_has_no_owner_and_hides_objects(draw: Any) -> None:
     canvas, owners = np.zeros((90, 90, 3), np.uint8), np.full((90, 90), 7, np.uint8)
     draw(Pen(canvas, owners, np.array([[30.0, 0, 45], [0, 30.0, 45]]), 0, INKS), np.random.default_rng(0))

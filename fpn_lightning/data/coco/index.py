@@ -178,20 +178,22 @@ class COCOIndex:
         blob, offsets = self._segmentations
         return json.loads(blob[offsets[i] : offsets[i + 1]].tobytes() or b"null")
 
-    def check_categories(self, num_classes: int, others: Categories) -> None:
+    def check_categories(self, num_classes: int, first: COCOIndex) -> None:
         """Check the number of categories, and that another split has the same ones.
 
         Args:
             num_classes: the configured number.
-            others: categories of the other split.
+            first: the split opened first; it may be this one.
 
         Raises:
             InputError: they differ, so labels would be wrong or out of range.
         """
-        if self.categories != others:
-            own, other = (set(zip(known.ids, known.names, strict=True)) for known in (self.categories, others))
+        if self.categories != first.categories:
+            own, other = (
+                set(zip(known.categories.ids, known.categories.names, strict=True)) for known in (self, first)
+            )
             raise InputError(
-                f"{self.annotation_file}: its categories are not those of the split opened before, so labels would "
+                f"{self.annotation_file}: its categories are not those of {first.annotation_file}, so labels would "
                 f"differ in meaning: only here {listed(sorted(own - other)) or 'none'}, only there "
                 f"{listed(sorted(other - own)) or 'none'}; give both files the same 'categories'"
             )

@@ -98,14 +98,14 @@ class TestWrongFiles:
 
     def test_other_categories(self, tmp_path: Path) -> None:
         index = COCOIndex.open(write_json(tmp_path / "a.json", document()))
-        index.check_categories(2, index.categories)
+        index.check_categories(2, index)
         with pytest.raises(InputError, match=r"data\.num_classes is 80.*set data\.num_classes to 2"):
-            index.check_categories(80, index.categories)
+            index.check_categories(80, index)
         content = document()
         content["categories"] = [{"id": 0, "name": "animals"}, *content["categories"]]
         grouped = COCOIndex.open(write_json(tmp_path / "c.json", content))
         with pytest.raises(InputError, match=r"set data\.num_classes to 3, or delete those without objects: animals"):
-            grouped.check_categories(2, grouped.categories)
+            grouped.check_categories(2, grouped)
         other = COCOIndex.open(
             write_json(
                 tmp_path / "b.json",
@@ -113,4 +113,4 @@ class TestWrongFiles:
             )
         )
         with pytest.raises(InputError, match=r"only here \(1, 'car'\), \(3, 'person'\), only there \(1, 'person'\)"):
-            other.check_categories(2, index.categories)
+            other.check_categories(2, index)

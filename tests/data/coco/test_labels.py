@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fpn_lightning.data.coco import index_file
+from fpn_lightning.data.coco.annotations import Categories
 from fpn_lightning.data.coco.index import COCOIndex
 from fpn_lightning.errors import InputError
 from tests.data.builders import annotation, document, small_module, write_json, write_split
@@ -68,7 +69,7 @@ def test_the_data_module_trains_and_evaluates_on_them(tmp_path: Path) -> None:
         write_split(tmp_path, split, grouped())
     data = small_module(tmp_path, num_classes=3, labels="supercategory", num_workers=1)
     data.setup("fit")
-    assert (data.category_ids, data.category_names) == ((9, 10, 11), ("person", "vehicle", "animal"))
+    assert data.categories == Categories((9, 10, 11), ("person", "vehicle", "animal"))
     assert data.describe("val")["name"] == "two images; labels are supercategories"  # pages show it
     batch = next(iter(data.val_dataloader()))
     assert batch.targets[0].labels.tolist() == batch.ground_truths[0].labels.tolist() == [1, 0, 2, 1]
