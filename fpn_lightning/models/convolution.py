@@ -62,13 +62,13 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     x, weight = ctx.saved_tensors
     of_x, *others = ctx.needs_input_grad
+    of_weight = of_bias = None
+    if any(others):  # first, since copies of both maps are made for it
+        mask = [False, *others]
+        _, of_weight, of_bias = torch.ops.aten.convolution_backward(grad, x, weight, [len(weight)], *_NO_STRIDE, mask)
     # The gradient of the input is a convolution too, with the weights turned by 180 degrees.
     grad_x = conv3x3(grad.contiguous(), weight.flip(2, 3).transpose(0, 1).contiguous(), None) if of_x else None
-    if not any(others):
-        return grad_x, None, None
-    mask = [False, *others]
-    _, *grads = torch.ops.aten.convolution_backward(grad, x, weight, [len(weight)], *_NO_STRIDE, mask)
-    return grad_x, *grads
+    return grad_x, of_weight, of_bias
 
 
 conv3x3.register_autograd(_backward, setup_context=_save)

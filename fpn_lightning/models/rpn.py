@@ -69,11 +69,14 @@ class RPNHead(nn.Module):
             Logits ``(N, H * W * A)`` and deltas ``(N, H * W * A, 4)``, cells row-major, anchors innermost.
         """
         hidden = F.relu(self.conv(feature), inplace=True)
-        # (N, A, H, W) -> (N, H, W, A) -> (N, H * W * A)
-        logits = self.objectness_logits(hidden).permute(0, 2, 3, 1).flatten(1)
-        # (N, A * 4, H, W) -> (N, H, W, A * 4) -> (N, H * W * A, 4)
-        deltas = self.anchor_deltas(hidden).permute(0, 2, 3, 1).reshape(len(feature), -1, 4)
-        return logits, deltas
+        # One convolution for both: two would each need memory for a gradient of `hidden`, the largest map.
+        weights, biases = zip(
+            *(layer.parameters() for layer in (self.objectness_logits, self.anchor_deltas)), strict=True
+        )
+        # (N, A * 5, H, W) -> (N, H, W, A * 5) -> (N, H, W, A) and (N, H, W, A * 4)
+        both = F.conv2d(hidden, torch.cat(weights), torch.cat(biases)).permute(0, 2, 3, 1)
+        logits, deltas = both.split([len(bias) for bias in biases], dim=3)
+        return logits.flatten(1), deltas.reshape(len(feature), -1, 4)
 
 
 class RPN(nn.Module):

@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -70,7 +72,21 @@ class FoldedConv2d(Conv2d):
             shift = shift + self.bias * scale
         if self.pad is not None:
             x = self.pad(x, self.kernel_size, self.stride, self.dilation)
-        return self._conv_forward(x, self.weight * scale[:, None, None, None], shift)
+        scaled = self.weight * scale[:, None, None, None]
+        if not scaled.requires_grad or torch.compiler.is_compiling():
+            return self._conv_forward(x, scaled, shift)
+
+        # The backward pass scales the weights anew. To keep them takes as much memory as the weights themselves.
+        address = scaled.data_ptr()  # not the tensor, which the hook would keep
+
+        def keep(saved: Tensor) -> Tensor | None:
+            return None if saved.data_ptr() == address else saved
+
+        def restore(saved: Tensor | None) -> Tensor:
+            return self.weight * scale[:, None, None, None] if saved is None else saved
+
+        with saved_tensors_hooks(keep, restore):
+            return self._conv_forward(x, scaled, shift)
 
 
 def pad_multiples(x: Tensor, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:

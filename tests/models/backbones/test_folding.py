@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from functools import partial
 
 import pytest
@@ -14,7 +15,7 @@ from torchvision.models.vgg import make_layers
 from torchvision.ops import FrozenBatchNorm2d
 
 from fpn_lightning.models.backbones.efficientnet_lite import EfficientNetLiteBackbone
-from fpn_lightning.models.backbones.folding import FoldedNorm, fold_frozen_norms, pad_multiples
+from fpn_lightning.models.backbones.folding import FoldedConv2d, FoldedNorm, fold_frozen_norms, pad_multiples
 from fpn_lightning.models.backbones.resnet import ResNetBackbone
 from fpn_lightning.models.backbones.timm import TimmBackbone
 
@@ -57,6 +58,21 @@ def test_outputs_and_gradients_stay_the_same(build):
         output.square().mean().backward()
     for parameter, other in zip(model.parameters(), folded.parameters(), strict=True):
         assert torch.allclose(parameter.grad, other.grad, rtol=1e-9, atol=1e-9 * parameter.grad.abs().max())
+
+
+def test_scaled_weights_are_not_kept_for_the_backward_pass(monkeypatch):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), FrozenBatchNorm2d(8))
+    fold_frozen_norms(model)
+    convolve, scaled = FoldedConv2d._conv_forward, []
+    monkeypatch.setattr(
+        FoldedConv2d,
+        "_conv_forward",
+        lambda self, x, weight, bias: (scaled.append(weakref.ref(weight)), convolve(self, x, weight, bias))[1],
+    )
+    output = model(torch.randn(1, 3, 9, 9))
+    assert [reference() for reference in scaled] == [None]
+    output.sum().backward()
+    assert model[0].weight.grad.abs().sum() > 0
 
 
 def test_a_backbone_is_folded_with_the_weights_of_its_seed():
