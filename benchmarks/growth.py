@@ -1,0 +1,218 @@
+"""How time and memory grow with image size, objects, proposals, batch and processes.
+
+    python benchmarks/growth.py [--rounds 3] [--output reports/growth.md]
+
+Faster R-CNN with ResNet-18 and FPN, random weights, one thread a process. Time is the shortest of the rounds; memory is
+the peak growth of a child process. "Growth" is the exponent between the last two points, 1.0 for linear growth. Writes
+a table, and a figure beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import gc
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its threads
+
+import torch
+import torch.distributed as dist
+from compare import REPOSITORY, machine, peak_memory_mib, time_in_turn
+from inputs import noise, objects
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torchvision_peer import Pair, make_pair
+
+from fpn_lightning.runs.checkout import git_commit
+from fpn_lightning.structures import Proposals, Targets
+
+SIZE = (400, 533)
+Work = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What grows, and what was measured at each point."""
+
+    what: str
+    work: str
+    points: list[float]
+    seconds: list[float]
+    mib: list[float]
+
+
+def random_boxes(count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    ends = torch.rand(2, count, 2, generator=generator)
+    return torch.cat((ends.amin(dim=0), ends.amax(dim=0)), dim=1) * torch.tensor([SIZE[1], SIZE[0]] * 2)
+
+
+@torch.no_grad()
+def detect(pair: Pair, side: int) -> None:
+    Pair(pair.ours.eval(), pair.theirs, noise(1, (side, side), 32), []).detect_ours()
+
+
+@torch.no_grad()
+def run_heads(pair: Pair, maps: dict[str, Tensor], count: int) -> None:
+    heads = pair.ours.eval().roi_heads
+    assert heads is not None
+    boxes = random_boxes(count)
+    levels = torch.zeros(count, dtype=torch.int64)
+    heads.predict(maps, [Proposals(boxes, torch.ones(count), levels)], torch.tensor([SIZE]))
+
+
+def train(pair: Pair, images: int, targets: Targets, size: tuple[int, int] = SIZE) -> None:
+    step = Pair(pair.ours.train(), pair.theirs, noise(images, size, 32), [targets] * images)
+    torch.stack(list(step.losses_of_ours().values())).sum().backward()
+    pair.ours.zero_grad()
+
+
+def measure(
+    what: str, work: str, points: Sequence[int], make: Callable[[int], Work], warm_up: Work, rounds: int
+) -> Growth:
+    """Measure a work at all points, in turn; ``warm_up`` is the same on almost nothing."""
+    works = {str(point): make(point) for point in points}
+    mib = [peak_memory_mib(each, warm_up) for each in works.values()]
+    seconds = time_in_turn(works, rounds)
+    print(what, dict(zip(points, seconds.values(), strict=True)), [round(value) for value in mib], flush=True)
+    return Growth(what, work, [float(point) for point in points], list(seconds.values()), mib)
+
+
+class Losses(nn.Module):
+    """The losses of a training step as a forward pass, which DDP needs."""
+
+    def __init__(self, pair: Pair) -> None:
+        super().__init__()
+        self.detector = pair.ours.train()
+        self.pair = pair
+
+    def forward(self) -> Tensor:
+        """Sum the losses."""
+        return torch.stack(list(self.pair.losses_of_ours().values())).sum()
+
+
+def train_together(rank: int, processes: int, rounds: int, file: str) -> None:
+    """Time training steps of one of the processes; the first writes the shortest to ``file``."""
+    torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
+    dist.init_process_group("gloo", init_method=f"file://{file}.start", rank=rank, world_size=processes)
+    model = nn.parallel.DistributedDataParallel(
+        Losses(make_pair("resnet18", 256, noise(2, SIZE, 32), [objects(SIZE)] * 2))
+    )
+    taken = []
+    for _ in range(rounds + 1):
+        dist.barrier()
+        gc.collect()
+        start = time.perf_counter()
+        model().backward()
+        taken.append(time.perf_counter() - start)
+    if rank == 0:
+        Path(file).write_text(str(min(taken[1:])), encoding="utf-8")
+    dist.destroy_process_group()
+
+
+def processes(counts: Sequence[int], rounds: int, folder: Path) -> Growth:
+    """Measure a training step of 2 images a process."""
+    seconds = []
+    for count in counts:
+        file = folder / f"processes{count}"
+        torch.multiprocessing.spawn(train_together, (count, rounds, str(file)), nprocs=count)
+        seconds.append(float(file.read_text(encoding="utf-8")))
+        for name in (file, file.with_name(f"{file.name}.start")):
+            name.unlink(missing_ok=True)
+    print("processes", dict(zip(counts, seconds, strict=True)), flush=True)
+    return Growth("processes, a core each", "training step of 2 images a process", list(counts), seconds, [])
+
+
+def exponent(points: Sequence[float], values: Sequence[float]) -> float:
+    """The growth between the last two points: 0 for none, 1 for linear."""
+    return math.log(values[-1] / values[-2]) / math.log(points[-1] / points[-2])
+
+
+def write(growths: Sequence[Growth], output: Path) -> None:
+    """Write the table and the figure."""
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    lines = [
+        "# Growth of time and memory",
+        "",
+        f"Written by `benchmarks/growth.py`: Faster R-CNN, ResNet-18 and FPN, {SIZE[0]} x {SIZE[1]} px where the size "
+        f'does not grow, one thread a process. {machine()}, {date}, commit {git_commit()}. "Growth" is the exponent '
+        "between the last two points: 0 for none, 1 for linear growth.",
+        "",
+        f"![time and memory]({output.with_suffix('.png').name})",
+        "",
+        "what grows | work | points | seconds | growth | peak MiB | growth",
+        "--- | --- | --- | --- | --- | --- | ---",
+    ]
+    for each in growths:
+        points, seconds = (
+            ", ".join(f"{value:.{n}g}" for value in values) for values, n in ((each.points, 7), (each.seconds, 3))
+        )
+        memory = ", ".join(f"{value:.0f}" for value in each.mib) or "not measured"
+        growing = f"{exponent(each.points, each.mib):.2f}" if each.mib else ""
+        time_growth = f"{exponent(each.points, each.seconds):.2f}"
+        lines.append(f"{each.what} | {each.work} | {points} | {seconds} | {time_growth} | {memory} | {growing}")
+    one, *_, most = growths[-1].seconds
+    lines += ["", f"Efficiency of {growths[-1].points[-1]:.0f} processes against one: {one / most:.2f}."]
+    output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    figure = Figure(figsize=(3 * len(growths), 5.2), layout="constrained")
+    for column, each in enumerate(growths):
+        for row, (name, values) in enumerate((("seconds", each.seconds), ("peak MiB", each.mib))):
+            axes = figure.add_subplot(2, len(growths), row * len(growths) + column + 1)
+            if not values:
+                axes.axis("off")
+                continue
+            axes.plot(each.points, values, "o-")
+            axes.set_ylim(bottom=0)
+            axes.set_xlim(left=0)
+            axes.set_xlabel(each.what)
+            axes.set_ylabel(name)
+            axes.set_title(each.work if row == 0 else "", fontsize=9)
+    figure.savefig(output.with_suffix(".png"), dpi=80)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="How time and memory grow.")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "reports" / "growth.md")
+    given = parser.parse_args(args)
+    pair = make_pair("resnet18", 256, noise(1, SIZE, 32), [objects(SIZE)])
+    with torch.no_grad():
+        maps = pair.ours.eval()(pair.images)
+    sides = (200, 400, 600, 800)
+    few = partial(detect, pair, 64)
+    size = measure("", "detect in an image", sides, lambda side: partial(detect, pair, side), few, given.rounds)
+    megapixels = [side * side / 1e6 for side in sides]
+    growths = [Growth("megapixels", size.work, megapixels, size.seconds, size.mib)]
+
+    def with_objects(count: int) -> Work:
+        return partial(train, pair, 1, Targets(random_boxes(count), torch.zeros(count, dtype=torch.int64)))
+
+    def with_proposals(count: int) -> Work:
+        return partial(run_heads, pair, maps, count)
+
+    def with_images(count: int) -> Work:
+        return partial(train, pair, count, objects(SIZE))
+
+    one = partial(train, pair, 1, objects((64, 96)), (64, 96))
+    growths += [
+        measure("objects", "training step of an image", (1, 10, 100, 1000), with_objects, one, given.rounds),
+        measure("proposals", "box head", (250, 500, 1000, 2000), with_proposals, with_proposals(8), given.rounds),
+        measure("images", "training step", (1, 2, 4), with_images, one, given.rounds),
+        processes((1, 2), given.rounds, given.output.resolve().parent),
+    ]
+    write(growths, given.output)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
