@@ -16,7 +16,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,15 +38,16 @@ SIZE = (400, 533)
 Work = Callable[[], Any]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Growth:
     """What grows, and what was measured at each point."""
 
     what: str
     work: str
-    points: list[float]
-    seconds: list[float]
-    mib: list[float]
+    points: Sequence[float]
+    works: list[Work] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    mib: list[float] = field(default_factory=list)
 
 
 def random_boxes(count: int) -> Tensor:
@@ -75,15 +76,14 @@ def train(pair: Pair, images: int, targets: Targets, size: tuple[int, int] = SIZ
     pair.ours.zero_grad()
 
 
-def measure(
-    what: str, work: str, points: Sequence[int], make: Callable[[int], Work], warm_up: Work, rounds: int
-) -> Growth:
-    """Measure a work at all points, in turn; ``warm_up`` is the same on almost nothing."""
-    works = {str(point): make(point) for point in points}
-    mib = [peak_memory_mib(each, warm_up) for each in works.values()]
-    seconds = time_in_turn(works, rounds)
-    print(what, dict(zip(points, seconds.values(), strict=True)), [round(value) for value in mib], flush=True)
-    return Growth(what, work, [float(point) for point in points], list(seconds.values()), mib)
+def measure(growths: Sequence[Growth], warm_ups: Sequence[Work], rounds: int) -> None:
+    """Measure all works: first the memory, since memory that a timed work has freed would be used again."""
+    for growth, warm_up in zip(growths, warm_ups, strict=True):
+        growth.mib = [peak_memory_mib(work, warm_up) for work in growth.works]
+    for growth in growths:
+        works = {str(number): work for number, work in enumerate(growth.works)}
+        growth.seconds = list(time_in_turn(works, rounds).values())
+        print(growth.what, growth.points, growth.seconds, [round(value) for value in growth.mib], flush=True)
 
 
 class Losses(nn.Module):
@@ -130,7 +130,7 @@ def processes(counts: Sequence[int], rounds: int, folder: Path) -> Growth:
         for name in (file, file.with_name(f"{file.name}.start")):
             name.unlink(missing_ok=True)
     print("processes", dict(zip(counts, seconds, strict=True)), flush=True)
-    return Growth("processes, a core each", "training step of 2 images a process", list(counts), seconds, [])
+    return Growth("processes, a core each", "training step of 2 images a process", counts, seconds=seconds)
 
 
 def exponent(points: Sequence[float], values: Sequence[float]) -> float:
@@ -188,28 +188,25 @@ def main(args: Sequence[str] | None = None) -> int:
     pair = make_pair("resnet18", 256, noise(1, SIZE, 32), [objects(SIZE)])
     with torch.no_grad():
         maps = pair.ours.eval()(pair.images)
-    sides = (200, 400, 600, 800)
-    few = partial(detect, pair, 64)
-    size = measure("", "detect in an image", sides, lambda side: partial(detect, pair, side), few, given.rounds)
-    megapixels = [side * side / 1e6 for side in sides]
-    growths = [Growth("megapixels", size.work, megapixels, size.seconds, size.mib)]
 
     def with_objects(count: int) -> Work:
         return partial(train, pair, 1, Targets(random_boxes(count), torch.zeros(count, dtype=torch.int64)))
 
-    def with_proposals(count: int) -> Work:
-        return partial(run_heads, pair, maps, count)
-
-    def with_images(count: int) -> Work:
-        return partial(train, pair, count, objects(SIZE))
-
-    one = partial(train, pair, 1, objects((64, 96)), (64, 96))
-    growths += [
-        measure("objects", "training step of an image", (1, 10, 100, 1000), with_objects, one, given.rounds),
-        measure("proposals", "box head", (250, 500, 1000, 2000), with_proposals, with_proposals(8), given.rounds),
-        measure("images", "training step", (1, 2, 4), with_images, one, given.rounds),
-        processes((1, 2), given.rounds, given.output.resolve().parent),
+    sides, counts, numbers, batches = (200, 400, 600, 800), (1, 10, 100, 1000), (250, 500, 1000, 2000), (1, 2, 4)
+    growths = [
+        Growth(
+            "megapixels",
+            "detect in an image",
+            [side**2 / 1e6 for side in sides],
+            [partial(detect, pair, side) for side in sides],
+        ),
+        Growth("objects", "training step of an image", counts, [with_objects(count) for count in counts]),
+        Growth("proposals", "box head", numbers, [partial(run_heads, pair, maps, number) for number in numbers]),
+        Growth("images", "training step", batches, [partial(train, pair, n, objects(SIZE)) for n in batches]),
     ]
+    one = partial(train, pair, 1, objects((64, 96)), (64, 96))
+    measure(growths, [partial(detect, pair, 64), one, partial(run_heads, pair, maps, 8), one], given.rounds)
+    growths.append(processes((1, 2), given.rounds + 2, given.output.resolve().parent))
     write(growths, given.output)
     return 0
 
