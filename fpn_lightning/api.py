@@ -213,7 +213,7 @@ def _pixels(image: Any, name: str) -> NDArray[np.uint8]:
         raise InputError(f"{name} is a {type(image).__name__}. {wanted}.")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not 0 < image.size <= 3 * MAX_PIXELS:
         raise InputError(
-            f"{name} is a {image.dtype} array of shape {image.shape}. {wanted}; Image.fromarray(array) takes grey and "
-            "RGBA arrays too, and several images are a list."
+            f"{name} is a {image.dtype} array of shape {image.shape}. {wanted}. For a grey or RGBA array, "
+            "give Image.fromarray(array). For several images, give a list."
         )
     return np.ascontiguousarray(image)

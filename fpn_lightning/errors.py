@@ -42,7 +42,7 @@ def listed(names: Sequence[object]) -> str:
 
 
 def first_error(error: ValidationError) -> str:
-    """Describe the first wrong key of a validated mapping in one line."""
+    """Describe the first wrong key of a mapping that failed its validation, in one line."""
     detail = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in detail["loc"] if part != "[key]")
     return f"{key}: {detail['msg']}" if key else detail["msg"]

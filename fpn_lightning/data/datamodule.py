@@ -48,7 +48,7 @@ class COCODataModule(pl.LightningDataModule):
             into (12 in COCO).
         total_batch_size: images of one optimiser step: processes × images per process × accumulation steps.
         batch_size_per_device: images of one training micro-batch.
-        eval_batch_size: images of one evaluation batch. With 1 an image is not padded to the size of another.
+        eval_batch_size: images of one evaluation batch. With 1, no image is padded to the size of another.
         short_side: length of the shorter side after resizing. If there are several, training draws one per image and
             epoch, evaluation uses the last.
         max_side: limit of the longer side.

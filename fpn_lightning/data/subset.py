@@ -70,7 +70,7 @@ def build_subset(
     """
     out = root if out is None else out
     if split in sources and out.resolve() == root.resolve():
-        raise InputError(f"--split {split} is a split that the images come from; give the new split another name")
+        raise InputError(f"images are also taken from --split {split}; choose another name for the new split")
     parts = _parts(root, ids, sources)
     document = _document(parts, split, box_areas)
     path = out / "annotations" / f"instances_{split}.json"

@@ -141,7 +141,7 @@ def usable_boxes(
 
 
 def augment(pixels: Pixels, geometry: Geometry) -> Pixels:
-    """Make the network input for training: pixels of the image file, uint8 ``(H, W, 3)``, to ``(H', W', 3)``."""
+    """Crop, resize and flip an image for training; the file's uint8 ``(H, W, 3)`` become ``(H', W', 3)``."""
     augmented: Pixels = _pipeline(geometry.size, geometry.flipped)(image=geometry.crop(pixels))["image"]
     return augmented
 

@@ -83,7 +83,7 @@ def count_boxes(
 
     Args:
         prediction: proposals of the image, any order.
-        ground_truth: its objects. COCO sorts them by label, which decides between equal IoUs.
+        ground_truth: its objects, any order. As in COCO they are sorted by label, which decides where IoUs are equal.
         ranges: float64 ``(A, 2)``, see :func:`area_ranges`.
         limits: ``(L,)`` proposals kept, ascending.
 

@@ -58,7 +58,7 @@ class ResultFile:
             num_images: number of images that must have results; ``None`` accepts any number.
 
         Returns:
-            The skipped lines of all processes, by image id; an empty list on all but the first process.
+            The skipped lines of all processes, sorted by image id; an empty list on all but the first process.
 
         Raises:
             InputError: on the first process, if the number of images differs. An earlier file stays as it was.

@@ -19,7 +19,7 @@ Point = tuple[float, float | None]
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: for each row id, a point or ``None`` at each of ``places``."""
+    """One subplot: labels of the x axis, and for each row id one point a label, ``None`` where there is none."""
 
     title: str
     places: list[str]

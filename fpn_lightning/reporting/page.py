@@ -26,7 +26,7 @@ def summaries(
 ) -> list[TableSummary]:
     """The tables of a preset that are rendered: those with a record of their own or measured costs, and ``also``.
 
-    ``records`` are all records of the preset. ``records_root`` is ``reports/records``, where costs are.
+    ``records`` are all records of the preset. ``records_root`` is ``reports/records``, from which the costs are read.
     """
     present = {record.experiment.table for record in records}
 

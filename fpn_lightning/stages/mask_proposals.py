@@ -109,8 +109,8 @@ def reject_shared_images(train_split: str, *eval_splits: str | None) -> None:
     """Reject the evaluation on a split of COCO 2014 if some of its images were used for training.
 
     COCO 2017 has the images of 2014 in other splits: of the 40,504 images of val2014, 5,000 are in val2017 and the
-    others in train2017. Unofficial splits of 2014 (trainval35k, valminusminival2014) contain them, too. Table 6 is
-    trained on train2014.
+    others in train2017. The unofficial splits trainval35k and valminusminival2014 contain images of val2014,
+    too. Table 6 is trained on train2014.
 
     Raises:
         InputError: naming both splits.

@@ -99,7 +99,7 @@ def load_fitting(
 ) -> None:
     """Load tensors of another project.
 
-    For each part that both models have, every tensor of the file must be loaded. Tensors of other parts, as of a mask
+    For each part that both models have, every tensor of the file must be loaded. Tensors of other parts, such as a mask
     head, are skipped with a warning.
 
     Args:

@@ -125,7 +125,7 @@ def test_everything_missing_is_in_one_error(coco: Path, capsys: pytest.CaptureFi
         ("1\n2\n1\n", [], "line 3 is '1'"),
         ("# none\n", [], "has no image id"),
         ("1\n", ["--from", "train2014"], "instances_train2014.json is missing. Download COCO"),
-        ("1\n", ["--split", "val2017"], "--split val2017 is a split that the images come from"),
+        ("1\n", ["--split", "val2017"], "images are also taken from --split val2017"),
     ],
 )
 def test_wrong_lists_and_splits(

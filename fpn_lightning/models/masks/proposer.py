@@ -1,7 +1,9 @@
 """Segmentation proposals from a feature pyramid: MLPs at all positions of every level (FPN §6, App. A).
 
-Shape shorthand: N images, L levels, M MLPs, d channels, H_l x W_l size of level l, B cells of one image (all positions
-of all MLPs on all levels), P chosen cells, m side of a mask in cells, k side of an MLP's window in cells of the map.
+A cell is one MLP at one position of one level; it predicts one mask.
+
+Shape shorthand: N images, L levels, M MLPs, d channels, H_l x W_l size of level l, B cells of one image, P chosen cells,
+m x m values of a mask, k x k positions of the map that an MLP reads.
 
 An MLP is a k x k convolution with 512 outputs, a ReLU and two sibling 1 x 1 convolutions. In training only the sampled
 cells are computed, from patches of the maps: the same numbers as from whole maps, at a fraction of the cost. In
