@@ -2,8 +2,8 @@
 
 A cell is one MLP at one position of one level; it predicts one mask.
 
-Shape shorthand: N images, L levels, M MLPs, d channels, H_l x W_l size of level l, B cells of one image, P chosen cells,
-m x m values of a mask, k x k positions of the map that an MLP reads.
+Shape shorthand: N images, L levels, M MLPs, d channels, H_l x W_l size of level l, B cells of one image, P chosen
+cells, m x m values of a mask, k x k positions of the map that an MLP reads.
 
 An MLP is a k x k convolution with 512 outputs, a ReLU and two sibling 1 x 1 convolutions. In training only the sampled
 cells are computed, from patches of the maps: the same numbers as from whole maps, at a fraction of the cost. In
