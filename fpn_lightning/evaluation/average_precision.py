@@ -148,7 +148,7 @@ class AveragePrecision(Metric):
         It calls :meth:`compute` where that was not done yet, so every process must call it.
 
         Args:
-            names: name of each label; where two labels share a name, the labels are added to it.
+            names: name of each label; if two labels share a name, each gets its label added to the name.
         """
         self.compute()
         return by_class_name(self._class_values, names)

@@ -35,8 +35,8 @@ class FileNames:
             belongs = f" (there image {elsewhere})" if elsewhere != image_id else ""
             raise InputError(
                 f"{name}: file_name is {given!r}{belongs}, but the annotation file's image {image_id} is {own!r}. The "
-                "ids are those of other data, or the running numbers of a folder: score the split that the results are "
-                "for, and predict with --data.predict_split"
+                "image ids belong to other data, or `predict` has numbered the images of a folder: score the split "
+                "that the results are for, and predict with --data.predict_split"
             )
         self._checked.add((image_id, given))
 

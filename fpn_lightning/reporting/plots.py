@@ -205,7 +205,7 @@ def _legend(
 ) -> None:
     """A legend of the rows drawn, in the table's order, outside the axes so that it hides no data.
 
-    ``marker`` replaces the rows' own. With lines the legend is beside the axes, otherwise below.
+    ``marker`` replaces the rows' own. In a plot of lines the legend is beside the axes, otherwise below them.
     """
     named = [style for row, style in styles.items() if row in rows]
     handles = [Line2D([], [], color=style.colour, marker=marker or style.marker, linestyle=line) for style in named]

@@ -182,7 +182,7 @@ def _check_config(config: str) -> None:
 def _check_form(path: Path, content: dict[str, Any]) -> None:
     """Reject the configuration of a run that is older than ``model.detector``.
 
-    In it, the parts of the model were arguments of the stage.
+    There, the parts of the model were arguments of the stage.
     """
     model, experiment = (content.get(key) for key in ("model", "experiment"))
     arguments = model.get("init_args") if isinstance(model, dict) else None

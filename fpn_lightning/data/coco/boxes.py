@@ -10,7 +10,7 @@ OFTEN = 0.25  # fraction of boxes that leave the image
 
 
 def boxes_fault(boxes_xywh: NDArray[np.float64], sizes: NDArray[np.int64]) -> str:
-    """Say why the boxes of a file cannot be xywh in pixels; an empty text where they may be.
+    """Return why the boxes of a file cannot be xywh in pixels; an empty string if they can be.
 
     All of them have to say so: single boxes may lie anywhere.
 

@@ -30,7 +30,7 @@ def merge_categories(
         supercategories: name of the supercategory of each; None where the file has none.
 
     Returns:
-        The supercategories, and int64 ``(K,)``: the new label of each label.
+        The supercategories, and int64 ``(K,)``: for each category's label the label of its supercategory.
 
     Raises:
         InputError: naming the categories without a supercategory.
