@@ -99,17 +99,23 @@ def candidates(func: Any, args: tuple[Any, ...]) -> list[Work]:
         x, weight, bias, stride, padding, dilation, _, _, groups = last
         works.append(partial(func, *last))
         works.append(partial(torch.ops.aten.mkldnn_convolution, x, weight, bias, padding, stride, dilation, groups))
-        if weight.shape[2:] == (3, 3) and stride == padding == [1, 1]:
+        plain = weight.shape[2:] == (3, 3) and stride == padding == [1, 1]
+        if plain and torch.backends.nnpack.is_available():  # it also has to be called once before NNPACK is used
             works.append(partial(torch.ops.fpn_lightning.conv3x3, *made[:3]))
     elif str(func) == "aten.max_pool2d_with_indices.default":
         works.append(partial(func, *last))
     return works
 
 
-def floor(work: Work) -> dict[str, float]:
-    """Seconds of the kernels of a work alone, by kind."""
+def record(work: Work) -> Recorder:
+    """Run a work and record its kernels."""
     with Recorder() as recorder:
         work()
+    return recorder
+
+
+def floor(recorder: Recorder) -> dict[str, float]:
+    """Seconds of recorded kernels alone, by kind."""
     gc.collect()
     total: dict[str, float] = {}
     for key, count in recorder.calls.items():
@@ -142,7 +148,7 @@ def compare(what: str, works: dict[str, Work], memory: dict[str, float], rounds:
     print(append_line(work_text, ratio_text, ratio, both, output), flush=True)
 
 
-def beside_floor(what: str, name: str, work: Work, recorded: Work, rounds: int, output: Path) -> None:
+def beside_floor(what: str, name: str, work: Work, recorded: Recorder, rounds: int, output: Path) -> None:
     """Measure a work and its floor in turn, and append the line and print the parts."""
     pairs = []
     for _ in range(rounds):
@@ -227,22 +233,21 @@ def main(args: Sequence[str] | None = None) -> int:
     model = f"Faster R-CNN, resnet50-FPN, {size[0]} x {size[1]}, float32"
     detecting, step = f"detect in an image, {model}", f"training step of 2 images, {model}"
     works = detector_works(one)
-    recorded = works["ours"]
+    recorded = record(works["ours"])
     if given.only in (None, "detect"):
         compare(detecting, works, memory["detect"], given.rounds, given.output)
-        beside_floor(detecting, "ours", recorded, recorded, min(2, given.rounds), given.output)
+        beside_floor(detecting, "ours", works["ours"], recorded, min(2, given.rounds), given.output)
     if given.only in (None, "train"):
         works = training_works(two)
         compare(step, works, memory["train"], given.rounds, given.output)
-        beside_floor(step, "ours", works["ours"], works["ours"], 1, given.output)
+        beside_floor(step, "ours", works["ours"], record(works["ours"]), 1, given.output)
     if given.only in (None, "compile"):
-        eager, works = floor(recorded), detector_works(one)
+        works = detector_works(one)
         one.ours.compile_maps(constant_weights=True)
         works["ours"]()
         compiled = {"ours, compiled": works["ours"], "torchvision": works["torchvision"]}
         compare(detecting, compiled, {}, given.rounds, given.output)
-        taken = seconds_of(works["ours"])
-        print(f"compiled {taken:.2f} s, kernels alone {sum(eager.values()):.2f} s", flush=True)
+        beside_floor(detecting, "ours, compiled", works["ours"], recorded, min(2, given.rounds), given.output)
     return 0
 
 

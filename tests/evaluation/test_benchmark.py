@@ -166,11 +166,20 @@ def test_the_floor_counts_the_kernels_of_a_work(load):
         for _ in range(calls):
             torch.nn.functional.conv2d(x, weight, padding=1).relu()
 
-    with script.Recorder() as recorder:
-        work()
+    recorder = script.record(work)
     assert list(recorder.calls.values()) == [calls]
-    (seconds,) = script.floor(work).values()
+    (seconds,) = script.floor(recorder).values()
     assert 0 < seconds < 10
+
+
+def test_growth_is_the_exponent_between_the_last_two_points(load, tmp_path):
+    script = load("growth")
+    squares = script.Growth("objects", "square", (1, 2, 4), seconds=[1, 4, 16], mib=[8, 8, 8])
+    script.write([squares, script.Growth("processes", "step", (1, 2), seconds=[3, 4])], tmp_path / "growth.md")
+    text = (tmp_path / "growth.md").read_text(encoding="utf-8")
+    assert "objects | square | 1, 2, 4 | 1, 4, 16 | 2.00 | 8, 8, 8 | 0.00\n" in text
+    assert text.endswith("Efficiency of 2 processes against one: 0.75.\n")
+    assert (tmp_path / "growth.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("equal", [True, False])
