@@ -50,12 +50,6 @@ class Growth:
     mib: list[float] = field(default_factory=list)
 
 
-def random_boxes(count: int) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    ends = torch.rand(2, count, 2, generator=generator)
-    return torch.cat((ends.amin(dim=0), ends.amax(dim=0)), dim=1) * torch.tensor([SIZE[1], SIZE[0]] * 2)
-
-
 @torch.no_grad()
 def detect(pair: Pair, side: int) -> None:
     Pair(pair.ours.eval(), pair.theirs, noise(1, (side, side), 32), []).detect_ours()
@@ -65,7 +59,7 @@ def detect(pair: Pair, side: int) -> None:
 def run_heads(pair: Pair, maps: dict[str, Tensor], count: int) -> None:
     heads = pair.ours.eval().roi_heads
     assert heads is not None
-    boxes = random_boxes(count)
+    boxes = objects(SIZE, count).boxes
     levels = torch.zeros(count, dtype=torch.int64)
     heads.predict(maps, [Proposals(boxes, torch.ones(count), levels)], torch.tensor([SIZE]))
 
@@ -189,9 +183,6 @@ def main(args: Sequence[str] | None = None) -> int:
     with torch.no_grad():
         maps = pair.ours.eval()(pair.images)
 
-    def with_objects(count: int) -> Work:
-        return partial(train, pair, 1, Targets(random_boxes(count), torch.zeros(count, dtype=torch.int64)))
-
     sides, counts, numbers, batches = (200, 400, 600, 800), (1, 10, 100, 1000), (250, 500, 1000, 2000), (1, 2, 4)
     growths = [
         Growth(
@@ -200,7 +191,9 @@ def main(args: Sequence[str] | None = None) -> int:
             [side**2 / 1e6 for side in sides],
             [partial(detect, pair, side) for side in sides],
         ),
-        Growth("objects", "training step of an image", counts, [with_objects(count) for count in counts]),
+        Growth(
+            "objects", "training step of an image", counts, [partial(train, pair, 1, objects(SIZE, n)) for n in counts]
+        ),
         Growth("proposals", "box head", numbers, [partial(run_heads, pair, maps, number) for number in numbers]),
         Growth("images", "training step", batches, [partial(train, pair, n, objects(SIZE)) for n in batches]),
     ]

@@ -21,9 +21,9 @@ def noise(count: int, size: tuple[int, int], size_divisor: int) -> ImageBatch:
     return ImageBatch(pixels, sizes, torch.arange(count), [Geometry(size, size)] * count)
 
 
-def objects(size: tuple[int, int]) -> Targets:
+def objects(size: tuple[int, int], count: int = NUM_OBJECTS) -> Targets:
     """Objects of all sizes for an image, the same at every call."""
     generator = torch.Generator().manual_seed(0)
-    ends = torch.rand(2, NUM_OBJECTS, 2, generator=generator)
+    ends = torch.rand(2, count, 2, generator=generator)
     boxes = torch.cat((ends.amin(dim=0), ends.amax(dim=0)), dim=1) * torch.tensor([size[1], size[0]] * 2)
-    return Targets(boxes, torch.zeros(NUM_OBJECTS, dtype=torch.int64))
+    return Targets(boxes, torch.zeros(count, dtype=torch.int64))

@@ -159,8 +159,8 @@ def _by_cause(problems: list[tuple[str, str]]) -> list[str]:
     for name, problem in problems:
         cause = re.sub(r"\d+", "", problem.rpartition(f"{name}: ")[2])
         causes.setdefault(cause, []).append((name, problem))
-    return [
-        problem
-        + (f"; {len(others)} others are wrong in the same way: {listed([name for name, _ in others])}" * bool(others))
-        for (_, problem), *others in causes.values()
-    ]
+    messages = []
+    for (_, problem), *others in causes.values():
+        names = listed([name for name, _ in others])
+        messages.append(f"{problem}; {len(others)} others are wrong in the same way: {names}" if others else problem)
+    return messages

@@ -67,7 +67,8 @@ def test_all_kinds_of_all_splits_in_one_list(tmp_path: Path, splits: dict[str, A
     for part in (
         "train2017: 12 of 14 images are missing: 0001.png (image 1), 0002.png (image 2)",
         "0010.png (image 10) and 2 more; put them there",
-        "instances_val2017.json: its categories are not those of ",
+        "instances_val2017.json: its categories are not those of "
+        + str(tmp_path / "annotations" / "instances_train2017.json"),
         "only here (4, 'bus'), only there none; give both files the same 'categories'",
         "instances_val2017.json: annotation 3 (image 3) has no usable segmentation: it holds neither polygons nor RLE;",
         "1 others lack one too: 5",
