@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -75,3 +76,18 @@ def test_threads_wait_asleep_whichever_way_it_is_started(start):
         f"import {start}\n"
     )
     assert call(sys.executable, "-c", program, cwd=REPOSITORY) == "PASSIVE\n"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
+def test_the_memory_of_a_freed_tensor_is_used_again():
+    program = (
+        "import resource, torch\n"
+        "from fpn_lightning.__main__ import keep_freed_memory\n"
+        "keep_freed_memory()\n"
+        "def pages():\n"
+        "    for _ in range(5):\n"
+        "        torch.ones(2**24)\n"  # 64 MiB, 16,384 pages
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "print(-pages() + pages())\n"
+    )
+    assert int(call(sys.executable, "-c", program, cwd=REPOSITORY)) < 1000
