@@ -1,4 +1,4 @@
-"""The data of a table's figures: recall by object size and by number of proposals, gaps between rows, and costs.
+"""The data of a table's figures: numbers by object size, by number of proposals and by step, gaps of rows, and costs.
 
 ``plots.py`` draws them.
 """
@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fpn_lightning.metric_names import SIZES, proposal_count, size_keys
+from fpn_lightning.metric_names import SIZES, percent, proposal_count, size_keys
 from fpn_lightning.reporting.costs import Costs
+from fpn_lightning.reporting.seeds import Sample
 from fpn_lightning.reporting.summary import RowSummary, TableSummary
 
 Point = tuple[float, float | None]
@@ -90,7 +91,24 @@ def by_proposals(summary: TableSummary) -> list[Panel]:
         return []
     places = sorted(counts)
     rows = {row.id: [_ours(row, counts[count]) for count in places] for row in summary.run}
-    return _panel("Recall", map(str, places), rows)
+    return _panel("recall", map(str, places), rows)
+
+
+def by_step(summary: TableSummary) -> list[Panel]:
+    """For each column, a panel of the rows over the steps of training; none below three validations a run."""
+    panels = []
+    for column in summary.columns:
+        curves = {row.id: [dict(run.curves.get(f"val/{column.key}", ())) for run in row.records] for row in summary.run}
+        steps = sorted({step for runs in curves.values() for curve in runs for step in curve})
+        if len(steps) > 2:
+            rows = {row: [_point(curve.get(step) for curve in runs) for step in steps] for row, runs in curves.items()}
+            panels += _panel(column.full_heading, map(str, steps), rows)
+    return panels
+
+
+def _point(values: Iterable[float | None]) -> Point | None:
+    found = Sample(tuple(percent(value) for value in values if value is not None))
+    return None if found.mean is None else (found.mean, found.std)
 
 
 def by_gap(summary: TableSummary) -> list[Gaps]:

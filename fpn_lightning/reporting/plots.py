@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 
 from fpn_lightning.files import whole_file
 from fpn_lightning.reporting.costs import Costs
-from fpn_lightning.reporting.figures import Cloud, Gaps, Panel, Shown, by_cost, by_gap, by_proposals, by_size
+from fpn_lightning.reporting.figures import Cloud, Gaps, Panel, Shown, by_cost, by_gap, by_proposals, by_size, by_step
 from fpn_lightning.reporting.summary import TableSummary
 
 _STYLES = (
@@ -95,7 +95,10 @@ def draw(summary: TableSummary, costs: Costs | None, folder: Path) -> list[Shown
     for recall in by_proposals(summary):
         title = "Recall against the number of proposals"
         caption = f"{title} an image. Bands: one sample standard deviation over seeds, up and down."
-        draw_proposals(add("proposals", title, caption), recall, styles)
+        draw_lines(add("proposals", title, caption), [recall], "proposals an image", styles, scale="log")
+    if panels := by_step(summary):
+        caption = "Evaluated during training, in %. Bands: one sample standard deviation over seeds, up and down."
+        draw_lines(add("curves", "Learning curves", caption), panels, "steps", styles)
     if gaps := by_gap(summary):
         title = "Gaps to the reference row"
         caption = f"{title}, in points. Open marks: the paper's; filled marks: ours. {spread}"
@@ -129,25 +132,27 @@ def draw_sizes(path: Path, panels: list[Panel], styles: dict[str, Style]) -> Non
         _legend(figure, styles, {row for panel in panels for row in panel.rows}, "s", "")
 
 
-def draw_proposals(path: Path, panel: Panel, styles: dict[str, Style]) -> None:
-    """One line for each row over the number of proposals (logarithmic), with a band of one standard deviation."""
-    with _svg_figure(path, 4.2) as figure:
-        axes = figure.subplots()
-        axes.set_xscale("log")
-        counts = [int(place) for place in panel.places]
-        axes.set_xticks(counts, panel.places)
-        axes.minorticks_off()
-        axes.set_xlabel("proposals an image")
-        axes.set_ylabel("recall (%)")
-        for row, points in panel.rows.items():
-            places = [count for count, point in zip(counts, points, strict=True) if point]
-            means, spreads = zip(*((mean, std or 0) for mean, std in filter(None, points)), strict=True)
-            style = styles[row]
-            axes.plot(places, means, color=style.colour, marker=style.marker, markersize=5, linewidth=1.5)
-            low, high = np.subtract(means, spreads), np.add(means, spreads)
-            axes.fill_between(places, low, high, color=style.colour, alpha=0.2, linewidth=0)
-        axes.set_ylim(bottom=0)
-        _legend(figure, styles, set(panel.rows), None, "-")
+def draw_lines(path: Path, panels: list[Panel], x_label: str, styles: dict[str, Style], scale: str = "linear") -> None:
+    """Panels side by side: one line for each row over numbers, with a band of one standard deviation."""
+    across = min(3, len(panels))
+    with _svg_figure(path, 4.2 if len(panels) < 4 else 6.2) as figure:
+        for axes, panel in zip(_axes(figure, len(panels), across).flat, panels, strict=False):
+            axes.set_xscale(scale)
+            numbers = [int(place) for place in panel.places]
+            if scale == "log":
+                axes.set_xticks(numbers, panel.places)
+                axes.minorticks_off()
+            axes.set_xlabel(x_label)
+            axes.set_ylabel(f"{panel.title} (%)")
+            for row, points in panel.rows.items():
+                places = [number for number, point in zip(numbers, points, strict=True) if point]
+                means, spreads = zip(*((mean, std or 0) for mean, std in filter(None, points)), strict=True)
+                style = styles[row]
+                axes.plot(places, means, color=style.colour, marker=style.marker, markersize=5, linewidth=1.5)
+                low, high = np.subtract(means, spreads), np.add(means, spreads)
+                axes.fill_between(places, low, high, color=style.colour, alpha=0.2, linewidth=0)
+            axes.set_ylim(bottom=0)
+        _legend(figure, styles, {row for panel in panels for row in panel.rows}, None, "-")
 
 
 def draw_gaps(path: Path, columns: list[Gaps], styles: dict[str, Style]) -> None:

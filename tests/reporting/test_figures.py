@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from fpn_lightning.paper import paper_tables
-from fpn_lightning.reporting.figures import Cloud, Gaps, Panel, by_gap, by_proposals, by_size
-from fpn_lightning.reporting.plots import draw, draw_clouds, draw_gaps, draw_proposals, draw_sizes, row_styles
+from fpn_lightning.reporting.figures import Cloud, Gaps, Panel, by_gap, by_proposals, by_size, by_step
+from fpn_lightning.reporting.plots import draw, draw_clouds, draw_gaps, draw_lines, draw_sizes, row_styles
 from fpn_lightning.reporting.summary import summarise
 from tests.reporting.builders import rows, svg_texts
 
@@ -56,6 +57,22 @@ def test_by_proposals_orders_the_limits_and_leaves_gaps():
     assert by_proposals(table1(rows(c_fpn={"AR100": (0.5,)}))) == []  # a line needs two numbers
 
 
+def test_by_step_has_every_validation_and_leaves_gaps(tmp_path: Path):
+    def during(*values):
+        return {"curves": {"val/AR1k": [(100 * step, value) for step, value in enumerate(values)]}}
+
+    first, second, other = rows(c_fpn={"AR1k": (0.6, 0.6)}, d_bottom_up={"AR1k": (0.5,)})
+    records = [replace(first, **during(0.1, 0.5, 0.6)), replace(second, **during(0.3, 0.5, 0.6))]
+    (panel,) = by_step(table1([*records, replace(other, **during(0.2, 0.5))]))
+    assert (panel.title, panel.places) == ("AR1k", ["0", "100", "200"])
+    assert panel.rows["c_fpn"] == [near(20, 200**0.5), near(50, 0), near(60, 0)]
+    assert panel.rows["d_bottom_up"] == [near(20, None), near(50, None), None]
+    assert by_step(table1([replace(record, **during(0.1, 0.2)) for record in records])) == []  # two validations
+    shown = draw(table1([*records, other]), None, tmp_path)
+    assert "table1_curves.svg" in {figure.path.name for figure in shown}
+    assert {"steps", "AR1k (%)"} <= svg_texts(tmp_path / "table1_curves.svg")
+
+
 def test_by_gap_has_the_papers_gap_beside_ours():
     gaps = {gap.title: gap for gap in by_gap(table1(rows(**SIZED)))}
     assert list(gaps) == ["AR1k", "AR1k_s", "AR1k_m", "AR1k_l"]  # AR100 was not recorded
@@ -88,7 +105,9 @@ def test_a_bar_for_every_point(tmp_path: Path):
 
 def test_a_mark_for_every_number_of_proposals_and_one_in_the_legend(tmp_path: Path):
     by_row = {"a_conv4": [(10, 1), (20, 1), (30, 1)], "b_conv5": [(5, None), None, (9, None)]}
-    draw_proposals(tmp_path / "f.svg", Panel("Recall", ["10", "100", "1000"], by_row), STYLES)
+    draw_lines(
+        tmp_path / "f.svg", [Panel("recall", ["10", "100", "1000"], by_row)], "proposals an image", STYLES, "log"
+    )
     marks = coloured(tmp_path / "f.svg", "use")
     # A band is one more element in the row's colour, of no height where there is no spread.
     assert (marks[ORANGE], marks[BLUE]) == (3 + 1 + 1, 2 + 1 + 1)
