@@ -1,7 +1,8 @@
 """The configs of a run, the runs that it needs first, and the command that trains it.
 
 Most tables are folders of ``configs/``. The others compare rows of Table 1 under one more override:
-``configs/backbones/*.yaml`` (``experiment.table`` in each names its table) and ``configs/tuning/<preset>.yaml``
+``configs/backbones/*.yaml``, ``configs/learning_curves.yaml`` (``experiment.table`` in each names its table) and
+``configs/tuning/<preset>.yaml``
 (``tuning/<table>/lr<learning rate>``).
 
 A row names the runs of the same preset and seed that it needs first: ``experiment.proposals_of`` is the RPN whose
@@ -224,8 +225,8 @@ class Run:
 
 
 def comparisons() -> dict[str, Path]:
-    """Tables that compare rows of Table 1 on another backbone, each with its override file."""
-    overrides = sorted((CONFIGS / "backbones").glob("*.yaml"))
+    """Tables that compare rows of Table 1 under another setting, each with its override file."""
+    overrides = [*sorted((CONFIGS / "backbones").glob("*.yaml")), CONFIGS / "learning_curves.yaml"]
     return {_read(override)["experiment"]["table"]: override for override in overrides}
 
 
