@@ -8,6 +8,7 @@ and evaluated on those of the validation split. They are the same objects for al
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -161,11 +162,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("reports/small/semantic_gap.png"), help="%(default)s")
     given = parser.parse_args(arguments)
     results = {}
+    runs = [run.resolve() for run in given.runs]
+    table = os.path.commonpath([run.parent.parent for run in runs])
     try:
-        for run in given.runs:
+        for run in runs:
             detector, *data = load_run(run)
             train, val = (gather(detector, split, given.device) for split in data)
-            results["/".join(run.resolve().parts[-2:])] = probe(train, val, data[1].num_classes)
+            results[str(run.relative_to(table))] = probe(train, val, data[1].num_classes)
         write(results, given.output)
     except InputError as error:
         return complain(error)
