@@ -35,39 +35,48 @@ def test_two_processes_equal_one(arguments, run, tmp_path):
     assert read_metrics(run / "validate" / "metrics.json") == one
 
 
-def test_an_error_in_one_process_ends_all_with_one_line(arguments, run, tiny_data, tmp_path):
+@pytest.fixture
+def broken_data(arguments, tiny_data, tmp_path):
+    """A copy of the data, and the arguments of a run on it in two processes."""
     root = tmp_path / "data"
     shutil.copytree(tiny_data, root)
+    options = [*arguments, "--data.root", str(root), "--data.batch_size_per_device", "2", "--trainer.devices", "2"]
+    return root, options
+
+
+def launch(options, printed):
+    """Start both processes as a launcher does, so that the status of each is seen; wait, and return what they print."""
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517", "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    with printed.open("w") as stream:
+        started = [
+            start_python("fit", *options, stream=stream, environment={**common, "LOCAL_RANK": str(rank)})
+            for rank in range(2)
+        ]
+        assert [process.wait(timeout=240) for process in started] == [2, 2]
+    return printed.read_text()
+
+
+def test_an_error_in_one_process_ends_all_with_one_line(broken_data, tmp_path):
+    root, options = broken_data
     broken = sorted((root / "train").glob("*.jpg"))[0]
     broken.write_bytes(broken.read_bytes()[:-200])  # its header is whole; one of the two processes reads the rest
-    options = [*arguments, "--data.root", str(root), "--data.batch_size_per_device", "2", "--trainer.devices", "2"]
-    # As a launcher does it, so that the status of each is seen.
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517", "WORLD_SIZE": "2", "NODE_RANK": "0"}
-    with (tmp_path / "printed.txt").open("w") as printed:
-        started = [
-            start_python("fit", *options, stream=printed, environment={**common, "LOCAL_RANK": str(rank)})
-            for rank in range(2)
-        ]
-        assert [process.wait(timeout=240) for process in started] == [2, 2]
-    lines = (tmp_path / "printed.txt").read_text().splitlines()
-    assert lines[-1].startswith("error: ")
-    assert broken.name in lines[-1]
-    assert sum("error:" in line for line in lines) == 1
-    assert not [line for line in lines if "Traceback" in line]
+    text = launch(options, tmp_path / "printed.txt")
+    last = text.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert broken.name in last
+    assert text.count("error:") == 1
+    assert "Traceback" not in text
 
-    # An error that both find before they know each other ends both.
-    broken.write_bytes(b"no image")
-    with (tmp_path / "early.txt").open("w") as printed:
-        started = [
-            start_python("fit", *options, stream=printed, environment={**common, "LOCAL_RANK": str(rank)})
-            for rank in range(2)
-        ]
-        assert [process.wait(timeout=240) for process in started] == [2, 2]
 
-    # Lightning starts the second process. Nothing can be trained on, so that the overwritten run is put back.
+@pytest.mark.slow
+def test_an_error_that_both_processes_find_at_the_start_ends_both(broken_data, run, tmp_path):
+    root, options = broken_data
     for image in (root / "train").glob("*.jpg"):
         image.write_bytes(b"no image")
-    shutil.rmtree(run)
+    launch(options, tmp_path / "printed.txt")
+
+    # Lightning starts the second process. Nothing can be trained on, so that the overwritten run is put back.
+    shutil.rmtree(run, ignore_errors=True)
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints" / "last.ckpt").write_bytes(b"of an earlier run")
     done = run_python("fit", *options, "--trainer.strategy", "ddp", "--experiment.overwrite", "true")
