@@ -13,7 +13,10 @@ from fpn_lightning.models.detector import Detector
 from fpn_lightning.structures import ImageBatch
 from tests.models.builders import whole
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler"),
+]
 # Network inputs of COCO's images at a quarter of their size, padded to 32 px: both orientations, narrow and square.
 SIZES = [(224, 288), (224, 320), (320, 224), (288, 224), (160, 352), (352, 192), (224, 224), (224, 256)]
 
@@ -33,7 +36,6 @@ def forget():
     torch._dynamo.reset()
 
 
-@pytest.mark.slow
 def test_sizes_of_coco_need_few_compilations():
     torch.manual_seed(0)
     detector = Detector(NarrowResNet(64, norm="group"), channels=64, fc_width=8).eval()
