@@ -61,6 +61,7 @@ def test_small_builds_its_splits_and_trains_the_rows_that_its_data_allows(checko
     expected = {f"{table}/{row}" for table in ("table1", "table2", "table3") for row in TABLES[table]}
     expected |= {"table1/c_unshared_heads", "table1/d_unshared_heads", *BESIDE[:2]}
     expected |= {"table5/r50_shared", "table5/steps/r50_shared_rpn"}
+    expected |= {f"learning_curves/{row}" for row in ("a_conv4", "c_fpn", "d_bottom_up")}
     fits = {output for output in found if output.endswith("/metrics.json")}
     assert fits == {f"runs/small/{run}/seed0/metrics.json" for run in expected}
     splits = [f"data/coco_small/annotations/instances_small_{split}.json" for split in ("train", "val")]
@@ -69,7 +70,7 @@ def test_small_builds_its_splits_and_trains_the_rows_that_its_data_allows(checko
         "fpn_lightning.data.subset --root /mnt/coco --ids configs/splits/small_train.txt --split small_train "
         "--out data/coco_small --box-areas"
     )
-    pages = {f"reports/small/table{number}.md" for number in (1, 2, 3, 5)}
+    pages = {f"reports/small/{page}.md" for page in ("table1", "table2", "table3", "table5", "learning_curves")}
     assert {output for output in found if output.endswith(".md")} == pages
     for split in splits:  # whoever has them already needs no COCO
         touch(checkout / split)
