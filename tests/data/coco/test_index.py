@@ -131,6 +131,14 @@ class TestSplitPaths:
         ):
             split_paths(tmp_path, "val")
 
+    def test_other_folders_of_images_are_named(self, tmp_path: Path) -> None:
+        write_json(tmp_path / "annotations" / "instances_val.json", {})
+        with pytest.raises(InputError, match=r"val is missing.*split val\)$"):
+            split_paths(tmp_path, "val")
+        (tmp_path / "images").mkdir()
+        with pytest.raises(InputError, match=rf"holds images\. .*: ln -s images {tmp_path}/val$"):
+            split_paths(tmp_path, "val")
+
 
 def test_json_is_not_altered(tmp_path: Path) -> None:
     path = write_json(tmp_path / "a.json", document())
