@@ -10,7 +10,7 @@ import pytest
 from tests.command_line import REPOSITORY
 from tests.docs.commands import PAGES
 
-ALL = [*PAGES, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "DEVIATIONS.md"]
+ALL = [*PAGES, *(REPOSITORY / name for name in ("CONTRIBUTING.md", "DEVIATIONS.md", "reports/README.md"))]
 
 
 def anchors(page: Path) -> set[str]:
