@@ -123,6 +123,7 @@ def test_flops_of_a_detector_grow_with_what_its_head_runs_on_a_region(load):
     assert per_region[script.C4_ROW] > 0
 
 
+@pytest.mark.slow
 def test_gpu_benchmark_at_a_tiny_size_on_the_cpu(load, tmp_path, monkeypatch):
     peer, script = load("torchvision_peer"), load("gpu")
     monkeypatch.setattr(peer, "PROPOSALS", 50)
