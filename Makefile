@@ -57,7 +57,7 @@ row: $(READY) ## Run or resume a row of a table: make row ROW=table1/c_fpn PRESE
 mini: $(READY) ## Run all rows with preset mini, three seeds each, and write reports/mini/table1.md to table6.md (4 hours)
 	$(SNAKEMAKE) --forcerun report -- mini
 
-small: $(READY) ## Run rows of Tables 1, 2, 3, 5 on 842 real images and write reports/small/; COCO is in COCO=data/coco
+small: $(READY) ## Run rows of Tables 1, 2, 3, 5 and learning curves on 842 real images, and write reports/small/; COCO is in COCO=data/coco
 	$(SNAKEMAKE) --forcerun report -- small
 
 backbones: $(READY) ## Compare backbones: reports/mini/backbones.md (an hour on two cores)

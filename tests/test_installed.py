@@ -82,8 +82,9 @@ def test_threads_wait_asleep_whichever_way_it_is_started(start):
 def test_the_memory_of_a_freed_tensor_is_used_again():
     program = (
         "import resource, torch\n"
-        "from fpn_lightning.__main__ import keep_freed_memory\n"
-        "keep_freed_memory()\n"
+        "from fpn_lightning import __main__, cli\n"
+        "cli.main = lambda: None\n"
+        "__main__.main()\n"
         "def pages():\n"
         "    for _ in range(5):\n"
         "        torch.ones(2**24)\n"  # 64 MiB, 16,384 pages

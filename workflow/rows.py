@@ -1,9 +1,8 @@
 """The configs of a run, the runs that it needs first, and the command that trains it.
 
 Most tables are folders of ``configs/``. The others compare rows of Table 1 under one more override:
-``configs/backbones/*.yaml``, ``configs/learning_curves.yaml`` (``experiment.table`` in each names its table) and
-``configs/tuning/<preset>.yaml``
-(``tuning/<table>/lr<learning rate>``).
+``configs/backbones/*.yaml`` and ``configs/learning_curves.yaml`` (``experiment.table`` in each names its table), and
+``configs/tuning/<preset>.yaml`` (``tuning/<table>/lr<learning rate>``).
 
 A row names the runs of the same preset and seed that it needs first: ``experiment.proposals_of`` is the RPN whose
 proposals it trains on, ``experiment.weights_of`` the run whose weights it starts from.

@@ -163,12 +163,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     results = {}
     runs = [run.resolve() for run in given.runs]
-    table = os.path.commonpath([run.parent.parent for run in runs])
+    folder = os.path.commonpath([run.parent.parent for run in runs])
     try:
         for run in runs:
             detector, *data = load_run(run)
             train, val = (gather(detector, split, given.device) for split in data)
-            results[str(run.relative_to(table))] = probe(train, val, data[1].num_classes)
+            results[str(run.relative_to(folder))] = probe(train, val, data[1].num_classes)
         write(results, given.output)
     except InputError as error:
         return complain(error)

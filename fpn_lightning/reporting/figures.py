@@ -54,7 +54,10 @@ class Shown:
 
 
 def _ours(row: RowSummary, key: str) -> Point | None:
-    found = row.ours(key)
+    return _point(row.ours(key))
+
+
+def _point(found: Sample | None) -> Point | None:
     return None if found is None or found.mean is None else (found.mean, found.std)
 
 
@@ -95,20 +98,19 @@ def by_proposals(summary: TableSummary) -> list[Panel]:
 
 
 def by_step(summary: TableSummary) -> list[Panel]:
-    """For each column, a panel of the rows over the steps of training; none below three validations a run."""
+    """For each column, a panel of the rows over the steps of training; none below three validated steps."""
     panels = []
     for column in summary.columns:
         curves = {row.id: [dict(run.curves.get(f"val/{column.key}", ())) for run in row.records] for row in summary.run}
         steps = sorted({step for runs in curves.values() for curve in runs for step in curve})
         if len(steps) > 2:
-            rows = {row: [_point(curve.get(step) for curve in runs) for step in steps] for row, runs in curves.items()}
+            rows = {row: [_point(_at(step, runs)) for step in steps] for row, runs in curves.items()}
             panels += _panel(column.full_heading, map(str, steps), rows)
     return panels
 
 
-def _point(values: Iterable[float | None]) -> Point | None:
-    found = Sample(tuple(percent(value) for value in values if value is not None))
-    return None if found.mean is None else (found.mean, found.std)
+def _at(step: int, curves: list[dict[int, float]]) -> Sample:
+    return Sample(tuple(percent(curve[step]) for curve in curves if step in curve))
 
 
 def by_gap(summary: TableSummary) -> list[Gaps]:

@@ -242,10 +242,9 @@ def split_paths(root: str | Path, split: str) -> tuple[Path, Path]:
         holds = f"the folder holds {listed(there)}" if there else "there is no annotation file beside it"
         raise InputError(f"{annotations} is missing; {holds} (data.root={root}, split {split}). {_layout(split)}")
     if not images.is_dir():
-        folders = sorted(path.name for path in root.iterdir() if path.is_dir() and path != annotations.parent)
-        hint = (
-            f". {root} holds {listed(folders)}. If the images are there: ln -s {folders[0]} {images}" if folders else ""
-        )
+        hint = ""
+        if folders := sorted(path.name for path in root.iterdir() if path.is_dir() and path != annotations.parent):
+            hint = f". {root} holds {listed(folders)}. If the images are in {folders[0]}: ln -s {folders[0]} {images}"
         raise InputError(
             f"{images} is missing, the folder of the images that {annotations} lists (data.root={root}, split {split})"
             f"{hint}"
