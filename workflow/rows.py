@@ -96,10 +96,10 @@ class Run:
     def overrides(self) -> list[Path]:
         """Override files of the run, in order."""
         if TUNING.fullmatch(self.table):
-            # A row on fixed proposals takes those of an RPN from tuning, too.
+            # The part for the stage has the same name as that of the preset.
             tuning = CONFIGS / "tuning"
-            fixed = _read(self.config)["experiment"].get(PROPOSALS)
-            return [tuning / f"{self.preset}.yaml", *([tuning / self.preset / "fast_rcnn.yaml"] if fixed else [])]
+            parts = [tuning / self.preset / file.name for file in preset_files(self.config, self.preset)[1:]]
+            return [tuning / f"{self.preset}.yaml", *filter(Path.is_file, parts)]
         override = comparisons().get(self.table)
         return [override] if override else []
 
