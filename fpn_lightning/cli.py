@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
-from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
@@ -22,36 +21,31 @@ from fpn_lightning.errors import InputError, complain
 from fpn_lightning.files import cannot_write, set_aside, write_whole
 from fpn_lightning.parser import Parser, with_file
 from fpn_lightning.predictions.coco_server import ServerFileWriter
-from fpn_lightning.predictions.detections import DetectionsWriter, check_source
+from fpn_lightning.predictions.detections import DetectionsWriter
 from fpn_lightning.predictions.proposals import ProposalStoreWriter
-from fpn_lightning.runs.checkpoints import RunCheckpoint, WholeCheckpointIO, newest_checkpoint, steps_taken
-from fpn_lightning.runs.claim import check_output, check_sources, check_start, check_steps, claimed
+from fpn_lightning.runs.checkpoints import RunCheckpoint, WholeCheckpointIO
+from fpn_lightning.runs.claim import check_steps, claimed
 from fpn_lightning.runs.console import MetricsTable, print_evaluation, print_record, set_up_logging
 from fpn_lightning.runs.csv_log import AppendingCSVLogger
 from fpn_lightning.runs.directory import (
     RECORD_NAME,
     ExperimentOptions,
-    best_checkpoint,
-    last_checkpoint,
     linked_checkpoint_directory,
     linked_run_directory,
-    run_directory,
     run_row,
 )
 from fpn_lightning.runs.fitting import check_inputs, finish, untrained_metrics
 from fpn_lightning.runs.machine import named_errors
-from fpn_lightning.runs.needs import fill_in_needs
+from fpn_lightning.runs.options import check_run_directory, complete_options, find_checkpoint, is_first_process
 from fpn_lightning.runs.presets import BASE_CONFIG, SUBCOMMANDS, PresetAction, expand_preset
 from fpn_lightning.runs.processes import ProcessWatch
 from fpn_lightning.runs.recorder import config_sha256, evaluation_summary
-from fpn_lightning.runs.resume import check_same_config
 from fpn_lightning.runs.signals import Stopped, handled_by, stop_now
 from fpn_lightning.runs.speed import SpeedMonitor, StepProgressBar, stop_bar
 from fpn_lightning.runs.wandb_log import WandbOptions, send_again, wandb_logger
 from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.stages.total_batch import planned_steps
 from fpn_lightning.text import show
-from fpn_lightning.weights.init_from import split_source
 
 
 class CLI(LightningCLI):
@@ -135,47 +129,11 @@ class CLI(LightningCLI):
         return Path(self.options.experiment.output or self.run / self.subcommand)
 
     def before_instantiate_classes(self) -> None:
-        """Check the options, and whether ``fit`` may start in the run directory, before anything slow starts."""
-        options = self.options
-        run_directory(options.experiment, options.seed_everything)
-        if self.subcommand != "fit":
-            check_output(self.output, self.subcommand)
-        check_source(self.subcommand, options.data.predict_split, options.data.predict_path)
-        if self.subcommand == "predict":
-            options.return_predictions = False  # the writers have written them
-        options.weights_only = True  # our checkpoints load without running code from them
-        last = last_checkpoint(self.run)
-        if self.subcommand == "fit" and options.ckpt_path not in (None, "last", str(last)):
-            raise InputError(
-                "fit only resumes its own run: --ckpt_path last. Weights of another run: --model.init_from PATH"
-            )
-        if options.ckpt_path is None and self.subcommand != "fit" and not options.model.init_args.init_from:
-            raise InputError(f"{self.subcommand} needs weights: --ckpt_path last (or a file) or --model.init_from PATH")
-        fill_in_needs(self.subcommand, options)
-        if self.subcommand == "fit" and _is_first_process():
-            self._check_run_directory()
-        if options.ckpt_path == "best":
-            options.ckpt_path = str(best_checkpoint(self.run))
-            if not Path(options.ckpt_path).is_file():
-                raise InputError(f"no {options.ckpt_path}; fit keeps it with --checkpoint.monitor, as in val/AP")
-        if options.ckpt_path in ("last", str(last)):
-            options.ckpt_path = str(newest_checkpoint(self.run))
-        resumes = self.subcommand == "fit"
-        self.checkpoint_step = steps_taken(options.ckpt_path, resumes) if options.ckpt_path is not None else None
-
-    def _check_run_directory(self) -> None:
-        options = self.options
-        overwrite, resumes = options.experiment.overwrite, options.ckpt_path is not None
-        check_start(self.run, overwrite, resumes)
-        if overwrite:
-            init_from = options.model.init_args.init_from
-            read = {
-                "model.init_from": init_from and split_source(init_from)[1],
-                "data.proposals": options.data.proposals,
-            }
-            check_sources(self.run, {**read, "data.root": options.data.root})
-        if resumes:
-            check_same_config(self.run / "config.yaml", self.resolved_config())
+        """Check and complete the options before anything slow starts."""
+        complete_options(self.subcommand, self.options, self.run, self.output)
+        if self.subcommand == "fit" and is_first_process():
+            check_run_directory(self.options, self.run, self.resolved_config)
+        self.checkpoint_step = find_checkpoint(self.subcommand, self.options, self.run)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with our loggers and writers; only ``fit`` writes to the run directory itself."""
@@ -238,7 +196,7 @@ class CLI(LightningCLI):
 
     def fit(self, **arguments: Any) -> None:
         """Check everything, then train in the run directory and write the record."""
-        trainer, first, resumed_at = self.trainer, _is_first_process(), self.checkpoint_step
+        trainer, first, resumed_at = self.trainer, is_first_process(), self.checkpoint_step
         check_inputs(trainer, self.model, self.datamodule, first)
         if first and resumed_at is not None:
             asked = planned_steps(trainer, self.datamodule, self.model.optimization)
@@ -326,11 +284,6 @@ def main(args: Sequence[str] | None = None) -> CLI:
     if CLI.watch is not None:
         CLI.watch.done()
     return cli
-
-
-def _is_first_process() -> bool:
-    """Whether this is the process that writes files; also before the others are started."""
-    return _get_rank() in (None, 0)
 
 
 def _has_trained(trainer: Trainer, since: int) -> bool:
