@@ -123,7 +123,8 @@ def test_another_process_is_kept_out_of_a_run(arguments, run, fails):
 def test_a_run_that_another_process_finished_since_the_first_check_is_kept(cli, arguments, run, fails, monkeypatch):
     cli("fit", *arguments)
     before = contents(run)
-    monkeypatch.setattr("fpn_lightning.runs.options.check_start", lambda *_: None)  # it looked before the other finished
+    # It looked before the other run had finished.
+    monkeypatch.setattr("fpn_lightning.runs.options.check_start", lambda *_: None)
     assert "holds a finished run" in fails("fit", *arguments)
     assert contents(run) == before
 
