@@ -31,8 +31,8 @@ def check_inputs(trainer: Trainer, stage: BaseStage, data: COCODataModule, first
         first: whether this is the first process, which loads weights; they may have to be downloaded.
 
     Raises:
-        InputError: from the data, the weights or the total batch; if no step would be taken; or if a metric is to be
-            monitored that there is not.
+        InputError: from the data, the weights or the total batch; if no step would be taken; or if
+            ``checkpoint.monitor`` is not a metric of the stage.
     """
     for key in ("max_steps", "max_epochs", "limit_train_batches"):
         if getattr(trainer, key) == 0:

@@ -79,7 +79,7 @@ def _is_side(value: Any) -> bool:
     return _is_id(value) and value >= 1
 
 
-# Of every kind of record: a value's key, whether it fits, and what it has to be.
+# For each kind of record, the checked keys: name, test of the value, and the text of a message about it.
 FIELDS: dict[str, list[tuple[str, Callable[[Any], bool], str]]] = {
     "image": [
         # Random numbers are drawn from image ids, so they may not be negative.
