@@ -105,7 +105,7 @@ def check_output(directory: Path, subcommand: str) -> None:
 
 
 def check_sources(directory: Path, sources: Mapping[str, str | None]) -> None:
-    """Check that an overwritten run is not one that the new run reads.
+    """Check that the new run reads nothing from the run that it overwrites.
 
     Args:
         directory: the run's directory.

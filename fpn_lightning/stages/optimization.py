@@ -55,7 +55,7 @@ class Optimization:
     def rescaled(self, total_batch_size: int) -> Optimization:
         """Return the settings for another number of images per step, with ``schedule_factor`` applied.
 
-        The schedule is the same when it is counted in images.
+        The new schedule covers the same number of images.
         """
         factor = total_batch_size / self.reference_batch_size
         return replace(

@@ -126,7 +126,7 @@ class Backbone(nn.Module):
         """
 
     def take_stage(self, name: str) -> nn.Module:
-        """Move the ResNet stage of the coarsest output to a head that runs it on regions (the conv5 head on C4).
+        """Take the last ResNet stage (conv5) out of the backbone; the head returned runs it on each region (FPN §5.2).
 
         The backbone no longer runs the stage, but :meth:`load_weights` still loads its weights.
 
