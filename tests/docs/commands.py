@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 from unittest import mock
 
 import pytest
@@ -134,7 +133,6 @@ def train(*arguments: str) -> str:
     with (
         redirect_stdout(StringIO()) as printed,
         mock.patch.object(cli, "complain", fail),
-        mock.patch.object(cli.CLI, "setup_parser", reuse_parser),
         pytest.raises(SystemExit) as stop,
     ):
         cli.main(list(arguments))
@@ -145,18 +143,6 @@ def train(*arguments: str) -> str:
 def fail(error: BaseException) -> None:
     """Raise what the command line would print."""
     raise AssertionError(str(error)) from error
-
-
-PARSER: dict[str, Any] = {}
-build_parser = cli.CLI.setup_parser
-
-
-def reuse_parser(self: cli.CLI, *args: Any, **kwargs: Any) -> None:
-    """Build the parser of the command line for the first command only, which saves half of the time of a command."""
-    if not PARSER:
-        build_parser(self, *args, **kwargs)
-        PARSER.update({name: value for name, value in vars(self).items() if "parser" in name or "subcommand" in name})
-    vars(self).update(PARSER)
 
 
 def check_module(name: str, arguments: list[str]) -> None:
