@@ -71,8 +71,8 @@ def _comparability(summary: TableSummary) -> list[str]:
 
 
 CELLS = (
-    "AP and AR are in percent. ± is the sample standard deviation over seeds; that of a gap is over the differences "
-    "seed by seed. A gap with a dot (·) is within noise. –: the object size has no ground truth. n/a: the record does "
+    "AP and AR are in percent. ± is the sample standard deviation over seeds; for a gap, that of the per-seed "
+    "differences. A gap with a dot (·) is within noise. –: the object size has no ground truth. n/a: the record does "
     "not have the metric. s/step and s/image are means over seeds, peak MiB is their maximum."
 )
 """How to read the cells."""

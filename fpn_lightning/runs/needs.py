@@ -148,7 +148,7 @@ class NeededRun:
         """``--data.root`` if the data is in another folder than that of the row and its preset."""
         row = Path("configs", f"{self.name}.yaml")
         files = [BASE_CONFIG, row] if row.is_file() else [BASE_CONFIG]
-        with suppress(InputError):  # a preset without a file, which the user named himself
+        with suppress(InputError):  # experiment.preset is a name without a file
             files += preset_files(row, self.experiment.preset) if row.is_file() else []
         groups = [yaml.safe_load(file.read_text(encoding="utf-8")).get("data") or {} for file in files]
         usual = next(group["root"] for group in reversed(groups) if "root" in group)
