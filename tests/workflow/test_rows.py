@@ -83,6 +83,9 @@ def test_rows_of_table_2_train_on_proposals_of_table_1_c(rows, checkout):
     overrides = ["configs/tuning/mini.yaml", "configs/tuning/mini/fast_rcnn.yaml"]
     assert given(tuning.command(), "--config") == ["configs/table2/c_fpn.yaml", *overrides]
     assert tuning.proposer == rows.Run("mini", "tuning/table1/lr0.006", "c_fpn", 100)
+    joint = rows.Run("mini", "tuning/table3/lr0.02", "joint_fpn", 100)
+    overrides = ["configs/tuning/mini.yaml", "configs/tuning/mini/faster_rcnn.yaml"]
+    assert given(joint.command(), "--config") == ["configs/table3/joint_fpn.yaml", *overrides]
     assert tuning.needs()[1:] == [
         f"runs/mini/tuning/table1/lr0.006/c_fpn/seed100/proposals/{split}/header.json" for split in ("train", "tune")
     ]
