@@ -1,14 +1,15 @@
-"""Average precision of detections beside pycocotools, on one thread and on the same boxes of 80 classes.
+"""Compare our average precision of detections with pycocotools, on one thread and on the same boxes of 80 classes.
 
     python benchmarks/average_precision.py [--images 1000] [--detections 100] [--objects 7]
         [--output reports/benchmarks.md]
 
-The timed part starts with arrays of detections and ends with COCO's numbers and AP by class. For us it is every
-``update`` and ``compute``, with the objects; for pycocotools ``loadRes``, ``evaluate()``, ``accumulate()`` and
-``summarize()``, with objects that are already loaded and indexed. All numbers are compared to 1e-9 before a
-line is written. Memory is growth while evaluating, without the boxes.
-Each object has three boxes of its class with growing error, about what non-maximum suppression at IoU 0.5 leaves; the
-rest is background of any class.
+The timed part starts with arrays of detections and ends with COCO's numbers and AP by class. Our time includes every
+``update``, with detections and objects, and ``compute``. The time of pycocotools includes ``loadRes``, ``evaluate()``,
+``accumulate()`` and ``summarize()``; its objects are already loaded and indexed. No line is written if a number differs
+by more than 1e-9. Memory is the growth during evaluation, without the boxes.
+
+Each object has three boxes of its class with growing error, about as many as non-maximum suppression at IoU 0.5 keeps.
+The other boxes are background of random classes.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def random_boxes(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
 
 
 def synthetic_image(rng: np.random.Generator, num_detections: int, num_objects: float) -> Image:
-    """Boxes xyxy, scores and labels of detections; boxes xywh, areas, crowd flags and labels of objects."""
+    """Return boxes xyxy, scores and labels of detections, and boxes xywh, areas, crowd flags and labels of objects."""
     count = int(rng.poisson(num_objects))
     gt_boxes, gt_labels = random_boxes(rng, count), rng.integers(0, NUM_CLASSES, count)
     boxes, labels = random_boxes(rng, num_detections), rng.integers(0, NUM_CLASSES, num_detections)
@@ -58,7 +59,7 @@ def synthetic_image(rng: np.random.Generator, num_detections: int, num_objects: 
     boxes[: len(near)] = np.abs(near + rng.normal(0, 1, near.shape) * error * near[:, [2, 3, 2, 3]])
     labels[: len(near)] = np.repeat(gt_labels, BOXES_PER_OBJECT)[:num_detections]
     scores = rng.random(num_detections)
-    scores[: len(near)] += 0.3  # the boxes of objects come first more often than not
+    scores[: len(near)] += 0.3  # boxes near objects usually have higher scores than background
     order = np.argsort(-scores)
     areas, is_crowd = gt_boxes[:, 2] * gt_boxes[:, 3] * 0.7, rng.random(count) < 0.02
     boxes_orig = box_convert(torch.from_numpy(boxes[order]), "xywh", "xyxy").numpy()
@@ -66,14 +67,14 @@ def synthetic_image(rng: np.random.Generator, num_detections: int, num_objects: 
 
 
 def given(image_id: int, *columns: NDArray[Any]) -> tuple[DetectionsOrig, GroundTruth]:
-    """The arguments of ``update``."""
+    """Return the arguments of ``update``."""
     boxes, scores, labels, gt_boxes, areas, is_crowd, gt_labels = columns
     found = DetectionsOrig(image_id, *(torch.from_numpy(column) for column in (boxes, scores, labels)))
     return found, GroundTruth(image_id, gt_boxes, areas, is_crowd, gt_labels)
 
 
 def indexed_objects(images: list[Image]) -> COCO:
-    """The objects of the images 1, 2, ... as pycocotools keeps them."""
+    """Return the objects of the images, whose ids are 1, 2, ..., as an indexed data set of pycocotools."""
     objects: list[dict[str, Any]] = []
     for image_id, (*_, boxes, areas, is_crowd, labels) in enumerate(images, start=1):
         for box, area, crowd, label in zip(
@@ -93,7 +94,7 @@ def indexed_objects(images: list[Image]) -> COCO:
 
 
 def detection_rows(images: list[Image]) -> NDArray[np.float64]:
-    """``(D, 7)`` image id, box, score and label of all images, as ``loadRes`` takes them."""
+    """Return ``(D, 7)`` image id, box xywh, score and label of all detections, as ``loadRes`` expects them."""
     rows = [
         (np.full(len(scores), image_id), box_convert(torch.from_numpy(boxes), "xyxy", "xywh"), scores, labels)
         for image_id, (boxes, scores, labels, *_) in enumerate(images, start=1)
@@ -117,13 +118,13 @@ def prepare_peer(images: list[Image]) -> Callable[[], COCOeval]:
 
 
 def peer_values(evaluator: COCOeval) -> NDArray[np.float64]:
-    """COCO's twelve numbers, then AP of each class; -1 without ground truth."""
+    """Return COCO's twelve numbers, then AP of each class; -1 without ground truth."""
     by_class = evaluator.eval["precision"][..., 0, -1].mean(axis=(0, 1))  # (T, R, K, A, M) -> (K,)
     return np.concatenate((evaluator.stats, by_class))
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Average precision beside pycocotools.")
+    parser = argparse.ArgumentParser(description="Compare our average precision with pycocotools.")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--detections", type=int, default=100)
     parser.add_argument("--objects", type=float, default=7, help="mean number of objects per image")

@@ -1,10 +1,10 @@
-"""Opening the annotations of a data set as large as COCO train2017, beside pycocotools.
+"""Compare opening annotations with pycocotools, for a data set as large as COCO train2017.
 
     python benchmarks/coco_index.py [--images 118287] [--objects 860001] [--rounds 3]
 
-The file is synthetic, with as many images, objects and polygon points as train2017 has. "First time" builds the index,
-which happens once per file; "again" maps it, as every later run, process and worker does. pycocotools parses each time.
-Every measurement is a fresh process and starts at the call, so imports during the call are part of it.
+The annotation file is synthetic and has as many images, objects and polygon points as train2017. "First time" builds
+our index, which happens once per file. "Again" maps the index, as every later run, process and worker does. pycocotools
+parses the file each time. Every measurement runs in a new process and includes imports during the measured call.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ import numpy as np
 from compare import append_line
 
 CATEGORIES = 80
-# Objects of train2017 have about 45 coordinates each; their texts are drawn from this many different polygons.
-COORDINATES = 45
-POLYGONS = 5000
+COORDINATES = 45  # mean number of coordinates per object, about that of train2017
+POLYGONS = 5000  # number of different polygons; the objects share them
 
 
 def annotation_texts(images: int, objects: int, random: np.random.Generator) -> Iterator[str]:
@@ -52,8 +51,8 @@ def write_annotations(path: Path, images: int, objects: int) -> None:
         file.write("]}")
 
 
-# Run by a fresh process; prints seconds and memory of the call, with its imports. The peak is read from /proc, since
-# that of getrusage starts with the parent's.
+# A new process runs this program, which prints seconds and memory of the call, including imports. The peak is read from
+# /proc, because the peak of getrusage includes the parent process.
 PROGRAM = """
 import contextlib, io, pathlib, sys, time
 {preparation}
@@ -76,7 +75,7 @@ PROGRAMS = {
 
 
 class Cost(NamedTuple):
-    """Seconds of the call, MiB it added, MiB of the whole process at its peak (Linux)."""
+    """Seconds of a call, MiB that the call added to the peak, and MiB of the whole process at its peak (Linux)."""
 
     seconds: float
     growth: float
@@ -99,9 +98,9 @@ def main() -> None:
         path = Path(folder) / "instances_train2017.json"
         write_annotations(path, arguments.images, arguments.objects)
         print(f"{path.stat().st_size / 1e6:.0f} MB of annotations")
-        time.sleep(3)  # the index of a file that was written a moment ago is not trusted
+        time.sleep(3)  # the index of a file that was written a moment ago would not be used again
         first, again, peer = [], [], []
-        for _ in range(arguments.rounds):  # in turn, so that a slow spell hits all
+        for _ in range(arguments.rounds):  # in turn, so that a slow phase of the machine affects all programs
             path.with_name(f".{path.name}.index").unlink(missing_ok=True)
             first.append(measure("ours", path))
             again.append(measure("ours", path))

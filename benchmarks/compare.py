@@ -1,4 +1,4 @@
-"""Time a piece of work and its peers in one run, and append one line per comparison to reports/benchmarks.md."""
+"""Functions that measure our code and its peers in one run, and append comparisons to reports/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HEADER = (
 
 
 def time_in_turn(works: Mapping[str, Callable[[], Any]], rounds: int = 3) -> dict[str, float]:
-    """Shortest seconds of each work in ``rounds``; works take turns, so a slow phase of the machine affects all."""
+    """Return the shortest seconds of each work. Works take turns, so that a slow phase of the machine affects all."""
     best = dict.fromkeys(works, float("inf"))
     for _ in range(rounds):
         for name, work in works.items():
@@ -41,14 +41,14 @@ def time_in_turn(works: Mapping[str, Callable[[], Any]], rounds: int = 3) -> dic
 
 
 def peak_memory_mib(work: Callable[[], Any], warm_up: Callable[[], Any]) -> float:
-    """Peak growth in MiB of a child process while it runs ``work`` (POSIX; inherited memory is not counted).
+    """Return by how many MiB the peak of a forked process grows while it runs ``work``, without inherited memory.
 
-    Call it before timing anything: memory that earlier work has freed would be used again without growth.
+    Call this function before timing anything, because work could reuse memory that earlier work has freed.
 
     Args:
-        work: what is measured.
-        warm_up: the same on almost no data, run first: a forked child maps its libraries again when it calls them
-            (tens of MiB), which is not memory of the work.
+        work: the work to measure.
+        warm_up: the same work on almost no data. It runs first, because a forked process maps its libraries again when
+            it calls them, which takes tens of MiB.
     """
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -58,7 +58,7 @@ def peak_memory_mib(work: Callable[[], Any], warm_up: Callable[[], Any]) -> floa
     try:
         growth = receiver.recv()
     except EOFError:
-        raise RuntimeError("the work failed in the child process; its traceback stands above") from None
+        raise RuntimeError("the work failed in the child process; see its traceback above") from None
     finally:
         child.join()
     return float(growth)
@@ -77,7 +77,7 @@ def _peak_rss_mib() -> float:
 
 
 def machine() -> str:
-    """Processor and number of cores."""
+    """Return the name of the processor and the number of cores."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -91,20 +91,15 @@ def machine() -> str:
 
 
 def append_line(work: str, peer: str, ratio: float, memory: str, path: Path = REPORT, device: str | None = None) -> str:
-    """Append one comparison to the report, which is started with a header if there is none; returns the line.
+    """Append one comparison to the report ``path`` and return the line. A new report starts with a header.
 
-    Args:
-        work: what was done and at which size.
-        peer: the program compared with.
-        ratio: the peer's seconds over ours.
-        memory: peak memory of both, with units.
-        path: the report.
-        device: what the work ran on; by default this machine's processor.
+    ``ratio`` is the peer's seconds over ours, ``memory`` the peak memory of both programs with units. ``device`` is by
+    default this machine's processor.
     """
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     line = f"{work} | {peer}: {ratio:.1f} x | {memory} | {device or machine()} | {date} | {git_commit()}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    # One write, so that two benchmarks ending together do not mix their lines.
+    # A single write, so that two benchmarks that end at the same time do not mix their lines.
     with path.open("a", encoding="utf-8") as file:
         file.write(("" if file.tell() else HEADER) + line + "\n")
     return line

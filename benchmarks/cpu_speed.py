@@ -1,15 +1,15 @@
-"""Detection and a training step on a CPU beside torchvision, and beside the time of their kernels alone.
+"""Compare detection and a training step on a CPU with torchvision, and with the time of their kernels alone.
 
     python benchmarks/cpu_speed.py [--rounds 5] [--only detect|compile|train] [--output reports/benchmarks.md]
 
-Faster R-CNN with ResNet-50 and FPN, 800 x 1066 px, with the same random weights and options as torchvision's
-``fasterrcnn_resnet50_fpn``; both have to detect the same in float64 first. Works take turns, and the ratio is the
-median over the rounds. Memory is the peak growth of a child process. One thread is used unless OMP_NUM_THREADS sets
-more. As in both projects' defaults, stem, c2 and BatchNorm are frozen in training.
+The model is Faster R-CNN with ResNet-50 and FPN at 800 x 1066 px, with the same random weights and options as
+torchvision's ``fasterrcnn_resnet50_fpn``. Nothing is measured unless both detect the same in float64. The programs take
+turns, and the ratio is the median over the rounds. Memory is the peak growth of a child process. One thread is used
+unless OMP_NUM_THREADS sets more. As in both projects' defaults, stem, c2 and BatchNorm are frozen in training.
 
-The floor is the time of the same convolutions, matrix products and poolings alone: those that our pass makes are
-recorded, and each is run again on random numbers of the same shapes, in both memory formats and with both of torch's
-libraries; the fastest counts.
+The floor is the time of our convolutions, matrix products and poolings alone. Their calls are recorded, and each call
+runs again on random numbers of the same shapes, in both memory formats and with the kernels of oneDNN and NNPACK. The
+fastest run counts.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ KERNELS = {
     "torchvision.roi_align.default": "pooling",
     "torchvision._roi_align_backward.default": "pooling",
 }
-SMALL = 100_000  # numbers; smaller tensors are kept as they are, since boxes cannot be random
+SMALL = 100_000  # elements; the values of smaller tensors are kept, because boxes cannot be random numbers
 Work = Callable[[], Any]
 
 
@@ -59,7 +59,7 @@ class Shape:
 
 
 class Recorder(TorchDispatchMode):
-    """Counts the calls of kernels by their arguments; of large tensors only the shape is kept."""
+    """Counts the calls of each kernel with each set of arguments. Large tensors are replaced by their shapes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def seconds_of(work: Work, repeats: int = 3) -> float:
 
 
 def candidates(func: Any, args: tuple[Any, ...]) -> list[Work]:
-    """The kernel as it was called, and the same in other ways that torch offers."""
+    """Return the recorded call of a kernel, and calls of torch's other implementations of the same operation."""
     made = tree_map_only(Shape, lambda shape: torch.randn(shape.sides), args)
     works: list[Work] = [partial(func, *made)]
     last = tree_map_only(Tensor, lambda x: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x, made)
@@ -100,7 +100,7 @@ def candidates(func: Any, args: tuple[Any, ...]) -> list[Work]:
         works.append(partial(func, *last))
         works.append(partial(torch.ops.aten.mkldnn_convolution, x, weight, bias, padding, stride, dilation, groups))
         plain = weight.shape[2:] == (3, 3) and stride == padding == [1, 1]
-        if plain and torch.backends.nnpack.is_available():  # it also has to be called once before NNPACK is used
+        if plain and torch.backends.nnpack.is_available():  # is_available() also has to run once before NNPACK works
             works.append(partial(torch.ops.fpn_lightning.conv3x3, *made[:3]))
     elif str(func) == "aten.max_pool2d_with_indices.default":
         works.append(partial(func, *last))
@@ -115,7 +115,7 @@ def record(work: Work) -> Recorder:
 
 
 def floor(recorder: Recorder) -> dict[str, float]:
-    """Seconds of recorded kernels alone, by kind."""
+    """Return the seconds of the recorded kernels alone, by kind."""
     gc.collect()
     total: dict[str, float] = {}
     for key, count in recorder.calls.items():
@@ -128,7 +128,7 @@ def floor(recorder: Recorder) -> dict[str, float]:
 
 
 def compare(what: str, works: dict[str, Work], memory: dict[str, float], rounds: int, output: Path) -> None:
-    """Measure the first work beside the second and beside its floor, and append the lines."""
+    """Measure two works in turn, and append a line that compares the first with the second."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
         work()
@@ -149,7 +149,7 @@ def compare(what: str, works: dict[str, Work], memory: dict[str, float], rounds:
 
 
 def beside_floor(what: str, name: str, work: Work, recorded: Recorder, rounds: int, output: Path) -> None:
-    """Measure a work and its floor in turn, and append the line and print the parts."""
+    """Measure a work and its floor in turn, and append a line that compares both."""
     pairs = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -189,7 +189,7 @@ def training_works(pair: Pair) -> dict[str, Work]:
 
 
 def small(pair: Pair, works: Callable[[Pair], dict[str, Work]]) -> dict[str, Work]:
-    """The works on small images, which torchvision must not enlarge; only called in a child process."""
+    """Return the works on small images, without torchvision's enlargement. Run them only in a child process."""
     size = (64, 96)
     count = len(pair.targets)
     few = Pair(pair.ours, pair.theirs, noise(count, size, 32), [objects(size)] * count)
@@ -211,7 +211,7 @@ def freeze(pair: Pair) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Detection and training on a CPU beside torchvision and the kernels.")
+    parser = argparse.ArgumentParser(description="Compare detection and training on a CPU with torchvision.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=["detect", "compile", "train"])
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1066), metavar=("HEIGHT", "WIDTH"))
@@ -220,7 +220,7 @@ def main(args: Sequence[str] | None = None) -> int:
     size = (given.size[0], given.size[1])
     one, two = (make_pair("resnet50", 1024, noise(n, size, 32), [objects(size)] * n) for n in (1, 2))
     freeze(two)
-    # First, since memory that other work has freed would be used again without growth.
+    # Measure memory first, because later work could reuse memory that earlier work has freed.
     memory = {}
     for part, pair, works_of in (("detect", one, detector_works), ("train", two, training_works)):
         if given.only not in (None, part):
@@ -228,7 +228,7 @@ def main(args: Sequence[str] | None = None) -> int:
         warm_up = small(pair, works_of)
         memory[part] = {name: peak_memory_mib(work, warm_up[name]) for name, work in works_of(pair).items()}
     if not check_same_detections(one):
-        print("torchvision detects something else: nothing is measured", file=sys.stderr)
+        print("torchvision's detections differ from ours: nothing is measured", file=sys.stderr)
         return 1
     model = f"Faster R-CNN, resnet50-FPN, {size[0]} x {size[1]}, float32"
     detecting, step = f"detect in an image, {model}", f"training step of 2 images, {model}"

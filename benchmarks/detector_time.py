@@ -1,12 +1,13 @@
-"""Time, arithmetic and memory of detecting in one image: FPN beside the baseline on C4 with the conv5 head (FPN §5.2).
+"""Compare FPN with the baseline on C4 with the conv5 head: time, FLOPs and memory of detection (FPN §5.2).
 
     python benchmarks/detector_time.py [--size 800 1066] [--rounds 2] [--output reports/benchmarks.md]
 
-Both detect in one pass: backbone, maps, RPN, the best 1000 proposals, heads (ResNet-50, 80 classes, 12,000 anchors
-before NMS on C4, 1000 a level on FPN, as in the rows). Weights are random and images are noise: this changes the scores
-but not the amount of work. FLOPs are those of convolutions and matrix products; a multiplication and an addition count
-as two. On a CPU one thread is used unless OMP_NUM_THREADS sets more. The paper measured 0.148 s for FPN and 0.32 s for
-C4 on an M40 GPU. A CPU favours FPN more, since it gains nothing from 1000 regions in one batch.
+Both models detect in one pass: backbone, maps, RPN, the best 1000 proposals, heads. They have ResNet-50 and 80 classes.
+As in the paper's rows, C4 keeps 12,000 anchors before NMS, and FPN 1000 per level. Weights are random and the image is
+noise, which changes the scores but not the amount of work. FLOPs are those of convolutions and matrix products; a
+multiplication and an addition count as two. On a CPU one thread is used unless OMP_NUM_THREADS sets more. The paper
+measured 0.148 s for FPN and 0.32 s for C4 on an M40 GPU. FPN's advantage is larger on a CPU, where processing 1000
+regions in one batch saves no time.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ FPN_ROW, C4_ROW = "FPN, 2fc", "C4, conv5"
 
 
 def detectors(make_backbone: Callable[[], Backbone], proposals: int) -> dict[str, Detector]:
-    """Both detectors with the same kind of backbone, in evaluation mode; the heads get ``proposals`` an image."""
+    """Build both detectors in evaluation mode; their heads get at most ``proposals`` proposals per image."""
     torch.manual_seed(0)
     fpn = Detector(make_backbone(), FPN, eval_proposals=proposals)
     c4 = Detector(
@@ -51,20 +52,20 @@ def detectors(make_backbone: Callable[[], Backbone], proposals: int) -> dict[str
 
 @torch.no_grad()
 def detect(detector: Detector, images: ImageBatch) -> int:
-    """Detect in the images; returns the number of proposals an image that the heads got."""
+    """Detect in the images; return the number of proposals that the heads got for the first image."""
     proposals, _ = detector.propose_and_detect(images)
     return min(len(proposals[0]), detector.eval_proposals)
 
 
 def count_flops(detector: Detector, images: ImageBatch) -> tuple[int, int]:
-    """FLOPs of detecting, and the number of proposals that the heads got."""
+    """Return the FLOPs of detection, and the number of proposals that the heads got."""
     with FlopCounterMode(display=False) as counter:
         seen = detect(detector, images)
     return counter.get_total_flops(), seen
 
 
 def compare(stages: dict[str, Detector], size: tuple[int, int], rounds: int, output: Path) -> None:
-    """Measure both, print the numbers and append the line with their ratio."""
+    """Measure both detectors, print the numbers, and append a line with the ratio of their times."""
     images, small = noise(1, size, 32), noise(1, (64, 96), 32)
     memory, flops = {}, {}
     for name, stage in stages.items():
@@ -88,13 +89,13 @@ def compare(stages: dict[str, Detector], size: tuple[int, int], rounds: int, out
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Detection on FPN beside the baseline on C4 with the conv5 head.")
+    parser = argparse.ArgumentParser(description="Compare detection on FPN and on C4 with the conv5 head.")
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1066), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--proposals", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--output", type=Path, default=REPORT)
     arguments = parser.parse_args(args)
-    # As in the rows' configs, but with random weights: only `fit` downloads those of the backbone.
+    # The backbone has random weights, because only `fit` downloads the published weights.
     stages = detectors(partial(ResNetBackbone, "resnet50"), arguments.proposals)
     compare(stages, (arguments.size[0], arguments.size[1]), arguments.rounds, arguments.output)
     return 0

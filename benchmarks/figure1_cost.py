@@ -1,20 +1,20 @@
-"""The cost of the rows of Figure 1: time and memory for an image at test time, memory of a training step.
+"""Measure the rows of Figure 1: time and memory for one image at test time, and memory of a training step.
 
     python benchmarks/figure1_cost.py [--preset mini] [--rounds 20] [--output reports/records/mini/figure1_cost.json]
     python benchmarks/figure1_cost.py --preset paper --batch 1 --rounds 3     # ResNet-50 at 800 px; (a) needs the most
 
 Every row of ``configs/figure1/`` is built as for training, with random weights, and gets images of noise.
 
-Time: one image after the other, from pixels to merged proposals, and the network's share of it. The rest is mostly
-non-maximum suppression, which takes longest for single maps (``pre_nms_topk``). The rows take turns on the same images,
-so that a slow phase of the machine affects all of them, and the median is reported. On a CPU one thread is used unless
-OMP_NUM_THREADS sets more.
+Time: the seconds of one image from pixels to merged proposals, and the seconds of the network alone. Most of the
+difference is non-maximum suppression, which is slowest for rows with a single map (``pre_nms_topk``). The rows take
+turns on the same images, so that a slow phase of the machine affects all rows. The median is reported. On a CPU one
+thread is used unless OMP_NUM_THREADS sets more.
 
-Memory: how much a fresh process grows at its peak while it proposes on one image, or runs the forward and backward pass
-of a batch. This is resident memory on a CPU and allocated memory on a GPU, without the optimiser's.
+Memory: the peak growth of a new process while it proposes on one image, or runs the forward and backward pass of a
+batch. This is resident memory on a CPU and allocated memory on a GPU, without the memory of an optimiser.
 
-Row (a) is trained on one scale. Its training step here is the one that the paper calls infeasible (§1): the batch at
-every scale of the image pyramid, all losses summed, one backward pass.
+Row (a) is trained on one image scale. This script measures the training step that the paper calls infeasible (§1): the
+batch at every scale of the image pyramid, all losses summed, one backward pass.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ ALL_SCALES = "one step on all image scales, which no row is trained with: losses
 
 
 class Design(NamedTuple):
-    """A row of Figure 1 with the sizes its preset gives it."""
+    """A row of Figure 1, with the sizes that a preset sets."""
 
     stage: RPNStage
     image_size: tuple[int, int]
@@ -70,9 +70,9 @@ class Design(NamedTuple):
 
 
 def build(row: str, preset: str) -> Design:
-    """Build a row at a preset's scale with random weights; ``paper`` is the row without a preset.
+    """Build a row with a preset and random weights. The preset ``paper`` leaves the row unchanged.
 
-    Images are 4:3, as most of COCO's, scaled as the data module would.
+    Images have the aspect ratio 4:3, like most images of COCO, and are scaled as the data module scales them.
 
     Raises:
         InputError: there is no such preset.
@@ -84,12 +84,12 @@ def build(row: str, preset: str) -> Design:
     parser.add_subclass_arguments(BaseStage, "model", required=True)
     parser.add_class_arguments(COCODataModule, "data")
     parser.add_argument("--seed_everything", type=int)
-    for group in ("experiment", "trainer", "checkpoint"):  # options of the run, not of the row
+    for group in ("experiment", "trainer", "checkpoint"):  # accepted, but not used by this script
         parser.add_argument(f"--{group}", type=dict)
     options = parser.parse_args([f"--config={file}" for file in files])
     torch.manual_seed(0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # `instantiate`, which replaces it, is missing in jsonargparse 4.45 to 4.48
+        warnings.simplefilter("ignore")  # deprecated, but its successor is missing in jsonargparse 4.45 to 4.48
         stage = parser.instantiate_classes(options).model
     data = options.data
     short = data.short_side if isinstance(data.short_side, int) else data.short_side[-1]
@@ -105,7 +105,7 @@ def propose(stage: RPNStage, images: ImageBatch) -> None:
 
 
 def run_network(stage: RPNStage, images: ImageBatch) -> None:
-    """The network's part of :func:`propose`: maps and raw outputs of every image scale."""
+    """Run only the network of :func:`propose`: compute maps and raw outputs for every image scale."""
     stage.eval()
     with torch.no_grad():
         rpn = stage.detector.rpn
@@ -115,7 +115,7 @@ def run_network(stage: RPNStage, images: ImageBatch) -> None:
 
 
 def train_step(stage: RPNStage, images: ImageBatch) -> None:
-    """Forward and backward pass of a batch on all image scales of the row together."""
+    """Run the forward and backward pass of a batch on all image scales of the row together."""
     stage.train()
     total = torch.zeros((), device=images.pixels.device)
     for scale in stage.detector.image_scales:
@@ -134,13 +134,10 @@ def seconds_per_image(
     images: Sequence[ImageBatch],
     rounds: int,
 ) -> dict[str, float]:
-    """Median seconds that a piece of work takes for an image; rows take turns, and the first round is not counted.
+    """Return the median seconds per image of :func:`propose` or :func:`run_network`, by row.
 
-    Args:
-        work: :func:`propose` or :func:`run_network`.
-        stages: the rows, by name.
-        images: batches of one image, the same for all.
-        rounds: times that every design sees every image.
+    In each of ``rounds`` rounds the rows take turns on all images, which are batches of one image. A first round is not
+    counted.
     """
     seconds: dict[str, list[float]] = {row: [] for row in stages}
     for number in range(rounds + 1):
@@ -156,17 +153,12 @@ def seconds_per_image(
 
 
 def memory_mib(row: str, preset: str, work: str, images: int, size: tuple[int, int]) -> float:
-    """MiB that a piece of work takes at its peak, measured in a process of its own.
+    """Return the peak memory in MiB of a work of :data:`WORKS` on a batch, measured in a new process.
 
-    Args:
-        row: of Figure 1.
-        preset: as for :func:`build`.
-        work: one of :data:`WORKS`.
-        images: number of images worked on together.
-        size: of each, height and width, px.
+    ``images`` is the number of images in the batch, ``size`` their height and width in px.
 
     Raises:
-        InputError: the process ended without an answer; most likely memory ran out.
+        InputError: the process ended without an answer, probably because memory ran out.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -178,7 +170,7 @@ def memory_mib(row: str, preset: str, work: str, images: int, size: tuple[int, i
     except EOFError:
         child.join()
         raise InputError(
-            f"{row}, {work}, {images} x {size[0]} x {size[1]} px: the process that measures ended with "
+            f"{row}, {work}, {images} x {size[0]} x {size[1]} px: the measuring process ended with exit code "
             f"{child.exitcode} (-9: out of memory); give a smaller --batch or --size"
         ) from None
     finally:
@@ -188,7 +180,7 @@ def memory_mib(row: str, preset: str, work: str, images: int, size: tuple[int, i
 def _report_memory(row: str, preset: str, work: str, images: int, size: tuple[int, int], sender: Connection) -> None:
     design = build(row, preset)
     stage = design.stage.to(_device())
-    # A tiny batch first: libraries are loaded and kernels chosen at the first call.
+    # Run a small image first, because libraries are loaded and kernels are chosen at the first call.
     WORKS[work](stage, noise(1, (64, 64), design.size_divisor).to(stage.device))
     stage.zero_grad(set_to_none=True)
     gc.collect()
@@ -199,12 +191,12 @@ def _report_memory(row: str, preset: str, work: str, images: int, size: tuple[in
 
 
 def _peak_mib(device: torch.device) -> float:
-    """Peak memory so far, in MiB; on a GPU the peak since the last call."""
+    """Return the peak memory of this process so far, in MiB; on a GPU the peak since the last call."""
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device) / 2**20
         torch.cuda.reset_peak_memory_stats(device)
         return peak
-    # Linux hands ru_maxrss on to programs a process starts; VmHWM is this program's own.
+    # On Linux, a program inherits ru_maxrss from the process that started it, but not VmHWM.
     status = Path("/proc/self/status")
     if status.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))):
         return int(found[1]) / 2**10
@@ -223,14 +215,10 @@ def _wait_for(device: torch.device) -> None:
 def measure(
     rows: Sequence[str], preset: str, rounds: int, size: tuple[int, int] | None, batch: int | None
 ) -> dict[str, Any]:
-    """Measure rows of Figure 1; returns the content of the output file.
+    """Measure rows of Figure 1 and return the content of the output file.
 
-    Args:
-        rows: names of the rows.
-        preset: their scale, ``paper`` for none.
-        rounds: see :func:`seconds_per_image`.
-        size: height and width of the images, px; by default the preset's.
-        batch: images of a training step; by default those the preset gives to one device.
+    ``size`` is the height and width of the images in px, by default the preset's. ``batch`` is the number of images in
+    a training step, by default the preset's batch per device.
     """
     designs = {row: build(row, preset) for row in rows}
     first = next(iter(designs.values()))
@@ -266,11 +254,11 @@ def measure(
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="The cost of the rows of Figure 1.")
-    parser.add_argument("--preset", default="mini", help="scale, `paper` for the rows as they are (default: mini)")
-    parser.add_argument("--rounds", type=int, default=20, help="times every design sees every image (default: 20)")
-    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of the images, px; the preset's if not")
-    parser.add_argument("--batch", type=int, help="images of a training step; those of one device if not")
+    parser = argparse.ArgumentParser(description="Measure time and memory of the rows of Figure 1.")
+    parser.add_argument("--preset", default="mini", help="preset; `paper` leaves the rows unchanged (default: mini)")
+    parser.add_argument("--rounds", type=int, default=20, help="how often every image is timed (default: 20)")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="image size, px (default: the preset's)")
+    parser.add_argument("--batch", type=int, help="images in a training step (default: the preset's batch per device)")
     parser.add_argument("--output", type=Path, help="default: reports/records/<preset>/figure1_cost.json")
     given = parser.parse_args(args)
     output = given.output or REPOSITORY / "reports" / "records" / given.preset / "figure1_cost.json"

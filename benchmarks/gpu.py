@@ -1,15 +1,15 @@
-"""Detection and training on a GPU beside torchvision, what precision and compilation give, and FPN beside C4.
+"""Compare detection and training on a GPU: ours with torchvision, precisions, compiled with eager, FPN with C4.
 
     python benchmarks/gpu.py [--seconds 450] [--device cuda] [--size full] [--output reports/benchmarks.md]
 
-``--seconds 150`` is the short form. ``--device cpu --size small`` runs the same on small images on a CPU.
+``--seconds 150`` is a shorter run. ``--device cpu --size small`` measures the same with small images on a CPU.
 
-Faster R-CNN with ResNet-50 and FPN, 800 x 1066 px, has torchvision's ``fasterrcnn_resnet50_fpn`` as its peer, with the
-same random weights, the same options and frozen BatchNorm. Before anything is timed, both have to detect the same in
-float64. Works take turns, the device is waited for before and after each, and medians and quartiles are reported. Both
-start with pixels on the device and end with detections, or with updated weights. Memory is the peak that torch has
-allocated above what it held before; gradients are part of it, weights are not. "float32" is torch's default, in which
-convolutions use TF32.
+Our Faster R-CNN with ResNet-50 and FPN at 800 x 1066 px is compared with torchvision's ``fasterrcnn_resnet50_fpn``.
+Both have the same random weights, the same options and frozen BatchNorm. Nothing is timed unless both detect the same
+in float64. The programs take turns, and each waits for the device before and after. Medians and quartiles are reported.
+Both programs start with pixels on the device and end with detections or with updated weights. Memory is the peak of
+torch's allocated memory minus the memory allocated before; it includes gradients but not weights. "float32" is torch's
+default, in which convolutions use TF32.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ SIZES: dict[str, tuple[Backbone, int, tuple[int, int]]] = {
     "small": ("resnet18", 64, (128, 160)),
 }
 PRECISIONS = {"float32": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-MEASUREMENTS = 8  # that share the time
-START, COMPILE = 25, 60  # seconds for building models, and at most for compilation
+MEASUREMENTS = 8  # number of measurements that share the time
+START, COMPILE = 25, 60  # seconds reserved for building the models, and for compilation
 MIN_ROUNDS, MAX_ROUNDS = 3, 40
 Works = dict[str, Callable[[], Any]]
 
 
 class Bench:
-    """Measures works on a device and writes their comparisons."""
+    """Measures works on a device and writes comparisons."""
 
     def __init__(self, device: torch.device, seconds: float, output: Path) -> None:
         self.device = device
@@ -65,7 +65,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def times(self, works: Works) -> dict[str, tuple[float, float, float]]:
-        """Median and quartiles of the milliseconds of each work; the works take turns until their time is over."""
+        """Return median and quartiles of the milliseconds of each work. The works take turns until the time is over."""
         for work in works.values():
             for _ in range(3):
                 work()
@@ -84,7 +84,7 @@ class Bench:
         return {name: (median, low, high) for name, (low, median, high) in quartiles.items()}
 
     def memory(self, work: Callable[[], Any]) -> str:
-        """Peak of the allocated memory while a work runs, above what is allocated before."""
+        """Return the peak of the allocated memory while a work runs, minus the memory that was allocated before."""
         if self.device.type != "cuda":
             return "memory not measured"
         work()
@@ -95,7 +95,7 @@ class Bench:
         return f"{(torch.cuda.max_memory_allocated() - before) / 2**20:.0f} MiB"
 
     def compare(self, what: str, works: Works) -> None:
-        """Measure the first work beside each of the others, and append a line for each."""
+        """Measure all works, and append a line that compares the first work with each other work."""
         memory = {name: self.memory(work) for name, work in works.items()}
         times = self.times(works)
         (first, ours), *others = times.items()
@@ -133,7 +133,7 @@ def in_precision(device: torch.device, dtype: torch.dtype | None) -> Iterator[No
 def trainer(
     device: torch.device, model: torch.nn.Module, losses: Callable[[], Losses], precision: str
 ) -> Callable[[], None]:
-    """Return a training step of a model; the learning rate is 0, so that every step does the same."""
+    """Return a function that runs a training step. The learning rate is 0, so that all steps do the same work."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9, weight_decay=1e-4)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "16-mixed")
@@ -215,7 +215,7 @@ def precisions(bench: Bench, pair: Pair, what: str) -> None:
 
 
 def compiled(bench: Bench, pair: Pair, what: str) -> None:
-    """Compile backbone and pyramid, and compare detection in bf16-mixed with torchvision's, compiled likewise."""
+    """Compare our compiled detection in bf16-mixed with our eager detection and with torchvision, compiled as well."""
     eager = Pair(copy.deepcopy(pair.ours), pair.theirs, pair.images, pair.targets)
     before = detection(bench, eager, "bf16-mixed")["ours"]
     start = time.monotonic()
@@ -234,7 +234,7 @@ def measure_all(bench: Bench, arguments: argparse.Namespace) -> int:
     images, targets = (noise(n, size, 32).to(bench.device) for n in (1, 2)), objects(size).to(bench.device)
     one, two = (make_pair(backbone, width, batch, [targets] * len(batch)) for batch in images)
     if not check_same_detections(one):
-        print("torchvision detects something else: nothing is measured", file=sys.stderr)
+        print("torchvision's detections differ from ours: nothing is measured", file=sys.stderr)
         return 1
     model = f"Faster R-CNN, {backbone}-FPN, {size[0]} x {size[1]}"
     detecting, step = f"detect in an image, {model}", f"training step of 2 images, {model}"
@@ -256,22 +256,22 @@ def measure_all(bench: Bench, arguments: argparse.Namespace) -> int:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Detection and training on a GPU beside torchvision.")
+    parser = argparse.ArgumentParser(description="Compare detection and training on a GPU with torchvision.")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--size", choices=SIZES, default="full")
-    parser.add_argument("--seconds", type=float, default=450, help="time for everything; 150 is the short form")
-    parser.add_argument("--no_compile", action="store_true", help="leave out compilation, the last measurement")
-    parser.add_argument("--only_compile", action="store_true", help="measure compilation alone")
+    parser.add_argument("--seconds", type=float, default=450, help="time for all measurements; 150 is a shorter run")
+    parser.add_argument("--no_compile", action="store_true", help="do not measure compilation, the last measurement")
+    parser.add_argument("--only_compile", action="store_true", help="measure compilation only")
     parser.add_argument("--output", type=Path, default=REPORT)
     arguments = parser.parse_args(args)
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        print("no CUDA GPU: nothing is measured")
+        print("there is no CUDA GPU: nothing is measured")
         return 0
     bench = Bench(torch.device(arguments.device), arguments.seconds, arguments.output)
     failed = measure_all(bench, arguments)
     if failed or arguments.no_compile or arguments.only_compile:
         return failed
-    # In a process of its own, which can be stopped: compilation takes a time that nobody knows before.
+    # Compile in a new process, which can be stopped, because the time of compilation is not known beforehand.
     options = ["--device", arguments.device, "--size", arguments.size, "--seconds", "90", "--output"]
     command = [sys.executable, __file__, "--only_compile", *options, str(arguments.output)]
     limit = min(1.5 * COMPILE, bench.end - time.monotonic())

@@ -1,10 +1,10 @@
-"""How time and memory grow with image size, objects, proposals, batch and processes.
+"""Measure how time and memory grow with image size, objects, proposals, batch and processes.
 
     python benchmarks/growth.py [--rounds 3] [--output reports/growth.md]
 
-Faster R-CNN with ResNet-18 and FPN, random weights, one thread a process. Time is the shortest of the rounds; memory is
-the peak growth of a child process. "Growth" is the exponent between the last two points, 1.0 for linear growth. Writes
-a table, and a figure beside it.
+The model is Faster R-CNN with ResNet-18 and FPN, with random weights and one thread per process. Time is the shortest
+of the rounds. Memory is the peak growth of a child process. "Growth" is the exponent between the last two points, 1.0
+for linear growth. The script writes a table, and a figure next to the table.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Work = Callable[[], Any]
 
 @dataclass
 class Growth:
-    """What grows, and what was measured at each point."""
+    """A quantity that grows, the work whose cost depends on it, and the measurements at each point."""
 
     what: str
     work: str
@@ -71,7 +71,7 @@ def train(pair: Pair, images: int, targets: Targets, size: tuple[int, int] = SIZ
 
 
 def measure(growths: Sequence[Growth], warm_ups: Sequence[Work], rounds: int) -> None:
-    """Measure all works: first the memory, since memory that a timed work has freed would be used again."""
+    """Measure all works, memory first, because a work could reuse memory that a timed work has freed."""
     for growth, warm_up in zip(growths, warm_ups, strict=True):
         growth.mib = [peak_memory_mib(work, warm_up) for work in growth.works]
     for growth in growths:
@@ -81,7 +81,7 @@ def measure(growths: Sequence[Growth], warm_ups: Sequence[Work], rounds: int) ->
 
 
 class Losses(nn.Module):
-    """The losses of a training step as a forward pass, which DDP needs."""
+    """Computes the losses of a training step in a forward pass, as DDP requires."""
 
     def __init__(self, pair: Pair) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Losses(nn.Module):
 
 
 def train_together(rank: int, processes: int, rounds: int, file: str) -> None:
-    """Time training steps of one of the processes; the first writes the shortest to ``file``."""
+    """Time training steps in one of several processes. The first process writes its shortest time to ``file``."""
     torch.set_num_threads(1)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
@@ -115,7 +115,7 @@ def train_together(rank: int, processes: int, rounds: int, file: str) -> None:
 
 
 def processes(counts: Sequence[int], rounds: int, folder: Path) -> Growth:
-    """Measure a training step of 2 images a process."""
+    """Measure a training step of 2 images per process."""
     seconds = []
     for count in counts:
         file = folder / f"processes{count}"
@@ -128,7 +128,7 @@ def processes(counts: Sequence[int], rounds: int, folder: Path) -> Growth:
 
 
 def exponent(points: Sequence[float], values: Sequence[float]) -> float:
-    """The growth between the last two points: 0 for none, 1 for linear."""
+    """Return the exponent of growth between the last two points: 0 for no growth, 1 for linear growth."""
     return math.log(values[-1] / values[-2]) / math.log(points[-1] / points[-2])
 
 
@@ -175,7 +175,7 @@ def write(growths: Sequence[Growth], output: Path) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="How time and memory grow.")
+    parser = argparse.ArgumentParser(description="Measure how time and memory grow.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "reports" / "growth.md")
     given = parser.parse_args(args)

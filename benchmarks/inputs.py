@@ -1,4 +1,4 @@
-"""Images of noise and objects, the same at every call: what benchmarks run models on."""
+"""Inputs of the models in benchmarks: images of noise and random objects, the same at every call."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import torch
 from fpn_lightning.geometry import Geometry
 from fpn_lightning.structures import ImageBatch, Targets
 
-NUM_OBJECTS = 7  # in an image, as in COCO
+NUM_OBJECTS = 7  # objects per image, as in COCO
 
 
 def noise(count: int, size: tuple[int, int], size_divisor: int) -> ImageBatch:
-    """Images of noise, the same at every call, padded as the data module pads."""
+    """Return images of noise, the same at every call, padded as by the data module."""
     generator = torch.Generator().manual_seed(0)
     padded = [-(-side // size_divisor) * size_divisor for side in size]
     pixels = torch.zeros(count, 3, *padded, dtype=torch.uint8)
@@ -22,7 +22,7 @@ def noise(count: int, size: tuple[int, int], size_divisor: int) -> ImageBatch:
 
 
 def objects(size: tuple[int, int], count: int = NUM_OBJECTS) -> Targets:
-    """Objects of all sizes for an image, the same at every call."""
+    """Return random objects of all sizes for an image, the same at every call."""
     generator = torch.Generator().manual_seed(0)
     ends = torch.rand(2, count, 2, generator=generator)
     boxes = torch.cat((ends.amin(dim=0), ends.amax(dim=0)), dim=1) * torch.tensor([size[1], size[0]] * 2)

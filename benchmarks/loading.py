@@ -1,10 +1,11 @@
-"""From image files to the normalised batch that a backbone sees, beside torchvision's detection reference.
+"""Compare data loading, from image files to the normalised batch, with torchvision's detection reference.
 
     python benchmarks/loading.py [--root data/coco] [--split val2017] [--images 120] [--rounds 3]
 
-Both decode, flip half of the images, resize the shorter side to 800 px, map the boxes, pad two images to a batch and
-normalise it, on one thread. torchvision's reference (references/detection) loads a CocoDetection with Pillow, flips
-and converts tensors, and resizes and normalises in GeneralizedRCNNTransform. Batches are checked to be equal first.
+Both programs use one thread. They decode images, flip half of them, resize the shorter side to 800 px, map the boxes,
+pad two images to a batch and normalise the batch. torchvision's reference (references/detection) loads a CocoDetection
+with Pillow, flips and converts tensors, and resizes and normalises in GeneralizedRCNNTransform. Nothing is timed unless
+the first five batches are nearly equal.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ BATCH = 2
 
 
 class Peer:
-    """torchvision's reference pipeline; ``flips`` says which images are mirrored."""
+    """torchvision's reference pipeline. It flips the images for which ``flips`` is true."""
 
     def __init__(self, root: str, split: str, flips: list[bool]) -> None:
         annotation_file, images = split_paths(root, split)
@@ -71,7 +72,7 @@ class Ours:
         self.backbone = ResNetBackbone(weights=None, frozen_stages=0, norm="batch", convention="torchvision")
 
     def flips(self, count: int) -> list[bool]:
-        """Which of the first images are mirrored."""
+        """Return which of the first ``count`` images are flipped."""
         index = self.dataset.index
         sizes = index.sizes[:count].tolist()
         ids = index.image_ids[:count].tolist()
@@ -93,7 +94,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     if not Path(arguments.root).is_dir():
-        print(f"--root {arguments.root} is not there: loading is not measured", file=sys.stderr)
+        print(f"--root {arguments.root} does not exist: loading is not measured", file=sys.stderr)
         return
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
@@ -104,7 +105,7 @@ def main() -> None:
     for places in batches[:5]:
         one, other = ours.batch(places), peer.batch(places)
         if one.shape != other.shape or (one - other).abs().mean() > 0.02:
-            sys.exit(f"images {list(places)}: torchvision's batch is another one; nothing is written")
+            sys.exit(f"images {list(places)}: torchvision's batch differs from ours; nothing is written")
 
     def load(pipeline: Ours | Peer) -> None:
         for places in batches:

@@ -1,12 +1,13 @@
-"""What segment proposals cost (FPN §6): the rows of Table 6, the sampled against the dense MLP, run lengths of masks.
+"""Measure the cost of segment proposals (FPN §6): rows of Table 6, sampled and dense MLPs, run lengths of masks.
 
     python benchmarks/mask_proposals.py [--short_side 800] [--rounds 2] [--output reports/benchmarks.md]
 
-Rows: one image of noise, 3:4, from pixels to 1000 run-length masks of its file (480 x 640), with the rows' backbone and
-random weights. Each row's seconds are divided by those of the first; the paper's ratio, measured on an M40, stands
-beside. Training: forward and backward pass of both MLPs on 8 images of 160 px (32 channels, strides 2 to
-32), at the sampled cells as in training and by convolution over whole maps. Run lengths: 1000 masks of 14 x 14 pasted
-into an image of 480 x 640 one after the other, and all at once by torchvision before they are encoded.
+Rows: each row computes 1000 run-length masks of 480 x 640 px from an image of noise, with random weights. Its seconds
+are divided by the first row's seconds and written with the paper's ratio, which was measured on an M40.
+Training: the forward and backward pass of both MLPs on 8 images of 160 px (32 channels, strides 2 to 32), once at the
+sampled cells as in training, and once by convolution over whole maps.
+Run lengths: 1000 masks of 14 x 14 are pasted into an image of 480 x 640. Our function pastes and encodes one mask after
+the other; torchvision pastes all masks before they are encoded.
 One thread is used unless OMP_NUM_THREADS sets more.
 """
 
@@ -48,7 +49,7 @@ FILE_SIZE = (480, 640)
 
 
 def build(row: str) -> MaskProposalStage:
-    """Build a row of Table 6 as its config says, with random weights."""
+    """Build a row of Table 6 from its config, with random weights."""
     config = yaml.safe_load((REPOSITORY / "configs" / "table6" / f"{row}.yaml").read_text(encoding="utf-8"))["model"][
         "init_args"
     ]
@@ -85,7 +86,7 @@ def time_rows(short_side: int, rounds: int, output: Path) -> None:
 
 
 def dense_losses(masks: MaskProposer, maps: dict[str, Tensor]) -> Tensor:
-    """The losses' cost without sampling: every MLP over every map."""
+    """Compute a loss with the cost of the losses without sampling: run every MLP over every map."""
     scores, logits = zip(*(mlp(maps[name]) for name in masks.strides for mlp in masks.mlps), strict=True)
     return F.softplus(torch.cat(scores, dim=1)).sum() + F.softplus(torch.cat(logits, dim=1)).sum()
 
@@ -118,7 +119,7 @@ def time_training(rounds: int, output: Path, batch: int = 8, side: int = 160) ->
 
 
 def squares(side: int, seed: int) -> Targets:
-    """Seven square objects of 8 to 120 px whose masks are their boxes."""
+    """Return seven square objects of 8 to 120 px. The mask of an object fills its box."""
     generator = torch.Generator().manual_seed(seed)
     sizes = 8 * 15 ** torch.rand(7, 1, generator=generator)
     corners = torch.rand(7, 2, generator=generator) * (side - sizes)
@@ -147,7 +148,7 @@ def time_run_lengths(rounds: int, output: Path, count: int = 1000) -> int:
         coded = mask_api.encode(np.asfortranarray(pasted.permute(1, 2, 0).numpy().astype(np.uint8)))
         return [{"size": list(FILE_SIZE), "counts": mask["counts"].decode()} for mask in coded]
 
-    # torchvision rounds windows to whole pixels and interpolates probabilities, so masks are alike, not equal.
+    # torchvision rounds windows to whole pixels and interpolates probabilities, so its masks are similar, not equal.
     pairs = [one for one in zip(ours(), torchvisions(), strict=True) if mask_api.area(one[0]) > 500]
     alike = float(np.mean([mask_api.iou([one], [other], [0])[0, 0] for one, other in pairs]))
     if alike < 0.9:
@@ -165,7 +166,7 @@ def time_run_lengths(rounds: int, output: Path, count: int = 1000) -> int:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="The cost of segment proposals.")
+    parser = argparse.ArgumentParser(description="Measure the cost of segment proposals.")
     parser.add_argument("--short_side", type=int, default=800)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--output", type=Path, default=REPORT)

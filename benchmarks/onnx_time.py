@@ -1,9 +1,10 @@
-"""Time and memory of detecting in one image on the CPU: the ONNX graph in onnxruntime beside eager ``predict``.
+"""Compare the ONNX graph in onnxruntime with eager ``predict``: time and memory of detection on the CPU.
 
     python benchmarks/onnx_time.py [--size 800 1066] [--rounds 3] [--output reports/benchmarks.md]
 
-Faster R-CNN on ResNet-50 and FPN with 80 classes, on an image that needs no resizing. Weights are random and the image
-is noise: this changes the scores but not the amount of work. Both use one thread unless OMP_NUM_THREADS sets more.
+The model is Faster R-CNN with ResNet-50, FPN and 80 classes. The image needs no resizing. Weights are random and the
+image is noise, which changes the scores but not the amount of work. Both programs use one thread unless OMP_NUM_THREADS
+sets more.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from fpn_lightning.weights.loading import Model
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="The exported ONNX graph beside eager predict, on the CPU.")
+    parser = argparse.ArgumentParser(description="Compare the exported ONNX graph with eager predict, on the CPU.")
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1066), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=REPORT)
@@ -45,7 +46,7 @@ def main(args: Sequence[str] | None = None) -> int:
     session = onnxruntime.InferenceSession(onnx_bytes(exported_program(model), "[]"), options)
     eager = Predictor(model, torch.device("cpu"))
     random = np.random.default_rng(0)
-    # A smaller image would be enlarged; one of 2 rows is not.
+    # The warm-up image has the full length but only 2 px on the other side. A shorter image would be enlarged.
     sizes = (given.size, (2, max(given.size)))
     image, small = (random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes)
     works = {"onnxruntime": lambda pixels: session.run(None, {"image": pixels}), "eager": eager.predict}

@@ -1,12 +1,13 @@
-"""Average recall of proposals beside pycocotools and faster-coco-eval, on one thread and on the same boxes.
+"""Compare our recall of proposals with pycocotools and faster-coco-eval, on one thread and on the same boxes.
 
     python benchmarks/recall.py [--images 500] [--boxes 1000] [--objects 7] [--output reports/benchmarks.md]
 
-The timed part: for us every ``update`` and ``compute`` from arrays; for the peers ``evaluate()`` alone, from records
-already loaded and indexed, with ``useCats=0``, the same limits and four area ranges. The numbers of all three are
-compared to 1e-9 before a line is written. Memory is growth while evaluating, without the boxes.
-Around each object lie 15 boxes of growing error, about what non-maximum suppression at IoU 0.7 leaves; the rest is
-background.
+Our time includes every ``update`` and ``compute``, from arrays. The peers' time is that of ``evaluate()`` alone, from
+records that are already loaded and indexed, with ``useCats=0``, the same limits and four area ranges. No line is
+written if a number differs by more than 1e-9. Memory is the growth during evaluation, without the boxes.
+
+Each object has 15 boxes with growing error, about as many as non-maximum suppression at IoU 0.7 keeps. The other boxes
+are background.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def synthetic_image(rng: np.random.Generator, num_boxes: int, num_objects: float
 
 
 def given(image_id: int, *columns: NDArray[Any]) -> tuple[FileResults, GroundTruth]:
-    """The arguments of ``update``."""
+    """Return the arguments of ``update``."""
     boxes, scores, gt_boxes, areas, is_crowd = columns
     labels = np.zeros(len(areas), dtype=np.int64)
     return FileResults(boxes, scores), GroundTruth(image_id, gt_boxes, areas, is_crowd, labels)
@@ -73,7 +74,7 @@ def coco_tables(images: Sequence[Columns]) -> tuple[dict[str, Any], dict[str, An
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Average recall beside pycocotools and faster-coco-eval.")
+    parser = argparse.ArgumentParser(description="Compare our average recall with pycocotools and faster-coco-eval.")
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--boxes", type=int, default=1000)
     parser.add_argument("--objects", type=float, default=7, help="mean number of objects per image")

@@ -35,7 +35,7 @@ def prepare_peer(coco: Any, evaluator_class: Any, tables: Tables, iou_type: str,
     with contextlib.redirect_stdout(io.StringIO()):
         for table in tables:
             indexed.append(coco())
-            # Evaluators write into records; each run of a peer starts from the same ones.
+            # Copy the records, because evaluators modify them.
             indexed[-1].dataset = {**table, "annotations": [dict(item) for item in table["annotations"]]}
             indexed[-1].createIndex()
 
@@ -52,7 +52,7 @@ def prepare_peer(coco: Any, evaluator_class: Any, tables: Tables, iou_type: str,
 
 
 def peer_recall(evaluator: Any) -> NDArray[np.float64]:
-    """Recall by limit and area range, in the order of our columns."""
+    """Return recall by limit and area range, in the order of our metrics."""
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator.accumulate()
     recall = np.asarray(evaluator.eval["recall"])[:, 0].mean(axis=0)  # (T, A, L) -> (A, L)
@@ -70,21 +70,21 @@ def compare_recall(
     rounds: int,
     output: Path,
 ) -> int:
-    """Print the time and memory of all three, and append the ratios to the report.
+    """Print time and memory of our metric and of both peers, and append the ratios to the report.
 
     Args:
-        work: what is measured, for the line.
-        metric: ours, called with limits and area thresholds.
+        work: description of the work, for the report.
+        metric: our metric, called with limits and area thresholds.
         images: the columns of each image.
-        given: turns an image's id and columns into the arguments of ``update``.
-        tables: turns images into COCO's dictionaries, ground truth and results.
+        given: converts an image's id and columns to the arguments of ``update``.
+        tables: converts images to COCO's dictionaries of ground truth and of results.
         iou_type: ``bbox`` or ``segm``.
-        limits: detections kept.
-        rounds: how often each is timed.
-        output: the file that lines are appended to.
+        limits: numbers of detections kept.
+        rounds: how often each program is timed.
+        output: the report.
 
     Returns:
-        Exit status: 1, and no line, if a number differs by more than 1e-9.
+        The exit status. It is 1, and nothing is written, if a number differs by more than 1e-9.
     """
     updates = [given(image_id, *columns) for image_id, columns in enumerate(images, start=1)]
 

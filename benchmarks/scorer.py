@@ -1,10 +1,10 @@
-"""The scorer's command beside a script of pycocotools: from the shell, start, reading and printing included.
+"""Compare our command that scores a result file with a script of pycocotools, from program start to printed numbers.
 
     python benchmarks/scorer.py [--bbox 206x36 2874x100] [--proposals 1000x1000] [--output reports/benchmarks.md]
 
-Sizes are images x boxes of an image. Both programs read the same two JSON files on one thread. Their numbers are
-compared to 1e-9 before a line is written. Boxes are those of ``average_precision.py``, rounded to 0.01 px as in COCO's
-files.
+A size is the number of images x boxes per image. Both programs read the same two JSON files on one thread. No line is
+written if a number differs by more than 1e-9. Boxes are those of ``average_precision.py``, rounded to 0.01 px as in
+COCO's files.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def write_files(folder: Path, num_images: int, num_boxes: int) -> None:
         file.write("]")
 
 
-# A small process between: on Linux the peak memory of a program counts from that of the process that started it.
+# A small process starts the program, because on Linux a program's peak memory includes that of the process starting it.
 START = """
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
@@ -72,7 +72,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 def program(*command: str, folder: Path) -> Callable[[], float]:
-    """Return a function that runs a program to its end and returns its peak memory, MiB."""
+    """Return a function that runs a Python program and returns the program's peak memory, MiB."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def run() -> float:
@@ -87,7 +87,7 @@ def compare_once(metric: str, size: str, rounds: int, output: Path) -> None:
     """Compare both programs on files of one size, and append a line.
 
     Raises:
-        SystemExit: if their numbers differ.
+        SystemExit: if the programs' numbers differ.
     """
     num_images, num_boxes = map(int, size.split("x"))
     with tempfile.TemporaryDirectory() as name:
@@ -111,7 +111,7 @@ def compare_once(metric: str, size: str, rounds: int, output: Path) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="The scorer's command beside a script of pycocotools.")
+    parser = argparse.ArgumentParser(description="Compare our scoring command with a script of pycocotools.")
     parser.add_argument("--bbox", nargs="*", default=["206x36", "2874x100"], metavar="IMAGESxBOXES")
     parser.add_argument("--proposals", nargs="*", default=["1000x1000"], metavar="IMAGESxBOXES")
     parser.add_argument("--rounds", type=int, default=2)

@@ -1,11 +1,12 @@
-"""Average recall of segments beside pycocotools and faster-coco-eval, on one thread and on the same run lengths.
+"""Compare our recall of segments with pycocotools and faster-coco-eval, on one thread and on the same run lengths.
 
     python benchmarks/segment_recall.py [--images 40] [--masks 1000] [--objects 7] [--output reports/benchmarks.md]
 
-The timed part: for us every ``update`` and ``compute`` from run lengths; for the peers ``evaluate()`` alone, from
-records already loaded and indexed, with ``iouType="segm"``, ``useCats=0``, the same limits and four area ranges. The
-numbers of all three are compared to 1e-9 before a line is written. Memory is growth while evaluating, masks not
-counted. Masks are ellipses in images of 480 x 640; around each object lie 15 of growing error, the rest is anywhere.
+Our time includes every ``update`` and ``compute``, from run lengths. The peers' time is that of ``evaluate()`` alone,
+from records that are already loaded and indexed, with ``iouType="segm"``, ``useCats=0``, the same limits and four area
+ranges. No line is written if a number differs by more than 1e-9. Memory is the growth during evaluation, without the
+masks. Masks are ellipses in images of 480 x 640. Each object has 15 masks with growing error; the other masks have
+random positions.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ Columns = tuple[list[RLE], NDArray[Any], list[RLE], NDArray[Any], NDArray[Any]]
 
 
 def ellipse(x: float, y: float, width: float, height: float) -> RLE:
-    """The run lengths of an ellipse in an image of ``SIZE``."""
+    """Return the run lengths of an ellipse in an image of ``SIZE``."""
     bitmap = np.zeros(SIZE, dtype=np.uint8, order="F")
     left, right = (int(np.clip(bound, 0, SIZE[1])) for bound in (x - width / 2, x + width / 2 + 1))
     top, bottom = (int(np.clip(bound, 0, SIZE[0])) for bound in (y - height / 2, y + height / 2 + 1))
@@ -47,7 +48,7 @@ def ellipse(x: float, y: float, width: float, height: float) -> RLE:
 
 
 def synthetic_image(rng: np.random.Generator, num_masks: int, num_objects: float) -> Columns:
-    """Proposals, scores, objects, areas and crowd flags of one image."""
+    """Return proposals, scores, objects, areas and crowd flags of one image."""
     count = int(rng.poisson(num_objects))
     shapes = np.concatenate(
         (
@@ -68,7 +69,7 @@ def synthetic_image(rng: np.random.Generator, num_masks: int, num_objects: float
 
 
 def given(image_id: int, *columns: Any) -> tuple[MaskProposalsOrig, GroundTruth]:
-    """The arguments of ``update``."""
+    """Return the arguments of ``update``."""
     masks, scores, gt_masks, areas, is_crowd = columns
     labels, boxes = np.zeros(len(areas), dtype=np.int64), np.zeros((len(areas), 4))
     found = MaskProposalsOrig(image_id, masks, torch.from_numpy(scores.copy()), torch.full((len(masks),), 2))
@@ -76,7 +77,7 @@ def given(image_id: int, *columns: Any) -> tuple[MaskProposalsOrig, GroundTruth]
 
 
 def coco_tables(images: Sequence[Columns]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The same as COCO's dictionaries: ground truth and results."""
+    """Convert the images to COCO's dictionaries of ground truth and of results."""
     shared = {
         "images": [{"id": i, "height": SIZE[0], "width": SIZE[1]} for i in range(1, len(images) + 1)],
         "categories": [{"id": 1, "name": "object"}],
@@ -95,7 +96,7 @@ def coco_tables(images: Sequence[Columns]) -> tuple[dict[str, Any], dict[str, An
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Average recall of segments beside pycocotools and faster-coco-eval.")
+    parser = argparse.ArgumentParser(description="Compare our segment recall with pycocotools and faster-coco-eval.")
     parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--masks", type=int, default=1000)
     parser.add_argument("--objects", type=float, default=7, help="mean number of objects per image")

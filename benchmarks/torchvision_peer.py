@@ -1,4 +1,4 @@
-"""torchvision's Faster R-CNN on FPN and ours with the same random weights, checked to detect the same."""
+"""Builds torchvision's Faster R-CNN with FPN and ours with the same random weights, and compares their detections."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from fpn_lightning.models.sampler import image_seeds
 from fpn_lightning.structures import ImageBatch, Targets
 from fpn_lightning.weights.torchvision import BOX_DELTAS, CLASS_LOGITS, NEWER_NAMES, name_of
 
-NUM_CLASSES = 90  # torchvision's 91 without background
-PROPOSALS = 1000  # before NMS for each level, and after it for the heads, in training too
+NUM_CLASSES = 90  # torchvision has 91 classes with background
+PROPOSALS = 1000  # per level before NMS, and per image after NMS, in training and in evaluation
 Losses = dict[str, Tensor]
 
 
 @dataclass
 class Pair:
-    """Both models on one device, and a batch for each: the same pixels and objects."""
+    """Both models on one device, and a batch of images and targets for both."""
 
     ours: Detector
     theirs: FasterRCNN
@@ -38,16 +38,16 @@ class Pair:
     targets: list[Targets]
 
     def detect_ours(self) -> dict[str, Tensor]:
-        """Our detections in the first image, with torchvision's labels."""
+        """Return our detections in the first image, with torchvision's labels."""
         _, (detections, *_) = self.ours.propose_and_detect(self.images)
         return {"boxes": detections.boxes, "labels": detections.labels + 1, "scores": detections.scores}
 
     def detect_theirs(self) -> dict[str, Tensor]:
-        """Torchvision's detections in the first image."""
+        """Return torchvision's detections in the first image."""
         return self.theirs(self.pixels_of_theirs())[0]
 
     def losses_of_ours(self) -> Losses:
-        """The losses of a step of ``FasterRCNNStage``."""
+        """Compute the losses of a training step of ``FasterRCNNStage``."""
         ours, images = self.ours, self.images
         assert ours.rpn is not None
         assert ours.roi_heads is not None
@@ -57,12 +57,12 @@ class Pair:
         return losses | ours.roi_heads.losses(maps, ours.rpn.predict(outputs, images.sizes), self.targets, seeds)
 
     def losses_of_theirs(self) -> Losses:
-        """Torchvision's losses; its model has to be in training mode."""
+        """Compute torchvision's losses. The model has to be in training mode."""
         truth = [{"boxes": target.boxes, "labels": target.labels + 1} for target in self.targets]
         return self.theirs(self.pixels_of_theirs(), truth)
 
     def pixels_of_theirs(self) -> list[Tensor]:
-        """The images without padding, RGB in [0, 1]; its model normalises and pads them."""
+        """Return the images without padding, RGB in [0, 1]. torchvision's model normalises and pads them."""
         dtype = next(self.theirs.parameters()).dtype
         return [
             pixels[:, : geometry.size[0], : geometry.size[1]].to(dtype) / 255
@@ -75,8 +75,8 @@ def make_pair(
 ) -> Pair:
     """Build both models with random weights on the device of the images.
 
-    BatchNorm gets the statistics of the images, and the logits are spread: with saturated scores, which tie, even one
-    library would disagree with itself.
+    BatchNorm gets the statistics of the images, and the heads' weights are scaled to give logits of moderate size.
+    Otherwise many scores would saturate and be equal, and the order of equal scores is not defined.
     """
     torch.manual_seed(0)
     short, long = min(images.geometries[0].size), max(images.geometries[0].size)
@@ -109,10 +109,11 @@ def make_pair(
 
 
 def check_same_detections(pair: Pair) -> bool:
-    """Compare the detections of both in float64; the models are float32 before and after."""
+    """Return whether both models detect the same in float64. The models are float32 before and after."""
     pair.ours.double()
     pair.theirs.double()
-    for name, values in (("pixel_mean", IMAGENET_MEAN), ("pixel_std", IMAGENET_STD)):  # float32 has rounded them
+    # Set the pixel statistics again, because float32 has rounded their values.
+    for name, values in (("pixel_mean", IMAGENET_MEAN), ("pixel_std", IMAGENET_STD)):
         pair.ours.backbone.get_buffer(name).copy_(255 * torch.tensor(values, dtype=torch.float64).view(3, 1, 1))
     with torch.no_grad():
         found, other = pair.detect_ours(), pair.detect_theirs()
@@ -149,7 +150,7 @@ def _calibrate(pair: Pair) -> None:
 
 
 def _copy_weights(theirs: FasterRCNN, ours: Detector) -> None:
-    """Copy the weights; theirs has background first, ours last, without box deltas of its own."""
+    """Copy torchvision's weights. It has background first; ours has background last, without box deltas for it."""
     state = {NEWER_NAMES.sub(r"\1.", name): tensor for name, tensor in theirs.state_dict().items()}
     copied = {}
     for name in ours.state_dict():

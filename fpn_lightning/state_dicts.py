@@ -1,7 +1,4 @@
-"""Reading state dicts without running code from the file, and comparing them with a model.
-
-Weights of backbones, checkpoints of this project and those of other projects are all read here.
-"""
+"""Reads state dicts without running code from the file, and compares their tensors with a model's."""
 
 from __future__ import annotations
 
@@ -20,18 +17,16 @@ from torch import Tensor
 from fpn_lightning.errors import InputError
 
 State = dict[str, Tensor]
-COUNTER = "num_batches_tracked"  # BatchNorm's; unused if its momentum is a number, and absent from older files
-# Prefixes of all names in the checkpoint of a wrapped model: DataParallel, torch.compile, LightningModules.
+COUNTER = "num_batches_tracked"  # of BatchNorm; unused if momentum is a number, and absent from older files
+# Prefixes that a wrapper adds to all names of a model's tensors: DataParallel, torch.compile, LightningModules.
 WRAPPERS = ("module.", "_orig_mod.", "model.", "detector.")
 MAX_NAMES = 5  # tensors named in one message
 
 
 def read_file(path: str, named_by: str) -> Any:
-    """Read a file of ``torch.save`` or safetensors to the CPU, without running code from it.
+    """Read a file of ``torch.save`` or safetensors into CPU memory, without running code from it.
 
-    Args:
-        path: the file.
-        named_by: the option that names the file, for messages.
+    Messages start with ``named_by``, the option that names the file.
 
     Raises:
         InputError: if the file is missing or damaged, or if it would run code.
@@ -41,40 +36,33 @@ def read_file(path: str, named_by: str) -> Any:
     try:
         if path.endswith(".safetensors"):
             return load_file(path)
-        # torchvision's training script saves its command line beside the model.
+        # torchvision's training script saves its arguments, a Namespace, in the same file.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can make torch.load raise anything
         asked = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it would run {asked[1]}, which tensors do not need" if asked else "damaged, cut short or no weights"
+        reason = f"it would run {asked[1]}, which tensors do not need" if asked else "it is damaged or has no weights"
         raise InputError(
             f"{named_by}: {path} cannot be read ({reason}). Give a checkpoint or a state dict of tensors."
         ) from error
 
 
 def read_state_dict(path: str, named_by: str) -> State:
-    """Read tensors by name: at the top, under ``model`` (torchvision, detectron2) or ``state_dict`` (Lightning).
+    """Read a state dict: a whole file, or its entry ``model`` (torchvision, detectron2) or ``state_dict`` (Lightning).
 
     Raises:
         InputError: see :func:`read_file` and :func:`checked`.
     """
-    content = read_file(path, named_by)
-    state = content
-    if isinstance(content, Mapping):
-        state = next((content[key] for key in ("model", "state_dict") if key in content), content)
+    state = read_file(path, named_by)
+    if isinstance(state, Mapping):
+        state = next((state[key] for key in ("model", "state_dict") if key in state), state)
     if not isinstance(state, Mapping):
-        raise InputError(f"{named_by}: {path} is not a state dict: a dictionary of tensors by name is expected.")
+        raise InputError(f"{named_by}: {path} is not a state dict. Give a file with a dictionary of tensors by name.")
     return unwrapped(checked(state, path, named_by), path, named_by)
 
 
 def unwrapped(state: Mapping[str, Tensor], path: str, named_by: str) -> State:
-    """Leave out the prefixes of wrappers that all names share, and say so in one line.
-
-    Args:
-        state: tensors by name.
-        path: the file, for the message.
-        named_by: the option that names the file, for the message.
-    """
+    """Remove the wrappers' prefixes that all names share, and warn that the prefixes were removed."""
     left_out = ""
     while state and (prefix := next((w for w in WRAPPERS if all(name.startswith(w) for name in state)), "")):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
@@ -88,7 +76,7 @@ def checked(state: Mapping[Any, Any], path: str, named_by: str) -> State:
     """Return the mapping if it is a state dict: names and dense tensors of finite real numbers.
 
     Raises:
-        InputError: naming the first other entry.
+        InputError: naming the first entry that is not such a tensor.
     """
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
@@ -97,7 +85,7 @@ def checked(state: Mapping[Any, Any], path: str, named_by: str) -> State:
             raise InputError(f"{named_by}: {path}: {name} is not a dense tensor of real numbers.")
         if not tensor.isfinite().all():
             raise InputError(
-                f"{named_by}: {path}: {name} has values that are not finite; the run has diverged. "
+                f"{named_by}: {path}: {name} has values that are not finite, because the run has diverged. "
                 "Use an earlier checkpoint."
             )
     return dict(state)
@@ -105,14 +93,14 @@ def checked(state: Mapping[Any, Any], path: str, named_by: str) -> State:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How the tensors of a file differ from those of a model; names are sorted, BatchNorm's counters left out."""
+    """Differences between the tensors of a file and of a model. Names are sorted; BatchNorm's counters are left out."""
 
     missing: list[str]
     """Names that only the model has."""
     unexpected: list[str]
     """Names that only the file has."""
     misshapen: list[str]
-    """For each tensor of another shape the text ``NAME is (2, 3) in the file, (4, 3) in the model``."""
+    """One text per tensor whose shape differs: ``NAME is (2, 3) in the file, (4, 3) in the model``."""
 
     @property
     def problems(self) -> list[str]:
@@ -140,6 +128,6 @@ def compare(model: Mapping[str, Tensor], file: Mapping[str, Tensor]) -> Comparis
 
 
 def listed(names: list[str]) -> str:
-    """Join the first names, and say how many more there are."""
+    """Join the first ``MAX_NAMES`` names, and add the number of further names."""
     more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
     return ", ".join(names[:MAX_NAMES]) + more

@@ -1,4 +1,4 @@
-"""COCO's average recall and average precision, exactly."""
+"""Computes average recall and average precision with exactly the values of COCO's evaluator."""
 
 from typing import Literal
 

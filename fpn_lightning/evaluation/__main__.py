@@ -24,11 +24,11 @@ Values = dict[str, float | None]
 
 
 def write_json(path: Path, values: Mapping[str, float | Values | None]) -> None:
-    """Write metrics as JSON, whole or not at all."""
+    """Write metrics to a JSON file."""
     try:
         write_whole(path, json.dumps(values, indent=2) + "\n")
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); give a file in a folder you own") from error
+        raise InputError(f"{path}: cannot be written ({error.strerror}); give a file in another folder") from error
 
 
 def _table(values: Values, title: str, rows: str) -> Table:
@@ -41,7 +41,7 @@ def _table(values: Values, title: str, rows: str) -> Table:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
+    """Build the command-line parser."""
     parser = argparse.ArgumentParser(
         prog="python -m fpn_lightning.evaluation",
         description="Score a COCO result file over all images of an annotation file.",
@@ -50,8 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "results",
         type=Path,
-        help="COCO result list: image_id, bbox (xywh) or segmentation (its box, unless segm is scored), score; or a "
-        "store of proposals (a folder)",
+        help="COCO result list with image_id, score and bbox (xywh) or segmentation; without segm, a segmentation is "
+        "scored as its box. Or the folder of a proposal store",
     )
     parser.add_argument(
         "--metric",
@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--labels",
         choices=get_args(Labels),
         default="category",
-        help="classes: categories, or supercategories for the results of a model with data.labels supercategory",
+        help="use categories as classes, or supercategories for results of a model with data.labels supercategory",
     )
     parser.add_argument(
         "--limits",
@@ -83,18 +83,18 @@ def build_parser() -> argparse.ArgumentParser:
         nargs=2,
         default=(32**2, 96**2),
         metavar=("SMALL", "LARGE"),
-        help="areas in px² between small, medium and large objects (default: 1024 9216)",
+        help="two areas in px² that separate small, medium and large objects (default: 1024 9216)",
     )
     parser.add_argument(
         "--backend",
         choices=get_args(Backend),
         default="faster-coco-eval",
-        help="evaluator of AP; class-agnostic recall is counted by this package and equals both",
+        help="evaluator of bbox and segm; class-agnostic recall does not use it, but equals both evaluators' values",
     )
     parser.add_argument(
         "--per-class",
         action="store_true",
-        help="also give the AP of each class, best first; in --output under per_class. With bbox or segm",
+        help="with bbox or segm: also print the AP of each class, best first, and write it to --output as per_class",
     )
     parser.add_argument(
         "--output",
@@ -107,7 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code (2 for input that cannot be used)."""
     arguments = build_parser().parse_args(args)
-    from fpn_lightning.evaluation.scoring import score_files  # imports torch, which takes seconds; --help needs none
+    from fpn_lightning.evaluation.scoring import score_files  # slow to import, and not needed for --help
 
     replace_unprintable()
     try:

@@ -1,4 +1,4 @@
-"""The columns that metrics are updated with, checked and as float64 arrays."""
+"""Checks predictions and ground truth before they are evaluated, and converts them to float64 arrays."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 from fpn_lightning.errors import InputError
 from fpn_lightning.ground_truth import RLE, GroundTruth
 
-if TYPE_CHECKING:  # files are scored without it
+if TYPE_CHECKING:  # scoring a file does not import torch
     from torch import Tensor
 
 
 @dataclass(frozen=True)
 class FileResults:
-    """Predictions of one image with the numbers of a result file, which a conversion to xyxy would round.
+    """Predictions of one image or file, with the exact boxes of a result file (xyxy would round them).
 
     Attributes:
-        boxes_xywh: float64 ``(D, 4)`` pixels of the image file, any order; not used where masks are scored.
+        boxes_xywh: float64 ``(D, 4)`` pixels of the image file, any order; not used if masks are scored.
         scores: float64 ``(D,)`` higher is better; logits or probabilities.
-        labels: int64 ``(D,)`` in [0, K); not used where the class does not matter.
-        masks: D masks of the image file; empty where boxes are scored.
-        areas: float64 ``(D,)`` px²; empty for those of the boxes or, where masks are scored, of the masks.
+        labels: int64 ``(D,)`` in [0, K); not used for class-agnostic recall.
+        masks: D masks of the image file's size; empty if boxes are scored.
+        areas: float64 ``(D,)`` px²; if empty, the areas of the boxes or masks are used.
     """
 
     boxes_xywh: NDArray[np.float64]
@@ -35,7 +35,7 @@ class FileResults:
 
     @property
     def objectness(self) -> NDArray[np.float64]:
-        """The scores, under the name that proposals have for them."""
+        """The scores, under the name that they have in proposals."""
         return self.scores
 
 
@@ -45,12 +45,12 @@ def float_rows(values: Tensor | NDArray[Any], name: str, width: int | None = Non
     Args:
         values: any real dtype, any device.
         name: what to call the values in messages.
-        width: length of a row; None for one number a row.
+        width: length of the second dimension; ``None`` for a one-dimensional array.
 
     Raises:
         InputError: another shape, or a value that is not finite.
     """
-    # MPS has no float64 and NumPy no bfloat16, hence the order.
+    # Move to the CPU first, because MPS has no float64. Convert before NumPy, because NumPy has no bfloat16.
     array = values.detach().cpu().double().numpy() if hasattr(values, "detach") else np.asarray(values, np.float64)
     if array.size == 0:
         return array.reshape((0,) if width is None else (0, width))
@@ -65,7 +65,7 @@ def float_rows(values: Tensor | NDArray[Any], name: str, width: int | None = Non
 def object_columns(
     ground_truth: GroundTruth,
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
-    """Areas, crowd flags and labels of the objects of an image, ``(G,)`` each.
+    """Return areas, crowd flags and labels of the objects of an image, each ``(G,)``.
 
     Raises:
         InputError: naming the image, if lengths disagree or a value is not finite.

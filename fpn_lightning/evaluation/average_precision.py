@@ -1,7 +1,8 @@
 """COCO's average precision of detections as a metric that is updated image by image (FPN §5.2, Tables 2 to 5).
 
-Detections and objects are kept as arrays until they are evaluated: 48 bytes a detection, 56 an object. Shapes: D
-detections and G objects of one image.
+Detections and objects are kept as arrays until they are evaluated: 48 bytes per detection, 56 bytes per object.
+
+Shapes: D detections and G objects of one image.
 """
 
 from __future__ import annotations
@@ -21,13 +22,7 @@ from torchmetrics import Metric
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation import Backend
 from fpn_lightning.evaluation.arrays import FileResults, float_rows
-from fpn_lightning.evaluation.coco_evaluator import (
-    ClassValues,
-    Records,
-    Values,
-    average_precision,
-    by_class_name,
-)
+from fpn_lightning.evaluation.coco_evaluator import ClassValues, Records, Values, average_precision, by_class_name
 from fpn_lightning.evaluation.matching import area_ranges
 from fpn_lightning.evaluation.recall import check_limits
 from fpn_lightning.ground_truth import GroundTruth
@@ -39,20 +34,20 @@ Array = Tensor | NDArray[Any]
 class AveragePrecision(Metric):
     """Average precision over a split, equal to COCO's evaluator on the same boxes.
 
-    The result is the same to the bit for any order of the images and any number of processes: images are evaluated in
-    the order of their ids. With several processes the first one evaluates and sends the values to the others.
+    The order of the images and the number of processes do not change a bit of the result, because images are evaluated
+    in the order of their ids. With several processes, the first process evaluates and sends the values to the others.
 
     Args:
         area_thresholds: two areas in px² of the image file; the first separates small from medium objects, the second
             medium from large.
-        limits: detections kept per image and class, each giving ``AR<limit>`` and ``AR<limit>_s``, ``_m``, ``_l``.
-            AP always uses 100.
-        backend: ``faster-coco-eval``, or ``pycocotools``, the reference.
+        limits: numbers of detections kept per image and class. Each limit gives ``AR<limit>`` and ``AR<limit>_s``,
+            ``_m``, ``_l``. AP always uses 100.
+        backend: ``faster-coco-eval``, or the reference ``pycocotools``.
 
     Attributes:
-        images: of each image int64 ``(1, 3)``: id, D, G.
-        detections: of each image float64 ``(D, 6)``: box xywh, score, label.
-        objects: of each image float64 ``(G, 7)``: box xywh, area, crowd flag, label.
+        images: for each image int64 ``(1, 3)``: id, D, G.
+        detections: for each image float64 ``(D, 6)``: box xywh, score, label.
+        objects: for each image float64 ``(G, 7)``: box xywh, area, crowd flag, label.
 
     Raises:
         InputError: limits or thresholds that cannot be used.
@@ -71,7 +66,7 @@ class AveragePrecision(Metric):
         limits: Sequence[int] = (1, 10, 100),
         backend: Backend = "faster-coco-eval",
     ) -> None:
-        # torchmetrics' own gathering fails if a process saw no image.
+        # torchmetrics' own function to gather states fails if a process has no image.
         super().__init__(dist_sync_fn=_gather)
         area_ranges(area_thresholds)  # rejects thresholds that cannot be used
         self.area_thresholds = tuple(area_thresholds)
@@ -88,44 +83,46 @@ class AveragePrecision(Metric):
         return torch.tensor(len(ids), device=self.device)
 
     def update(self, prediction: DetectionsOrig, ground_truth: GroundTruth) -> None:
-        """Add one image. An image without detections must be added too: its objects stay in the denominator.
+        """Add one image. Images without detections must be added as well, because recall counts their objects.
 
         Args:
             prediction: detections of the image. Detections with equal scores stay in the given order.
             ground_truth: objects of the same image; their labels have the same numbering as the detections' labels.
 
         Raises:
-            InputError: naming the image, if the two are of different images, lengths disagree, a value is not finite or
-                a label is not a whole number.
+            InputError: naming the image, if the arguments are of different images, lengths disagree, a value is not
+                finite or a label is not a whole number.
         """
         image_id = prediction.image_id
         if image_id != ground_truth.image_id:
-            raise InputError(f"detections of image {image_id} with the objects of image {ground_truth.image_id}")
-        name = f"image {image_id}: "
+            other = ground_truth.image_id
+            raise InputError(f"detections of image {image_id} with the objects of image {other}: give the same image")
         detected = _table(
-            (prediction.boxes_xywh, name + "boxes_xywh", 4),
-            (prediction.scores, name + "scores", None),
-            (prediction.labels, name + "labels", None),
+            f"image {image_id}: ",
+            (prediction.boxes_xywh, "boxes_xywh", 4),
+            (prediction.scores, "scores", None),
+            (prediction.labels, "labels", None),
         )
         annotated = _table(
-            (ground_truth.boxes_xywh, name + "the objects' boxes_xywh", 4),
-            (ground_truth.areas, name + "the objects' areas", None),
-            (ground_truth.is_crowd, name + "the objects' is_crowd", None),
-            (ground_truth.labels, name + "the objects' labels", None),
+            f"image {image_id}: the objects' ",
+            (ground_truth.boxes_xywh, "boxes_xywh", 4),
+            (ground_truth.areas, "areas", None),
+            (ground_truth.is_crowd, "is_crowd", None),
+            (ground_truth.labels, "labels", None),
         )
         self.images.append(torch.tensor([[image_id, len(detected), len(annotated)]]))
         self.detections.append(torch.from_numpy(detected))
         self.objects.append(torch.from_numpy(annotated))
 
     def compute(self) -> Values:
-        """Evaluate all images, of all processes together.
+        """Evaluate the images of all processes together.
 
         Returns:
             Fractions in [0, 1], the same on every process: ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``,
             ``AR<limit>``, ``AR<limit>_s``, ``_m``, ``_l``. 0 without detections, ``None`` without ground truth.
 
         Raises:
-            InputError: if an image was added twice with different content; the same content counts once.
+            InputError: if an image was added twice with different content. Equal content is counted once.
         """
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         outcome: list[Any] = [None]
@@ -133,7 +130,7 @@ class AveragePrecision(Metric):
             try:
                 outcome = [self._evaluate()]
             except Exception as error:
-                # Send the error to the other processes. Without it they would wait forever.
+                # Send the error to the other processes, which would otherwise wait forever.
                 outcome = [error]
         if distributed:
             torch.distributed.broadcast_object_list(outcome)
@@ -143,12 +140,10 @@ class AveragePrecision(Metric):
         return values
 
     def per_class(self, names: Mapping[int, str]) -> Values:
-        """``AP`` by name of class, best first, then classes without ground truth (``None``).
+        """Return ``AP`` by class name, best first; classes without ground truth (``None``) come last.
 
-        It calls :meth:`compute` where that was not done yet, so every process must call it.
-
-        Args:
-            names: name of each label; if two labels share a name, each gets its label added to the name.
+        Every process must call this method, because it calls :meth:`compute`. If two labels share a name, the label is
+        appended to the name.
         """
         self.compute()
         return by_class_name(self._class_values, names)
@@ -168,8 +163,8 @@ class AveragePrecision(Metric):
 def _collector_paused() -> Iterator[None]:
     """Pause Python's search for reference cycles, which records do not form.
 
-    While hundreds of thousands of records are made, the search would visit every object of the process again and again
-    and take a third of an evaluation's time (benchmarks/average_precision.py).
+    The search visits all objects of the process each time that many new ones were created. For hundreds of thousands of
+    records it would take a third of the evaluation's time (benchmarks/average_precision.py).
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -180,34 +175,37 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _table(*columns: tuple[Array, str, int | None]) -> NDArray[np.float64]:
-    """Put columns of one length side by side; the last one must hold whole numbers."""
-    arrays = [float_rows(*column) for column in columns]
+def _table(owner: str, *columns: tuple[Array, str, int | None]) -> NDArray[np.float64]:
+    """Join columns of equal length into one array; the last column must contain whole numbers.
+
+    Messages start with ``owner``. Each column is given as the arguments of :func:`float_rows`.
+    """
+    arrays = [float_rows(values, owner + name, width) for values, name, width in columns]
     lengths = [len(array) for array in arrays]
     if len(set(lengths)) > 1:
         counts = ", ".join(f"{length} {name}" for length, (_, name, _) in zip(lengths, columns, strict=True))
-        raise InputError(f"{counts}: give one entry per box to each")
+        raise InputError(f"{owner}{counts}: give one entry per box to each")
     if (arrays[-1] != np.floor(arrays[-1])).any():
-        raise InputError(f"{columns[-1][1]} holds {arrays[-1].tolist()}: give whole numbers")
+        raise InputError(f"{owner}labels holds {arrays[-1].tolist()}: give whole numbers")
     return np.column_stack(arrays)
 
 
 def _gather(part: Tensor, group: Any = None) -> list[Tensor]:
-    """One state of all processes that have images, by rank, on the CPU."""
+    """Gather one state from all processes that have images, in the order of ranks, on the CPU."""
     parts: list[Any] = [None] * torch.distributed.get_world_size(group)
     torch.distributed.all_gather_object(parts, part.cpu().numpy(), group)
     return [torch.from_numpy(array) for array in parts if array.size] or [part]
 
 
 def _joined(state: Tensor | list[Tensor]) -> NDArray[Any]:
-    """A state as one array; torchmetrics hands over a list of images, or a tensor once processes were joined."""
+    """Join a state to one array. Before torchmetrics gathers processes, a state is a list of one tensor per image."""
     if isinstance(state, list):
         state = torch.cat(state) if state else torch.zeros(0)
     return state.cpu().numpy()
 
 
 def _records(images: NDArray[np.int64], detections: NDArray[np.float64], objects: NDArray[np.float64]) -> Records:
-    """The records that an evaluator reads, image by image in the order of ids, each image once."""
+    """Build an evaluator's records. Images are in the order of their ids, and each image is included once."""
     images = images.reshape(-1, 3).astype(np.int64)
     ends = images[:, 1:].cumsum(axis=0)
     rows: dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
@@ -216,7 +214,7 @@ def _records(images: NDArray[np.int64], detections: NDArray[np.float64], objects
         if image_id in rows and not all(map(np.array_equal, own, rows[image_id])):
             raise InputError(
                 f"image {image_id} was evaluated twice, with different results; "
-                "let the sampler give each image of the split to one process, once"
+                "use a sampler that yields each image of the split once, in one process"
             )
         rows[image_id] = own
     records = Records()

@@ -1,8 +1,8 @@
-"""COCO's average precision of boxes or masks, through COCO's own evaluator or its C++ counterpart.
+"""COCO's average precision of boxes or masks, computed by ``faster-coco-eval`` or ``pycocotools``.
 
-``faster-coco-eval`` is the default for its speed, ``pycocotools`` is the reference; both give the same numbers. They
-are read from the evaluators' ``precision`` and ``recall`` arrays by limit, never from ``stats``, whose positions are
-fixed for the limits 1, 10 and 100.
+``faster-coco-eval`` is the default because it is fast, ``pycocotools`` is the reference; both give the same numbers.
+The numbers are read from the evaluators' arrays ``precision`` and ``recall``. The array ``stats`` is not used, because
+it is fixed to the limits 1, 10 and 100.
 
 Shapes: D detections and G objects of one image; T = 10 IoU thresholds 0.50, 0.55, ..., 0.95; R = 101 recall levels; K
 classes; A = 4 area ranges (all, small, medium, large); L limits.
@@ -34,13 +34,11 @@ IoUType = Literal["bbox", "segm"]
 Record = dict[str, Any]
 Values = dict[str, float | None]
 ClassValues = dict[int, float | None]
-AP_LIMIT = 100  # detections of an image and class that AP uses, for any limits
+AP_LIMIT = 100  # detections per image and class that AP uses, for all limits of recall
 
 
 class Records:
-    """Detections and objects of a split in the form that an evaluator reads: one dictionary each.
-
-    Neither evaluator reads arrays: faster-coco-eval's ``loadRes`` makes a dictionary of each row of an array.
+    """Detections and objects of a split as one dictionary each, because neither evaluator can read arrays directly.
 
     Args:
         iou_type: which shapes are compared, boxes (``bbox``) or masks (``segm``).
@@ -53,11 +51,9 @@ class Records:
         self.objects: list[Record] = []
 
     def add(self, prediction: FileResults, ground_truth: GroundTruth) -> None:
-        """Add one image. An image without detections must be added too: its objects stay in the denominator.
+        """Add one image. Images without detections must be added as well, because recall counts their objects.
 
-        Args:
-            prediction: detections of the image. Equal scores keep the order given.
-            ground_truth: its objects, with labels as those of the detections.
+        Detections with equal scores stay in the given order. Detections and objects use the same labels.
         """
         image_id = ground_truth.image_id
         image = {"id": image_id}
@@ -92,18 +88,19 @@ def average_precision(
     area_thresholds: Sequence[float] = (32**2, 96**2),
     backend: Backend = "faster-coco-eval",
 ) -> tuple[Values, ClassValues]:
-    """Average precision over classes, and recall per limit.
+    """Compute average precision, and recall for each limit, as means over the classes.
 
     Args:
-        records: all images; the evaluators write into the records.
-        limits: detections kept per image and class for ``AR<limit>``.
-        area_thresholds: between small and medium and between medium and large objects, px² of the image file.
+        records: all images; the evaluators modify the records.
+        limits: numbers of detections kept per image and class, for ``AR<limit>``.
+        area_thresholds: two areas in px² of the image file; the first separates small from medium objects, the second
+            medium from large.
         backend: the evaluator.
 
     Returns:
-        ``(values, class_values)``, fractions in [0, 1], ``None`` where there is no ground truth. Values: ``AP``,
-        ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` and for every limit ``AR<limit>``, ``AR<limit>_s``, ``_m``,
-        ``_l``; for masks all with ``segm_`` in front. Class values: ``AP`` of each label that occurs.
+        ``(values, class_values)``, fractions in [0, 1], ``None`` without ground truth. The values are ``AP``, ``AP50``,
+        ``AP75``, ``APs``, ``APm``, ``APl`` and for every limit ``AR<limit>``, ``AR<limit>_s``, ``_m``, ``_l``. For
+        masks all names start with ``segm_``. The class values are the ``AP`` of each label that occurs.
 
     Raises:
         InputError: limits or thresholds that cannot be used.
@@ -129,11 +126,9 @@ def average_precision(
 
 
 def by_class_name(class_values: Mapping[int, float | None], names: Mapping[int, str]) -> Values:
-    """Values by name of class, best first, then the classes without ground truth.
+    """Return values by class name, best first; classes without ground truth (``None`` or missing) come last.
 
-    Args:
-        class_values: value of each class; a class that is missing has none.
-        names: name of each class; where two classes share a name, their ids are added to it.
+    If two classes share a name, the class id is appended to the name.
     """
     shared = Counter(names.values())
     rows = [
@@ -146,7 +141,7 @@ def by_class_name(class_values: Mapping[int, float | None], names: Mapping[int, 
 def _evaluate(
     records: Records, limits: tuple[int, ...], area_thresholds: Sequence[float], backend: Backend
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Precision ``(T, R, K, A, L)`` and recall ``(T, K, A, L)``; -1 where there is no ground truth."""
+    """Return precision ``(T, R, K, A, L)`` and recall ``(T, K, A, L)``; -1 without ground truth."""
     coco, evaluator_class = (
         (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster)
         if backend == "faster-coco-eval"
@@ -156,7 +151,7 @@ def _evaluate(
     with contextlib.redirect_stdout(io.StringIO()):
         tables = []
         for annotations in (records.objects, records.detections):
-            # Indexed by hand: the evaluators' own reader of results fails on an empty list.
+            # The evaluators' ``loadRes`` is not used, because it fails on an empty list.
             table = coco()
             table.dataset = {**shared, "annotations": annotations}
             table.createIndex()

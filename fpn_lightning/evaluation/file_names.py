@@ -1,4 +1,4 @@
-"""Whether results belong to the images of an annotation file; if not, they would score a small number."""
+"""Checks that results belong to the images of an annotation file; results of other images would get low scores."""
 
 from __future__ import annotations
 
@@ -17,25 +17,20 @@ class FileNames:
         self._checked: set[tuple[int, str]] = set()
 
     def check(self, name: str, image_id: int, given: object) -> None:
-        """Check the ``file_name`` of a result, if there is one.
-
-        Args:
-            name: the result, for messages.
-            image_id: its image id, which the annotation file lists.
-            given: its ``file_name``.
+        """Check ``given``, the ``file_name`` of a result, if there is one. Messages start with ``name``.
 
         Raises:
-            InputError: in the annotation file this id belongs to another file.
+            InputError: if the annotation file has another file name for this image id.
         """
         if not isinstance(given, str) or (image_id, given) in self._checked:
             return
         own = self.index.file_name(self.index.row(image_id))
         elsewhere = self._image_ids.get(given, image_id)
         if elsewhere != image_id or not _alike(own, given):
-            belongs = f" (there image {elsewhere})" if elsewhere != image_id else ""
+            belongs = f", which is image {elsewhere} in the annotation file" if elsewhere != image_id else ""
             raise InputError(
                 f"{name}: file_name is {given!r}{belongs}, but the annotation file's image {image_id} is {own!r}. The "
-                "image ids belong to other data, or `predict` has numbered the images of a folder: score the split "
+                "image ids belong to other data, or `predict` has numbered the images of a folder. Score the split "
                 "that the results are for, and predict with --data.predict_split"
             )
         self._checked.add((image_id, given))
@@ -46,9 +41,9 @@ class FileNames:
 
 
 def _alike(own: str, given: str) -> bool:
-    """Whether two names may be one image's: their folders and extensions may differ, and the start of one.
+    """Return whether two file names may be of one image: their folders, extensions and a prefix may differ.
 
-    COCO 2014 puts ``COCO_val2014_`` before the name that 2017 gives to the same image.
+    For example, COCO 2014 adds the prefix ``COCO_val2014_`` to the name of the same image in COCO 2017.
     """
     names, others = ({Path(file).name, Path(file).stem} for file in (own, given.replace("\\", "/")))
     return any(one.endswith(other) or other.endswith(one) for one in names for other in others)

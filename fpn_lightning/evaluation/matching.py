@@ -1,7 +1,7 @@
-"""COCO's greedy matching of detections to objects, for boxes and masks, counted for recall.
+"""COCO's greedy matching of detections to objects, for boxes and masks, to compute recall.
 
 Ignored objects (crowds, and objects outside the area range) are left out. COCO matches a detection to an ignored object
-only if no other object fits. Such a detection is not a false positive. This affects precision but not recall.
+only if no other object fits, and does not count the detection as a false positive. This affects precision, not recall.
 
 Shapes: D detections and G objects of one image, T = 10 IoU thresholds, A area ranges, L limits.
 """
@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 
 from fpn_lightning.errors import InputError
 
-# COCO caps a threshold at 1 - 1e-10, which none of these reaches.
+# COCO caps thresholds at 1 - 1e-10; all of these are smaller.
 IOU_THRESHOLDS: NDArray[np.float64] = np.linspace(0.5, 0.95, 10)
 MAX_AREA = 1e5**2
 
 
 def area_ranges(area_thresholds: Sequence[float]) -> NDArray[np.float64]:
-    """Bounds of the areas of all, small, medium and large objects, inclusive on both sides as in COCO.
+    """Return the bounds of the areas of all, small, medium and large objects. Both bounds are inclusive, as in COCO.
 
     Args:
-        area_thresholds: largest small and smallest large area, px² of the image file.
+        area_thresholds: two areas in px² of the image file; the first separates small from medium objects, the second
+            medium from large.
 
     Returns:
         float64 ``(4, 2)`` lower and upper bound. An object exactly on a threshold belongs to both size classes.
@@ -42,7 +43,7 @@ def area_ranges(area_thresholds: Sequence[float]) -> NDArray[np.float64]:
 
 
 def box_iou_xywh(boxes: NDArray[np.float64], gt_boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """IoU of boxes, equal to COCO's mask API to the bit: it follows the order of its operations.
+    """Compute the IoU of boxes with the same order of operations as COCO's mask API, so that every bit is equal.
 
     Args:
         boxes: float64 ``(D, 4)`` xywh, in any unit.
@@ -51,7 +52,7 @@ def box_iou_xywh(boxes: NDArray[np.float64], gt_boxes: NDArray[np.float64]) -> N
     Returns:
         float64 ``(D, G)`` in [0, 1]; 0 where boxes only touch or one of them has no area.
     """
-    # Computed as (G, D). D is the longer axis, so it is the inner one for NumPy's loops.
+    # Compute as (G, D): NumPy's loops are fastest if the longer axis, D, is the inner one.
     x, y, width, height = np.ascontiguousarray(boxes.T)
     gt_x, gt_y, gt_width, gt_height = np.ascontiguousarray(gt_boxes.T)[:, :, None]
     overlap = np.minimum(width + x, gt_width + gt_x)
@@ -72,10 +73,10 @@ def box_iou_xywh(boxes: NDArray[np.float64], gt_boxes: NDArray[np.float64]) -> N
 def ignored_objects(
     gt_areas: NDArray[np.float64], gt_is_crowd: NDArray[np.bool_], ranges: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """Whether an object is ignored, for each area range.
+    """Return which objects are ignored in each area range.
 
     Args:
-        gt_areas: float64 ``(G,)`` the annotation's ``area``, px² of the image file.
+        gt_areas: float64 ``(G,)`` ``area`` of the annotations, px² of the image file.
         gt_is_crowd: bool ``(G,)``.
         ranges: float64 ``(A, 2)`` inclusive bounds, px².
 
@@ -86,25 +87,26 @@ def ignored_objects(
 
 
 def count_matches(ious: NDArray[np.float64], gt_ignore: NDArray[np.bool_], limits: Sequence[int]) -> NDArray[np.int64]:
-    """Count the objects of one image that COCO's greedy matching matches, boxes or masks.
+    """Count the objects of one image that COCO's greedy matching assigns to detections, for boxes or masks.
 
-    Detections choose in order of score. Each takes the free object with the highest IoU at or above the threshold, the
-    last one among equals. Later detections do not change what earlier ones take, so one pass gives the counts of every
-    limit. Whether an object is free depends on the threshold and the area range. One integer per object holds these
-    A·T bits. One pass over the pairs with IoU >= 0.5 therefore counts all thresholds and ranges.
+    Detections choose in order of score. Each detection takes the free object with the highest IoU at or above the
+    threshold; among equal IoUs, the last object. Later detections do not change what earlier detections take, so one
+    pass gives the counts of every limit. Whether an object is free depends on the threshold and the area range: one
+    integer per object holds these A·T bits. One pass over the pairs with IoU >= 0.5 therefore counts all thresholds and
+    ranges.
 
     Args:
-        ious: float64 ``(D, G)``, detections by descending score; objects in COCO's order (category, then file).
-        gt_ignore: bool ``(A, G)``, at most 6 ranges: crowds and objects outside the area range. Their columns of
-            ``ious`` are not used.
-        limits: ``(L,)`` detections kept, ascending.
+        ious: float64 ``(D, G)``, detections by descending score; objects by category, then in the order of the file.
+        gt_ignore: bool ``(A, G)``, at most 6 ranges; true for crowds and objects outside the area range, which are not
+            matched.
+        limits: ``(L,)`` numbers of detections kept, ascending.
 
     Returns:
         int64 ``(T, A, L)`` matched objects.
     """
     num_ranges, num_thresholds = len(gt_ignore), len(IOU_THRESHOLDS)
     num_bits = num_ranges * num_thresholds
-    by_object = ious.T  # contiguous in box_iou_xywh's result
+    by_object = ious.T  # contiguous in memory, because box_iou_xywh returns a transposed array
     gt_idxs, det_idxs = np.nonzero(by_object >= IOU_THRESHOLDS[0])
     pair_ious = ious[det_idxs, gt_idxs]
     order = np.lexsort((-gt_idxs, -pair_ious, det_idxs))

@@ -1,7 +1,7 @@
-"""COCO's class-agnostic average recall, exactly: of one image's proposals as counts, and of a split's counts as values.
+"""COCO's exact class-agnostic average recall: counts matches image by image, and computes the values of a split.
 
-The numbers are those of COCO's own evaluator with ``useCats=0``, read from ``eval["recall"]``: matched objects over
-objects, averaged over ten IoU thresholds. Scoring a file needs no torch, so this module does without.
+The numbers equal ``eval["recall"]`` of COCO's own evaluator with ``useCats=0``: matched objects over objects, averaged
+over ten IoU thresholds. This module does not import torch, because scoring a file does not need torch.
 
 Shapes: D detections and G objects of one image, T = 10 IoU thresholds, A = 4 area ranges (all, small, medium, large),
 L limits.
@@ -22,17 +22,17 @@ from fpn_lightning.evaluation.matching import box_iou_xywh, count_matches, ignor
 from fpn_lightning.ground_truth import RLE, GroundTruth, check_masks
 from fpn_lightning.metric_names import AREA_SUFFIXES, recall_key
 
-if TYPE_CHECKING:  # they import torch
+if TYPE_CHECKING:  # these modules import torch
     from fpn_lightning.mask_structures import MaskProposalsOrig
     from fpn_lightning.structures import ProposalsOrig
 
 
 class Counts(NamedTuple):
-    """The objects of one image, or of several.
+    """Numbers of objects in one image or several images.
 
     Attributes:
         matched: int64 ``(T, A, L)`` objects that the best proposals match.
-        objects: int64 ``(A,)`` objects that count: no crowds, and of a size in the range.
+        objects: int64 ``(A,)`` objects in the area range, without crowds.
     """
 
     matched: NDArray[np.int64]
@@ -46,46 +46,19 @@ def check_limits(limits: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(int(limit) for limit in limits))
 
 
-def match_image(
-    boxes_xywh: NDArray[np.float64],
-    scores: NDArray[np.float64],
-    gt_boxes_xywh: NDArray[np.float64],
-    gt_ignore: NDArray[np.bool_],
-    limits: Sequence[int],
-) -> NDArray[np.int64]:
-    """Count the objects of one image that its best boxes match; boxes of equal score keep the order given.
-
-    Args:
-        boxes_xywh: float64 ``(D, 4)`` pixels of the image file, any number, any order.
-        scores: float64 ``(D,)``.
-        gt_boxes_xywh: float64 ``(G, 4)`` pixels of the image file.
-        gt_ignore: bool ``(A, G)``, see :func:`ignored_objects`.
-        limits: ``(L,)`` detections kept, ascending.
-
-    Returns:
-        int64 ``(T, A, L)`` matched objects.
-    """
-    if (scores[1:] > scores[:-1]).any():
-        order = np.argsort(-scores, kind="stable")[: limits[-1]]
-        boxes_xywh = boxes_xywh[order]
-    counted = ~gt_ignore.all(axis=0)
-    ious = box_iou_xywh(boxes_xywh[: limits[-1]], gt_boxes_xywh[counted])
-    return count_matches(ious, gt_ignore[:, counted], limits)
-
-
 def count_boxes(
     prediction: ProposalsOrig | FileResults,
     ground_truth: GroundTruth,
     ranges: NDArray[np.float64],
     limits: Sequence[int],
 ) -> Counts:
-    """Count the objects of one image and those that its proposals match.
+    """Count the objects of one image, and the objects that its proposals match.
 
     Args:
-        prediction: proposals of the image, any order.
-        ground_truth: its objects, any order. As in COCO they are sorted by label, which decides where IoUs are equal.
+        prediction: proposals of the image, any order. Proposals with equal scores stay in the given order.
+        ground_truth: objects of the image, any order. For equal IoUs, matching uses COCO's order, ascending labels.
         ranges: float64 ``(A, 2)``, see :func:`area_ranges`.
-        limits: ``(L,)`` proposals kept, ascending.
+        limits: ``(L,)`` numbers of proposals kept, ascending.
 
     Raises:
         InputError: naming the image, if lengths disagree or a value is not finite.
@@ -94,16 +67,14 @@ def count_boxes(
     boxes = float_rows(prediction.boxes_xywh, name + "boxes_xywh", 4)
     objectness = float_rows(prediction.objectness, name + "objectness")
     gt_boxes = float_rows(ground_truth.boxes_xywh, name + "the objects' boxes_xywh", 4)
-    areas, is_crowd, labels = object_columns(ground_truth)
-    if len(boxes) != len(objectness) or len(gt_boxes) != len(areas):
+    gt_idxs, gt_ignore, num_objects = _counted_objects(ground_truth, ranges)
+    if len(boxes) != len(objectness) or len(gt_boxes) != len(ground_truth.areas):
         raise InputError(
             f"{name}{len(boxes)} boxes_xywh and {len(objectness)} objectness, {len(gt_boxes)} boxes_xywh and "
-            f"{len(areas)} areas of objects: give one entry per box to each"
+            f"{len(ground_truth.areas)} areas of objects: give one entry per box to each"
         )
-    order = np.argsort(labels, kind="stable")
-    gt_ignore = ignored_objects(areas[order], is_crowd[order], ranges)
-    matched = match_image(boxes, objectness, gt_boxes[order], gt_ignore, limits)
-    return Counts(matched, (~gt_ignore).sum(axis=1))
+    best = np.argsort(-objectness, kind="stable")[: limits[-1]]
+    return Counts(count_matches(box_iou_xywh(boxes[best], gt_boxes[gt_idxs]), gt_ignore, limits), num_objects)
 
 
 def count_segments(
@@ -112,7 +83,7 @@ def count_segments(
     ranges: NDArray[np.float64],
     limits: Sequence[int],
 ) -> Counts:
-    """Count as :func:`count_boxes`, with masks; they are compared as run lengths.
+    """Do the same as :func:`count_boxes` for masks, which are compared as run lengths.
 
     Raises:
         InputError: naming the image, if objects have no masks, lengths or image sizes disagree, or a value is not
@@ -121,40 +92,42 @@ def count_segments(
     check_masks(ground_truth)
     masks, gt_masks, name = prediction.masks, ground_truth.masks, f"image {ground_truth.image_id}: "
     scores = float_rows(prediction.scores, name + "scores")
-    areas, is_crowd, labels = object_columns(ground_truth)
+    gt_idxs, gt_ignore, num_objects = _counted_objects(ground_truth, ranges)
     if len(masks) != len(scores):
         raise InputError(f"{name}{len(masks)} masks and {len(scores)} scores: give one score per mask")
     if len(sizes := {tuple(mask["size"]) for mask in (*masks, *gt_masks)}) > 1:
         # The mask API would give an IoU of -1, which would count as 0.
         raise InputError(f"{name}masks of different sizes, {sorted(sizes)}: give masks of the image file")
-    order = np.argsort(labels, kind="stable")
-    gt_ignore = ignored_objects(areas[order], is_crowd[order], ranges)
-    counted = ~gt_ignore.all(axis=0)
     best = np.argsort(-scores, kind="stable")[: limits[-1]]
-    ious = mask_iou([masks[i] for i in best], [gt_masks[i] for i in order[counted]])
-    return Counts(count_matches(ious, gt_ignore[:, counted], limits), (~gt_ignore).sum(axis=1))
+    ious = mask_iou([masks[i] for i in best], [gt_masks[i] for i in gt_idxs])
+    return Counts(count_matches(ious, gt_ignore, limits), num_objects)
+
+
+def _counted_objects(
+    ground_truth: GroundTruth, ranges: NDArray[np.float64]
+) -> tuple[NDArray[np.intp], NDArray[np.bool_], NDArray[np.int64]]:
+    """Return the objects of an image that count in at least one area range, in COCO's order (by label).
+
+    Returns:
+        Their indices ``(G,)``, whether they are ignored in each range ``(A, G)``, and the number of objects that count
+        in each range ``(A,)``.
+    """
+    areas, is_crowd, labels = object_columns(ground_truth)
+    gt_ignore = ignored_objects(areas, is_crowd, ranges)
+    order = np.argsort(labels, kind="stable")
+    idxs = order[~gt_ignore[:, order].all(axis=0)]
+    return idxs, gt_ignore[:, idxs], (~gt_ignore).sum(axis=1)
 
 
 def mask_iou(masks: Sequence[RLE], gt_masks: Sequence[RLE]) -> NDArray[np.float64]:
-    """IoU of masks as COCO's mask API computes it: float64 ``(D, G)``; 0 where one is empty.
-
-    Args:
-        masks: D masks.
-        gt_masks: G masks of the same image.
-    """
+    """Compute the IoU of masks with COCO's mask API: float64 ``(D, G)``; 0 if a mask is empty."""
     if not masks or not gt_masks:
         return np.zeros((len(masks), len(gt_masks)))
     return np.asarray(mask_api.iou(list(masks), list(gt_masks), [0] * len(gt_masks)), dtype=np.float64)
 
 
 def recall_values(counts: Counts, limits: Sequence[int], prefix: str = "") -> dict[str, float | None]:
-    """Return fractions in [0, 1] by the metric's name; ``None`` for a size class without ground truth.
-
-    Args:
-        counts: sums over a split.
-        limits: ``(L,)`` the limits of the counts.
-        prefix: what the names begin with.
-    """
+    """Return fractions in [0, 1] by metric name, from counts of a split; ``None`` for a size without ground truth."""
     matched, objects = counts.matched.mean(axis=0), counts.objects.tolist()
     return {
         prefix + recall_key(limit, suffix): float(matched[a, i] / objects[a]) if objects[a] else None

@@ -19,13 +19,14 @@ from fpn_lightning.structures import ProposalsOrig
 
 
 class Recall(Metric):
-    """Base of box recall and mask recall: counts over a split, and the metrics made of them.
+    """Base class of box recall and mask recall: sums counts over a split, and computes the metrics.
 
-    The state is sums of counts: memory does not grow with the number of images, and the counts of processes add up.
+    Memory does not grow with the number of images. The counts of several processes are summed.
 
     Args:
-        limits: proposals kept per image, each giving ``AR<limit>`` and ``AR<limit>_s``, ``_m``, ``_l``.
-        area_thresholds: between small and medium and between medium and large objects, px² of the image file.
+        limits: numbers of proposals kept per image. Each limit gives ``AR<limit>`` and ``AR<limit>_s``, ``_m``, ``_l``.
+        area_thresholds: two areas in px² of the image file; the first separates small from medium objects, the second
+            medium from large.
 
     Attributes:
         prefix: start of the name of every metric.
@@ -59,13 +60,13 @@ class Recall(Metric):
     def add(self, counts: Counts) -> None:
         """Add the counts of one image."""
         device = self.matched.device
-        # Not in place: after an evaluation of its own, Lightning's inference mode has made the zeros that reset() left.
+        # Not in place: if reset() ran in Lightning's inference mode, its zeros cannot be modified outside that mode.
         self.matched = self.matched + torch.from_numpy(counts.matched).to(device)
         self.gt_counts = self.gt_counts + torch.from_numpy(counts.objects).to(device)
         self.num_images = self.num_images + 1
 
     def compute(self) -> dict[str, float | None]:
-        """Return fractions in [0, 1] by the metric's name; ``None`` for a size class without ground truth."""
+        """Return fractions in [0, 1] by metric name; ``None`` for a size class without ground truth."""
         counts = Counts(self.matched.cpu().numpy(), self.gt_counts.cpu().numpy())
         return recall_values(counts, self.limits, self.prefix)
 
@@ -74,18 +75,18 @@ class ProposalRecall(Recall):
     """Average recall of proposals over a split, equal to COCO's evaluator with ``useCats=0`` (FPN §5.1)."""
 
     def update(self, prediction: ProposalsOrig, ground_truth: GroundTruth) -> None:
-        """Add one image; see :func:`count_boxes`. Without proposals, too: its objects stay in the denominator."""
+        """Add one image, also one without proposals, because recall counts its objects; see :func:`count_boxes`."""
         self.add(count_boxes(prediction, ground_truth, self.area_ranges, self.limits))
 
 
 class SegmentRecall(Recall):
     """Average recall of segment proposals over a split: ``segm_AR1k``, ``segm_AR1k_s`` and so on (FPN §6).
 
-    The sizes of objects are their masks' areas, as the annotation file gives them.
+    The size of an object is the ``area`` of its mask in the annotation file.
     """
 
     prefix = "segm_"
 
     def update(self, prediction: MaskProposalsOrig, ground_truth: GroundTruth) -> None:
-        """Add one image; see :func:`count_segments`. Without proposals, too: its objects stay in the denominator."""
+        """Add one image, also one without proposals, because recall counts its objects; see :func:`count_segments`."""
         self.add(count_segments(prediction, ground_truth, self.area_ranges, self.limits))

@@ -1,4 +1,4 @@
-"""Reading COCO result files and proposal stores: the predictions of one image at a time, as arrays."""
+"""Reads COCO result files and proposal stores, and returns the predictions of each image as arrays."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from fpn_lightning.evaluation.plain_boxes import LARGEST, LARGEST_SCORE, LEAST_S
 from fpn_lightning.ground_truth import RLE
 
 Entry = dict[str, Any]
-TAKEN = object()  # takes the place of a result that was moved into arrays; None could be the file's own null
+TAKEN = object()  # replaces a result that was moved into arrays; None would also be read from ``null`` in the file
 
 
 class StoredResults:
-    """The proposals of a store, read image by image, so that the store may be larger than the memory.
+    """The proposals of a store. They are read image by image, because a store may be larger than the memory.
 
     Args:
         folder: ``<run>/proposals/<split>``.
@@ -56,9 +56,9 @@ class ResultTable:
     """All results of a file, image by image.
 
     Attributes:
-        results: of all images. Within an image rows are in the order of the category ids and then of the file, which
-            is COCO's order among equal scores.
-        rows: which rows belong to an image, by image id.
+        results: the results of all images. Within an image they are sorted by category id, then by position in the
+            file, which is COCO's order of equal scores.
+        rows: for each image id, the range of its results.
     """
 
     results: FileResults
@@ -73,31 +73,32 @@ class ResultTable:
 
 
 def read_results(path: Path, index: COCOIndex, with_masks: bool = False, with_classes: bool = False) -> ResultTable:
-    """Read a COCO result list into arrays: 56 bytes a box, whatever the file's size.
+    """Read a COCO result list into arrays, which take 56 bytes per box.
 
     Args:
         path: the list; may be empty. Each entry has ``image_id``, ``score`` and ``bbox`` (xywh) or ``segmentation``.
         index: the annotation file that the results are for.
-        with_masks: read ``segmentation`` (RLE or polygons) and leave boxes out; otherwise read ``bbox``, or, where an
-            entry has none, the box around its mask.
-        with_classes: every entry needs a ``category_id`` of the annotation file. Otherwise the ids, if there are any,
-            only order equal scores.
+        with_masks: read ``segmentation`` (RLE or polygons) instead of boxes. Otherwise read ``bbox``, or the box around
+            ``segmentation`` if an entry has no ``bbox``.
+        with_classes: require a ``category_id`` of the annotation file in every entry. Otherwise category ids only
+            decide the order of equal scores.
 
     Raises:
-        InputError: naming file, entry and image, for a value that is missing, unknown, not finite or of a wrong size;
-            or the file's results cannot be of these images.
+        InputError: naming file, entry and image, if a value is missing, unknown, not finite or of a wrong size; or if
+            the results cannot belong to these images.
     """
     columns = _Columns(path, index, with_masks, with_classes)
     if not with_masks and (plain := read_plain_boxes(path, index, with_classes)) is not None:
-        columns.ids, columns.categories = array("q", plain.ids.tobytes()), array("q", plain.categories.tobytes())
-        columns.scores, columns.boxes = array("d", plain.scores.tobytes()), array("d", plain.boxes.tobytes())
+        ids, categories, scores, boxes = (column.tobytes() for column in plain)
+        columns.ids, columns.categories = array("q", ids), array("q", categories)
+        columns.scores, columns.boxes = array("d", scores), array("d", boxes)
     else:
         _read_list(path, columns.take, columns.ids)
     return columns.table()
 
 
 class _Columns:
-    """The results of a file, moved into arrays one by one as soon as the parser has read them."""
+    """The results of a file. The JSON parser passes each result to :meth:`take`, which moves it into arrays."""
 
     def __init__(self, path: Path, index: COCOIndex, with_masks: bool, with_classes: bool) -> None:
         self.path, self.index = path, index
@@ -112,13 +113,13 @@ class _Columns:
     def take(self, entry: Entry) -> object:
         """Check a result and move it into the arrays."""
         if "image_id" not in entry:
-            return entry  # the mask of a result, or an entry that is rejected later
+            return entry  # a segmentation inside a result, or an entry that _read_list rejects
         name = _name(self.path, len(self.ids), entry["image_id"])
         image_id = _integer(name, "image_id", entry["image_id"])
         if image_id not in self.sizes:
             raise InputError(
                 f"{name}: the annotation file lists no such image; score the split that the results are for (`predict` "
-                "of a folder numbers its images from 1: use --data.predict_split for results to be scored)"
+                "numbers the images of a folder from 1: to score its results, use --data.predict_split)"
             )
         self.files.check(name, image_id, entry.get("file_name"))
         if not _is_number(entry.get("score"), LARGEST_SCORE):
@@ -135,8 +136,8 @@ class _Columns:
         if self.with_classes and given not in self.known:
             raise InputError(
                 f"{name}: category_id is {_shown(given)}, which is not one of the annotation file's "
-                f"{PLURAL[self.index.labels]}; give --labels category or supercategory as in training, write the "
-                "file's own category ids, or score with --class-agnostic"
+                f"{PLURAL[self.index.labels]}; give --labels category or supercategory as in training, use the "
+                "category ids of the annotation file, or score with --class-agnostic"
             )
         return given if _is_id(given) else 0
 
@@ -146,7 +147,7 @@ class _Columns:
         if self.with_masks or (segmentation and not box):
             self.mask_rows.append(len(self.ids))
             self.masks.append(_mask(name, segmentation, size))
-            box = [0, 0, 0, 0]  # replaced by the mask's
+            box = [0, 0, 0, 0]  # _boxes replaces it by the mask's box
         elif not _is_box(box):
             raise InputError(f"{name}: bbox is {_shown(box)}; give four finite numbers x, y, width, height below 1e15")
         elif min(box[2:]) < LEAST_SIDE:
@@ -157,7 +158,7 @@ class _Columns:
             self.boxes.extend(box)
 
     def table(self) -> ResultTable:
-        """Sort the results by image; the table that a metric is updated with."""
+        """Return the results, sorted by image."""
         _check_covered(self.path, self.ids, self.masks, self.mask_rows)
         order = np.lexsort((self.categories, self.ids))
         ids, labels = np.asarray(self.ids)[order], np.asarray(self.categories)[order]
@@ -169,27 +170,26 @@ class _Columns:
             [self.masks[i] for i in order] if self.with_masks else [],
             areas[order] if len(areas) else areas,
         )
-        starts = np.flatnonzero(np.diff(ids, prepend=ids[:1] - 1))
-        ends = np.append(starts[1:], len(ids)).tolist()
-        rows = {int(ids[start]): slice(start, end) for start, end in zip(starts.tolist(), ends, strict=False)}
+        found = np.unique(ids, return_index=True, return_counts=True)
+        rows = {i: slice(start, start + n) for i, start, n in zip(*(x.tolist() for x in found), strict=True)}
         return ResultTable(table, rows)
 
     def _boxes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The boxes, float64 ``(D, 4)`` xywh, and areas if they are not the boxes' own."""
+        """Return boxes, float64 ``(D, 4)`` xywh, and areas, float64 ``(D,)`` px²; no areas if masks are scored."""
         if self.with_masks:
             return np.zeros((len(self.ids), 4)), np.zeros(0)
         boxes = np.asarray(self.boxes).reshape(-1, 4)
         areas = boxes[:, 2] * boxes[:, 3]
-        if self.masks:  # as pycocotools, which takes the mask's area also where boxes are scored
+        if self.masks:  # like pycocotools, use the area of the mask although boxes are scored
             boxes[self.mask_rows] = mask_api.toBbox(self.masks)
-            areas[self.mask_rows] = [mask_api.area(mask) for mask in self.masks]  # a list at once would overflow
+            areas[self.mask_rows] = [mask_api.area(mask) for mask in self.masks]  # a list may have at most 255 masks
         if fault := boxes_fault(boxes, self.index.sizes[np.searchsorted(self.index.image_ids, self.ids)]):
             raise InputError(f"{self.path}: {fault}")
         return boxes, areas
 
 
 def _read_list(path: Path, take: Callable[[Entry], object], taken: array[int]) -> None:
-    """Parse the file with ``take`` called on each JSON object, and check that all entries of the list were taken."""
+    """Parse the file, call ``take`` on each JSON object, and check that every entry of the list was taken."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             content = json.load(file, object_hook=take)
@@ -205,7 +205,7 @@ def _read_list(path: Path, take: Callable[[Entry], object], taken: array[int]) -
         if entry is not TAKEN:
             raise InputError(f"{path}: entry {row} has no image_id; give a list of COCO results")
     if len(content) != len(taken):
-        raise InputError(f"{path}: results stand inside other results; give a flat list of COCO results")
+        raise InputError(f"{path}: results are nested inside other results; give a flat list of COCO results")
 
 
 def _name(path: Path, row: int, image_id: object) -> str:
@@ -217,7 +217,7 @@ def _is_id(value: object) -> TypeGuard[int]:
 
 
 def _is_number(value: object, largest: float) -> bool:
-    # False for NaN and Infinity, which JSON as Python reads it may hold.
+    # False for NaN and Infinity, which Python's JSON parser accepts.
     return type(value) in (int, float) and -largest < value < largest  # type: ignore[operator]
 
 
@@ -226,12 +226,12 @@ def _is_box(value: object) -> bool:
 
 
 def _shown(value: object) -> str:
-    text = reprlib.repr(value)  # cuts what is nested deeply, on which repr would fail
+    text = reprlib.repr(value)  # repr would fail on deeply nested values; reprlib shortens them
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _integer(name: str, key: str, value: object) -> int:
-    """An id; 101.0 is one, as arrays of floats are often written."""
+    """Return an id as an integer. 101.0 is accepted, because files written from float arrays contain such ids."""
     if type(value) is float and value.is_integer():
         value = int(value)
     if not _is_id(value):
@@ -240,7 +240,7 @@ def _integer(name: str, key: str, value: object) -> int:
 
 
 def _mask(name: str, segmentation: Any, size: list[int]) -> RLE:
-    """The mask of a result as compressed RLE; whether it covers the image is checked later, for many at once."""
+    """Convert a segmentation to compressed RLE. :func:`_check_covered` checks its counts, for many masks at once."""
     is_compressed = (
         isinstance(segmentation, dict)
         and segmentation.get("size") == size
@@ -256,8 +256,8 @@ def _mask(name: str, segmentation: Any, size: list[int]) -> RLE:
 
 
 def _check_covered(path: Path, ids: array[int], masks: list[RLE], rows: array[int]) -> None:
-    """Reject masks whose counts do not cover their image exactly: COCO's mask API may hang on them."""
-    # A hundred masks at once take a fifth of the time of a hundred alone.
+    """Raise InputError for a mask whose counts do not sum to height x width, on which COCO's mask API may hang."""
+    # A call for a hundred masks takes a fifth of the time of a hundred calls.
     for first in range(0, len(masks), 100):
         some = masks[first : first + 100]
         covered: NDArray[np.int64] = covered_pixels([mask["counts"] for mask in some])

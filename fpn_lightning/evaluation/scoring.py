@@ -1,4 +1,4 @@
-"""Scores a result file, or a store of proposals, over all images of an annotation file."""
+"""Scores a result file or a proposal store over all images of an annotation file."""
 
 from __future__ import annotations
 
@@ -22,15 +22,10 @@ from fpn_lightning.ground_truth import GroundTruth
 def all_images(
     index: COCOIndex, results: ResultTable | StoredResults, with_masks: bool = False
 ) -> Iterator[tuple[FileResults, GroundTruth]]:
-    """Yield the results and the objects of every image of an annotation file; images without results count too.
-
-    Args:
-        index: the annotation file.
-        results: what is scored.
-        with_masks: give objects their masks.
+    """Yield the results and the objects of every image of an annotation file, also of images without results.
 
     Raises:
-        InputError: naming the object that has no usable mask.
+        InputError: naming the object without a usable mask.
     """
     for row, image_id in enumerate(index.image_ids.tolist()):
         annotation_ids, boxes, areas, is_crowd, labels = index.objects_of(row)
@@ -39,16 +34,16 @@ def all_images(
 
 
 def score_files(arguments: argparse.Namespace) -> tuple[Values, Values]:
-    """Read both files and score them as the command line asks.
+    """Read both files, and score the results with the settings of the command line.
 
     Returns:
-        The metrics, and AP by name of class (empty where classes do not matter).
+        The metrics, and AP by class name (empty for class-agnostic recall).
     """
     metric, thresholds, stored = arguments.metric, arguments.area_thresholds, arguments.results.is_dir()
     with_masks = metric == "segm"
     with_classes = metric != "proposals" and not arguments.class_agnostic
     default = (1, 10, 100) if with_classes else (10, 30, 100, 1000) if metric == "proposals" else (10, 100, 1000)
-    # Settings first: files may take minutes to read.
+    # Check the settings first, because reading the files may take minutes.
     limits, ranges = check_limits(arguments.limits or default), area_ranges(thresholds)
     if arguments.per_class and not with_classes:
         raise InputError("--per-class goes with --metric bbox or segm, without --class-agnostic; drop one of them")

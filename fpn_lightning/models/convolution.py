@@ -1,8 +1,9 @@
 """3x3 convolutions on the CPU by Winograd's algorithm (Lavin and Gray, CVPR 2016).
 
-oneDNN, which torch calls, multiplies 9 times for each output and input channel. NNPACK, which torch contains but calls
-for batches of 16 or more only, multiplies 64 times for 6 x 6 outputs. Rounding errors are four times as large
-(4e-6 of the outputs' standard deviation). ``torch.backends.nnpack.set_flags(False)`` switches it off.
+For 6 x 6 output pixels and one pair of input and output channels, oneDNN needs 324 multiplications and NNPACK's
+Winograd algorithm needs 64. torch calls oneDNN by default, and NNPACK only for batches of 16 or more images. The
+rounding errors of NNPACK are four times as large as oneDNN's: 4e-6 of the outputs' standard deviation.
+``torch.backends.nnpack.set_flags(False)`` switches NNPACK off.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
-# Smaller convolutions take longer: NNPACK transforms the weights at every call.
+# For fewer channels or pixels NNPACK is slower than oneDNN, because every call transforms the weights.
 MIN_CHANNELS, MIN_PIXELS = 64, 2500
-# Larger maps are convolved in parts, since NNPACK needs memory for the transforms of all that it is given.
+# Larger maps are convolved in parts, because the memory that NNPACK needs grows with its input.
 MAX_PIXELS = 2**14
-_NO_STRIDE = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)  # stride, padding, dilation, transposed, its padding, groups
+_NO_STRIDE = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)  # stride, padding, dilation, transposed, output padding, groups
 
 
 @torch.library.custom_op("fpn_lightning::conv3x3", mutates_args=(), device_types="cpu")
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Convolve with stride 1 and padding 1; the backward pass does the same.
+    """Compute a 3x3 convolution with stride 1 and padding 1; NNPACK also computes the gradient of ``x``.
 
     Args:
         x: float32 ``(N, C, H, W)``.
@@ -37,11 +38,11 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     parts = -(-height * width // MAX_PIXELS)
     rows = -(-height // parts)
     output = x.new_empty(len(x), len(weight), height, width) if parts > 1 or len(x) > 1 else None
-    for n in range(len(x)):  # NNPACK has another algorithm for batches, which is much slower
+    for n in range(len(x)):  # one by one, because NNPACK's algorithm for batches is much slower
         for start in range(0, height, rows):
             end = min(start + rows, height)
             part = x[n : n + 1, :, max(0, start - 1) : end + 1]
-            part = F.pad(part, (0, 0, int(start == 0), int(end == height)))  # above and below the image
+            part = F.pad(part, (0, 0, int(start == 0), int(end == height)))  # zeros above and below the image
             convolved = torch._nnpack_spatial_convolution(part, weight, bias, [0, 1], [1, 1])
             if output is None:
                 return convolved
@@ -61,14 +62,17 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     x, weight = ctx.saved_tensors
-    of_x, *others = ctx.needs_input_grad
-    of_weight = of_bias = None
-    if any(others):  # first, since copies of both maps are made for it
-        mask = [False, *others]
-        _, of_weight, of_bias = torch.ops.aten.convolution_backward(grad, x, weight, [len(weight)], *_NO_STRIDE, mask)
-    # The gradient of the input is a convolution too, with the weights turned by 180 degrees.
-    grad_x = conv3x3(grad.contiguous(), weight.flip(2, 3).transpose(0, 1).contiguous(), None) if of_x else None
-    return grad_x, of_weight, of_bias
+    needs_grad_x, *others = ctx.needs_input_grad
+    grad_weight = grad_bias = None
+    if any(others):  # before the gradient of x exists, because this call needs memory for copies of x and grad
+        _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+            grad, x, weight, [len(weight)], *_NO_STRIDE, [False, *others]
+        )
+    if not needs_grad_x:
+        return None, grad_weight, grad_bias
+    # The gradient of x is the convolution of grad with the weights rotated by 180 degrees.
+    grad_x = conv3x3(grad.contiguous(), weight.flip(2, 3).transpose(0, 1).contiguous(), None)
+    return grad_x, grad_weight, grad_bias
 
 
 conv3x3.register_autograd(_backward, setup_context=_save)
@@ -80,30 +84,28 @@ def _flops(x: torch.Size, weight: torch.Size, bias: Any, *, out_shape: torch.Siz
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution that uses :func:`conv3x3` where this is faster: large float32 maps on a CPU."""
+    """A convolution that calls :func:`conv3x3` for large float32 maps on a CPU, where this is faster."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self._is_plain_3x3 and _is_faster(input, weight):
+        if self._conv3x3_is_faster(input, weight):
             return conv3x3(input, weight, bias)
         return super()._conv_forward(input, weight, bias)
 
-    @property
-    def _is_plain_3x3(self) -> bool:
-        ones = self.stride, self.padding, self.dilation, (self.groups, 1)
-        return self.kernel_size == (3, 3) and ones == ((1, 1),) * 4 and self.padding_mode == "zeros"
-
-
-def _is_faster(x: Tensor, weight: Tensor) -> bool:
-    return (
-        x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and min(weight.shape[:2]) >= MIN_CHANNELS
-        and x.shape[2] * x.shape[3] >= MIN_PIXELS
-        and x.is_contiguous()
-        and not torch.compiler.is_exporting()  # other programs do not know it
-        and not torch.is_autocast_enabled("cpu")
-        and _nnpack_is_on()
-    )
+    def _conv3x3_is_faster(self, x: Tensor, weight: Tensor) -> bool:
+        return (
+            self.kernel_size == (3, 3)
+            and self.stride == self.padding == self.dilation == (1, 1)
+            and self.groups == 1
+            and self.padding_mode == "zeros"
+            and x.device.type == "cpu"
+            and x.dtype == weight.dtype == torch.float32
+            and min(weight.shape[:2]) >= MIN_CHANNELS
+            and x.shape[2] * x.shape[3] >= MIN_PIXELS
+            and x.is_contiguous()
+            and not torch.compiler.is_exporting()  # other runtimes do not have this operator
+            and not torch.is_autocast_enabled("cpu")
+            and _nnpack_is_on()
+        )
 
 
 @torch.compiler.assume_constant_result

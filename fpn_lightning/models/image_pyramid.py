@@ -1,10 +1,10 @@
-"""Featurised image pyramid: the network runs on the image at several scales (FPN Fig. 1(a)).
+"""Featurised image pyramid: the detector runs on each image at several scales (FPN Fig. 1(a)).
 
 Shape shorthand: N images, H x W padded input size, P proposals of one image.
 
-Features are computed anew for every scale, so time and memory grow with the sum of the squared scales. It is used at
-test time only, since training on all scales at once does not fit into memory (FPN §1). Scales are relative to the
-network input, whose size the data module sets.
+Features are computed separately for every scale, so the time grows with the sum of the squared scales. Image pyramids
+are used only for testing, because training on all scales at once does not fit into memory (FPN §1). A scale is a
+factor on the sides of the network input; the data module sets the size of the network input.
 """
 
 from __future__ import annotations
@@ -23,55 +23,54 @@ from fpn_lightning.structures import ImageBatch, Proposals
 
 
 def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
-    """Return the scales as a tuple.
+    """Check the scales of an image pyramid and return them as a tuple.
 
     Raises:
         InputError: if the list is empty, or if a scale is not positive or is repeated.
     """
     if not scales or not all(math.isfinite(scale) and scale > 0 for scale in scales) or len(set(scales)) < len(scales):
         raise InputError(
-            f"model.detector.image_scales is {list(scales)}; give different positive numbers, such as [0.5, 1]."
+            f"model.detector.image_scales is {list(scales)}. Set it to different positive numbers, such as [0.5, 1]."
         )
     return tuple(scales)
 
 
 def scale_images(images: ImageBatch, scale: float) -> ImageBatch:
-    """Resize the images of a batch and their padding.
+    """Resize the images of a batch by a factor.
 
-    Each image is resized without its padding, so that the two do not mix: bilinearly, with antialiasing for scales
-    below 1. Its new sides are rounded to whole pixels and at least 1 px.
+    Each image is resized without its padding, so that padding does not mix into its pixels. Interpolation is bilinear,
+    with antialiasing for scales below 1. The new sides are rounded to whole pixels and are at least 1 px.
 
     Args:
-        images: a batch.
+        images: the batch.
         scale: factor on both sides.
 
     Returns:
-        A batch with ``pixels`` uint8 ``(N, 3, ceil(scale * H), ceil(scale * W))``, 0 outside the images, and the new
-        ``sizes`` and ``geometries``.
+        A batch with ``pixels`` uint8 ``(N, 3, ceil(scale * H), ceil(scale * W))``, padded with 0, and the new ``sizes``
+        and ``geometries``.
     """
     height, width = (math.ceil(scale * side) for side in images.pixels.shape[-2:])
     pixels = images.pixels.new_zeros(*images.pixels.shape[:2], height, width)
     sizes = (images.sizes.float() * scale).round().long().clamp(min=1)
-    for index, ((old_h, old_w), (new_h, new_w)) in enumerate(zip(images.sizes.tolist(), sizes.tolist(), strict=True)):
+    new_sizes = sizes.tolist()
+    for index, ((old_h, old_w), (new_h, new_w)) in enumerate(zip(images.sizes.tolist(), new_sizes, strict=True)):
         image = images.pixels[index : index + 1, :, :old_h, :old_w].float()
         resized = F.interpolate(image, (new_h, new_w), mode="bilinear", align_corners=False, antialias=scale < 1)
         pixels[index, :, :new_h, :new_w] = resized[0].round().clamp(0, 255).to(pixels.dtype)
-    geometries = [
-        replace(geometry, size=(height, width))
-        for geometry, (height, width) in zip(images.geometries, sizes.tolist(), strict=True)
-    ]
+    geometries = [replace(geometry, size=(h, w)) for geometry, (h, w) in zip(images.geometries, new_sizes, strict=True)]
     return ImageBatch(pixels, sizes, images.image_ids, geometries)
 
 
 def boxes_between_scales(boxes: Tensor, size: Tensor, new_size: Tensor) -> Tensor:
     """Map boxes from an image to the same image at another size.
 
-    Each axis has the factor of the actual sizes, which are whole pixels, and not the nominal scale.
+    The factor of each axis is the ratio of the two sizes. It differs slightly from the scale, because sizes are rounded
+    to whole pixels.
 
     Args:
         boxes: ``(P, 4)`` xyxy, pixels of the image at ``size``.
-        size: int64 ``(2,)`` height, width.
-        new_size: int64 ``(2,)`` height, width.
+        size: int64 ``(2,)`` height and width.
+        new_size: int64 ``(2,)`` height and width.
 
     Returns:
         ``(P, 4)`` xyxy, pixels of the image at ``new_size``.
@@ -83,16 +82,16 @@ def boxes_between_scales(boxes: Tensor, size: Tensor, new_size: Tensor) -> Tenso
 def merge_proposals(
     of_scales: Sequence[Proposals], size: tuple[int, int], nms_thresh: float, post_nms_topk: int
 ) -> Proposals:
-    """Merge the proposals of several scales for one image by NMS over all of them.
+    """Merge one image's proposals from several scales by a single NMS over all scales.
 
     Args:
-        of_scales: proposals of each scale, all in pixels of the network input.
+        of_scales: proposals of each scale, in pixels of the network input.
         size: height and width of the image, network-input pixels.
-        nms_thresh: IoU above which the lower-scored proposal is removed, also across scales.
-        post_nms_topk: proposals kept.
+        nms_thresh: IoU above which the proposal with the lower objectness is removed, also between scales.
+        post_nms_topk: largest number of proposals to keep.
 
     Returns:
-        At most ``post_nms_topk`` proposals, best first, clipped to the image.
+        At most ``post_nms_topk`` proposals, clipped to the image, highest objectness first.
     """
     boxes = clip_boxes_to_image(torch.cat([proposals.boxes for proposals in of_scales]), size)
     objectness = torch.cat([proposals.objectness for proposals in of_scales])
@@ -109,18 +108,18 @@ def propose_on_scales(
     nms_thresh: float,
     post_nms_topk: int,
 ) -> list[Proposals]:
-    """Propose on a batch at every scale, and merge the proposals of each image.
+    """Compute proposals on a batch at every scale, and merge the proposals of each image.
 
     Args:
-        propose: returns proposals for every image of a batch, in pixels of that batch's images.
-        images: a batch.
-        scales: factors on the sides of the network input; for ``(1.0,)`` the result is that of ``propose``.
+        propose: computes the proposals of each image of a batch, in pixels of that batch.
+        images: the batch at scale 1.
+        scales: factors on the sides of the network input; ``(1.0,)`` calls only ``propose(images)``.
         nms_thresh: see :func:`merge_proposals`.
         post_nms_topk: see :func:`merge_proposals`.
 
     Returns:
-        N proposals in pixels of ``images``, best first. ``levels`` is ``k - log2(scale)``, rounded: p4 of an image at
-        twice the size has the stride of p3 in pixels of ``images``.
+        Proposals of each of the N images, in pixels of ``images``, highest objectness first. ``levels`` is
+        ``k - round(log2(scale))``: in pixels of ``images``, p4 at scale 2 has the stride of p3.
     """
     if tuple(scales) == (1.0,):
         return propose(images)

@@ -1,1 +1,1 @@
-"""What ``predict`` and ``test`` write: detections, proposals, the evaluation server's file."""
+"""Writers of the files of ``predict`` and ``test``: detections, proposals, the evaluation server's file."""

@@ -1,4 +1,4 @@
-"""``test`` on a split without annotations: the result file for COCO's evaluation server (FPN Table 4)."""
+"""Writes the result file for COCO's evaluation server when ``test`` runs on a split without annotations (Table 4)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ TOP_K = 100  # detections per image in COCO's evaluation
 
 
 class ServerFileWriter(Callback):
-    """Writes ``detections_<split>_<algorithm>_results.json``, the name and the format that the server asks for.
+    """Writes ``detections_<split>_<algorithm>_results.json``, with the name and the format that the server requires.
 
     The file is a list of ``{image_id, category_id, bbox, score}``, ordered by image id, with the best 100 detections
-    of each image. A split with annotations is evaluated here and gets no file.
+    of each image. No file is written for a split with annotations, because ``test`` evaluates such a split itself.
 
     Args:
-        algorithm: name of the algorithm. The server splits the file name at underscores, so they become hyphens.
+        algorithm: name of the algorithm. Underscores become hyphens, because the server splits the file name at them.
     """
 
     def __init__(self, algorithm: str) -> None:
@@ -40,7 +40,7 @@ class ServerFileWriter(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: dict[str, list[DetectionsOrig]] | None,  # type: ignore[override]  # Lightning: of tensors
+        outputs: dict[str, list[DetectionsOrig]] | None,  # type: ignore[override]  # Lightning expects tensors
         batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
@@ -60,7 +60,7 @@ class ServerFileWriter(Callback):
         """Merge the files of all processes.
 
         Raises:
-            InputError: the results of an image are missing; the server evaluates the whole split.
+            InputError: the results of an image are missing. The server needs all images of the split.
         """
         if self._file is None:
             return

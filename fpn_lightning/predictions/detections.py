@@ -1,4 +1,4 @@
-"""``predict``: the file ``detections.json``, written image by image in every process and merged at the end."""
+"""Writes ``detections.json`` in ``predict``: every process writes its images, and the parts are merged at the end."""
 
 from __future__ import annotations
 
@@ -21,19 +21,14 @@ from fpn_lightning.structures import Batch, DetectionsOrig, ProposalsOrig
 from fpn_lightning.text import show
 
 DEFAULT_TOP_K = 100  # boxes written per image
-OBJECT = {"category_id": 1, "category": "object"}  # of a proposal, which has no class
+OBJECT = {"category_id": 1, "category": "object"}  # category of proposals, which have no class
 
 
 def check_source(subcommand: str, split: str | None, path: str | None) -> None:
-    """Check that ``predict`` gets either a split or a folder, and that other subcommands get neither.
-
-    Args:
-        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
-        split: ``data.predict_split``.
-        path: ``data.predict_path``.
+    """Check that ``predict`` gets exactly one of ``split`` and ``path``, and that other subcommands get none of them.
 
     Raises:
-        InputError: ``predict`` got both or neither of them, or another subcommand got one.
+        InputError: the options do not fit the subcommand.
     """
     given = (split is not None) + (path is not None)
     if subcommand == "predict" and given != 1:
@@ -47,19 +42,19 @@ def check_source(subcommand: str, split: str | None, path: str | None) -> None:
 
 
 class DetectionsWriter(Callback):
-    """Writes ``detections.json``: ``{image_id, file_name, bbox, score, category_id, category}`` by image id.
+    """Writes ``detections.json``, a list of ``{image_id, file_name, bbox, score, category_id, category}``.
 
-    ``bbox`` is x, y, width, height in pixels of the image file; for a folder of images, of the image as a viewer shows
-    it. The scores of an image descend. ``category`` is the category's name. A proposal has category 1, ``object``, and
-    its score is the sigmoid of its objectness. The
-    proposals of a split are written to a proposal store instead. A segment proposal has a ``segmentation`` (RLE of the
-    image file's size) and a ``level`` instead of ``bbox``. Images of a folder that cannot be read are listed in
-    ``skipped.json`` and printed at the end.
+    The list is ordered by image id, then by descending score. ``bbox`` is x, y, width, height in pixels of the image
+    file; for a folder of images, in pixels of the image as a viewer shows it. ``category`` is the category's name. A
+    proposal has category 1, ``object``; its score is the sigmoid of its objectness. A segment proposal has
+    ``segmentation`` (RLE of the image file's size) and ``level`` instead of ``bbox``. Proposals of a split are written
+    to a proposal store instead of this file. Images of a folder that cannot be read are listed in ``skipped.json`` and
+    printed at the end.
 
     Args:
-        top_k: results written per image, best first. By default the best 100 boxes, as in COCO's evaluation, or all
-            segment proposals (Table 6 evaluates 1000).
-        of_splits: write the file also for the proposals of ``data.predict_split``, beside their store.
+        top_k: number of results written per image, best first. By default the best 100 boxes, as in COCO's evaluation,
+            or all segment proposals (Table 6 evaluates 1000).
+        of_splits: for the proposals of ``data.predict_split``, write this file in addition to the proposal store.
 
     Raises:
         InputError: ``top_k`` is below 1.
@@ -73,7 +68,7 @@ class DetectionsWriter(Callback):
         self._file: ResultFile | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Open the file of this process. Every process runs this hook, also one that gets no image."""
+        """Open the file of this process, also if the process will get no image."""
         data = _data(trainer)
         stored = data.predict_split is not None and isinstance(pl_module, RPNStage) and not self.of_splits
         if stage == "predict" and not stored:
@@ -144,7 +139,7 @@ def _lines(
         lines = detection_lines(result, top_k, categories)
         return [{**image, **line, "category": names[line["category_id"]]} for line in lines]
     boxes = result.boxes_xywh[:top_k].tolist()
-    scores = torch.sigmoid(result.objectness[:top_k].double()).tolist()  # in float32, high scores would tie
+    scores = torch.sigmoid(result.objectness[:top_k].double()).tolist()  # in float32, high scores would be equal
     return [{**image, "bbox": box, "score": score, **OBJECT} for box, score in zip(boxes, scores, strict=True)]
 
 
@@ -158,7 +153,9 @@ def _report(
     reasons = [image["reason"] for image in skipped]
     if len(reasons) == num_images:
         path.unlink()
-        raise InputError(f"no image could be read, of {num_images}; the first: {reasons[0]}; all are listed in {names}")
+        raise InputError(
+            f"none of the {num_images} images could be read; the first: {reasons[0]}; all reasons are in {names}"
+        )
     if skipped:
         show(f"{len(skipped)} of {num_images} images could not be read and were skipped:")
     for reason in reasons:

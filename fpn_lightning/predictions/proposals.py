@@ -1,4 +1,4 @@
-"""``predict --data.predict_split NAME`` with an RPN: the proposal store ``<run>/proposals/NAME``."""
+"""Writes the proposal store ``<run>/proposals/NAME`` in ``predict --data.predict_split NAME`` of an RPN."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from fpn_lightning.structures import Batch, ProposalsOrig
 
 
 class ProposalStoreWriter(Callback):
-    """Writes the proposals of a split as they come; every process writes a shard of its own.
+    """Writes the proposals of a split batch by batch. Every process writes its own shard of the store.
 
     Args:
         root: ``<run>/proposals``.
         config_sha256: digest of the configuration, see :func:`fpn_lightning.runs.recorder.config_sha256`.
-        overwrite: replace a store that other weights or another configuration made.
+        overwrite: replace a store even if it was made with other weights or another configuration.
     """
 
     def __init__(self, root: Path, config_sha256: str, overwrite: bool = False) -> None:
@@ -33,27 +33,26 @@ class ProposalStoreWriter(Callback):
         self._writer: ShardWriter | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Open the shard of this process; a folder of images or a detector gets no store."""
+        """Open the shard of this process, if an RPN predicts on a split."""
         split = trainer.datamodule.predict_split  # type: ignore[attr-defined]
         if stage == "predict" and split is not None and isinstance(pl_module, RPNStage):
             self._writer = ShardWriter(self.root / split, trainer.global_rank)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that no store is there that is to stay.
+        """Check that the store may be replaced if it exists.
 
         Raises:
-            InputError: other weights or another configuration made the store.
+            InputError: the store was made with other weights or another configuration.
         """
-        if self._writer is not None and not self.overwrite:
-            assert isinstance(pl_module, BaseStage)
-            self._check_free(self._writer.folder, _weights_sha256(trainer, pl_module))
-
-    def _check_free(self, folder: Path, weights_sha256: str) -> None:
+        if self._writer is None or self.overwrite:
+            return
+        folder = self._writer.folder
         try:
             header = read_header(folder)
         except InputError:
-            return  # there is none, or it cannot be read
-        ours = {"weights": weights_sha256, "configuration": self.config_sha256}
+            return  # there is no store, or it cannot be read
+        assert isinstance(pl_module, BaseStage)
+        ours = {"weights": _weights_sha256(trainer, pl_module), "configuration": self.config_sha256}
         theirs = {"weights": header.checkpoint_sha256, "configuration": header.config_sha256}
         if other := [name for name in ours if ours[name] != theirs[name]]:
             made = " and ".join(f"other {name} ({theirs[name][:12]}, now {ours[name][:12]})" for name in other)
@@ -77,12 +76,12 @@ class ProposalStoreWriter(Callback):
                 self._writer.add(proposals.image_id, *(array.numpy() for array in arrays))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Delete the shard of this process; the store will not be completed."""
+        """Delete the shard of this process, because the store will not be completed."""
         if self._writer is not None:
             self._writer.discard()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Close the shard; the first process then completes the store."""
+        """Close the shard. When all processes have closed theirs, the first process completes the store."""
         if self._writer is None:
             return
         self._writer.close()
@@ -92,7 +91,8 @@ class ProposalStoreWriter(Callback):
             images = data.prediction_images
             assert isinstance(images, COCODataset)
             assert isinstance(pl_module, RPNStage)
-            assert pl_module.detector.rpn is not None
+            rpn = pl_module.detector.rpn
+            assert rpn is not None
             described = data.describe("predict")
             header = ProposalHeader(
                 data_name=described["name"],
@@ -100,15 +100,15 @@ class ProposalStoreWriter(Callback):
                 fingerprint=described["fingerprint"],
                 checkpoint_sha256=_weights_sha256(trainer, pl_module),
                 config_sha256=self.config_sha256,
-                post_nms_topk=pl_module.detector.rpn.post_nms_topk,
-                nms_thresh=pl_module.detector.rpn.nms_thresh,
+                post_nms_topk=rpn.post_nms_topk,
+                nms_thresh=rpn.nms_thresh,
             )
             complete_store(self._writer.folder, trainer.world_size, header, images.index.image_ids)
         self._writer.release()
 
 
 def _weights_sha256(trainer: Trainer, stage: BaseStage) -> str:
-    """Digest of the file that the weights were read from."""
+    """Return the sha256 of the file that the weights were read from."""
     path = trainer.ckpt_path or stage.init_from  # cli.py checks that one of them is given
     with Path(str(path)).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

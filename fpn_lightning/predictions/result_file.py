@@ -1,4 +1,4 @@
-"""A JSON list of results: every process writes its own part, image by image; the parts are merged by image id."""
+"""Writes a JSON list of results: every process writes its own part, and the parts are merged by image id."""
 
 from __future__ import annotations
 
@@ -20,14 +20,10 @@ Line = dict[str, Any]
 
 
 class ResultFile:
-    """One process's part of a result file. Only one image at a time is in memory, also when the parts are merged.
-
-    Args:
-        path: path of the whole file.
-        rank: rank of this process.
+    """The part of the result file ``path`` that the process of this ``rank`` writes, image by image to save memory.
 
     Attributes:
-        num_results: results in the whole file; known to the first process after :meth:`complete`.
+        num_results: number of results in the whole file; :meth:`complete` sets it in the first process.
     """
 
     def __init__(self, path: Path, rank: int) -> None:
@@ -50,18 +46,18 @@ class ResultFile:
         self._part(self.rank).unlink(missing_ok=True)
 
     def complete(self, trainer: Trainer, skipped: Sequence[Line] = (), num_images: int | None = None) -> list[Line]:
-        """Wait until all processes have called this method; the first process then merges their parts.
+        """Wait until all processes have called this method. Then the first process merges all parts.
 
         Args:
-            trainer: gives the processes and their barrier.
-            skipped: a line for each image that this process could not read.
+            trainer: connects the processes.
+            skipped: a dictionary for each image that this process could not read.
             num_images: number of images that must have results; ``None`` accepts any number.
 
         Returns:
-            The skipped lines of all processes, sorted by image id; an empty list on all but the first process.
+            ``skipped`` of all processes, sorted by image id. All processes but the first return an empty list.
 
         Raises:
-            InputError: on the first process, if the number of images differs. An earlier file stays as it was.
+            InputError: in the first process, if the number of images is another one. An earlier file is not changed.
         """
         with writing(self.path):
             self._file.write(f"{json.dumps([None, skipped])}\n".encode())
@@ -75,26 +71,19 @@ class ResultFile:
             all_skipped, self.num_results = _merge(parts, self.path, num_images)
             return all_skipped
         finally:
-            # Also those of a killed command with more processes.
+            # Delete all parts, also those that a killed command with more processes left.
             for part in self.path.parent.glob(f".{self.path.stem}.rank*.part"):
                 part.unlink()
-            self._file.close()  # until now, no other process may write to this path
+            self._file.close()  # releases the lock; another command may write the file from now on
 
     def _part(self, rank: int) -> Path:
         return self.path.with_name(f".{self.path.stem}.rank{rank}.part")
 
 
 def detection_lines(detections: DetectionsOrig, top_k: int, categories: Categories) -> list[Line]:
-    """The best detections of an image in COCO's result format.
+    """Return the first ``top_k`` detections of an image in COCO's result format.
 
-    Args:
-        detections: the detections of an image, best first.
-        top_k: number of detections to keep.
-        categories: maps labels to category ids.
-
-    Returns:
-        One ``{image_id, category_id, bbox, score}`` per detection; ``bbox`` is x, y, width, height in pixels of the
-        image file.
+    Each is a ``{image_id, category_id, bbox, score}``; ``bbox`` is x, y, width, height in pixels of the image file.
     """
     boxes = detections.boxes_xywh[:top_k].tolist()
     scores = detections.scores[:top_k].double().tolist()
@@ -106,7 +95,7 @@ def detection_lines(detections: DetectionsOrig, top_k: int, categories: Categori
 
 
 def _merge(parts: list[Path], path: Path, num_images: int | None) -> tuple[list[Line], int]:
-    """Merge the parts by image id; return the skipped lines and the number of results."""
+    """Merge the parts by image id; return the entries of skipped images, and the number of results."""
     all_skipped: list[Line] = []
     written = results = 0
 
@@ -132,8 +121,8 @@ def _merge(parts: list[Path], path: Path, num_images: int | None) -> tuple[list[
         out.write("[]\n" if separator == "[\n" else "\n]\n")
         if num_images not in (None, written):
             raise InputError(
-                f"{path}: results of {written} of {num_images} images; the file was not written. Run every image once "
-                "(leave out trainer.limit_test_batches)"
+                f"{path}: results of {written} of {num_images} images; the file was not written. Predict every image "
+                "of the split once (remove trainer.limit_test_batches)"
             )
         set_aside(path)
     return sorted(all_skipped, key=lambda image: image["image_id"]), results

@@ -1,4 +1,4 @@
-"""Writing checkpoints of this project, and reading them without running code from them."""
+"""Writes checkpoints of this project, and reads them without running code from the file."""
 
 from __future__ import annotations
 
@@ -13,18 +13,13 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.files import whole_file
 from fpn_lightning.state_dicts import State, checked, read_file
 
-PREFIX = "detector."  # of a stage's tensors; older checkpoints lack it
+PREFIX = "detector."  # starts the name of every tensor in a stage's state dict; older checkpoints lack it
 
 
 def read_checkpoint(path: str, named_by: str) -> dict[str, Any]:
-    """Read a checkpoint of this project, running no code from it.
+    """Read a checkpoint that ``fit`` wrote, without running code from it. :func:`stage_state` renames its tensors.
 
-    Args:
-        path: checkpoint written by ``fit``.
-        named_by: the option that names the file, for messages.
-
-    Returns:
-        The content of the file; ``state_dict`` has the names of a stage (see :func:`stage_state`).
+    Messages start with ``named_by``, the option that names the file.
 
     Raises:
         InputError: if the file is missing or is not a checkpoint, or if a tensor is not finite.
@@ -40,25 +35,25 @@ def read_checkpoint(path: str, named_by: str) -> dict[str, Any]:
 
 
 def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint, or a state dict for another project, whole or not at all.
+    """Write a checkpoint, or a state dict for another project. A failed write leaves an earlier file unchanged.
 
     Raises:
-        InputError: if it cannot be written; an earlier file stays as it was.
+        InputError: if the file cannot be written.
     """
     with whole_file(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # torch hides why a write has failed
+            if isinstance(error.__context__, OSError):  # the reason, which torch.save replaces by a RuntimeError
                 raise error.__context__ from None
             raise
 
 
 def stage_state(state: Mapping[str, Tensor]) -> State:
-    """Name tensors as a stage does: the names of older checkpoints (``backbone.…``) get the prefix ``detector.``."""
+    """Return tensors under a stage's names: add ``detector.`` to the names of older checkpoints (``backbone.…``)."""
     return {PREFIX + name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
 
 
 def detector_state(checkpoint: Mapping[str, Any]) -> State:
-    """Return a checkpoint's tensors by the names of a :class:`fpn_lightning.models.detector.Detector`."""
+    """Return a checkpoint's tensors under the names that they have in a ``Detector``, without ``detector.``."""
     return {name.removeprefix(PREFIX): tensor for name, tensor in checkpoint["state_dict"].items()}

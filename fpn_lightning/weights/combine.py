@@ -1,8 +1,8 @@
-"""Combining an RPN and a Fast R-CNN that share backbone and pyramid into one Faster R-CNN.
+"""Combines an RPN and a Fast R-CNN that share backbone and pyramid into one Faster R-CNN.
 
-``python -m fpn_lightning.weights.combine RPN_CHECKPOINT DETECTOR_CHECKPOINT OUT`` follows steps 3 and 4 of the training
-with shared features (Faster R-CNN §3.2; FPN Table 5). ``OUT`` is a checkpoint for ``configs/table3/joint_fpn.yaml``.
-Its predictions in one pass are those of the two models, run one after the other.
+Run ``python -m fpn_lightning.weights.combine RPN_CHECKPOINT DETECTOR_CHECKPOINT OUT`` after steps 3 and 4 of the
+training with shared features (Faster R-CNN §3.2; FPN Table 5). ``OUT`` becomes a checkpoint for
+``configs/table3/joint_fpn.yaml``. In one pass it predicts the same as the two models, run one after the other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fpn_lightning.errors import InputError, complain
 from fpn_lightning.files import check_free
-from fpn_lightning.state_dicts import listed
+from fpn_lightning.state_dicts import State, listed
 from fpn_lightning.text import replace_unprintable, show
 from fpn_lightning.weights.checkpoint import detector_state, read_checkpoint, stage_state, write_checkpoint
 
@@ -27,28 +27,25 @@ PARTS = {"RPN_CHECKPOINT": "rpn.", "DETECTOR_CHECKPOINT": "roi_heads."}
 
 
 def combine(rpn: dict[str, Any], detector: dict[str, Any]) -> dict[str, Any]:
-    """Combine the checkpoint of an RPN and that of a detector.
+    """Combine the checkpoints of an RPN and of a Fast R-CNN.
 
     Args:
         rpn: checkpoint of an ``RPNStage``.
         detector: checkpoint of a ``FastRCNNStage`` with the same backbone and pyramid.
 
     Returns:
-        A checkpoint of a ``FasterRCNNStage`` at the detector's step, without the optimiser's state.
+        A checkpoint of a ``FasterRCNNStage`` with the detector's epoch and step, without the optimiser's state.
 
     Raises:
-        InputError: if one of them lacks its head, or if a tensor of backbone or pyramid differs in a single bit.
+        InputError: if a checkpoint lacks its head, or if a tensor of backbone or pyramid is not equal in both.
     """
-    heads: dict[str, Tensor] = {}
+    heads: State = {}
     for (name, prefix), checkpoint in zip(PARTS.items(), (rpn, detector), strict=True):
-        head = {key: value for key, value in detector_state(checkpoint).items() if key.startswith(prefix)}
+        head = _tensors(checkpoint, prefix)
         if not head:
             raise InputError(f"{name} has no {prefix}*. Give the RPN's checkpoint first, then the detector's.")
         heads |= head
-    shared, other = (
-        {name: value for name, value in detector_state(checkpoint).items() if name.startswith(SHARED)}
-        for checkpoint in (detector, rpn)
-    )
+    shared, other = _tensors(detector, SHARED), _tensors(rpn, SHARED)
     differing = sorted(shared.keys() ^ other.keys())
     differing += sorted(name for name in shared.keys() & other.keys() if not _same(shared[name], other[name]))
     if rpn.get("parts") != detector.get("parts"):
@@ -61,6 +58,10 @@ def combine(rpn: dict[str, Any], detector: dict[str, Any]) -> dict[str, Any]:
         )
     kept = ("epoch", "global_step", "pytorch-lightning_version", "categories", "parts")
     return {key: detector[key] for key in kept if key in detector} | {"state_dict": stage_state(shared | heads)}
+
+
+def _tensors(checkpoint: dict[str, Any], prefix: str | tuple[str, ...]) -> State:
+    return {name: value for name, value in detector_state(checkpoint).items() if name.startswith(prefix)}
 
 
 def _same(left: Tensor, right: Tensor) -> bool:

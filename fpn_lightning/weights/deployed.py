@@ -1,9 +1,9 @@
-"""A detector as one graph, from the pixels of an image to its boxes, for ONNX and ``torch.export``.
+"""A detector as one graph from an image's pixels to boxes, for ONNX and ``torch.export``.
 
-The graph has no Python branches on data, so it does the steps of prediction once more for a single image: it resizes,
-normalises and pads it, proposes, detects, and maps the boxes back. Layers, anchors and box coder are the model's own.
+An exported graph has no Python branches on data. Therefore this file implements prediction a second time, for a single
+image: resize, normalise, pad, propose, detect, and map the boxes back. Layers, anchors and box coders are the model's.
 
-Shape shorthand: H x W size of the image, h x w of the network input, P proposals, R regions, K classes, D detections.
+Shape shorthand: H x W image size, h x w size of the network input, P proposals, R regions, K classes, D detections.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.models.backbones.folding import FoldedConv2d, pad_multiples
 from fpn_lightning.models.detector import Detector
 from fpn_lightning.models.roi_heads import RoIHeads
-from fpn_lightning.models.roi_pooler import RoIPooler, assign_boxes_to_levels
+from fpn_lightning.models.roi_pooler import RoIPooler
 from fpn_lightning.models.rpn import RPN
 
-NEVER = -1e30  # score of a box that is left out
+NEVER = -1e30  # score of a box that is removed
 OUTPUTS = ("boxes", "scores", "labels")
 
 
@@ -32,9 +32,9 @@ class Deployed(nn.Module):
 
     Args:
         detector: a Faster R-CNN or an RPN, in float32.
-        transform: says how images are resized.
-        size_divisor: the network input is padded to a multiple of it.
-        top_k: largest number of proposals of an RPN.
+        transform: gives the limits and the rounding of the resized image.
+        size_divisor: height and width of the network input are padded to a multiple of this number.
+        top_k: maximum number of proposals of an RPN.
 
     Raises:
         InputError: the detector has ``image_scales``.
@@ -43,12 +43,15 @@ class Deployed(nn.Module):
     def __init__(self, detector: Detector, transform: ResizeAndFlip, size_divisor: int, top_k: int = 1000) -> None:
         super().__init__()
         if detector.image_scales != (1.0,):
-            raise InputError("A model with model.detector.image_scales cannot be exported: it is for one scale.")
+            raise InputError(
+                "A model with model.detector.image_scales cannot be exported, because a graph has one image scale. "
+                "Export a model without image_scales."
+            )
         assert detector.rpn is not None
         self.backbone, self.pyramid = detector.backbone, detector.pyramid
         for part in self.backbone.modules():
             if isinstance(part, FoldedConv2d) and part.pad is not None:
-                part.pad = pad_multiples  # the network input is padded to a multiple of all strides
+                part.pad = pad_multiples  # valid because the network input is padded to a multiple of all strides
         self.rpn: RPN = detector.rpn
         self.roi_heads: RoIHeads | None = detector.roi_heads
         self.count = top_k if detector.roi_heads is None else detector.eval_proposals
@@ -57,7 +60,7 @@ class Deployed(nn.Module):
         self.size_divisor = size_divisor
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Predict.
+        """Detect objects, or propose boxes if the detector is an RPN.
 
         Args:
             image: uint8 ``(H, W, 3)`` RGB.
@@ -80,7 +83,7 @@ class Deployed(nn.Module):
         return boxes, scores, labels
 
     def _scaled(self, side: int, size: tuple[int, int]) -> int:
-        """The new length of a side, as :func:`fpn_lightning.data.transforms.scaled_size`, in whole numbers."""
+        """Compute the new length of a side as ``data.transforms.scaled_size`` does, in integer arithmetic."""
         short, long = torch.sym_min(*size), torch.sym_max(*size)
         lengths = [
             (2 * side * limit + reference) // (2 * reference) if self.rounds else (side * limit) // reference
@@ -89,7 +92,7 @@ class Deployed(nn.Module):
         return torch.sym_max(1, torch.sym_min(*lengths))  # type: ignore[return-value]  # a SymInt counts as an int
 
     def _network_input(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
-        """Normalise ``(h, w, 3)`` as :meth:`fpn_lightning.models.backbones.base.Backbone.normalize`, and pad it."""
+        """Normalise pixels ``(h, w, 3)`` as ``Backbone.normalize`` does, and pad bottom and right: ``(1, 3, ., .)``."""
         pixels = pixels.permute(2, 0, 1)[None]
         if self.backbone.convention != "torchvision":
             pixels = pixels.flip(1)
@@ -98,14 +101,14 @@ class Deployed(nn.Module):
         return F.pad(pixels, (0, right, 0, bottom))
 
     def _propose(self, maps: dict[str, Tensor], size: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes ``(P, 4)`` and logits ``(P,)``, as :meth:`fpn_lightning.models.rpn.RPN.predict`."""
+        """Compute boxes ``(P, 4)`` and logits ``(P,)`` as ``RPN.predict`` does."""
         outputs = self.rpn(maps)
         of_levels = []
         for logits, deltas, anchors in zip(outputs.logits, outputs.deltas, outputs.anchors, strict=True):
             scores, top = logits[0].topk(torch.sym_min(self.rpn.pre_nms_topk, logits.shape[1]))
             boxes = clipped(self.rpn.box_coder.decode(anchors[top], deltas[0][top]), size)
             large = ((boxes[:, 2:] - boxes[:, :2]) > self.rpn.min_size).all(dim=1)
-            scores = scores.where(large, NEVER)  # removes nothing yet, so that lengths stay known
+            scores = scores.where(large, NEVER)  # marks small boxes; removing them would make the length unknown
             kept = large & kept_by_nms(boxes, scores, self.rpn.nms_thresh)
             of_levels.append((boxes, scores.where(kept, NEVER)))
         boxes, scores = (torch.cat(parts) for parts in zip(*of_levels, strict=True))
@@ -115,26 +118,26 @@ class Deployed(nn.Module):
     def _detect(
         self, heads: RoIHeads, maps: dict[str, Tensor], proposals: Tensor, size: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes, scores and labels, as :meth:`fpn_lightning.models.roi_heads.RoIHeads.predict`."""
+        """Compute boxes, scores and labels as ``RoIHeads.predict`` does."""
         logits, deltas = heads.predictor(heads.box_head(pooled(heads.pooler, maps, proposals)))
         probabilities = logits.softmax(dim=1)[:, : heads.num_classes]
         boxes = clipped(heads.box_coder.decode(proposals, deltas).reshape(-1, heads.num_classes, 4), size)
         large = ((boxes[..., 2:] - boxes[..., :2]) > heads.min_size).all(dim=2)
         region, labels = (large & (probabilities > heads.score_thresh)).nonzero().unbind(dim=1)
         boxes, scores = boxes[region, labels], probabilities[region, labels]
-        # One call for all classes, whose boxes are set apart on a square grid: in a row, the last ones would be so far
-        # off that float32 rounds them.
+        # One NMS call for all classes: each class is shifted to its own cell of a square grid, so that boxes of
+        # different classes do not overlap. Cells in a single line would need offsets that are too large for float32.
         columns = math.ceil(math.sqrt(heads.num_classes))
-        places = torch.stack((labels % columns, torch.div(labels, columns, rounding_mode="floor")), dim=1)
-        apart = boxes + (places.to(boxes.dtype) * (size.max() + 1)).repeat(1, 2)
-        kept = kept_by_nms(apart, scores, heads.nms_thresh)
+        cells = torch.stack((labels % columns, torch.div(labels, columns, rounding_mode="floor")), dim=1)
+        shifted = boxes + (cells.to(boxes.dtype) * (size.max() + 1)).repeat(1, 2)
+        kept = kept_by_nms(shifted, scores, heads.nms_thresh)
         best = best_of(scores.where(kept, NEVER), heads.detections_per_image)
         return boxes[best], scores[best], labels[best]
 
 
 def kept_by_nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
-    """Whether each box ``(P, 4)`` is kept: bool ``(P,)``."""
-    # torch.export takes it for granted that two boxes are kept: add two that nothing overlaps.
+    """Return whether NMS keeps each box ``(P, 4)``: bool ``(P,)``."""
+    # torch.export assumes that NMS keeps at least two boxes. These two overlap no other box, so NMS keeps both.
     two = boxes.new_tensor([[-4.0, -4.0, -3.0, -3.0], [-2.0, -2.0, -1.0, -1.0]])
     scores = F.pad(scores, (0, 2), value=NEVER)
     kept = torch.zeros_like(scores).index_fill(0, nms(torch.cat((boxes, two)), scores, threshold), 1.0)
@@ -142,7 +145,7 @@ def kept_by_nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
 
 
 def best_of(scores: Tensor, count: int) -> Tensor:
-    """Places of the best ``count`` scores, or of all that are above ``NEVER``; best first."""
+    """Return the indices of at most ``count`` highest scores, best first, without scores of ``NEVER``."""
     values, order = scores.sort(descending=True)
     return order[:count][(values[:count] > NEVER).nonzero().flatten()]
 
@@ -153,33 +156,31 @@ def clipped(boxes: Tensor, size: Tensor) -> Tensor:
 
 
 def pooled(pooler: RoIPooler, maps: dict[str, Tensor], boxes: Tensor) -> Tensor:
-    """Pool regions ``(R, 4)`` of one image: ``(R, d, S, S)``, as :class:`fpn_lightning.models.roi_pooler.RoIPooler`."""
-    levels = assign_boxes_to_levels(
-        boxes, pooler.min_level, pooler.max_level, pooler.canonical_size, pooler.canonical_level
-    )
-    regions = F.pad(boxes, (1, 0))  # the index of the image, 0
-    results, places = [], []
-    for level, name, stride in zip(range(pooler.min_level, 99), pooler.names, pooler.strides, strict=False):
+    """Pool the regions ``(R, 4)`` of one image as ``RoIPooler`` does: ``(R, d, S, S)``."""
+    levels = pooler.levels_of(boxes)
+    regions = F.pad(boxes, (1, 0))  # column 0 is the index of the image: 0
+    results, idxs = [], []
+    for level, (name, stride) in enumerate(zip(pooler.names, pooler.strides, strict=True), start=pooler.min_level):
         own = (levels == level).nonzero().flatten()
         inputs = (maps[name], regions[own], pooler.resolution, 1 / stride)
         if pooler.op == "pool":
             results.append(roi_pool(*inputs))
         else:
             results.append(roi_align(*inputs, pooler.sampling_ratio, aligned=pooler.aligned))
-        places.append(own)
-    return torch.cat(results)[torch.cat(places).argsort()]
+        idxs.append(own)
+    return torch.cat(results)[torch.cat(idxs).argsort()]
 
 
 def resized(image: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Resize as OpenCV resizes uint8 images bilinearly: weights of 11 bits, and the same roundings in between.
+    """Resize bilinearly with the arithmetic of OpenCV for uint8 images: 11-bit weights and the same rounding steps.
 
     Args:
         image: uint8 ``(H, W, 3)``.
-        old: H and W.
-        new: h and w.
+        old: ``(H, W)``.
+        new: ``(h, w)``.
 
     Returns:
-        float32 ``(h, w, 3)``, whole numbers.
+        float32 ``(h, w, 3)``; all values are whole numbers.
     """
     (top, bottom, low), (left, right, across) = (_neighbours(*sides) for sides in zip(old, new, strict=True))
     pixels = image.float()
@@ -191,7 +192,7 @@ def resized(image: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor
 
 
 def _neighbours(old: int, new: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For each new pixel of a side: the old pixels before and after it, and the weight of the second, of 2048."""
+    """For each new pixel along a side, return its two old neighbours and the weight of the second (0 to 2048)."""
     last = torch.scalar_tensor(old - 1, dtype=torch.float32)
     scale = 1 / (torch.scalar_tensor(new, dtype=torch.float64) / torch.scalar_tensor(old, dtype=torch.float64))
     place = ((torch.arange(new, dtype=torch.float64) + 0.5) * scale - 0.5).float()

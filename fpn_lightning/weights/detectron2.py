@@ -1,7 +1,7 @@
-"""Faster R-CNN R50-FPN of detectron2 (``.pkl``, ``.pth``): ``--model.init_from detectron2:PATH``, and the export.
+"""Loads and exports weights of detectron2's Faster R-CNN R50-FPN (``--model.init_from detectron2:PATH``).
 
-Its classes are in our order, background last. Its backbone reads BGR, subtracts a mean that older files contain
-(``pixel_mean``), and has the stride in the first 1x1 convolution of a block.
+detectron2 orders classes as this project does, background last. Its backbone reads BGR and subtracts a mean, which
+older files contain as ``pixel_mean``. The stride of a block is in the first 1x1 convolution.
 
 ``python -m fpn_lightning.weights.export CHECKPOINT OUT.pkl --format detectron2`` writes a file for ``MODEL.WEIGHTS``.
 """
@@ -39,7 +39,7 @@ PREFIXES = {
     "roi_heads.predictor.class_logits.": "roi_heads.box_predictor.cls_score.",
     "roi_heads.predictor.box_deltas.": "roi_heads.box_predictor.bbox_pred.",
 }
-# Inside a block, detectron2 names a norm after its convolution.
+# In a block, detectron2 appends ".norm" to the name of a convolution to name its norm layer.
 IN_BLOCK = (
     (r"\.bn(\d)\.", r".conv\1.norm."),
     (r"\.downsample\.0\.", ".shortcut."),
@@ -49,7 +49,7 @@ CELL_ANCHORS = "proposal_generator.anchor_generator.cell_anchors."
 
 
 def name_of(ours: str) -> str | None:
-    """Return detectron2's name for one of our tensors, or ``None``."""
+    """Return detectron2's name for one of our tensors; ``None`` if detectron2 has no such tensor."""
     theirs = renamed(ours, PREFIXES)
     if theirs is not None:
         for pattern, replacement in IN_BLOCK:
@@ -62,16 +62,16 @@ def load(detector: Detector, path: str, new_classes: bool) -> dict[str, Any]:
 
     Args:
         detector: a Faster R-CNN as in ``configs/zoo/detectron2_r50_fpn.yaml``.
-        path: a file of its model zoo (``.pkl``) or of its trainer (``.pth``).
-        new_classes: leave the class predictor as it is.
+        path: a file of detectron2's model zoo (``.pkl``) or of its trainer (``.pth``).
+        new_classes: do not load the class predictor.
 
     Returns:
-        ``categories``, in the form of our checkpoints.
+        ``{"categories": ...}``, COCO's categories as in this project's checkpoints.
 
     Raises:
         InputError: if the file or the configuration does not fit.
     """
-    rpn, _ = check_config(detector, path, ZOO, "detectron2", "exact", sampling_ratio=0, aligned=True)
+    rpn = check_config(detector, path, ZOO, "detectron2", "exact", sampling_ratio=0, aligned=True)
     if path.endswith(".pkl"):
         arrays = {name: torch.as_tensor(array) for name, array in read_arrays(path).items()}
         state = unwrapped(checked(arrays, path, "model.init_from"), path, "model.init_from")
@@ -83,16 +83,15 @@ def load(detector: Detector, path: str, new_classes: bool) -> dict[str, Any]:
 
 
 def _check_constants(state: State, rpn: RPN, path: str) -> None:
-    """Remove the constants that older files contain, and compare them with those of the model.
+    """Remove pixel mean, pixel std and anchors, which older files contain, and compare them with the model's.
 
     Raises:
         InputError: naming the first constant that differs.
     """
-    cells = list(rpn.anchor_generator.buffers())
     constants = {
         "pixel_mean": torch.tensor(PIXEL_MEAN["detectron2"]),
         "pixel_std": torch.tensor(PIXEL_STD["detectron2"]),
-        **{f"{CELL_ANCHORS}{level}": cell.cpu() for level, cell in enumerate(cells)},
+        **{f"{CELL_ANCHORS}{i}": anchors.cpu() for i, anchors in enumerate(rpn.anchor_generator.buffers())},
     }
     for name, ours in constants.items():
         theirs = state.pop(name, ours)
@@ -109,16 +108,10 @@ def _values(tensor: Tensor) -> str:
 
 
 def export(state: State, category_ids: Sequence[int], path: str, output: Path) -> None:
-    """Write a Faster R-CNN in the format of detectron2's model zoo: arrays by name, pickled.
-
-    Args:
-        state: tensors by a detector's names.
-        category_ids: category ids of the checkpoint, ascending.
-        path: the checkpoint, for messages.
-        output: the file to write.
+    """Write the state dict of a Faster R-CNN in the format of detectron2's model zoo, a pickled dictionary of arrays.
 
     Raises:
-        InputError: if the checkpoint has another kind of model.
+        InputError: if detectron2's Faster R-CNN cannot hold the checkpoint's model.
     """
     logits = state.get("roi_heads.predictor.class_logits.bias")
     if logits is not None and len(logits) != len(category_ids) + 1:

@@ -1,9 +1,9 @@
-"""Writing a trained model for other programs: as one graph (onnx, torch), or as weights (torchvision, detectron2).
+"""Writes a trained model for other programs: as one graph (onnx, torch), or as weights (torchvision, detectron2).
 
-``python -m fpn_lightning.weights.export RUN_OR_CHECKPOINT OUT --format onnx`` (``torch``, ``torchvision``,
-``detectron2``). A graph (:mod:`fpn_lightning.weights.deployed`) has the input ``image``, uint8 ``(H, W, 3)`` RGB of any
-size from 2 x 2 px, and the outputs ``boxes``, ``scores`` and ``labels``. ``torch`` is a file for ``torch.export.load``.
-:mod:`fpn_lightning.weights.torchvision` and :mod:`fpn_lightning.weights.detectron2` say how to load weights there.
+``python -m fpn_lightning.weights.export RUN_OR_CHECKPOINT OUT --format onnx`` writes a graph
+(:mod:`fpn_lightning.weights.deployed`). Its input is ``image``, uint8 ``(H, W, 3)`` RGB of any size from 2 x 2 px; its
+outputs are ``boxes``, ``scores`` and ``labels``. ``--format torch`` writes the same graph for ``torch.export.load``.
+:mod:`fpn_lightning.weights.torchvision` and :mod:`fpn_lightning.weights.detectron2` describe the files of weights.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fpn_lightning.weights.loading import Model, checkpoint_of, load_model
 
 PROJECTS = {"torchvision": torchvision.export, "detectron2": detectron2.export}
 GRAPHS = ("onnx", "torch")
-EXAMPLE = (120, 160, 3)  # of an image; the graph takes any other size
+EXAMPLE = (120, 160, 3)  # shape of the image that torch.export traces; the graph accepts other sizes
 
 
 def exported_program(model: Model) -> torch.export.ExportedProgram:
@@ -41,17 +41,13 @@ def exported_program(model: Model) -> torch.export.ExportedProgram:
     deployed = Deployed(model.detector.float().cpu(), model.data.transform, model.data.collate.size_divisor)
     size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's and torchvision's about each other
+        warnings.simplefilter("ignore")  # torch and torchvision warn about each other's code
         example = torch.zeros(EXAMPLE, dtype=torch.uint8)
         return torch.export.export(deployed.eval().requires_grad_(False), (example,), dynamic_shapes=(size,))
 
 
 def onnx_bytes(program: torch.export.ExportedProgram, categories: str) -> bytes:
-    """Translate a program to ONNX.
-
-    Args:
-        program: see :func:`exported_program`.
-        categories: JSON, for the metadata.
+    """Convert an exported program to the content of an ONNX file, with ``categories`` (JSON text) as metadata.
 
     Raises:
         InputError: the packages for ONNX are not installed.
@@ -62,7 +58,7 @@ def onnx_bytes(program: torch.export.ExportedProgram, categories: str) -> bytes:
 
     def max_roi_pool(maps: Any, rois: Any, spatial_scale: float, height: int, width: int) -> tuple[Any, Any]:
         pooled = op.MaxRoiPool(maps, rois, pooled_shape=(height, width), spatial_scale=spatial_scale)
-        return pooled, pooled  # the second would be the places of the maxima, which nobody reads
+        return pooled, pooled  # torchvision's second output holds the indices of the maxima, which the graph ignores
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -80,15 +76,10 @@ def onnx_bytes(program: torch.export.ExportedProgram, categories: str) -> bytes:
 
 
 def write_graph(model: Model, output: Path, kind: str) -> None:
-    """Write a model as a graph.
+    """Write a Faster R-CNN or an RPN as a graph; ``kind`` is ``onnx`` or ``torch``.
 
-    The categories, ``[{"id": 1, "name": "person"}, ...]`` in the order of the labels, are the metadata ``categories``
-    of an ONNX file and the extra file ``categories.json`` of ``torch.export``.
-
-    Args:
-        model: a Faster R-CNN or an RPN.
-        output: the file.
-        kind: ``onnx`` or ``torch``.
+    The categories are stored as JSON, ``[{"id": 1, "name": "person"}, ...]`` in the order of the labels. ONNX stores
+    them in the metadata ``categories``, ``torch.export`` in the extra file ``categories.json``.
 
     Raises:
         InputError: the model cannot be exported.
@@ -114,10 +105,10 @@ def _write_weights(checkpoint: Path, output: Path, project: str) -> None:
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (2 for unusable input)."""
     parser = argparse.ArgumentParser(prog="python -m fpn_lightning.weights.export", description=__doc__)
-    parser.add_argument("source", metavar="RUN_OR_CHECKPOINT", help="a run, or RUN/checkpoints/last.ckpt")
+    parser.add_argument("source", metavar="RUN_OR_CHECKPOINT", help="run directory, or RUN/checkpoints/last.ckpt")
     parser.add_argument("output", metavar="OUT", type=Path, help="the file to write (.onnx, .pt2, .pth or .pkl)")
-    parser.add_argument("--format", "--to", required=True, choices=[*GRAPHS, *PROJECTS], help="what is to read it")
-    parser.add_argument("--config", type=Path, help="the model's configuration (default: that of the run)")
+    parser.add_argument("--format", "--to", required=True, choices=[*GRAPHS, *PROJECTS], help="format of OUT")
+    parser.add_argument("--config", type=Path, help="model configuration for a graph (default: config.yaml of the run)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     given = parser.parse_args(args)
     replace_unprintable()

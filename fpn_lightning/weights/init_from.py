@@ -1,4 +1,4 @@
-"""Initial weights of a detector from a checkpoint (``model.init_from``); ``--ckpt_path`` continues a run instead."""
+"""Loads initial weights from a checkpoint (``model.init_from``), and checks a checkpoint of ``--ckpt_path``."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ OTHER_PROJECTS = {"torchvision": torchvision.load, "detectron2": detectron2.load
 
 
 def split_source(init_from: str) -> tuple[str | None, str]:
-    """Split ``torchvision:PATH`` or ``detectron2:PATH`` into project and path; the project is ``None`` for ours.
+    """Split ``torchvision:PATH`` or ``detectron2:PATH`` into project and path. Other paths have the project ``None``.
 
-    The name of published weights, ``torchvision:COCO_V1``, becomes the path of their file in torch's cache.
+    For published weights, ``torchvision:COCO_V1``, the path is that of their file in torch's cache.
     """
     project, _, path = init_from.partition(":")
     if project not in OTHER_PROJECTS:
@@ -31,19 +31,19 @@ def split_source(init_from: str) -> tuple[str | None, str]:
 
 
 def fetch_weights(init_from: str) -> None:
-    """Download what ``init_from`` names, if it is the name of published weights; called in one process for all."""
+    """Download the weights if ``init_from`` names published weights (``torchvision:COCO_V1``)."""
     project, _, name = init_from.partition(":")
     if project == "torchvision":
         torchvision.fetch(name)
 
 
 def parts(detector: Detector) -> dict[str, str]:
-    """Return the classes of backbone and pyramid. Models of different classes may have tensors of equal shapes."""
+    """Return the class names of backbone and pyramid. Different classes can have tensors of equal names and shapes."""
     return {name: type(getattr(detector, name)).__name__ for name in ("backbone", "pyramid")}
 
 
 def other_parts(detector: Detector, checkpoint: Mapping[str, Any]) -> list[str]:
-    """Describe the parts of a checkpoint's model that are of another class; older checkpoints do not name them."""
+    """List parts whose class differs between checkpoint and detector. Older checkpoints do not store the classes."""
     own, stored = parts(detector), checkpoint.get("parts") or {}
     return [
         f"{name} is {stored[name]} in the file, {own[name]} in the model"
@@ -53,28 +53,22 @@ def other_parts(detector: Detector, checkpoint: Mapping[str, Any]) -> list[str]:
 
 
 def check_fits(detector: Detector, checkpoint: Mapping[str, Any], named_by: str = "ckpt_path") -> None:
-    """Check that a checkpoint belongs to the model of the configuration (``--ckpt_path``).
-
-    Args:
-        detector: the model of the configuration.
-        checkpoint: its content.
-        named_by: the option or the file, for messages.
+    """Check that a checkpoint belongs to the model of the configuration. Messages start with ``named_by``.
 
     Raises:
-        InputError: naming the first tensors that are missing, not used or of another shape, or the part of the model
-            that is of another class.
+        InputError: if tensors are missing, not used or of another shape, or if backbone or pyramid has another class.
     """
     state = detector_state(checkpoint)
     if prefix := next((prefix for prefix in WRAPPERS if all(name.startswith(prefix) for name in state)), None):
         raise InputError(
-            f"{named_by}: all tensors of the checkpoint have the prefix {prefix} of a wrapped model, so it is not one "
-            "of a run. To start from its weights: --model.init_from PATH"
+            f"{named_by}: all tensors of the checkpoint have the prefix {prefix} of a wrapped model, so no run has "
+            "written it. To start from its weights: --model.init_from PATH"
         )
     problems = compare(detector.state_dict(), state).problems
     if problems := problems or other_parts(detector, checkpoint):
         raise InputError(
             f"{named_by}: the checkpoint is of another model than this configuration: {listed(problems)}. Use "
-            "the config.yaml of its run, or the row and the preset that it was trained with."
+            "the config.yaml of the checkpoint's run, or the row and the preset that it was trained with."
         )
 
 
@@ -85,23 +79,23 @@ def load_weights(
 
     Args:
         detector: the model to load into.
-        init_from: checkpoint written by ``fit``, or another project's (:func:`split_source`).
-        required: prefixes of tensors that must not be missing from the checkpoint; of another project's, none may be.
-        new_classes: leave the class predictor as it is, for data with other classes.
+        init_from: checkpoint written by ``fit``, or weights of another project (see :func:`split_source`).
+        required: prefixes of tensors that the checkpoint must contain. Another project's file must contain all tensors.
+        new_classes: do not load the class predictor, because the data has other classes.
 
     Returns:
-        The whole checkpoint; of another project its categories only.
+        The content of the checkpoint; for another project's file only ``categories``.
 
     Raises:
         InputError: if the file is missing or is not a checkpoint, if a tensor has another shape, if no tensor fits, or
-            if a required one is missing.
+            if a required tensor is missing.
     """
     fetch_weights(init_from)
     project, path = split_source(init_from)
     if project is not None:
         if not Path(path).is_file():
-            name = " or torchvision:COCO_V1" if project == "torchvision" else ""
-            raise InputError(f"model.init_from: {path} is not a file. Give {project}:PATH, a file of weights{name}.")
+            name = ", or torchvision:COCO_V1" if project == "torchvision" else ""
+            raise InputError(f"model.init_from: {path} is not a file. Give the path of a file, {project}:PATH{name}.")
         return OTHER_PROJECTS[project](detector, path, new_classes)
     checkpoint = read_checkpoint(path, "model.init_from")
     state = unwrapped(detector_state(checkpoint), path, "model.init_from")
@@ -113,8 +107,8 @@ def load_weights(
     if absent := [name for name in comparison.missing if name.startswith(tuple(required))]:
         part = absent[0].partition(".")[0]
         raise InputError(
-            f"model.init_from: {path} has no {listed(absent)}: it has another {part}. Use a checkpoint with the {part} "
-            "of this configuration."
+            f"model.init_from: {path} lacks tensors of this configuration's {part}: {listed(absent)}. Use a checkpoint "
+            f"with the same {part}."
         )
     if other := other_parts(detector, checkpoint):
         rank_zero_warn(f"model.init_from {path} is of another model: {', '.join(other)}")
@@ -129,18 +123,19 @@ def load_weights(
 
 
 def _check_shapes(detector: Detector, state: State, comparison: Comparison, path: str) -> None:
-    """Reject tensors of other shapes, and a file that has none of the detector's tensors."""
+    """Raise InputError if a tensor has another shape in the file, or if the file has none of the detector's tensors."""
     if not state.keys() & detector.state_dict().keys():
         raise InputError(
-            f"model.init_from: {path} has no tensor of this configuration; it has {listed(sorted(state))}. Weights of "
-            "torchvision or detectron2: torchvision:PATH or detectron2:PATH."
+            f"model.init_from: {path} has no tensor of this configuration's model; its tensors are "
+            f"{listed(sorted(state))}. For weights of torchvision or detectron2, give torchvision:PATH or "
+            "detectron2:PATH."
         )
     if not (wrong := comparison.misshapen):
         return
     if all(text.startswith(PREDICTOR) for text in wrong):
         raise InputError(
-            f"model.init_from: {path} has another number of classes: {listed(wrong)}. To train a new class predictor "
-            "on the rest of the model: --model.new_classes true."
+            f"model.init_from: {path} has another number of classes: {listed(wrong)}. To load all other weights and "
+            "train a new class predictor: --model.new_classes true."
         )
     raise InputError(
         f"model.init_from: {path} does not fit this configuration: {listed(wrong)}. Give a checkpoint of the same "

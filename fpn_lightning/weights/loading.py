@@ -1,4 +1,4 @@
-"""A trained model from a run, a checkpoint or another project's weights, with what it needs to know of its data."""
+"""Loads a trained model from a run, a checkpoint or another project's weights, with the settings for its images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fpn_lightning.weights.checkpoint import detector_state, read_checkpoint
 from fpn_lightning.weights.init_from import OTHER_PROJECTS, check_fits, load_weights
 
 ZOO = Path(__file__).parents[1] / "zoo"
-OBJECT = Categories((1,), ("object",))  # of proposals, which have no class
+OBJECT = Categories((1,), ("object",))  # category of proposals, which have no class
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Model:
     """A trained model.
 
     Attributes:
-        detector: with its weights.
-        data: says how images are resized and padded; it has not read any data.
+        detector: the detector with trained weights.
+        data: its settings define how images are resized and padded. No data has been read.
         categories: ids and names of the labels; ``object`` for proposals.
         precision: ``trainer.precision`` of the configuration.
     """
@@ -43,10 +43,10 @@ def load_model(source: str, config: str | Path | None = None) -> Model:
 
     Args:
         source: a run directory, a checkpoint, ``torchvision:PATH`` or ``detectron2:PATH``.
-        config: the configuration; by default the checkpoint's, or that of the zoo.
+        config: the configuration; by default that of the checkpoint's run, or the project's in ``zoo/``.
 
     Raises:
-        InputError: the source cannot be used; the message says what to do.
+        InputError: the source cannot be used.
     """
     project = source.partition(":")[0]
     theirs = project in OTHER_PROJECTS
@@ -56,9 +56,9 @@ def load_model(source: str, config: str | Path | None = None) -> Model:
     content = read_yaml(Path(config))
     detector, data = _built(content, Path(config))
     if detector.rpn is None:
-        kind = "mask proposals" if detector.masks is not None else "a Fast R-CNN on fixed proposals"
+        kind = "a model for mask proposals" if detector.masks is not None else "a Fast R-CNN on fixed proposals"
         raise InputError(
-            f"{source} is {kind}. Only an RPN or a Faster R-CNN can be loaded; for others use python train.py predict."
+            f"{source} is {kind}. Only an RPN or a Faster R-CNN can be loaded; for this model use train.py predict."
         )
     if theirs:
         loaded = load_weights(detector, source)
@@ -71,14 +71,14 @@ def load_model(source: str, config: str | Path | None = None) -> Model:
         categories = Categories(*map(tuple, loaded.get("categories", {"ids": (), "names": ()}).values()))
         if len(categories) != heads.num_classes:
             raise InputError(
-                f"{source} names {len(categories)} categories, but the model has {heads.num_classes} classes. Give a "
+                f"{source} has {len(categories)} categories, but the model has {heads.num_classes} classes. Give a "
                 "checkpoint that fit wrote, and the configuration of its run."
             )
     return Model(detector, data, categories, str((content.get("trainer") or {}).get("precision") or "32-true"))
 
 
 def checkpoint_of(source: Path) -> Path:
-    """The checkpoint of a run directory, or the checkpoint itself; InputError if there is none."""
+    """Return the checkpoint of a run directory; return ``source`` if it is a file. InputError without a checkpoint."""
     if source.is_file():
         return source
     if not source.is_dir():
@@ -99,18 +99,18 @@ def checkpoint_of(source: Path) -> Path:
 
 
 def _config_of(checkpoint: Path) -> Path:
-    """The configuration of a checkpoint's run, which lies beside the checkpoint or above its folder."""
+    """Return the ``config.yaml`` of a checkpoint's run, from the folder of the checkpoint or the folder above."""
     for folder in (checkpoint.parent, checkpoint.absolute().parent.parent):
         if (config := folder / "config.yaml").is_file():
             return config
     raise InputError(
-        f"{checkpoint} has no configuration: there is no config.yaml beside it or above its folder. Give the one of "
-        "its run: load(..., config='RUN/config.yaml')."
+        f"{checkpoint} has no configuration: there is no config.yaml beside it or above its folder. Give its run's "
+        "configuration: load(..., config='RUN/config.yaml'), or --config RUN/config.yaml for a command."
     )
 
 
 def _built(content: Any, config: Path) -> tuple[Detector, COCODataModule]:
-    """Build the detector and the data module of a configuration; neither reads any data."""
+    """Build the detector and the data module of a configuration without reading data."""
     try:
         detector = dict(content["model"]["init_args"]["detector"])
     except (TypeError, KeyError, ValueError):

@@ -1,4 +1,4 @@
-"""Functions for the checkpoints of all other projects: rename tensors, check the configuration, load, export."""
+"""Functions for checkpoints of torchvision and detectron2: rename tensors, check the configuration, load, export."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.models.anchors import AnchorConvention, AnchorGenerator
 from fpn_lightning.models.backbones.base import Convention
 from fpn_lightning.models.detector import Detector
-from fpn_lightning.models.roi_heads import RoIHeads
 from fpn_lightning.models.rpn import RPN
 from fpn_lightning.state_dicts import COUNTER, State, compare, listed
 
-# Leftover tensors under these prefixes mean a larger model, an error. Others (a mask head) are skipped with a warning.
+# A tensor of the file that is not loaded and has one of these prefixes is an error, because the file's model is larger.
+# Other tensors that are not loaded (such as a mask head's) are skipped with a warning.
 PARTS = ("backbone.", "rpn.", "proposal_generator.", "roi_heads.box_head.", "roi_heads.box_predictor.")
 PREDICTOR, THEIR_PREDICTOR = "roi_heads.predictor.", "roi_heads.box_predictor."
 OTHER_CLASSES = " If the data has other classes than the file: --model.new_classes true."
-SIZES = [[32.0 * 2**octave] for octave in range(5)]  # px, anchors of both projects on p2..p6
+SIZES = [[32.0 * 2**octave] for octave in range(5)]  # anchor sizes of both projects on p2..p6, px
 
 
 def renamed(name: str, prefixes: Mapping[str, str]) -> str | None:
@@ -39,28 +39,25 @@ def check_config(
     anchor_convention: AnchorConvention,
     sampling_ratio: int,
     aligned: bool,
-) -> tuple[RPN, RoIHeads]:
-    """Reject a configuration that differs from the one the weights were trained with.
+) -> RPN:
+    """Check that the configuration is the one that another project's weights were trained with; return the RPN.
 
     Args:
         detector: the model of the configuration.
         path: the file of weights, for messages.
         zoo: the configuration that fits, for messages.
-        convention: the backbone's preprocessing.
-        anchor_convention: the RPN's anchors.
-        sampling_ratio: an argument of RoIAlign.
-        aligned: an argument of RoIAlign.
-
-    Returns:
-        The heads of the detector.
+        convention: required preprocessing of the backbone.
+        anchor_convention: required convention of the RPN's anchors.
+        sampling_ratio: required argument of RoIAlign.
+        aligned: required argument of RoIAlign.
 
     Raises:
-        InputError: naming every key that differs, its value and the value that fits.
+        InputError: naming every key that differs, its value and the required value.
     """
     rpn, roi_heads = detector.rpn, detector.roi_heads
     if rpn is None or roi_heads is None:
         absent = "rpn" if rpn is None else "roi_heads"
-        raise InputError(f"model.init_from: {path} is a Faster R-CNN; model.detector.{absent} is null. Use {zoo}.")
+        raise InputError(f"model.init_from: {path} is a Faster R-CNN, but model.detector.{absent} is null. Use {zoo}.")
     generator, pooler = rpn.anchor_generator, roi_heads.pooler
     values: list[tuple[str, object, object]] = [
         ("backbone.convention", detector.backbone.convention, convention),
@@ -81,11 +78,11 @@ def check_config(
         if not all(ours.shape == theirs.shape and torch.allclose(ours.cpu(), theirs) for ours, theirs in pairs):
             wrong = [
                 "model.detector.scale.base_anchor_size and model.detector.anchors have to give anchors of 32 to 512 px "
-                "and 1:2 to 2:1"
+                "with aspect ratios 1:2, 1:1 and 2:1"
             ]
     if wrong:
-        raise InputError(f"model.init_from: {path} does not fit: {'; '.join(wrong)}. Use {zoo}.")
-    return rpn, roi_heads
+        raise InputError(f"model.init_from: {path} does not fit this model: {'; '.join(wrong)}. Use {zoo}.")
+    return rpn
 
 
 def load_fitting(
@@ -109,10 +106,10 @@ def load_fitting(
         convert: returns our tensor from our name and the other project's tensor.
         path: the file, for messages.
         zoo: the configuration of the published weights, for messages.
-        new_classes: leave the class predictor as it is.
+        new_classes: do not load the class predictor.
 
     Raises:
-        InputError: naming the tensors that are missing, left over or of another shape, by the other project's names.
+        InputError: naming the tensors that are missing, not used or of another shape, by the other project's names.
     """
     ours = {name: tensor for name, tensor in detector.state_dict().items() if not name.endswith(COUNTER)}
     if new_classes:
@@ -127,7 +124,7 @@ def load_fitting(
     if comparison.missing:
         raise InputError(
             f"model.init_from: {path} has no {listed(comparison.missing)}. Give a file with a whole Faster R-CNN of "
-            f"this configuration; {zoo} is that of the published weights."
+            f"this configuration; {zoo} is the configuration of the published weights."
         )
     if comparison.misshapen:
         hint = "" if new_classes else OTHER_CLASSES
@@ -148,28 +145,23 @@ def load_fitting(
 
 
 def say_what_starts_afresh(path: str) -> None:
-    """Say in one line that the class predictor is not loaded."""
+    """Warn that the class predictor is not loaded."""
     rank_zero_warn(f"model.init_from {path}: loaded without its class predictor; ours ({PREDICTOR}*) starts afresh")
 
 
 def export_names(state: State, name_of: Callable[[str], str | None], path: str) -> State:
-    """Rename the tensors of a detector of this project for another project.
-
-    Args:
-        state: tensors by a detector's names.
-        name_of: returns the other project's name for one of ours.
-        path: the checkpoint, for messages.
+    """Rename the tensors of a detector's state dict for another project, with ``name_of`` as in :func:`load_fitting`.
 
     Raises:
-        InputError: if the other project's model lacks some of them; the message gives their names.
+        InputError: naming the tensors that the other project's model does not have.
     """
     names = {name: name_of(name) for name in state if not name.endswith(COUNTER)}
     unknown = sorted(name for name, other in names.items() if other is None)
     stem = state.get("backbone.stem.0.weight")
     if unknown or stem is None or stem.shape[-1] != 7:
-        detail = f": there is no place for {listed(unknown)}" if unknown else ""
+        detail = f": the format has no tensor for {listed(unknown)}" if unknown else ""
         raise InputError(
-            f"{path} cannot be exported{detail}. Only a Faster R-CNN of a ResNet, FPN and the box head 2fc can."
+            f"{path} cannot be exported{detail}. Give a Faster R-CNN with a ResNet, FPN and the box head 2fc."
         )
     if absent := [head for head in ("rpn.", "roi_heads.") if not any(name.startswith(head) for name in names)]:
         raise InputError(f"{path} cannot be exported: it has no {absent[0]}*, so it is not a whole Faster R-CNN.")

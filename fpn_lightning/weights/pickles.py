@@ -1,7 +1,7 @@
-"""Reading pickled arrays without trusting the file: only dicts, lists, strings, numbers and arrays are built.
+"""Reads pickled arrays without trusting the file: it builds dicts, lists, strings, numbers and arrays only.
 
-A pickle names the functions that rebuild its content, and can name any function. Here a name is looked up in a short
-list and nowhere else. NumPy's own constructors are not called: given a forged shape they could read out of bounds.
+A pickle names the functions that rebuild its content, and can name any function. This reader accepts only the names in
+``ALLOWED``. It does not call NumPy's own constructors, because a forged shape could make them read out of bounds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NUMBER = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
 
 
 class _Dtype:
-    """Replaces ``numpy.dtype``: allows plain number types only."""
+    """Replaces ``numpy.dtype`` and accepts number types only."""
 
     def __init__(self, code: str, *_: Any) -> None:
         if not isinstance(code, str) or not NUMBER.fullmatch(code):
@@ -32,7 +32,7 @@ class _Dtype:
 
 
 class _Array:
-    """Replaces ``numpy.ndarray``: checks type and length of the content when it is set."""
+    """Replaces ``numpy.ndarray``, and checks type and length of the content."""
 
     value: NDArray[Any]
 
@@ -41,7 +41,7 @@ class _Array:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         shape, dtype, is_fortran, content = state[-4:]
-        # Without this check, an integer could allocate any amount of memory.
+        # Without this check, a forged integer as content could allocate any amount of memory.
         if not isinstance(content, str | bytes | bytearray):
             raise InputError(f"the content of an array is of type {type(content).__name__}")
         raw = content.encode("latin1") if isinstance(content, str) else content  # Python 2 pickled bytes as text
@@ -57,8 +57,9 @@ class _Array:
 
 ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): dict,
-    ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # Python 3 pickles bytes for Python 2 as text,
-    ("__builtin__", "bytes"): lambda: b"",  # and empty bytes as a call
+    # Pickle protocol 2 stores bytes as a call of encode(text, "latin1"), and empty bytes as a call of bytes().
+    ("_codecs", "encode"): lambda text, _: text.encode("latin1"),
+    ("__builtin__", "bytes"): lambda: b"",
     ("numpy", "dtype"): _Dtype,
     ("numpy", "ndarray"): _Array,
 }
@@ -88,7 +89,9 @@ def read_arrays(path: str) -> dict[str, NDArray[Any]]:
             content = _Unpickler(file, encoding="latin1").load()
         return {str(name): array.value for name, array in content["model"].items()}
     except InputError as error:
-        raise InputError(f"model.init_from: {path} cannot be read: {error}. Use a file of detectron2's zoo.") from error
+        raise InputError(
+            f"model.init_from: {path} cannot be read: {error}. Use a file of detectron2's model zoo."
+        ) from error
     except Exception as error:  # a damaged file can raise anything
         raise InputError(
             f"model.init_from: {path} has no arrays under 'model' ({error!r}). Use a file of detectron2's model zoo; "

@@ -1,17 +1,17 @@
-"""``fasterrcnn_resnet50_fpn`` of torchvision: ``--model.init_from torchvision:PATH`` or ``:COCO_V1``, and the export.
+"""Loads and exports weights of torchvision's ``fasterrcnn_resnet50_fpn`` (``--model.init_from torchvision:PATH``).
 
-Its classifier has a logit for each COCO id below 91, background first. Ours has the 80 categories in the order of
-their ids, then background, then the logits of the ten ids that COCO does not use (``roi_heads.unused_logits``). These
-take part in the softmax in both.
+torchvision's classifier has 91 logits: background (0), then the COCO ids 1 to 90. This project's classifier has the 80
+categories in the order of their ids, then background, then the ten ids that COCO does not use
+(``roi_heads.unused_logits``). In both, the logits of unused ids take part in the softmax.
 
-``python -m fpn_lightning.weights.export CHECKPOINT OUT.pth --format torchvision`` writes names for every release::
+``python -m fpn_lightning.weights.export CHECKPOINT OUT.pth --format torchvision`` writes a file that loads like this::
 
     backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None)  # frozen BatchNorm
     model = FasterRCNN(backbone, num_classes=91)  # the largest category id + 1
     model.load_state_dict(torch.load("OUT.pth", weights_only=True))
 
-The file has tensors only. The pooling of regions, the anchors and the epsilon of BatchNorm have to be set in the model.
-torchvision's own COCO_V1 weights need ``overwrite_eps(model, 0.0)``, which is ``norm_eps: 0.0`` here.
+The file has tensors only. Set RoI pooling, anchors and BatchNorm's epsilon in torchvision's model. torchvision's own
+COCO_V1 weights need ``overwrite_eps(model, 0.0)`` there, and ``norm_eps: 0.0`` in this project.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from fpn_lightning.weights.checkpoint import write_checkpoint
 from fpn_lightning.weights.others import THEIR_PREDICTOR, check_config, export_names, load_fitting, renamed
 
 ZOO = "configs/zoo/torchvision_r50_fpn.yaml"
-# "__background__", then a name or "N/A" for each category id.
+# Names by category id: "__background__" for 0, and "N/A" for unused ids.
 CATEGORY_NAMES: list[str] = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
 CATEGORY_IDS = [i for i, name in enumerate(CATEGORY_NAMES) if i > 0 and name != "N/A"]
 PREFIXES = {
@@ -50,18 +50,19 @@ PREFIXES = {
     "roi_heads.predictor.box_deltas.": "roi_heads.box_predictor.bbox_pred.",
 }
 CLASS_LOGITS, BOX_DELTAS = "roi_heads.predictor.class_logits.", "roi_heads.predictor.box_deltas."
-# Releases from 0.13 on have a sequence instead of a single convolution; the published file has the older names.
+# From release 0.13 on, torchvision wraps these convolutions in a Sequential, which adds ".0" to their names. The
+# published file has the older names.
 NEWER_NAMES = re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d|rpn\.head\.conv)(?:\.0)?\.0\.(?=weight|bias)")
-NEVER = -1e4  # logit of an unused id: its probability is exactly 0 in any precision
+NEVER = -1e4  # logit of an unused id; its softmax is exactly 0 in any precision
 
 
 def name_of(ours: str) -> str | None:
-    """Return torchvision's name for one of our tensors, or ``None``."""
+    """Return torchvision's name for one of our tensors; ``None`` if torchvision has no such tensor."""
     return renamed(ours, PREFIXES)
 
 
 def class_order(category_ids: Sequence[int]) -> list[int]:
-    """Return the index in torchvision's logits of each of ours: the categories, background, the unused ids."""
+    """Return torchvision's logit index for each of our logits: categories, background, unused ids."""
     gaps = sorted(set(range(1, max(category_ids) + 1)) - set(category_ids))
     return [*category_ids, 0, *gaps]
 
@@ -72,10 +73,10 @@ def load(detector: Detector, path: str, new_classes: bool) -> dict[str, Any]:
     Args:
         detector: a Faster R-CNN as in ``configs/zoo/torchvision_r50_fpn.yaml``.
         path: a state dict written by ``torch.save``.
-        new_classes: leave the class predictor as it is.
+        new_classes: do not load the class predictor.
 
     Returns:
-        ``categories``, in the form of our checkpoints.
+        ``{"categories": ...}``, COCO's categories as in this project's checkpoints.
 
     Raises:
         InputError: if the file or the configuration does not fit.
@@ -88,7 +89,7 @@ def load(detector: Detector, path: str, new_classes: bool) -> dict[str, Any]:
     def convert(ours: str, tensor: Tensor) -> Tensor:
         if ours.startswith(CLASS_LOGITS):
             return tensor[class_order(CATEGORY_IDS)]
-        if ours.startswith(BOX_DELTAS):  # those of background and of unused ids are never read
+        if ours.startswith(BOX_DELTAS):  # box deltas of background and of unused ids are never read
             return tensor.unflatten(0, (-1, 4))[CATEGORY_IDS].flatten(0, 1)
         return tensor
 
@@ -97,27 +98,28 @@ def load(detector: Detector, path: str, new_classes: bool) -> dict[str, Any]:
 
 
 def _check_classes(state: State, path: str) -> None:
-    """Reject a classifier of other classes than COCO's."""
+    """Raise InputError if the class predictor has another number of classes than COCO's."""
     for part, rows in (("cls_score", len(CATEGORY_NAMES)), ("bbox_pred", 4 * len(CATEGORY_NAMES))):
         for name in (f"{THEIR_PREDICTOR}{part}.{kind}" for kind in ("weight", "bias")):
             if name in state and state[name].shape[:1] != (rows,):
                 raise InputError(
                     f"model.init_from: {path}: {name} is {tuple(state[name].shape)}; torchvision's models for COCO "
-                    f"have {rows} outputs. To train a new class predictor on the rest: --model.new_classes true."
+                    f"have {rows} outputs. To load all other weights and train a new class predictor: "
+                    "--model.new_classes true."
                 )
 
 
 def published(name: str) -> Path | None:
-    """Where torch caches the published weights of a name in torchvision's enum, ``COCO_V1``; ``None`` for a path."""
+    """Return the path of published weights (``COCO_V1``) in torch's cache; ``None`` if ``name`` is not such a name."""
     weights = FasterRCNN_ResNet50_FPN_Weights.__members__.get(name)
     return None if weights is None else Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(weights.url).name)
 
 
 def fetch(name: str) -> None:
-    """Download published weights into torch's cache, unless they are there; checks the hash in the file's name.
+    """Download published weights unless torch's cache has them, and check the hash that is part of the file name.
 
     Raises:
-        InputError: if they cannot be fetched; says where to put the file.
+        InputError: if the download fails.
     """
     file = published(name)
     if file is None or file.is_file():
@@ -125,7 +127,7 @@ def fetch(name: str) -> None:
     weights = FasterRCNN_ResNet50_FPN_Weights[name]
     try:
         weights.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError) as error:  # of the network, or of another hash
+    except (OSError, RuntimeError) as error:  # no network, or a wrong hash
         raise InputError(
             f"model.init_from: torchvision:{name} could not be fetched from {weights.url} ({error}). Put that file "
             f"into {file.parent}, or give its path, torchvision:PATH."
@@ -133,24 +135,19 @@ def fetch(name: str) -> None:
 
 
 def export_state(state: State, category_ids: Sequence[int], path: str) -> State:
-    """Convert a Faster R-CNN of ours to torchvision's names, with logits indexed by category id.
+    """Convert a detector's state dict to torchvision's names, with logits indexed by category id.
 
-    Box deltas of background and of unused ids are set to 0. Logits of unused ids, unless the model has them, are set so
-    low that their probability is 0.
-
-    Args:
-        state: tensors by a detector's names.
-        category_ids: category ids of the checkpoint, ascending.
-        path: the checkpoint, for messages.
+    Box deltas of background and of unused ids are set to 0. If the model has no logits of unused ids, these are set so
+    low that their probability is 0. ``category_ids`` have to be ascending; ``path`` is the checkpoint, for messages.
 
     Raises:
-        InputError: if the checkpoint has another kind of model.
+        InputError: if torchvision's Faster R-CNN cannot hold the checkpoint's model.
     """
     theirs = export_names(state, name_of, path)
     if not category_ids or category_ids[0] < 1:
         raise InputError(
-            f"{path} cannot be exported: torchvision uses category ids as indices, so they have to be 1 or larger; "
-            f"they are {list(category_ids)[:5]}. detectron2's format takes any ids."
+            f"{path} cannot be exported: torchvision uses category ids as indices of its logits, so they have to be 1 "
+            f"or larger; they are {list(category_ids)[:5]}. Use --format detectron2, which accepts any ids."
         )
     order = class_order(category_ids)
     for kind in ("weight", "bias"):
@@ -158,7 +155,7 @@ def export_state(state: State, category_ids: Sequence[int], path: str) -> State:
         if len(logits) not in (len(order), len(category_ids) + 1):
             raise InputError(
                 f"{path} cannot be exported: it has {len(logits)} class logits for {len(category_ids)} categories and "
-                "background. Give a checkpoint that fit wrote; its categories belong to its predictor."
+                "background. Give a checkpoint that fit wrote, which has a logit for each of its categories."
             )
         placed = logits.new_full((len(order), *logits.shape[1:]), 0.0 if kind == "weight" else NEVER)
         placed[order[: len(logits)]] = logits
@@ -170,6 +167,5 @@ def export_state(state: State, category_ids: Sequence[int], path: str) -> State:
 
 
 def export(state: State, category_ids: Sequence[int], path: str, output: Path) -> None:
-    """Write a Faster R-CNN of ours as a state dict for torchvision; see :func:`export_state`."""
-    theirs = export_state(state, category_ids, path)
-    write_checkpoint(theirs, output)
+    """Write a detector's state dict for torchvision; see :func:`export_state`."""
+    write_checkpoint(export_state(state, category_ids, path), output)

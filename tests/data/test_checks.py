@@ -69,7 +69,7 @@ def test_all_kinds_of_all_splits_in_one_list(tmp_path: Path, splits: dict[str, A
         "0010.png (image 10) and 2 more; put them there",
         "instances_val2017.json: its categories are not those of "
         + str(tmp_path / "annotations" / "instances_train2017.json"),
-        "only here (4, 'bus'), only there none; give both files the same 'categories'",
+        "only in this file: (4, 'bus'); only in the other file: none); give both files the same 'categories'",
         "instances_val2017.json: annotation 3 (image 3) has no usable segmentation: it holds neither polygons nor RLE;",
         "1 others lack one too: 5",
         "0001.png (image 1): not an image",

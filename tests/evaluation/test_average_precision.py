@@ -143,8 +143,8 @@ def test_the_garbage_collector_is_left_as_it_was(enabled):
         (0, np.array([[0, 0, np.nan, 1]]), "image 5: boxes_xywh holds .* row 0"),
         (1, [np.inf], "image 5: scores holds .* row 0"),
         (3, np.zeros((1, 5)), r"image 5: the objects' boxes_xywh has shape \(1, 5\)"),
-        (2, [1, 2], "1 image 5: boxes_xywh, 1 image 5: scores, 2 image 5: labels"),
-        (5, [], "0 image 5: the objects' is_crowd"),
+        (2, [1, 2], "image 5: 1 boxes_xywh, 1 scores, 2 labels"),
+        (5, [], "image 5: the objects' 1 boxes_xywh, 1 areas, 0 is_crowd"),
         (6, [0.5], "image 5: the objects' labels holds .*whole numbers"),
     ],
 )

@@ -62,7 +62,7 @@ WRONG: dict[str, tuple[Callable[[Entry], object], str]] = {
     "of a larger image": (with_boxes(lambda box: box * 5), "of the boxes lie outside their image"),
     "other files": (
         lambda entry: entry.update(file_name=f"{entry['image_id'] % 10 + 101}.png"),
-        "(image 101): file_name is '102.png' (there image 102), but the annotation file's image 101 is '101.png'.",
+        "(image 101): file_name is '102.png', which is image 102 in the annotation file, but the annotation file's",
     ),
     "files of another folder": (lambda entry: entry.update(file_name="holiday.jpg"), "file_name is 'holiday.jpg', but"),
     "running numbers": (lambda entry: entry.update(image_id=1), "use --data.predict_split"),

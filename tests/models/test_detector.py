@@ -52,7 +52,7 @@ class Declares(FPN):
         ({"strides": {"p6": 64}}, "but its maps are"),  # one cell, where the map has one row of two
         ({"strides": {"p6": 16}}, "but its maps are"),
         ({"strides": {"p6": 10**9}}, "but its maps are"),
-        ({"out_channels": 16}, r"\('p2', 16, 16, 32\).*Correct its out_channels and strides"),
+        ({"out_channels": 16}, r"\('p2', 16, 16, 32\).*Correct out_channels and strides"),
         ({"dropped": "p6"}, "but its maps are"),
         ({"reads": "p5"}, "Declares cannot read the backbone's outputs, with channels {'c2': "),
     ],
@@ -71,7 +71,7 @@ def test_what_a_box_head_declares_is_compared_with_a_forward_pass():
         check_box_head(TwoFCHead(4, 8), 5)
     head = TwoFCHead(4, 8)
     head.out_features = 9
-    with pytest.raises(InputError, match=r"TwoFCHead declares 9 features, but a region gives \(1, 8\)"):
+    with pytest.raises(InputError, match=r"TwoFCHead declares 9 features, but .* has shape \(1, 8\)"):
         check_box_head(head, 4)
 
 

@@ -294,10 +294,10 @@ def test_conv5_head_reads_c4_only(pyramid, message):
 
 def test_stages_are_taken_from_the_end_and_nothing_between_is_dropped():
     backbone = NarrowResNet(width=8)
-    with pytest.raises(InputError, match=r"only the coarsest of .* can be taken, not c4"):
+    with pytest.raises(InputError, match=r"only the last stage of .* can be removed, not c4"):
         backbone.take_stage("c4")
     backbone.take_stage("c5")
-    with pytest.raises(InputError, match="the pyramid has to read that map; it reads c3"):
+    with pytest.raises(InputError, match="the pyramid has to read c4; it reads c3"):
         backbone.keep(["c3"])
 
 

@@ -1,8 +1,7 @@
-"""COCO annotation JSON, checked and turned into arrays.
+"""Read a COCO annotation file: check its JSON and convert it to arrays.
 
-Every mistake that would silently spoil training or evaluation is an error here, which names the file and the ids.
-Boxes that are only unusable for training (inverted, empty, outside the image) are accepted: evaluation needs them as
-they are.
+Every mistake that would silently corrupt training or evaluation raises an error that names the file and the ids.
+Boxes that cannot be trained on (inverted, empty, outside the image) are accepted, because COCO's evaluation uses them.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ COMPACT = json.JSONEncoder(separators=(",", ":"))
 
 @dataclass(frozen=True)
 class Categories:
-    """The categories of a data set; label k belongs to the k-th smallest category id.
+    """The K categories of a data set; label k in [0, K) stands for the category with id ``ids[k]``.
 
     Attributes:
         ids: category ids, ascending.
-        names: their names, in the same order.
+        names: category names, in the order of ``ids``.
     """
 
     ids: tuple[int, ...]
@@ -52,60 +51,56 @@ class Categories:
         return len(self.ids)
 
     def to_category_ids(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Turn labels in [0, K), any shape, into category ids; IndexError for a label outside."""
+        """Convert labels in [0, K), of any shape, to category ids; raise IndexError for a label outside [0, K)."""
         labels = np.asarray(labels, dtype=np.int64)
         if labels.size and labels.min() < 0:
-            raise IndexError(f"labels lie in [0, {len(self)}), got {labels.min()}")
+            raise IndexError(f"labels must be in [0, {len(self)}), got {labels.min()}")
         return np.asarray(self.ids, dtype=np.int64)[labels]
 
     def to_labels(self, category_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Turn category ids, any shape, into labels in [0, K); KeyError for an unknown id."""
+        """Convert category ids, of any shape, to labels in [0, K); raise KeyError for an unknown id."""
         category_ids = np.asarray(category_ids, dtype=np.int64)
         known = np.asarray(self.ids, dtype=np.int64)
         if unknown := np.setdiff1d(category_ids, known).tolist():
-            raise KeyError(f"no such category id: {unknown[:5]}")
+            raise KeyError(f"unknown category ids: {unknown[:5]}")
         return np.searchsorted(known, category_ids)
 
 
 def read_annotations(path: Path, content: bytes) -> tuple[Record, Arrays]:
-    """Check the content of an annotation file and turn it into arrays.
-
-    Args:
-        path: where the content comes from; only for messages.
-        content: the file's bytes.
+    """Check ``content``, the bytes of the annotation file ``path``, and convert it to arrays.
 
     Returns:
-        ``(facts, arrays)``. Facts: ``description`` (str, may be empty), ``has_annotations``, ``categories`` (lists of
-        ids and names), ``supercategories`` (a name, or None, for each category), and ``images_lack``: messages about
-        images without ``file_name``, ``height`` or ``width``, which only the scoring of boxes can do without. The
-        arrays are those of
-        :class:`fpn_lightning.data.coco.index.COCOIndex`.
+        ``(facts, arrays)``. The arrays become attributes of :class:`fpn_lightning.data.coco.index.COCOIndex`. The facts
+        are ``description`` (str, may be empty), ``has_annotations`` (bool), ``categories`` (a list of ids and a list of
+        names), ``supercategories`` (for each category a name or None) and ``images_lack``. ``images_lack`` is a list
+        of messages about images without ``file_name``, ``height`` or ``width``. Only the scoring of boxes accepts such
+        images.
 
     Raises:
-        InputError: the file is not COCO detection JSON; the message names the ids, for every kind of mistake.
+        InputError: the file is not valid COCO detection JSON. The message names the wrong records by id.
     """
     document = _document(path, content)
     has_annotations = "annotations" in document
-    images = _records(path, document, "images", "image")
+    images = _records(path, document, "images")
     if not images:
         raise InputError(f"{path}: 'images' is empty; a split needs at least one image")
     needs_categories = "categories" in document or has_annotations
-    categories = _records(path, document, "categories", "category") if needs_categories else []
+    categories = _records(path, document, "categories") if needs_categories else []
     problems = [*problems_of(path, "image", images), *problems_of(path, "category", categories)]
     text, columns = document.get("annotations"), None
     size_of = {} if problems else {image["id"]: (image.get("height", 0), image.get("width", 0)) for image in images}
     if type(text) is msgspec.Raw and not problems:
         columns = plain_annotations(memoryview(text), size_of)
     if columns is None:
-        annotations = _records(path, document, "annotations", "annotation") if has_annotations else []
+        annotations = _records(path, document, "annotations") if has_annotations else []
         problems += problems_of(path, "annotation", annotations)
         if problems:
             raise InputError(*problems)
         columns = _columns(path, annotations, size_of)
     if problems := wrong_ids(path, images, categories, columns):
         raise InputError(*problems)
-    named = sorted((record["id"], record["name"]) for record in categories)
-    known = Categories(tuple(category_id for category_id, _ in named), tuple(name for _, name in named))
+    categories.sort(key=lambda record: record["id"])
+    known = Categories(tuple(record["id"] for record in categories), tuple(record["name"] for record in categories))
     arrays = _image_arrays(images)
     arrays |= _object_arrays(columns, arrays, known)
     description = info.get("description") if type(info := _value(path, document, "info")) is dict else None
@@ -120,13 +115,16 @@ def read_annotations(path: Path, content: bytes) -> tuple[Record, Arrays]:
 
 
 def _document(path: Path, content: bytes) -> Record:
-    """The object in a file, with the texts of its values if it is strictly JSON, else with the values."""
+    """Return the JSON object of a file. Its values stay undecoded (``msgspec.Raw``) if the file is strict JSON."""
     try:
         return msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-    except (ValueError, RecursionError):  # Python reads NaN, byte order marks and UTF-16 too
+    except (ValueError, RecursionError):  # Python's parser also accepts NaN, byte order marks and UTF-16
         document = _parse(path, content)
     if type(document) is not dict:
-        raise InputError(f"{path}: expected a JSON object with 'images' and 'annotations', found a list or a value")
+        raise InputError(
+            f"{path}: expected a JSON object with 'images' and 'annotations', found {short(document)}; "
+            "is this a COCO instances file?"
+        )
     return document
 
 
@@ -140,18 +138,18 @@ def _parse(path: Path, text: bytes) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{path}: not valid JSON ({error}). The file may be cut short; write or download it again."
+            f"{path}: not valid JSON ({error}). The file may be incomplete; write or download it again."
         ) from error
 
 
-def _records(path: Path, document: Record, key: str, kind: str) -> list[Record]:
+def _records(path: Path, document: Record, key: str) -> list[Record]:
     records = _value(path, document, key)
     if type(records) is not list:
         problem = "is missing" if key not in document else f"is a {type(records).__name__}, not a list"
         raise InputError(f"{path}: '{key}' {problem}; is this a COCO instances file?")
     for i, record in enumerate(records):
         if type(record) is not dict:
-            raise InputError(f"{path}: {kind} number {i} is not a JSON object but {short(record)}")
+            raise InputError(f"{path}: entry {i} (from 0) of '{key}' is {short(record)}; expected a JSON object")
     return records
 
 
@@ -160,15 +158,14 @@ def _image_arrays(images: list[Record]) -> Arrays:
     sizes = np.array([[image.get("height", 0), image.get("width", 0)] for image in images], dtype=np.int64)
     order = np.argsort(ids)
     names, name_offsets = _blob([images[i].get("file_name", "").encode() for i in order.tolist()])
-    return {
-        "image_ids": ids[order],
-        "sizes": sizes[order],
-        "file_names": names,
-        "file_name_offsets": name_offsets,
-    }
+    return {"image_ids": ids[order], "sizes": sizes[order], "file_names": names, "file_name_offsets": name_offsets}
 
 
 def _columns(path: Path, annotations: list[Record], size_of: Mapping[int, tuple[int, int]]) -> Columns:
+    has_mask = [
+        not segmentation_fault(record.get("segmentation"), *size_of.get(record["image_id"], (0, 0)))
+        for record in annotations
+    ]
     return Columns(
         ids=integers(annotations, "id"),
         image_ids=integers(annotations, "image_id"),
@@ -177,19 +174,13 @@ def _columns(path: Path, annotations: list[Record], size_of: Mapping[int, tuple[
         areas=np.array([record["area"] for record in annotations], dtype=np.float64),
         is_crowd=np.array([record.get("iscrowd") or 0 for record in annotations], dtype=np.bool_),
         segmentations=[_segmentation(path, annotation) for annotation in annotations],
-        has_mask=np.array(
-            [
-                not segmentation_fault(record.get("segmentation"), *size_of.get(record["image_id"], (0, 0)))
-                for record in annotations
-            ],
-            dtype=np.bool_,
-        ),
+        has_mask=np.array(has_mask, dtype=np.bool_),
     )
 
 
 def _object_arrays(columns: Columns, images: Arrays, categories: Categories) -> Arrays:
     places = np.searchsorted(images["image_ids"], columns.image_ids)
-    # Stable: within an image the file's order decides ties in COCO's matching.
+    # A stable sort keeps the file's order within an image; COCO's matching breaks ties by this order.
     order = np.argsort(places, kind="stable")
     segmentations, offsets = _blob([columns.segmentations[i] for i in order.tolist()])
     return {
@@ -221,7 +212,6 @@ def _blob(pieces: list[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def _supercategories(categories: list[Record]) -> list[str | None]:
-    """The supercategory of each category, by id. Only labels by supercategory need them, so they may be missing."""
-    records = sorted(categories, key=lambda record: record["id"])
-    names = [record.get("supercategory") for record in records]
+    """Return the supercategory of each category; None if it is missing or not printable text."""
+    names = [record.get("supercategory") for record in categories]
     return [name if type(name) is str and name and name.isprintable() else None for name in names]

@@ -1,4 +1,4 @@
-"""Whether ``area`` in an annotation file can be the objects' areas, by which COCO's evaluation tells their sizes."""
+"""Check the areas of an annotation file, by which COCO's evaluation assigns objects to size classes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from fpn_lightning.data.coco.index import COCOIndex
 
 
 def area_remarks(index: COCOIndex) -> list[str]:
-    """Return a message if areas are 0, or the same for all objects of a file; otherwise an empty list."""
+    """Return a list of one message if the areas of an annotation file look wrong, or an empty list.
+
+    Areas look wrong if one is 0 or less, or if all areas are equal although the boxes differ. Crowd regions and boxes
+    without a positive width and height are ignored.
+    """
     counted = ~index.objects.is_crowd & (index.objects.boxes_xywh[:, 2:] > 0).all(axis=1)
     areas, extents = index.objects.areas[counted], index.objects.boxes_xywh[counted, 2:]
-    zero = int((areas <= 0).sum())
-    if zero:
+    if zero := int((areas <= 0).sum()):
         what = f"'area' is 0 or less for {zero} of {len(areas)} objects"
     elif len(areas) > 1 and np.ptp(areas) == 0 and np.ptp(extents.prod(axis=1)) > 0:
-        what = f"'area' is {areas[0]:g} for all {len(areas)} objects, though their boxes differ"
+        what = f"'area' is {areas[0]:g} for all {len(areas)} objects, although their boxes differ"
     else:
         return []
     return [
-        f"{index.annotation_file}: {what}. COCO's size classes go by it, so results for small, medium and large "
-        "objects mean little; write each object's area in px² (width * height without masks)"
+        f"{index.annotation_file}: {what}. COCO assigns objects to size classes by 'area', so results for small, "
+        "medium and large objects are unreliable; write each object's area in px² (width * height if it has no mask)"
     ]

@@ -1,4 +1,4 @@
-"""COCO annotations as memory-mapped arrays, which workers and ranks share."""
+"""COCO annotations as memory-mapped arrays that all data-loading workers and ranks share."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from fpn_lightning.data.coco.segmentations import compressed_rle, segmentation_f
 from fpn_lightning.errors import InputError, listed
 from fpn_lightning.ground_truth import RLE
 
-MASKS_NEEDED = "masks are needed since data.load_masks is true, or segm is scored"
+MASKS_NEEDED = "masks are needed because data.load_masks is true or the metric is segm"
 
 
 class Objects(NamedTuple):
-    """The G objects of one image, in the order and with the numbers of the annotation file.
+    """The G objects of one image, in the order of the annotation file and with its unchanged numbers.
 
     Attributes:
         annotation_ids: int64 ``(G,)``.
@@ -41,24 +41,23 @@ class Objects(NamedTuple):
 
 @dataclass(frozen=True)
 class COCOIndex:
-    """The annotations of one split.
+    """The annotations of one split, opened with :meth:`open`.
 
-    Images are in ascending order of id; the place of an image is its position in that order, from 0. Opening reads
-    next to nothing: the arrays are read-only views of a mapped file, and a copy sent to another process maps the same
-    file again. Make one with :meth:`open`.
+    Images are sorted by id. The place of an image is its position in this order, from 0. The arrays are read-only
+    views of a memory-mapped file, so opening an index is fast. A copy sent to another process maps the same file.
 
     Attributes:
-        annotation_file: the JSON file.
-        fingerprint: sha256 of that file.
-        description: its ``info.description``, or an empty string.
-        has_annotations: False for files that list images only (COCO's ``image_info_test-dev2017.json``).
-        labels: what labels stand for: ``category`` or ``supercategory``.
-        categories: category ids and names by label; those of the supercategories if they are the labels.
+        annotation_file: path of the JSON file.
+        fingerprint: sha256 of the JSON file.
+        description: ``info.description`` of the JSON file, or an empty string.
+        has_annotations: False if the JSON file only lists images (COCO's ``image_info_test-dev2017.json``).
+        labels: ``category`` or ``supercategory``, depending on what a label stands for.
+        categories: id and name of each label's category, or of its supercategory if ``labels`` is ``supercategory``.
         image_ids: int64 ``(N,)`` ascending.
         sizes: int64 ``(N, 2)`` height and width of each image file.
         object_offsets: int64 ``(N + 1,)``; the image at place i has the objects ``offsets[i]:offsets[i + 1]``.
-        objects: the arrays of all M objects.
-        has_mask: bool ``(M,)``; False where there is no segmentation, or one that is not a mask of the image.
+        objects: all M objects, grouped by image in the order of ``image_ids``.
+        has_mask: bool ``(M,)``; False if the object has no segmentation or an invalid segmentation.
     """
 
     annotation_file: Path
@@ -77,27 +76,26 @@ class COCOIndex:
 
     @classmethod
     def open(cls, annotation_file: str | Path, labels: Labels = "category", only_boxes: bool = False) -> Self:
-        """Map the index of ``annotation_file``; the first call builds it.
+        """Open the index of ``annotation_file``; the first call builds the index.
 
-        It lies beside the annotation file, or, where that folder is read-only, in the cache folder
-        (``$FPN_LIGHTNING_CACHE``, else ``~/.cache/fpn_lightning``). It is the same for both kinds of labels.
+        The index is written beside the annotation file. If that folder is read-only, the index is written to the cache
+        folder (``$FPN_LIGHTNING_CACHE``, by default ``~/.cache/fpn_lightning``). Both kinds of labels share one index.
 
         Args:
-            annotation_file: the JSON file.
-            labels: what labels stand for.
-            only_boxes: accept images without a size or a file name. Scoring boxes needs neither. A missing size becomes
-                0 × 0.
+            annotation_file: path of the JSON file.
+            labels: whether a label stands for a category or a supercategory.
+            only_boxes: accept images without height, width or file name, which the scoring of boxes does not need. A
+                missing height or width becomes 0.
 
         Raises:
-            InputError: the file is missing, is not COCO JSON, or holds ids that evaluators misread; or labels are
-                supercategories and a category has none.
+            InputError: the file is missing, is not valid COCO JSON, or has ids that COCO's evaluators misread; or
+                ``labels`` is ``supercategory`` and a category has no supercategory.
         """
         path = Path(annotation_file)
         facts, arrays = open_index(path)
         if facts["images_lack"] and not only_boxes:
             raise InputError(*facts["images_lack"])
-        ids, names = facts["categories"]
-        categories = Categories(tuple(ids), tuple(names))
+        categories = Categories(*map(tuple, facts["categories"]))
         objects = Objects(*(arrays[name] for name in Objects._fields))
         if labels == "supercategory":
             categories, label_of = merge_categories(path, categories, facts["supercategories"])
@@ -119,49 +117,47 @@ class COCOIndex:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # What it lacks was checked when it was opened.
+        # only_boxes is True, because sizes and file names were already checked when this index was opened.
         return type(self).open, (self.annotation_file, self.labels, True)
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def row(self, image_id: int) -> int:
-        """Place of an image id; KeyError if the split has no such image."""
+        """Return the place of an image in ``image_ids``; raise KeyError if the split does not have the image."""
         place = int(np.searchsorted(self.image_ids, image_id))
         if place == len(self) or self.image_ids[place] != image_id:
             raise KeyError(f"{self.annotation_file} has no image {image_id}")
         return place
 
     def file_name(self, place: int) -> str:
-        """Name of an image's file, relative to the split's image folder."""
+        """Return the name of an image's file, relative to the split's image folder."""
         blob, offsets = self._file_names
         return blob[offsets[place] : offsets[place + 1]].tobytes().decode()
 
     def objects_of(self, place: int) -> Objects:
-        """Objects of one image: views, not copies."""
-        own = slice(int(self.object_offsets[place]), int(self.object_offsets[place + 1]))
-        ids, boxes, areas, is_crowd, labels = self.objects
-        return Objects(ids[own], boxes[own], areas[own], is_crowd[own], labels[own])
+        """Return the objects of one image, as views of the arrays of all objects."""
+        own = slice(*self.object_offsets[place : place + 2].tolist())
+        return Objects._make(array[own] for array in self.objects)
 
     def masks_of(self, place: int) -> list[RLE]:
-        """The mask of each object of one image, made from COCO's polygons or RLE at each call.
+        """Return the mask of each object of one image; every call converts the polygons or RLE of the file again.
 
         Raises:
-            InputError: an object has no segmentation, or an invalid one.
+            InputError: an object has no segmentation or an invalid segmentation.
         """
-        own = range(int(self.object_offsets[place]), int(self.object_offsets[place + 1]))
         height, width = self.sizes[place].tolist()
         masks = []
-        for i in own:
+        for i in range(*self.object_offsets[place : place + 2].tolist()):
             if fault := self.mask_fault(i):
                 raise InputError(f"{self.annotation_file}: {fault}; {MASKS_NEEDED}")
             masks.append(compressed_rle(self._segmentation(i), height, width))
         return masks
 
     def mask_fault(self, i: int) -> str:
-        """Return why object i of the split has no mask, with its annotation id and image id.
+        """Explain why object ``i`` of the split has no mask; return an empty string if the object has a mask.
 
-        Return an empty string if it has a mask.
+        The explanation names the annotation id and the image id.
         """
         if self.has_mask[i]:
             return ""
@@ -179,51 +175,47 @@ class COCOIndex:
         return json.loads(blob[offsets[i] : offsets[i + 1]].tobytes() or b"null")
 
     def check_categories(self, num_classes: int, first: COCOIndex) -> None:
-        """Check the number of categories, and that another split has the same ones.
-
-        Args:
-            num_classes: the configured number.
-            first: the split opened first; it may be this one.
+        """Check that the split has ``num_classes`` categories, and the same categories as the split ``first``.
 
         Raises:
-            InputError: they differ, so labels would be wrong or out of range.
+            InputError: the number or the categories differ, so labels would be wrong or out of range.
         """
         if self.categories != first.categories:
-            own, other = (
-                set(zip(known.categories.ids, known.categories.names, strict=True)) for known in (self, first)
-            )
+            own, other = (set(zip(c.ids, c.names, strict=True)) for c in (self.categories, first.categories))
             raise InputError(
-                f"{self.annotation_file}: its categories are not those of {first.annotation_file}, so labels would "
-                f"differ in meaning: only here {listed(sorted(own - other)) or 'none'}, only there "
-                f"{listed(sorted(other - own)) or 'none'}; give both files the same 'categories'"
+                f"{self.annotation_file}: its categories are not those of {first.annotation_file}, so one label "
+                f"would mean two categories (only in this file: {listed(sorted(own - other)) or 'none'}; only in the "
+                f"other file: {listed(sorted(other - own)) or 'none'}); give both files the same 'categories'"
             )
         if len(self.categories) != num_classes:
             used = set(self.objects.labels.tolist())
+            kinds = PLURAL[self.labels]
             unused = [name for label, name in enumerate(self.categories.names) if label not in used]
             raise InputError(
                 f"data.num_classes is {num_classes}, but {self.annotation_file} has {len(self.categories)} "
-                f"{PLURAL[self.labels]}; set data.num_classes to {len(self.categories)}"
-                + (f", or delete those without objects: {listed(unused)}" if unused and used else "")
+                f"{kinds}; set data.num_classes to {len(self.categories)}"
+                + (f", or delete the {kinds} without objects: {listed(unused)}" if unused and used else "")
             )
 
     @cached_property
     def object_places(self) -> NDArray[np.int64]:
-        """Int64 ``(M,)``: the place of every object's image."""
+        """Place of each object's image in ``image_ids``, int64 ``(M,)``."""
         return np.repeat(np.arange(len(self)), np.diff(self.object_offsets))
 
 
 def split_paths(root: str | Path, split: str) -> tuple[Path, Path]:
-    """Find the annotation file and the image folder of a split in COCO's layout.
+    """Find the annotation file and the image folder of a split in COCO's folder layout.
 
-    They are ``root/annotations/instances_<split>.json``, or ``image_info_<split>.json`` for a split without
-    annotations, and ``root/<split>/``. COCO's ``test-dev2017`` lists images of the folder ``test2017``.
+    The annotation file is ``root/annotations/instances_<split>.json``, or ``image_info_<split>.json`` for a split
+    without annotations. The image folder is ``root/<split>/``. COCO's ``test-dev2017`` uses the folder ``test2017``.
 
     Raises:
-        InputError: the split is not a folder name, or a file is missing; the message says how to get the data.
+        InputError: ``split`` is not the name of a folder, or a file or folder is missing.
     """
     if split != Path(split).name:
-        raise InputError(f"split {split!r} is not the name of a folder in data.root. Give a name, as in val2017.")
+        raise InputError(f"split {split!r} is not the name of a folder in data.root; use a name such as val2017")
     root = Path(root)
+    layout = f"A data set needs annotations/instances_{split}.json and the images in {split}/."
     annotations = root / "annotations" / f"instances_{split}.json"
     if not annotations.is_file() and (listing := annotations.with_name(f"image_info_{split}.json")).is_file():
         annotations = listing
@@ -233,24 +225,20 @@ def split_paths(root: str | Path, split: str) -> tuple[Path, Path]:
     if not root.is_dir():
         raise InputError(
             f"{root} is missing (data.root={root}, split {split}). Download COCO with "
-            f"`python -m fpn_lightning.data.download --root {root}`. Or generate the embedded data set with "
+            f"`python -m fpn_lightning.data.download --root {root}`. Or generate the synthetic data set with "
             f"`python -m fpn_lightning.data.synthetic --root {root}` and the options in the first lines of the "
-            f"preset's file. {_layout(split)}"
+            f"preset's file. {layout}"
         )
     if not annotations.is_file():
         there = sorted(path.name for path in annotations.parent.glob("*.json"))
-        holds = f"the folder holds {listed(there)}" if there else "there is no annotation file beside it"
-        raise InputError(f"{annotations} is missing; {holds} (data.root={root}, split {split}). {_layout(split)}")
+        holds = f"the folder holds {listed(there)}" if there else "the folder holds no JSON file"
+        raise InputError(f"{annotations} is missing; {holds} (data.root={root}, split {split}). {layout}")
     if not images.is_dir():
         hint = ""
         if folders := sorted(path.name for path in root.iterdir() if path.is_dir() and path != annotations.parent):
             hint = f". {root} holds {listed(folders)}. If the images are in {folders[0]}: ln -s {folders[0]} {images}"
         raise InputError(
-            f"{images} is missing, the folder of the images that {annotations} lists (data.root={root}, split {split})"
+            f"{images} is missing; it must hold the images that {annotations} lists (data.root={root}, split {split})"
             f"{hint}"
         )
     return annotations, images
-
-
-def _layout(split: str) -> str:
-    return f"A data set needs annotations/instances_{split}.json and the images in {split}/."

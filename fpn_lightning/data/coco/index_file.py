@@ -1,8 +1,8 @@
-"""The memory-mapped file behind a COCO index: where it lies, when it is used, how it is written.
+"""Read and write the file of a COCO index.
 
-The arrays lie in one safetensors file that every worker and rank maps read-only, so that they share its memory. The
-file is used if it is whole and of this version, and if the annotation file still has the size and the modification time
-that are noted in it. Otherwise it is built again.
+The index is one safetensors file. All workers and ranks map the file read-only, so they share its memory. An index
+is used if it is complete, has the current version, and states the annotation file's current size and modification
+time. Otherwise it is built again.
 """
 
 from __future__ import annotations
@@ -18,34 +18,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from fpn_lightning.data.coco.annotations import read_annotations
+from fpn_lightning.data.coco.annotations import Arrays, read_annotations
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import whole_file
 
 FORMAT = "fpn_lightning COCO index"
 VERSION = 5
 DTYPES = {"I64": "int64", "F64": "float64", "BOOL": "bool", "U8": "uint8"}  # safetensors' names
-# A file that changes twice within the clock's grain keeps its time, so the time of a younger file proves nothing.
+# Two changes within the resolution of the file system's clock leave the same modification time. So an index records
+# the modification time only if it is at least this many ns ago.
 SETTLED_NS = 2_000_000_000
-SLOW = 10_000_000  # bytes that take more than a moment to index
+SLOW = 10_000_000  # bytes; building the index of a larger file is logged, because it takes noticeable time
 
 logger = logging.getLogger(__name__)
-Arrays = dict[str, NDArray[Any]]
 
 
 def open_index(annotation_file: Path) -> tuple[dict[str, Any], Arrays]:
-    """Map the index of an annotation file; build it first if there is none or it is out of date.
+    """Map the index of an annotation file; build the index first if it is missing or out of date.
 
     Returns:
-        ``(facts, arrays)``: those of :func:`fpn_lightning.data.coco.annotations.read_annotations` and, in ``facts``,
-        ``sha256`` of the annotation file. The arrays are read-only views of the mapped file.
+        ``(facts, arrays)`` of :func:`fpn_lightning.data.coco.annotations.read_annotations`. ``facts`` also has
+        ``sha256``, the digest of the annotation file. The arrays are read-only views of the mapped file.
 
     Raises:
-        InputError: the annotation file is missing or wrong, or no folder for the index can be written to.
+        InputError: the annotation file is missing or invalid, or no folder for the index is writable.
     """
     try:
         stat = annotation_file.stat()
@@ -57,10 +56,10 @@ def open_index(annotation_file: Path) -> tuple[dict[str, Any], Arrays]:
         settled = abs(time.time_ns() - stat.st_mtime_ns) > SETTLED_NS
         content = annotation_file.read_bytes()
     except OSError as error:
-        raise InputError(f"{annotation_file}: cannot read the annotation file ({error.strerror})") from error
+        raise InputError(f"{annotation_file}: cannot read this file ({error.strerror}); check its path") from error
     if len(content) > SLOW:
-        logger.info("Indexing %s (once; %.0f MB) ...", annotation_file, len(content) / 1e6)
-    gc.disable()  # looking for garbage among millions of small lists, all alive, would take half the time
+        logger.info("Building the index of %s (once; %.0f MB) ...", annotation_file, len(content) / 1e6)
+    gc.disable()  # garbage collection would take half the time: it visits millions of small lists but frees none
     try:
         facts, arrays = read_annotations(annotation_file, content)
     finally:
@@ -68,34 +67,34 @@ def open_index(annotation_file: Path) -> tuple[dict[str, Any], Arrays]:
     facts |= {"format": FORMAT, "version": VERSION, "sha256": hashlib.sha256(content).hexdigest()}
     facts |= {"size": len(content), "mtime_ns": stat.st_mtime_ns if settled else None}
     for path in places:
-        # A folder that looks writable may still be full or on a read-only mount: the next place is tried.
+        # Writing can fail although the folder looks writable (full disk, read-only mount). Then try the next folder.
         with contextlib.suppress(OSError, InputError, SafetensorError):
             with whole_file(path) as temporary:
                 save_file(arrays, temporary, metadata={"facts": json.dumps(facts)})
             if (index := _read(path)) is not None:
                 return index
     raise InputError(
-        f"{annotation_file}: there is no place for its index; set FPN_LIGHTNING_CACHE to a folder that can be "
-        "written to"
+        f"{annotation_file}: no folder for the index of this file is writable; set FPN_LIGHTNING_CACHE to a writable "
+        "folder"
     )
 
 
 def _places(annotation_file: Path) -> list[Path]:
-    """Beside the annotation file if that folder can be written to, then the cache folder."""
+    """Return possible index paths: beside the annotation file if its folder is writable, then in the cache folder."""
     folder = annotation_file.parent
     cache = Path(os.environ.get("FPN_LIGHTNING_CACHE") or Path.home() / ".cache" / "fpn_lightning").expanduser()
     key = hashlib.sha256(os.fsencode(annotation_file.resolve())).hexdigest()[:16]
     places = [cache / f"{annotation_file.name}-{key}.index"]
-    # Permission bits too: root may write anywhere, but a folder closed to everybody is meant to stay as it is.
+    # os.access is always true for root, but a folder without write permission for any user should not be changed.
     if os.access(folder, os.W_OK) and folder.stat().st_mode & 0o222:
         places.insert(0, folder / f".{annotation_file.name}.index")
     return places
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Arrays] | None:
-    """The index at ``path``, or None if it is missing, not whole or of another version."""
+    """Return the index at ``path``, or None if the file is missing, incomplete or of another version."""
     try:
-        # Mapped by hand: safetensors' NumPy reader copies, its PyTorch reader maps but takes 600 MiB of imports.
+        # Not read with safetensors: its NumPy reader copies the arrays, and its PyTorch reader imports torch (600 MiB).
         mapped = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
         start = 8 + int.from_bytes(mapped[:8].tobytes(), "little")
         header = json.loads(mapped[8:start].tobytes())

@@ -1,4 +1,4 @@
-"""What labels stand for: the categories of an annotation file, or the supercategories that it groups them into."""
+"""Labels that stand for the supercategories of an annotation file instead of its categories."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpn_lightning.data.coco.annotations import Categories
-from fpn_lightning.errors import InputError
+from fpn_lightning.errors import InputError, listed
 
 Labels = Literal["category", "supercategory"]
 PLURAL: dict[Labels, str] = {"category": "categories", "supercategory": "supercategories"}
@@ -19,27 +19,27 @@ PLURAL: dict[Labels, str] = {"category": "categories", "supercategory": "superca
 def merge_categories(
     path: Path, categories: Categories, supercategories: Sequence[str | None]
 ) -> tuple[Categories, NDArray[np.int64]]:
-    """Merge the categories of each supercategory into one.
+    """Replace the categories of a file by their supercategories.
 
-    The new ids follow the largest id of a category (COCO: 91 to 102), in the order of each supercategory's first
-    category. So no result of the one kind of labels can be scored as one of the other kind.
+    Supercategories get the ids that follow the largest category id (COCO: 91 to 102), in the order of their first
+    categories. No id is both a category and a supercategory, so results with the wrong kind of labels are detected.
 
     Args:
-        path: the annotation file; only for messages.
-        categories: its K categories.
-        supercategories: name of the supercategory of each; None where the file has none.
+        path: path of the annotation file, used in messages only.
+        categories: the K categories of the file.
+        supercategories: name of each category's supercategory; None if the file states none.
 
     Returns:
-        The supercategories, and int64 ``(K,)``: for each category's label the label of its supercategory.
+        The supercategories, and the label of each category's supercategory: int64 ``(K,)``, indexed by category label.
 
     Raises:
-        InputError: naming the categories without a supercategory.
+        InputError: a category has no supercategory; the message names its id.
     """
-    without = [str(i) for i, name in zip(categories.ids, supercategories, strict=True) if name is None]
+    without = [category_id for category_id, name in zip(categories.ids, supercategories, strict=True) if name is None]
     if without:
         raise InputError(
-            f"{path}: category {', '.join(without[:5])}{' …' * (len(without) > 5)} has no 'supercategory', which "
-            "labels by supercategory need; add the names to 'categories', or use the labels 'category'"
+            f"{path}: category {listed(without)} has no 'supercategory', which labels by supercategory need; add "
+            "'supercategory' to the entries of 'categories', or use the labels 'category'"
         )
     names = tuple(dict.fromkeys(name for name in supercategories if name is not None))
     first = max(categories.ids, default=0) + 1

@@ -1,24 +1,22 @@
-"""Cutting a long JSON list into short ones, so that only a few of its objects are in memory at a time."""
+"""Split a long JSON list into short lists, so that only a few decoded objects are in memory at a time."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-SIZE = 2**18  # bytes; the objects of so few stay in the processor's cache
+SIZE = 2**18  # bytes of a piece; its decoded objects fit into the processor's cache
 BETWEEN = re.compile(rb"\}\s*,\s*(?=\{)")
 
 
 def pieces(content: bytes | memoryview) -> Iterator[str]:
-    """Cut a JSON list between two objects, each piece a list again.
+    """Split ``content``, a JSON list of objects in UTF-8, between two objects; yield each piece as a JSON list.
 
-    A cut inside an object or a text leaves an incomplete piece before it, which no decoder accepts.
-
-    Args:
-        content: the list in UTF-8. Other content comes back in one piece or more, of which one cannot be decoded.
+    One piece cannot be decoded as a list if a split is inside an object or a string, or if ``content`` is not a JSON
+    list.
 
     Raises:
-        UnicodeDecodeError: it is not UTF-8.
+        UnicodeDecodeError: the content is not UTF-8.
     """
     start, opening = 0, ""
     while cut := BETWEEN.search(content, start + SIZE):

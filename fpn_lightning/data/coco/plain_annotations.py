@@ -1,7 +1,7 @@
-"""The annotations of a COCO file as arrays, read in pieces; a file without faults is read in no other way.
+"""A fast reader for valid COCO annotations, which needs little memory.
 
-Nothing is reported here: annotations with anything wrong or unusual are left to
-:mod:`fpn_lightning.data.coco.records`, which names every fault and takes several times as much time and memory.
+This reader reports no faults. Annotations that are invalid or unusual are read again with the checks of
+:mod:`fpn_lightning.data.coco.records`, which name every fault but take several times as much time and memory.
 """
 
 from __future__ import annotations
@@ -20,19 +20,18 @@ from fpn_lightning.data.coco.pieces import pieces
 from fpn_lightning.data.coco.records import LARGEST, Columns
 from fpn_lightning.data.coco.segmentations import MAX_COORDINATE, segmentation_fault
 
-Box = tuple[float, float, float, float]
 Coordinate = Annotated[float, msgspec.Meta(ge=-MAX_COORDINATE, le=MAX_COORDINATE)]
 Polygon = Annotated[list[Coordinate], msgspec.Meta(min_length=6)]
 NULL = b"null"
 
 
 class Annotation(msgspec.Struct, gc=False):
-    """An annotation as COCO writes it; other keys are not read."""
+    """A COCO annotation; other keys are ignored."""
 
     id: int
     image_id: int
     category_id: int
-    bbox: Box
+    bbox: tuple[float, float, float, float]
     area: float
     iscrowd: int = 0
     segmentation: msgspec.Raw = msgspec.Raw(NULL)
@@ -43,11 +42,9 @@ SEGMENTATIONS: Any = msgspec.json.Decoder(list[list[Polygon] | dict[str, Any] | 
 
 
 def plain_annotations(text: memoryview, size_of: Mapping[int, tuple[int, int]]) -> Columns | None:
-    """Read a list of annotations; None if there is anything in it that may have to be reported.
+    """Convert a JSON list of annotations to arrays; return None if an annotation may be invalid.
 
-    Args:
-        text: the JSON list.
-        size_of: height and width of the images by id.
+    ``size_of`` maps an image id to the image's height and width.
     """
     parts: list[list[Any]] = []
     segmentations: list[bytes] = []
@@ -69,7 +66,7 @@ def plain_annotations(text: memoryview, size_of: Mapping[int, tuple[int, int]]) 
 
 
 def _numbers(records: list[Annotation]) -> list[NDArray[Any]]:
-    """Ids, image ids, category ids, coordinates of boxes, areas and crowd flags."""
+    """Return arrays of ids, image ids, category ids, box coordinates (4 per annotation), areas and crowd flags."""
     ids, image_ids, category_ids, is_crowd = (
         np.fromiter(map(attrgetter(name), records), np.int64, len(records))
         for name in ("id", "image_id", "category_id", "iscrowd")
@@ -80,14 +77,14 @@ def _numbers(records: list[Annotation]) -> list[NDArray[Any]]:
 
 
 def _have_masks(texts: list[bytes], sizes: Iterable[tuple[int, int]]) -> NDArray[np.bool_]:
-    """Which of some segmentations are masks of their images, as :func:`segmentation_fault` decides it."""
+    """Return for each segmentation whether :func:`segmentation_fault` finds no fault, but faster. Bool ``(M,)``."""
     try:
         segmentations = SEGMENTATIONS.decode(b"[" + b",".join(texts) + b"]")
-    except msgspec.ValidationError:  # a polygon is too short, or not of numbers
+    except msgspec.ValidationError:  # a polygon is too short or has an invalid coordinate
         found = [not segmentation_fault(json.loads(text), *size) for text, size in zip(texts, sizes, strict=True)]
     else:
         found = [
-            # Of polygons, all else was checked while they were decoded.
+            # The decoder has already checked the type, range and least number of a polygon's coordinates.
             all(len(polygon) % 2 == 0 for polygon in segmentation) and size[0] * size[1] < 2**31
             if type(segmentation) is list and segmentation
             else not segmentation_fault(segmentation, *size)

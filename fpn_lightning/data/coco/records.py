@@ -1,6 +1,6 @@
-"""Checks the records of a COCO annotation file: images, categories and annotations.
+"""Check the records of a COCO annotation file: images, categories and annotations.
 
-All records are checked before anything is made of them, so that one error can name every kind of mistake in a file.
+All records are checked before any record is converted, so one error can list every kind of mistake in a file.
 """
 
 from __future__ import annotations
@@ -17,25 +17,23 @@ from numpy.typing import NDArray
 from fpn_lightning.errors import listed
 
 Record = dict[str, Any]
-LARGEST = 1e15  # px and px²; larger numbers would overflow in an IoU
+LARGEST = 1e15  # limit of box coordinates (px) and areas (px²); an IoU of larger boxes could overflow
 SEGMENTATION = "polygons (a list) or RLE (an object)"
-SURROGATE = re.compile(r"[\ud800-\udfff]")  # half a character, which cannot be written to a file
-# Paths that are absolute on some system or lead out of the split's folder: images are read from that folder only.
+SURROGATE = re.compile(r"[\ud800-\udfff]")  # half of a surrogate pair, which cannot be encoded as UTF-8
+# File names that are absolute paths on some system or leave the image folder. Images are only read from this folder.
 OUTSIDE = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\0")
 
 
 class Columns(NamedTuple):
-    """All M annotations of a file, in its order.
+    """The M annotations of a file, in the order of the file.
 
     Attributes:
-        ids: int64 ``(M,)``.
-        image_ids: int64 ``(M,)``.
-        category_ids: int64 ``(M,)``.
+        ids, image_ids, category_ids: int64 ``(M,)``.
         boxes_xywh: float64 ``(M, 4)`` px.
         areas: float64 ``(M,)`` px².
         is_crowd: bool ``(M,)``.
-        segmentations: M JSON texts; empty without a segmentation.
-        has_mask: bool ``(M,)``; False where there is no segmentation, or one that is not a mask of the image.
+        segmentations: JSON text of each segmentation; empty if the annotation has none.
+        has_mask: bool ``(M,)``; False if the annotation has no segmentation or an invalid segmentation.
     """
 
     ids: NDArray[np.int64]
@@ -49,46 +47,38 @@ class Columns(NamedTuple):
 
 
 def short(value: Any) -> str:
-    """A value for a message, cut to 60 characters."""
-    text = reprlib.repr(value)  # repr itself fails on deeply nested values
+    """Return a value as text of at most 60 characters for a message."""
+    text = reprlib.repr(value)  # repr would fail on deeply nested values
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _is_id(value: Any) -> bool:
-    return type(value) is int and -(2**63) <= value < 2**63  # `type is`, since True is an int to isinstance
+    return type(value) is int and -(2**63) <= value < 2**63  # isinstance would accept True as an int
 
 
 def _is_text(value: Any) -> bool:
     return type(value) is str and not SURROGATE.search(value)
 
 
-def _is_file_name(value: Any) -> bool:
-    return _is_text(value) and value != "" and not OUTSIDE.search(value)
-
-
 def _is_number(value: Any) -> bool:
-    # False for NaN and Infinity, which Python's JSON reader accepts, and for integers beyond every float.
+    # The comparison rejects NaN and Infinity, which Python's JSON parser accepts, and integers too large for a float.
     return type(value) in (float, int) and -LARGEST < value < LARGEST
-
-
-def _is_box(value: Any) -> bool:
-    return type(value) is list and len(value) == 4 and all(map(_is_number, value))
 
 
 def _is_side(value: Any) -> bool:
     return _is_id(value) and value >= 1
 
 
-# For each kind of record, the checked keys: name, test of the value, and the text of a message about it.
+# The checked keys of each kind of record. An entry is the key, a test of its value, and a description of valid values.
 FIELDS: dict[str, list[tuple[str, Callable[[Any], bool], str]]] = {
     "image": [
-        # Random numbers are drawn from image ids, so they may not be negative.
+        # Image ids seed random generators, which reject negative seeds.
         ("id", lambda value: _is_id(value) and value >= 0, "an integer of at least 0"),
         ("height", _is_side, "an integer of at least 1"),
         ("width", _is_side, "an integer of at least 1"),
         (
             "file_name",
-            _is_file_name,
+            lambda value: _is_text(value) and value != "" and not OUTSIDE.search(value),
             "the name of a file in the image folder, without the folders of the computer that wrote it",
         ),
     ],
@@ -97,51 +87,47 @@ FIELDS: dict[str, list[tuple[str, Callable[[Any], bool], str]]] = {
         ("id", _is_id, "an integer"),
         ("image_id", _is_id, "an integer"),
         ("category_id", _is_id, "an integer"),
-        ("bbox", _is_box, "four numbers [x, y, width, height] below 1e15"),
+        (
+            "bbox",
+            lambda value: type(value) is list and len(value) == 4 and all(map(_is_number, value)),
+            "four numbers [x, y, width, height] below 1e15",
+        ),
         (
             "area",
             _is_number,
-            "a number below 1e15: COCO's size classes go by the object's area in px² (width * height without masks)",
+            "a number below 1e15: the object's area in px² (width * height if it has no mask), for COCO's size classes",
         ),
         ("iscrowd", (None, 0, 1).__contains__, "0 or 1"),
         ("segmentation", lambda value: value is None or type(value) in (list, dict), SEGMENTATION),
     ],
 }
-# Boxes can be scored without them.
-FOR_PIXELS = ("height", "width", "file_name")
+FOR_PIXELS = ("height", "width", "file_name")  # keys of an image that the scoring of boxes does not need
 
 
 def problems_of(path: Path, kind: str, records: list[Record]) -> list[str]:
-    """One message for each key whose value is wrong, or missing where it is always needed."""
+    """Return one message for each key that has a wrong value; a missing key of ``FOR_PIXELS`` is not wrong."""
     found = []
     for key, fits, expected in FIELDS[kind]:
-        wrong = [record for record in records if not fits(record.get(key))]
-        if key in FOR_PIXELS:
-            wrong = [record for record in wrong if key in record]
+        wrong = [record for record in records if not fits(record.get(key)) and (key in record or key not in FOR_PIXELS)]
         found += problem_of(path, kind, records, wrong, key, expected)
     return found
 
 
 def lacking_pixels(path: Path, images: list[Record]) -> list[str]:
-    """One message for each key that images lack and that only the scoring of boxes can do without."""
-    expectations = {key: expected for key, _, expected in FIELDS["image"]}
+    """Return one message for each key of ``FOR_PIXELS`` that an image lacks."""
     found = []
-    for key in FOR_PIXELS:
-        wrong = [image for image in images if key not in image]
-        found += problem_of(path, "image", images, wrong, key, expectations[key])
+    for key, _, expected in FIELDS["image"]:
+        if key in FOR_PIXELS:
+            wrong = [image for image in images if key not in image]
+            found += problem_of(path, "image", images, wrong, key, expected)
     return found
 
 
 def problem_of(path: Path, kind: str, records: list[Record], wrong: list[Record], key: str, expected: str) -> list[str]:
-    """The message about the records whose value of a key is wrong: the first with its value, the others by id.
+    """Return a list of one message about the records with a wrong value of ``key``; empty if ``wrong`` is empty.
 
-    Args:
-        path: the annotation file.
-        kind: ``image``, ``category`` or ``annotation``.
-        records: all records of that kind.
-        wrong: those that are wrong; without any there is no message.
-        key: the key.
-        expected: what its value has to be.
+    The message shows the value of the first record in ``wrong`` and the ids of the others. ``records`` are all records
+    of ``kind`` (``image``, ``category`` or ``annotation``). ``expected`` describes valid values of ``key``.
     """
     if not wrong:
         return []
@@ -155,28 +141,25 @@ def problem_of(path: Path, kind: str, records: list[Record], wrong: list[Record]
 
 
 def integers(records: list[Record], key: str) -> NDArray[np.int64]:
-    """The values of a key that holds integers, int64 ``(N,)``."""
+    """Return the values of a key that has integer values, int64 ``(N,)``."""
     return np.array([record[key] for record in records], dtype=np.int64)
 
 
-def _unique(path: Path, kind: str, ids: NDArray[np.int64]) -> list[str]:
-    values, counts = np.unique(ids, return_counts=True)
-    repeated = values[counts > 1].tolist()
-    return [f"{path}: duplicate {kind} id {listed(repeated)}; ids must be unique, renumber them"] if repeated else []
-
-
 def wrong_ids(path: Path, images: list[Record], categories: list[Record], annotations: Columns) -> list[str]:
-    """What is wrong with ids that are integers: repeated, unknown, or misread by COCO's evaluators."""
+    """Return one message for each kind of wrong id: repeated, unknown, or misread by COCO's evaluators (0 or less)."""
     of_images, of_categories, ids = integers(images, "id"), integers(categories, "id"), annotations.ids
-    problems = [*_unique(path, "image", of_images), *_unique(path, "category", of_categories)]
-    problems += _unique(path, "annotation", ids)
+    problems = []
+    for kind, all_ids in (("image", of_images), ("category", of_categories), ("annotation", ids)):
+        different, counts = np.unique(all_ids, return_counts=True)
+        if repeated := different[counts > 1].tolist():
+            problems.append(f"{path}: duplicate {kind} id {listed(repeated)}; ids must be unique, renumber them")
     if wrong := ids[ids <= 0].tolist():
         problems.append(
-            f"{path}: annotation id {listed(wrong)}; COCO evaluators take id 0 for 'unmatched' and score it wrongly, "
-            "number annotations from 1"
+            f"{path}: annotation id {listed(wrong)}; COCO's evaluators read id 0 as 'unmatched' and score the object "
+            "wrongly, so number annotations from 1"
         )
     if problems:
-        return problems  # unknown ids may only follow from these
+        return problems  # these problems may be the cause of unknown ids, so unknown ids are not reported
     for key, values, known, where in (
         ("image_id", annotations.image_ids, of_images, "'images'"),
         ("category_id", annotations.category_ids, of_categories, "'categories'"),
@@ -185,6 +168,6 @@ def wrong_ids(path: Path, images: list[Record], categories: list[Record], annota
         if unknown.any():
             problems.append(
                 f"{path}: annotation {listed(ids[unknown].tolist())}: unknown {key} "
-                f"{listed(np.unique(values[unknown]).tolist())}; add it to {where} or remove these annotations"
+                f"{listed(np.unique(values[unknown]).tolist())}; add the id to {where} or remove these annotations"
             )
     return problems

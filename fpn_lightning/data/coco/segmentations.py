@@ -1,6 +1,6 @@
-"""Checking COCO segmentations, and turning valid ones into RLE.
+"""Check COCO segmentations and convert valid segmentations to RLE.
 
-Segmentations are checked before pycocotools sees them: its C code hangs, crashes or misreads malformed ones.
+pycocotools only gets checked segmentations, because its C code hangs, crashes or gives wrong masks for malformed input.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from pycocotools import mask as mask_api
 
 from fpn_lightning.ground_truth import RLE
 
-# Numbers of at most 7 characters, counted from "0", of 5 bits each; the sixth bit says that the number goes on.
+# COCO's compressed counts. A number has at most 7 characters. A character code minus the code of "0" holds 5 bits of
+# the number; the sixth bit is set if the number continues in the next character.
 COMPRESSED_COUNTS = re.compile(r"(?:[P-o]{0,6}+[0-O]+)++")
-MAX_COORDINATE = 1e5  # px; the mask API takes memory in proportion to a polygon's length
+MAX_COORDINATE = 1e5  # px; the memory that pycocotools needs is proportional to a polygon's perimeter
 
 
 def segmentation_fault(segmentation: Any, height: int, width: int) -> str | None:
-    """Say why a COCO segmentation (polygons or RLE from JSON) is invalid for an image of this size; None if valid."""
+    """Explain why a COCO segmentation (polygons or RLE) is invalid for an image of this size; return None if valid."""
     if height * width >= 2**31:
         return f"an image of {height} x {width} is too large for a mask"
     if type(segmentation) is dict:
@@ -41,7 +42,7 @@ def segmentation_fault(segmentation: Any, height: int, width: int) -> str | None
 
 
 def counts_fault(counts: Any, num_pixels: int) -> str | None:
-    """Say why the counts of an RLE do not cover an image of ``num_pixels``; None if they do."""
+    """Explain why the counts of an RLE do not cover an image of ``num_pixels``; return None if they do."""
     if type(counts) is list and all(type(count) is int and 0 <= count < 2**32 for count in counts):
         covered = sum(counts)
     elif type(counts) is str and COMPRESSED_COUNTS.fullmatch(counts):
@@ -52,7 +53,10 @@ def counts_fault(counts: Any, num_pixels: int) -> str | None:
 
 
 def covered_pixels(counts: Sequence[str]) -> NDArray[np.int64]:
-    """Add up the run lengths in texts that match ``COMPRESSED_COUNTS``: int64 sums, -1 where a length is negative."""
+    """Sum the run lengths in each compressed text: int64, -1 if a run length is negative.
+
+    Every text has to match ``COMPRESSED_COUNTS``.
+    """
     codes = np.frombuffer("".join(counts).encode(), dtype=np.uint8).astype(np.int64) - 48
     last = np.flatnonzero(codes < 32)
     first = np.append(0, last[:-1] + 1)
@@ -61,7 +65,8 @@ def covered_pixels(counts: Sequence[str]) -> NDArray[np.int64]:
     runs -= ((codes[last] & 16) >> 4) << 5 * (place[last] + 1)  # two's complement
     starts = np.searchsorted(last, np.cumsum([0, *map(len, counts[:-1])]))
     start = np.repeat(starts, np.diff(starts, append=len(runs)))
-    # From the fourth on, a number is the difference to the last but one, so odd and even ones add up separately.
+    # From the fourth number on, each number is the difference to the run length two places before. So run lengths are
+    # the cumulative sums of the numbers at odd indices, and of the numbers at even indices from 2.
     number = np.arange(len(runs)) - start
     for chain in (number % 2 == 1, (number % 2 == 0) & (number > 0)):
         total = np.cumsum(runs * chain)
@@ -70,12 +75,9 @@ def covered_pixels(counts: Sequence[str]) -> NDArray[np.int64]:
 
 
 def compressed_rle(segmentation: Any, height: int, width: int) -> RLE:
-    """Turn a valid segmentation into compressed RLE; polygons are joined as COCO's API joins them.
+    """Convert a valid segmentation of an image file of ``height`` × ``width`` px to compressed RLE.
 
-    Args:
-        segmentation: polygons, or RLE with its counts as a list or as text; see :func:`segmentation_fault`.
-        height: of the image file.
-        width: of the image file.
+    Several polygons become their union, as in COCO's API. The counts of RLE may be a list or text.
     """
     if isinstance(segmentation, list):
         coded = mask_api.merge(mask_api.frPyObjects(segmentation, height, width))

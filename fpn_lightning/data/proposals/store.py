@@ -1,4 +1,4 @@
-"""Fixed proposals on disk, read by image id (Fast R-CNN trained on the proposals of an RPN; FPN §5.2)."""
+"""Read fixed proposals from disk by image id, to train Fast R-CNN on the proposals of an RPN (FPN §5.2)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fpn_lightning.data.proposals.header import HEADER, HOW, IMAGE, PROPOSAL, read_header
+from fpn_lightning.data.proposals.header import AGAIN, HEADER, HOW, IMAGE, PROPOSAL, read_header
 from fpn_lightning.errors import InputError
 
 
 class StoredProposals(NamedTuple):
-    """Proposals of one image, best first.
+    """The P proposals of one image, sorted by descending objectness.
 
     Attributes:
         boxes_orig: float32 ``(P, 4)`` xyxy, pixels of the image file.
         objectness: float32 ``(P,)`` logits, descending.
-        levels: uint8 ``(P,)``, pyramid level of each proposal.
+        levels: uint8 ``(P,)`` pyramid level of each proposal.
     """
 
     boxes_orig: NDArray[np.float32]
@@ -27,20 +27,20 @@ class StoredProposals(NamedTuple):
 
 
 class ProposalStore:
-    """A complete store of the proposals of one split.
+    """The complete store of the proposals of one split.
 
-    Opening reads the table of images; proposals are read from disk image by image, so that memory does not grow with
-    the split: 118,000 images with 2,000 proposals each are 5 GB.
+    Opening a store reads only its header and its table of images. The proposals of an image are read from disk when
+    they are needed, because all proposals of a split take much memory: 2,000 for each of 118,000 images are 5 GB.
 
     Args:
         folder: ``<run>/proposals/<split>``.
 
     Attributes:
-        header: what the store says about itself.
+        header: content of ``header.json``.
         image_ids: int64 ``(N,)`` ascending.
 
     Raises:
-        InputError: the folder is not a store, or the store is incomplete or of another version; names the file.
+        InputError: the folder is not a store, or the store is incomplete or of another version.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -51,43 +51,43 @@ class ProposalStore:
             actual = path.stat().st_size if path.is_file() else None
             if actual != size:
                 problem = "is missing" if actual is None else f"has {actual} bytes, {HEADER} says {size}"
-                raise InputError(f"{path} {problem}; write the store again with {HOW}")
+                raise InputError(f"{path} {problem}; {AGAIN}")
         table = self.header.table_path(self.folder)
         try:
             self._images = np.load(table)
             total = len(self._images), int(self._images["count"].sum())
             fits = self._images.dtype == IMAGE and total == (self.header.num_images, self.header.num_proposals)
         except (OSError, ValueError, EOFError, IndexError) as error:
-            raise InputError(f"{table} cannot be read ({error}); write the store again with {HOW}") from error
+            raise InputError(f"{table} cannot be read ({error}); {AGAIN}") from error
         if not fits:
-            raise InputError(f"{table} holds other images than {HEADER} says; write the store again with {HOW}")
+            raise InputError(f"{table} does not have the numbers of images and proposals in {HEADER}; {AGAIN}")
         self.image_ids = self._images["image_id"].copy()
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def check(self, split: str, fingerprint: str, image_ids: NDArray[np.int64]) -> None:
-        """Check that the store holds the proposals of exactly the images given.
+        """Check that the store belongs to a split and holds the proposals of all given images.
 
         Args:
-            split: name of their split.
-            fingerprint: sha256 of its annotation file.
-            image_ids: int64, the images whose proposals are needed.
+            split: name of the split.
+            fingerprint: sha256 of the split's annotation file.
+            image_ids: int64, ids of the images whose proposals are needed.
 
         Raises:
-            InputError: the store is of another split or data set, or lacks images.
+            InputError: the store belongs to another split or annotation file, or lacks an image.
         """
         if self.header.split != split:
             raise InputError(
                 f"{self.folder} holds the proposals of split {self.header.split}, not of {split}; "
-                f"write those of {split} with {HOW}"
+                f"write the proposals of {split} with {HOW}"
             )
         self.check_fingerprint(fingerprint)
         missing = np.setdiff1d(image_ids, self.image_ids)
         if len(missing):
             raise InputError(
                 f"{self.folder} lacks the proposals of {len(missing)} images of {split}, the first of them image "
-                f"{missing[0]}; write the store again with {HOW}"
+                f"{missing[0]}; {AGAIN}"
             )
 
     def check_fingerprint(self, fingerprint: str) -> None:
@@ -95,19 +95,19 @@ class ProposalStore:
         if self.header.fingerprint != fingerprint:
             raise InputError(
                 f"{self.folder} was made from another annotation file (split {self.header.split} of "
-                f"{self.header.data_name!r}, sha256 {self.header.fingerprint[:12]}..., this one has "
-                f"{fingerprint[:12]}...): give the data set it belongs to, or write the store again with {HOW}"
+                f"{self.header.data_name!r}, sha256 {self.header.fingerprint[:12]}...) than the given file (sha256 "
+                f"{fingerprint[:12]}...); use the data set of the store, or {AGAIN}"
             )
 
     def read(self, image_id: int, limit: int | None = None) -> StoredProposals:
-        """Read the proposals of one image, or only the ``limit`` best.
+        """Read the proposals of one image, or only the ``limit`` proposals with the highest objectness.
 
         Raises:
-            InputError: the store does not hold the image, or its shard is damaged or gone.
+            InputError: the store has no such image, or the shard of the image is damaged or was deleted.
         """
         place = int(np.searchsorted(self.image_ids, image_id))
         if place == len(self.image_ids) or self.image_ids[place] != image_id:
-            raise InputError(f"{self.folder} holds no proposals of image {image_id}; write the store again with {HOW}")
+            raise InputError(f"{self.folder} holds no proposals of image {image_id}; {AGAIN}")
         _, shard, first, count = self._images[place].tolist()
         count = count if limit is None else min(count, limit)
         path = self.header.shard_path(self.folder, shard)
@@ -115,14 +115,14 @@ class ProposalStore:
             proposals = np.fromfile(path, PROPOSAL, count, offset=first * PROPOSAL.itemsize)
         except OSError as error:
             raise InputError(
-                f"{path} can no longer be read ({error}); was the store written again meanwhile? Start again"
+                f"{path} can no longer be read ({error}); if the store was written again meanwhile, start again"
             ) from error
-        # Copies: a tensor cannot be made of views into records of 21 bytes.
+        # Copied, because PyTorch cannot make tensors of views into 21-byte records.
         found = StoredProposals(*(proposals[name].copy() for name in StoredProposals._fields))
         whole = len(proposals) == count and np.isfinite(found.boxes_orig).all()
         if not (whole and (np.diff(found.objectness) <= 0).all()):
             raise InputError(
-                f"{path}: the proposals of image {image_id} are damaged (not finite, or not best first); "
-                f"write the store again with {HOW}"
+                f"{path}: the proposals of image {image_id} are damaged (missing, not finite, or not sorted by "
+                f"objectness); {AGAIN}"
             )
         return found

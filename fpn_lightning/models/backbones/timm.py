@@ -1,7 +1,7 @@
-"""Backbones of timm (PyTorch Image Models): any model with maps of several strides (not in the paper).
+"""Backbones from timm (PyTorch Image Models): any model that has maps of several strides (not in the paper).
 
-They need an optional extra: ``pip install 'fpn_lightning[timm]'``. The channels and strides that timm declares are
-checked by a forward pass when a model is built.
+timm is optional and is installed by ``pip install 'fpn_lightning[timm]'``. When a model is built, a forward pass checks
+the channels and strides that timm declares.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from fpn_lightning.state_dicts import read_state_dict
 
 
 class TimmBackbone(Backbone):
-    """A model of timm: c_k is its last map with stride 2^k, and pixels are normalised as timm does for the model.
+    """A model of timm: c_k is the model's last map with stride 2^k; pixels are normalised with timm's mean and std.
 
     Dropout and stochastic depth are switched off, so that a training step depends only on seed, step and images.
 
     Args:
-        model_name: timm's name, with or without the tag of its weights (``resnet18.a1_in1k``).
+        model_name: timm's name of the model, with or without the tag of weights (``resnet18.a1_in1k``).
         weights: ``pretrained`` for timm's weights of ``model_name``, the path of a state dict with timm's names
-            (``.safetensors`` or written by ``torch.save``), or ``None``. Loaded by :meth:`load_weights`, not by the
+            (``.safetensors`` or written by ``torch.save``), or ``None``. :meth:`load_weights` loads them, not the
             constructor.
-        norm: ``frozen`` (with weights) or ``batch`` for models with BatchNorm; ``None`` for models without.
+        norm: ``frozen``, which needs weights, or ``batch`` for models with BatchNorm; ``None`` for other models.
         map_strides: strides of the maps to use, ascending powers of two.
-        frozen_stages: 0, or k to keep the loaded weights and BatchNorm statistics of all layers that c_k depends on.
+        frozen_stages: 0, or k to keep the loaded weights and BatchNorm statistics of all layers on which c_k depends.
 
     Raises:
-        InputError: if timm is not installed or does not know the model; if the model lacks a map or does not take
-            images of any size; or if the arguments do not fit together.
+        InputError: if timm is not installed or does not have the model; if the model lacks a map or accepts only one
+            image size; or if the arguments do not fit together.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class TimmBackbone(Backbone):
         ascending = list(map_strides) == sorted(set(map_strides))
         if not map_strides or not ascending or any(stride < 1 or stride & (stride - 1) for stride in map_strides):
             raise InputError(
-                f"model.detector.backbone: map_strides is {list(map_strides)}; give ascending powers of two."
+                f"model.detector.backbone: map_strides is {list(map_strides)}. Set it to ascending powers of two."
             )
         self.model_name = model_name
         timm = import_timm()
@@ -68,7 +68,7 @@ class TimmBackbone(Backbone):
             )
         self._out_indices = tuple(index_at[stride] for stride in map_strides)
         if self._out_indices != tuple(info.out_indices):
-            body = self._create(out_indices=self._out_indices)  # without the layers after the last map
+            body = self._create(out_indices=self._out_indices)  # a model without later layers
         for module in body.modules():
             if isinstance(module, timm.layers.DropPath):
                 module.drop_prob = 0.0
@@ -85,24 +85,25 @@ class TimmBackbone(Backbone):
             self.check_declared(2 * map_strides[-1], 3 * map_strides[-1])
         except InputError:
             raise
-        except Exception as error:  # models for one image size raise various exceptions
+        except Exception as error:  # models that accept only one image size raise various exceptions
             raise InputError(
-                f"model.detector.backbone: timm's {model_name} does not take images of any size ({error}). Use "
+                f"model.detector.backbone: timm's {model_name} does not accept images of other sizes ({error}). Use "
                 "another model."
             ) from error
         if frozen_stages:
             self._freeze(frozen_stages)
 
     def _freeze(self, level: int) -> None:
-        """Freeze all parameters that the map of a level depends on."""
+        """Freeze all parameters on which the map of a level depends: those for which the map has a gradient."""
         if self.weights is None:
             raise InputError(
-                "model.detector.backbone: frozen_stages > 0 without weights would freeze random filters. Set it to 0."
+                "model.detector.backbone: frozen_stages > 0 without weights would freeze random filters. "
+                "Set frozen_stages to 0, or set weights."
             )
         if f"c{level}" not in self.channels:
-            there = ", ".join(name[1:] for name in self.channels)
+            levels = ", ".join(name[1:] for name in self.channels)
             raise InputError(
-                f"model.detector.backbone: frozen_stages is {level}; it has to be 0 or the level of a map ({there})."
+                f"model.detector.backbone: frozen_stages is {level}; it has to be 0 or the level of a map ({levels})."
             )
         parameters = [parameter for parameter in self.body.parameters() if parameter.requires_grad]
         side = 2 * max(self.strides.values())
@@ -113,7 +114,7 @@ class TimmBackbone(Backbone):
             parameter.requires_grad_(gradient is None)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode; live BatchNorm of frozen layers stays in evaluation mode, so that it does not change."""
+        """Set training or evaluation mode; frozen BatchNorm stays in evaluation mode and keeps its statistics."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d) and any(not p.requires_grad for p in module.parameters()):
@@ -130,11 +131,7 @@ class TimmBackbone(Backbone):
             raise InputError(
                 f"model.detector.backbone: timm's {self.model_name} has no BatchNorm; set norm to null, not {norm!r}."
             )
-        if norm == "frozen" and self.weights is None:
-            raise InputError(
-                "model.detector.backbone: norm 'frozen' without weights would freeze untrained statistics. "
-                "Set norm to 'batch', or name weights."
-            )
+        self.check_norm(norm)
         if norm != "frozen":
             return body
         body = import_timm().layers.freeze_batch_norm_2d(body)
@@ -144,7 +141,10 @@ class TimmBackbone(Backbone):
 
     @torch.no_grad()
     def _folding_keeps(self, body: nn.Module) -> bool:
-        """Compare the maps of a noise image before and after folding: in a few models another layer is in between."""
+        """Return whether folding keeps the maps of a noise image.
+
+        In a few models, another layer is between the convolution and the BatchNorm that would be folded into it.
+        """
         generator = torch.Generator().manual_seed(0)
         tried = copy.deepcopy(body).double().eval()
         for name, buffer in tried.named_buffers():
@@ -155,16 +155,16 @@ class TimmBackbone(Backbone):
         image = torch.randn(1, 3, 96, 96, generator=generator, dtype=torch.float64)
         try:
             maps = zip(tried(image), folded(image), strict=True)
-        except Exception:  # models for one image size raise various exceptions, which the caller reports
+        except Exception:  # the model accepts only one image size; the constructor reports this
             return False
         return all(torch.allclose(a, b, rtol=1e-6, atol=1e-9 * float(a.abs().max())) for a, b in maps)
 
     def _create(self, **options: Any) -> Any:
-        """Build the model with timm; ``options`` are arguments of ``timm.create_model``."""
+        """Build the feature extractor by ``timm.create_model``; ``options`` are arguments of this function."""
         timm = import_timm()
         try:
             return timm.create_model(self.model_name, features_only=True, **options)
-        except Exception as error:  # timm does not define an exception
+        except Exception as error:  # timm has no exception class of its own
             similar = [] if timm.is_model(self.model_name) else get_close_matches(self.model_name, timm.list_models())
             raise InputError(
                 f"model.detector.backbone: timm {timm.__version__} cannot build {self.model_name!r} as a backbone: "
@@ -176,16 +176,12 @@ class TimmBackbone(Backbone):
         return dict(zip(self.channels, self.body(pixels), strict=True))
 
     def download_weights(self) -> None:
-        """Fetch timm's weights into its cache; local files need no download."""
+        """Download timm's weights into timm's cache; do nothing if ``weights`` is a path or ``None``."""
         if self.weights == "pretrained":
             self._create(pretrained=True)
 
     def load_weights(self) -> None:
-        """Load the weights; a missing or unexpected tensor is an error, unless it belongs to the classifier.
-
-        Raises:
-            InputError: if the file is missing or does not fit, naming the file and the tensors.
-        """
+        """See :meth:`Backbone.load_weights`; tensors of the classifier are ignored."""
         if self.weights is None:
             return
         from_file = None
@@ -195,12 +191,12 @@ class TimmBackbone(Backbone):
                     f"model.detector.backbone: weights {self.weights!r} is neither a file nor 'pretrained'."
                 )
             from_file = {"state_dict": self._read_fitting_state(self.weights), "source": ""}
-        # timm maps the names of a whole model to those of its feature extractor.
+        # timm renames the tensors of the whole model to those of the feature extractor.
         loaded = self._create(out_indices=self._out_indices, pretrained=True, pretrained_cfg_overlay=from_file)
         self.body.load_state_dict(loaded.state_dict())
 
     def _read_fitting_state(self, path: str) -> dict[str, Tensor]:
-        """Read a file and compare it with the whole model: timm ignores tensors that a feature extractor lacks."""
+        """Read a state dict and compare it with the whole model, because timm ignores unexpected tensors."""
         model = import_timm().create_model(self.model_name)
         classifiers = model.pretrained_cfg.get("classifier") or ()
         heads = tuple(f"{head}." for head in ((classifiers,) if isinstance(classifiers, str) else classifiers))
@@ -214,11 +210,11 @@ class TimmBackbone(Backbone):
 
 
 def import_timm() -> ModuleType:
-    """Return timm; an InputError says how to install it."""
+    """Return the package timm, or raise an InputError that says how to install timm."""
     try:
         import timm
     except ImportError as error:
         raise InputError(
-            "model.detector.backbone: TimmBackbone needs timm. Run: pip install 'fpn_lightning[timm]'"
+            "model.detector.backbone: this backbone needs timm. Run: pip install 'fpn_lightning[timm]'"
         ) from error
     return timm

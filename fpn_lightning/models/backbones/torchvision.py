@@ -1,17 +1,18 @@
-"""Other backbones of torchvision: VGG-16, MobileNetV2, EfficientNet, ConvNeXt (not in the paper).
+"""Backbones from torchvision's VGG-16, MobileNetV2, EfficientNet and ConvNeXt (not in the paper).
 
-The paper says that FPN does not depend on the backbone (FPN §1). Each class here has four maps with strides 4, 8, 16,
-32; c_k is the last map of its stride. Layers for classification alone are left out: the wide 1x1 convolution before
-the average pooling of MobileNetV2 and EfficientNet, the last LayerNorm of ConvNeXt, fully connected layers. Stochastic
+FPN is independent of the backbone (FPN §1). Each backbone in this file has four maps with strides 4, 8, 16, 32; c_k is
+the last map of its stride. Layers that only classification needs are left out: the wide 1x1 convolution before the
+average pooling of MobileNetV2 and EfficientNet, the last LayerNorm of ConvNeXt, and fully connected layers. Stochastic
 depth is switched off, so that a training step depends only on seed, step and images.
 
-MobileNetV2 and EfficientNet can be made small enough to train from scratch on a CPU. For small images
-``first_stride: 2`` removes the subsampling from the stage of c2, and the strides are 2, 4, 8, 16.
+MobileNetV2 and EfficientNet can be made small enough to train from scratch on a CPU. For small images,
+``first_stride: 2`` removes the subsampling from the stage of c2; the strides are then 2, 4, 8, 16.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 from torch import nn
@@ -25,27 +26,27 @@ from fpn_lightning.models.backbones.resnet import TorchvisionBackbone
 
 
 class FeaturesBackbone(TorchvisionBackbone):
-    """A backbone that is cut from ``features``, the sequence of layers in most of torchvision's classifiers."""
+    """A backbone made from ``features``, the sequence of layers in most of torchvision's classifiers."""
 
     def _cut(self, layers: nn.Sequential, ends: Sequence[int], channels: Sequence[int], first_stride: int = 4) -> None:
         """Cut the sequence into the stem and the stages of c2..c5.
 
         Args:
             layers: torchvision's ``features``.
-            ends: index after the last layer of the stem and of each stage; later layers are left out.
+            ends: for the stem and each stage, the index after its last layer; later layers are left out.
             channels: channels of c2..c5.
-            first_stride: stride of c2, 4 or 2; with 2 the stage of c2 keeps the resolution of its input.
+            first_stride: stride of c2, 4 or 2; with 2, the convolutions in the stage of c2 have stride 1.
         """
         parts = ["stem", "stages.0", "stages.1", "stages.2", "stages.3"]
-        bounds = list(zip([0, *ends], ends, strict=False))
+        bounds = list(pairwise([0, *ends]))
         prefixes: dict[str, str | None] = {f"features.{index}": None for index in range(len(layers))}
         prefixes["classifier"] = None
         for part, (start, end) in zip(parts, bounds, strict=True):
-            # A slice of a Sequential keeps the names of its layers.
-            prefixes |= {f"features.{index}": f"{part}.{index}" for index in range(start, end)}
+            # In a slice of a Sequential, layers keep their names.
+            prefixes.update({f"features.{index}": f"{part}.{index}" for index in range(start, end)})
         stem, *stages = (layers[start:end] for start, end in bounds)
         if first_stride == 2:
-            # Not in the stem: at full resolution it would cost more than all later layers.
+            # The stem keeps its stride, because at full resolution it would cost more than all later layers.
             for conv in (layer for layer in stages[0].modules() if isinstance(layer, nn.Conv2d)):
                 conv.stride = (1, 1)
         self._assemble(stem, stages, channels, prefixes, first_stride)
@@ -58,8 +59,8 @@ class VGGBackbone(FeaturesBackbone):
         name: ``vgg16`` or, with BatchNorm, ``vgg16_bn``.
         weights: as for :class:`~fpn_lightning.models.backbones.resnet.ResNetBackbone`.
         norm: ``frozen`` or ``batch`` for ``vgg16_bn``; ``None`` for ``vgg16``, which has no BatchNorm.
-        frozen_stages: number of stages that keep their loaded weights, of stem (conv1, conv2), conv3, conv4, conv5,
-            pool5; 1 as in Fast R-CNN.
+        frozen_stages: number of parts that keep their loaded weights, in the order stem (conv1, conv2), conv3, conv4,
+            conv5, pool5. 1 as in Fast R-CNN.
 
     Raises:
         InputError: if the arguments do not fit together.
@@ -80,7 +81,7 @@ class VGGBackbone(FeaturesBackbone):
             )
         if name == "vgg16_bn" and norm is None:
             raise InputError("model.detector.backbone: vgg16_bn needs norm 'frozen' (pre-trained) or 'batch'.")
-        # Built without the classifier, whose fully connected layers take 0.5 GB.
+        # The classifier is not built, because its fully connected layers need 0.5 GB.
         layers = vgg.make_layers(vgg.cfgs["D"], batch_norm=name == "vgg16_bn")
         for index, layer in enumerate(layers):
             if isinstance(layer, nn.Conv2d):
@@ -89,7 +90,7 @@ class VGGBackbone(FeaturesBackbone):
             elif isinstance(layer, nn.BatchNorm2d) and norm == "frozen":
                 layers[index] = FrozenBatchNorm2d(layer.num_features)
         pools = [index for index, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
-        # The last map of a stride is the one before a pooling layer: pools[1] is the first layer of the stage of c2.
+        # c_k is the map before a pooling layer, so each stage begins with one: the stage of c2 with pools[1].
         self._cut(layers, [*pools[1:], pools[4] + 1], [256, 512, 512, 512])
 
 
@@ -98,9 +99,9 @@ class MobileNetV2Backbone(FeaturesBackbone):
 
     Args:
         weights: as for :class:`~fpn_lightning.models.backbones.resnet.ResNetBackbone`.
-        norm: ``frozen`` for pre-trained backbones; ``batch`` or ``group`` from scratch.
-        frozen_stages: number of stages that keep their loaded weights, of stem (stride 2), c2, c3, c4, c5.
-        width_mult: multiplies the channels of every layer, rounded to a multiple of 8.
+        norm: ``frozen`` for pre-trained backbones; ``batch`` or ``group`` for training from scratch.
+        frozen_stages: number of parts that keep their loaded weights, in the order stem (stride 2), c2, c3, c4, c5.
+        width_mult: factor on the channels of every layer; products are rounded to multiples of 8.
         first_stride: stride of c2, 4 or 2; each later stage doubles it.
 
     Raises:
@@ -122,7 +123,7 @@ class MobileNetV2Backbone(FeaturesBackbone):
         self._cut(layers, ends, [layers[end - 1].out_channels for end in ends[1:]], first_stride)
 
 
-# Table 1 of the EfficientNet paper: expansion, kernel, stride, channels in and out, layers.
+# Table 1 of the EfficientNet paper: expansion, kernel size, stride, input channels, output channels, layers.
 _EFFICIENTNET_B0 = [
     (1, 3, 1, 32, 16, 1),
     (6, 3, 2, 16, 24, 2),
@@ -144,16 +145,17 @@ _EFFICIENTNET_WIDTH_DEPTH = {
 class EfficientNetBackbone(FeaturesBackbone):
     """EfficientNet-B0 to B4 (Tan and Le, ICML 2019); the maps of B0 have 24, 40, 112 and 320 channels.
 
-    Its squeeze-and-excitation layers average over the padding too, so results depend more on the other images of a
-    batch than with other backbones. By default, evaluation uses batches of one image.
+    Squeeze-and-excitation layers average over a whole map, including padding. The padding of an image depends on the
+    other images of its batch, so results depend more on these than with other backbones. By default, evaluation uses
+    batches of one image.
 
     Args:
         name: torchvision's name of the variant.
         weights: as for :class:`~fpn_lightning.models.backbones.resnet.ResNetBackbone`.
-        norm: ``frozen`` for pre-trained backbones; ``batch`` or ``group`` from scratch.
-        frozen_stages: number of stages that keep their loaded weights, of stem (stride 2), c2, c3, c4, c5.
-        width_mult: multiplies the channels of the variant, rounded to a multiple of 8.
-        depth_mult: multiplies the layers of the variant, rounded up.
+        norm: ``frozen`` for pre-trained backbones; ``batch`` or ``group`` for training from scratch.
+        frozen_stages: number of parts that keep their loaded weights, in the order stem (stride 2), c2, c3, c4, c5.
+        width_mult: factor on the channels of the variant; products are rounded to multiples of 8.
+        depth_mult: factor on the numbers of layers of the variant; products are rounded up.
         first_stride: stride of c2, 4 or 2; each later stage doubles it.
 
     Raises:
@@ -187,11 +189,11 @@ class EfficientNetBackbone(FeaturesBackbone):
 
 
 class ConvNeXtBackbone(FeaturesBackbone):
-    """ConvNeXt-Tiny (Liu et al., CVPR 2022). There is no argument ``norm``, as LayerNorm has no statistics.
+    """ConvNeXt-Tiny (Liu et al., CVPR 2022). It has LayerNorm, which has no statistics, so there is no ``norm``.
 
     Args:
         weights: as for :class:`~fpn_lightning.models.backbones.resnet.ResNetBackbone`.
-        frozen_stages: number of stages that keep their loaded weights, of stem (4 x 4 patches), c2, c3, c4, c5.
+        frozen_stages: number of parts that keep their loaded weights, in the order stem (stride 4), c2, c3, c4, c5.
 
     Raises:
         InputError: if the arguments do not fit together.

@@ -1,12 +1,14 @@
-"""Positions of the mask MLPs on the maps, and the object that each of them learns (FPN §6, App. A).
+"""Cells: the positions at which mask MLPs predict, and the object that each cell learns to predict (FPN §6, App. A).
 
-Shape shorthand: L levels, M MLPs, H_l x W_l size of level l, B = M * sum of H_l * W_l cells, G objects of one image.
+Shape shorthand: L levels, M MLPs, H_l x W_l size of level l, B = M * sum of H_l * W_l cells, P chosen cells, G objects
+of one image.
 
-A *cell* is one position of one MLP on one level. The cell (row i, column j) of a map with stride s is centred at
-(j * s, i * s), as anchors are. The cells of level l and MLP m form one *group*, which is for objects of one size.
+A *cell* is one position of one MLP on one level. Like the anchors, the cell in row i and column j of a map with stride
+s has its centre at x = j * s, y = i * s. The cells of level l and MLP m form one *group*, for objects of one size.
 
-The size of an object is max(width, height) here, as in §6. An object belongs to the group with the nearest size in log
-space, and in this group to the cells whose centre is at most one stride from its own (DEVIATIONS.md "Mask cells").
+In this file, the size of an object is max(width, height), as in FPN §6. An object is assigned to the group with the
+nearest size in log space. In this group, it is assigned to the cells whose centre is at most one stride away from the
+object's centre along each axis (DEVIATIONS.md "Mask cells").
 """
 
 from __future__ import annotations
@@ -21,19 +23,19 @@ TieBreak = Literal["nearest", "smallest"]
 
 
 class CellGrid:
-    """The cells of all groups over the maps of one batch, ordered by level, MLP, row and column.
+    """The cells of all levels and MLPs for the maps of one batch, ordered by level, MLP, row and column.
 
     Args:
         map_sizes: ``(H_l, W_l)`` of every level, finest first.
         strides: stride of every level, px of the network input.
-        sizes: object size of every group, px of the network input: L lists of M.
+        sizes: object size of every group, px of the network input: L lists of M numbers.
         device: device of the tensors.
 
     Attributes:
         num_cells: B.
-        group_sizes: float32 ``(L * M,)`` the object sizes.
-        group_levels: int64 ``(L * M,)`` index of the level, 0 for the finest.
-        group_heads: int64 ``(L * M,)`` index of the MLP.
+        group_sizes: float32 ``(L * M,)`` object size of each group.
+        group_levels: int64 ``(L * M,)`` index of each group's level, 0 for the finest.
+        group_heads: int64 ``(L * M,)`` index of each group's MLP.
     """
 
     def __init__(
@@ -43,30 +45,27 @@ class CellGrid:
         sizes: Sequence[Sequence[float]],
         device: torch.device | str = "cpu",
     ) -> None:
-        groups = [(level, head) for level, of_level in enumerate(sizes) for head in range(len(of_level))]
-        self.group_levels = torch.tensor([level for level, _ in groups], device=device)
-        self.group_heads = torch.tensor([head for _, head in groups], device=device)
-        self.group_sizes = torch.tensor(
-            [sizes[level][head] for level, head in groups], dtype=torch.float32, device=device
-        )
-        self._strides = torch.tensor([strides[level] for level, _ in groups], device=device)
-        self._shapes = torch.tensor([map_sizes[level] for level, _ in groups], device=device)  # (L * M, 2)
+        self.group_levels = torch.arange(len(sizes), device=device).repeat_interleave(len(sizes[0]))
+        self.group_heads = torch.arange(len(sizes[0]), device=device).repeat(len(sizes))
+        self.group_sizes = torch.tensor(sizes, dtype=torch.float32, device=device).flatten()
+        self._strides = torch.tensor(strides, device=device)[self.group_levels]
+        self._shapes = torch.tensor(map_sizes, device=device)[self.group_levels]  # (L * M, 2)
         ends = self._shapes.prod(dim=1).cumsum(dim=0)
         self._starts = torch.cat((ends.new_zeros(1), ends))
         self.num_cells = int(ends[-1])
 
     def locate(self, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return group, row and column of cells, each int64 ``(P,)``; ``cells`` is int64 ``(P,)`` in [0, B)."""
+        """Return the group, row and column of each cell, int64 ``(P,)`` each; ``cells`` is int64 ``(P,)`` in [0, B)."""
         groups = torch.searchsorted(self._starts, cells, right=True) - 1
         within, widths = cells - self._starts[groups], self._shapes[groups, 1]
         return groups, within // widths, within % widths
 
     def windows(self, cells: Tensor, padding: float) -> Tensor:
-        """Return the squares in which cells predict a mask: float32 ``(P, 4)`` xyxy, network-input pixels.
+        """Return the square in which each cell predicts a mask: float32 ``(P, 4)`` xyxy, network-input pixels.
 
         Args:
             cells: int64 ``(P,)``.
-            padding: the side is ``1 + padding`` times the object size (FPN App. A: 25 %).
+            padding: the side of a square is ``1 + padding`` times the object size (FPN App. A: 25 %).
         """
         groups, rows, columns = self.locate(cells)
         centres = torch.stack((columns, rows), dim=1) * self._strides[groups, None]
@@ -74,7 +73,7 @@ class CellGrid:
         return torch.cat((centres - half, centres + half), dim=1)
 
     def inside(self, size: tuple[int, int]) -> Tensor:
-        """Mark the cells whose centre is on the image and not on padding: bool ``(B,)``; ``size`` is height, width."""
+        """Return whether each cell's centre is on the image, not on padding: bool ``(B,)``; size is height, width."""
         groups, rows, columns = self.locate(torch.arange(self.num_cells, device=self._starts.device))
         strides = self._strides[groups]
         return (rows * strides < size[0]) & (columns * strides < size[1])
@@ -82,23 +81,24 @@ class CellGrid:
     def label(
         self, boxes: Tensor, size: tuple[int, int], tolerance: float = 1.0, tie_break: TieBreak = "nearest"
     ) -> tuple[Tensor, Tensor]:
-        """Assign an object to every cell that is to predict one.
+        """Label every cell as positive, negative or ignored, and assign an object to each positive cell.
 
         Args:
             boxes: ``(G, 4)`` xyxy, network-input pixels.
             size: height and width of the image without padding, px.
             tolerance: largest distance between the centres of cell and object along each axis, in strides.
-            tie_break: a cell that fits several objects gets the one with the ``nearest`` centre, or the ``smallest``
-                one; the first of equal ones.
+            tie_break: if several objects fit a cell, assign the object with the ``nearest`` centre or with the
+                ``smallest`` box area; if these are equal, assign the first object.
 
         Returns:
-            ``match_labels`` int8 ``(B,)``: 1 for an object, 0 for no object, -1 for a cell on padding, which is
-            ignored; ``matched_idxs`` int64 ``(B,)`` into ``boxes``, 0 without an object.
+            ``match_labels`` int8 ``(B,)``: 1 for cells with an object, 0 for cells without an object, -1 (ignored) for
+            cells on padding. ``matched_idxs`` int64 ``(B,)``: index into ``boxes``, 0 for cells without an object.
         """
         match_labels = self.inside(size).to(torch.int8) - 1
         matched_idxs = torch.zeros(self.num_cells, dtype=torch.int64, device=match_labels.device)
         cells, objects, keys = self._pairs(boxes.to(self.group_sizes), tolerance, tie_break)
-        # Sort by cell, then key, then object; the first pair of each cell wins. Stable sorts run from the last key on.
+        # The pairs are in the order of objects. Two stable sorts order them by cell, then key, then object. The first
+        # pair of each cell is used.
         order = torch.argsort(keys, stable=True)
         order = order[torch.argsort(cells[order], stable=True)]
         cells, objects = cells[order], objects[order]
@@ -111,12 +111,12 @@ class CellGrid:
         return match_labels, matched_idxs
 
     def groups_of(self, boxes: Tensor) -> Tensor:
-        """Return the group of each object, int64 ``(G,)``: its size is nearest to max(width, height) in log space."""
+        """Return the group of each object, int64 ``(G,)``, whose size is nearest to max(width, height) in log space."""
         sizes = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1).clamp(min=torch.finfo(boxes.dtype).tiny)
         return (sizes.log()[:, None] - self.group_sizes.log()).abs().argmin(dim=1)
 
     def _pairs(self, boxes: Tensor, tolerance: float, tie_break: TieBreak) -> tuple[Tensor, Tensor, Tensor]:
-        """Return pairs of cells and objects that fit, each ``(Q,)``, objects ascending, and the keys of ties."""
+        """Return all pairs of a cell and a fitting object: cells, objects (ascending), tie-break keys, each (Q,)."""
         groups = self.groups_of(boxes)
         strides, shapes = self._strides[groups], self._shapes[groups]  # (G,), (G, 2)
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / strides[:, None]  # (G, 2) x, y in strides

@@ -1,6 +1,6 @@
-"""Targets of a batch's masks and the loss of predicted masks (FPN App. A; the logistic loss is DeepMask's).
+"""Target masks of a batch, and the loss of predicted masks (FPN App. A; the logistic loss is that of DeepMask).
 
-Shape shorthand: P masks of m x m cells.
+Shape shorthand: N images, P positive cells, m x m values of a mask; each value belongs to one bin of the mask's window.
 """
 
 from __future__ import annotations
@@ -33,17 +33,18 @@ def target_masks(
     Args:
         images: the batch.
         targets: N targets.
-        image: int64 ``(P,)`` the image of each cell, ascending.
-        matched_idxs: int64 ``(P,)`` the object of each cell, into the boxes of its image.
-        windows: ``(P, 4)`` xyxy, network-input pixels.
+        image: int64 ``(P,)`` index of the image of each cell, ascending.
+        matched_idxs: int64 ``(P,)`` index of the object of each cell among the boxes of the cell's image.
+        windows: ``(P, 4)`` xyxy, the window of each cell, network-input pixels.
         mask_size: m.
-        soft: give the covered fraction of each mask cell in [0, 1]; otherwise 1 where at least half is covered, else 0.
+        soft: whether a target value is the fraction of the bin that the object covers, in [0, 1]. Otherwise it is 1 if
+            at least half of the bin is covered, else 0.
 
     Returns:
         float32 ``(P, m, m)`` on the device of ``windows``.
 
     Raises:
-        InputError: if the targets have no masks.
+        InputError: if the targets of an image with positive cells have no masks.
     """
     parts = [windows.new_zeros(0, mask_size, mask_size)]
     for n, target in enumerate(targets):
@@ -69,9 +70,9 @@ def mask_loss(logits: Tensor, targets: Tensor, form: MaskLoss) -> Tensor:
     Args:
         logits: ``(P, m, m)``.
         targets: ``(P, m, m)`` in [0, 1].
-        form: ``logistic`` is the logistic loss, averaged over the cells of a mask, as in DeepMask. ``dice`` is
-            1 - 2 |p t| / (|p|² + |t|²) with probabilities p (Milletari et al., 3DV 2016); it weighs large and small
-            objects equally.
+        form: ``logistic`` is the logistic loss, averaged over the values of a mask, as in DeepMask. ``dice`` is
+            1 - 2 p·t / (|p|² + |t|²) with probabilities p and targets t (Milletari et al., 3DV 2016); it weighs large
+            and small objects equally.
 
     Returns:
         A scalar, 0 if P is 0.

@@ -1,6 +1,7 @@
 """The MLP that predicts a score and a mask at each position of a map (FPN App. A).
 
-Shape shorthand: N images, d channels, H x W size of a map, P chosen cells, k side of the window, m side of a mask.
+Shape shorthand: N images, d channels, H x W size of a map, P chosen cells, k side of the MLP's window in positions of
+the map, m side of a mask, F hidden channels.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from torch.nn import functional as F
 
 
 class MaskMLP(nn.Module):
-    """A k x k convolution, a ReLU and two sibling 1 x 1 convolutions, shared by all levels.
+    """A k x k convolution, a ReLU and two sibling 1 x 1 convolutions, with the same weights on all levels.
 
     Args:
         in_channels: d.
         window: k, odd.
         mask_size: m.
-        hidden_channels: outputs of the k x k convolution.
+        hidden_channels: F, output channels of the k x k convolution.
     """
 
     def __init__(self, in_channels: int, window: int, mask_size: int = 14, hidden_channels: int = 512) -> None:
@@ -36,7 +37,7 @@ class MaskMLP(nn.Module):
         return self.score_logits(F.relu(self.hidden(feature))).flatten(1)
 
     def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute scores and masks of every cell of a map ``(N, d, H, W)``; the other methods compute parts of this.
+        """Compute scores and masks of every cell of a map ``(N, d, H, W)``.
 
         Returns:
             Score logits ``(N, H * W)`` and mask logits ``(N, H * W, m, m)``, cells row-major.
@@ -47,16 +48,16 @@ class MaskMLP(nn.Module):
         return self.score_logits(hidden).flatten(1), masks
 
     def hidden_at(self, feature: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
-        """Compute the hidden units of chosen cells only, from the k x k patches around them.
+        """Compute the hidden units of chosen cells, from the k x k patches around these cells.
 
         Args:
             feature: ``(N, d, H, W)``.
-            image: int64 ``(P,)`` in [0, N).
+            image: int64 ``(P,)`` index of each cell's image in [0, N).
             row: int64 ``(P,)`` in [0, H).
             column: int64 ``(P,)`` in [0, W).
 
         Returns:
-            ``(P, 512)``, at least 0.
+            ``(P, F)``, at least 0.
         """
         k = self.window
         padded = F.pad(feature, (k // 2,) * 4)  # (N, d, H + k - 1, W + k - 1)
@@ -65,15 +66,15 @@ class MaskMLP(nn.Module):
         offsets = (within[:, None] * width + within).flatten()  # (k * k,)
         places = (row * width + column)[:, None] + offsets  # (P, k * k)
         patches = padded.flatten(2)[image[:, None], :, places]  # (P, k * k, d)
-        # (512, d, k, k) -> (512, k, k, d) -> (512, k * k * d)
+        # (F, d, k, k) -> (F, k, k, d) -> (F, k * k * d)
         weight = self.hidden.weight.permute(0, 2, 3, 1).flatten(1)
         return F.relu(F.linear(patches.flatten(1), weight, self.hidden.bias))
 
     def score_logits_of(self, hidden: Tensor) -> Tensor:
-        """Compute score logits ``(P,)`` from hidden units ``(P, 512)``."""
+        """Compute score logits ``(P,)`` from hidden units ``(P, F)``."""
         return F.linear(hidden, self.score_logits.weight.flatten(1), self.score_logits.bias)[:, 0]
 
     def mask_logits_of(self, hidden: Tensor) -> Tensor:
-        """Compute mask logits ``(P, m, m)`` from hidden units ``(P, 512)``."""
+        """Compute mask logits ``(P, m, m)`` from hidden units ``(P, F)``."""
         logits = F.linear(hidden, self.mask_logits.weight.flatten(1), self.mask_logits.bias)
         return logits.unflatten(1, (self.mask_size, self.mask_size))

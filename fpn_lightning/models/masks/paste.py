@@ -1,7 +1,7 @@
-"""Pasting masks from windows of the network input into the image file, as run lengths (FPN §6: no post-processing).
+"""Paste predicted masks into the image at the size of its file, and encode them as COCO run lengths (FPN §6).
 
-Masks are pasted one by one, and only pixels inside the window are computed. Memory therefore does not depend on the
-number of proposals, and no bitmap of the whole image is made.
+Masks are pasted one by one, and only pixels inside the mask's window are computed. The memory therefore does not depend
+on the number of proposals, and no bitmap of the whole image is made.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def paste_masks(
         proposals: proposals of one image.
         geometry: how the image file became the network input.
         threshold: probability in (0, 1) above which a pixel is foreground (DEVIATIONS.md "Mask threshold").
-        interpolation: how logits are interpolated between the centres of a mask's cells.
+        interpolation: how logits are interpolated between the centres of the bins, which divide the window equally.
 
     Returns:
-        P masks in pixels of the image file. A mask is empty if its window is outside the image or no pixel is
-        above the threshold.
+        One mask per proposal, in pixels of the image file. A mask is empty if its window is outside the image or no
+        pixel is above the threshold.
     """
     logits = geometry.mirror_masks(proposals.mask_logits.float().cpu().numpy())
     windows = geometry.to_image(proposals.windows.double().cpu().numpy())
@@ -46,27 +46,27 @@ def paste_masks(
     for mask, (x1, y1, x2, y2) in zip(logits, windows.tolist(), strict=True):
         by_column, left = _weights(x1, x2, width, mask.shape[1], interpolation)
         by_row, top = _weights(y1, y2, height, mask.shape[0], interpolation)
-        columns = by_column @ mask.T @ by_row.T > threshold_logit  # (w, m) (m, m) (m, h); COCO is column-major
+        columns = by_column @ mask.T @ by_row.T > threshold_logit  # (w, m) (m, m) (m, h); run lengths are by column
         masks.append(encode_columns(columns, top, left, height, width))
     return masks
 
 
 def encode_columns(columns: NDArray[np.bool_], top: int, left: int, height: int, width: int) -> RLE:
-    """Encode a mask that is 0 outside a rectangle, with the result of ``pycocotools.mask.encode`` on the whole image.
+    """Encode a mask that is 0 outside a rectangle; the result equals ``pycocotools.mask.encode`` of the whole mask.
 
     Args:
         columns: bool ``(w, h)``, the columns of the rectangle.
-        top: its first row in the image.
-        left: its first column in the image.
+        top: first row of the rectangle in the image.
+        left: first column of the rectangle in the image.
         height: height of the image.
         width: width of the image.
     """
     framed = np.zeros((columns.shape[0], columns.shape[1] + 2), dtype=np.int8)
     framed[:, 1:-1] = columns
-    # Starts and ends of runs alternate in each column, and therefore in the image.
+    # Starts and ends of runs alternate in each column, and therefore also in the sequence of all columns.
     column, row = np.nonzero(framed[:, 1:] != framed[:, :-1])
     changes = (left + column) * height + top + row
-    # A run that ends with a column and continues at the top of the next one is a single run.
+    # A run that ends at the bottom of a column and continues at the top of the next column is a single run.
     ends, starts = changes[1:-1:2], changes[2::2]
     kept = np.ones(len(changes), dtype=bool)
     kept[1:-1] = np.repeat(ends != starts, 2)
@@ -80,10 +80,14 @@ def encode_columns(columns: NDArray[np.bool_], top: int, left: int, height: int,
 def _weights(
     start: float, end: float, length: int, count: int, interpolation: Interpolation
 ) -> tuple[NDArray[np.float32], int]:
-    """Return weights ``(pixels, count)`` of ``count`` cells of [start, end] at pixel centres inside; first pixel."""
+    """Compute weights to interpolate ``count`` equal bins of [start, end] at the pixel centres in this interval.
+
+    Returns:
+        Weights ``(pixels, count)``, and the index of the first pixel.
+    """
     first, last = (int(np.clip(np.ceil(bound - 0.5), 0, length)) for bound in (start, end))
     centres = np.arange(first, last) + 0.5
-    # In cells, 0 at the centre of the first one; clipped to the centres of the outermost cells.
+    # Distances from the centre of the first bin, in bins, clipped to the centres of the outermost bins.
     places = np.clip((centres - start) / (end - start) * count - 0.5, 0, count - 1)
     if interpolation == "nearest":
         return np.eye(count, dtype=np.float32)[np.floor(places + 0.5).astype(np.int64)], first

@@ -1,15 +1,15 @@
 """Segmentation proposals from a feature pyramid: MLPs at all positions of every level (FPN §6, App. A).
 
-A cell is one MLP at one position of one level; it predicts one mask.
+A cell is one MLP at one position of one level. Each cell predicts one score and one mask.
 
-Shape shorthand: N images, L levels, M MLPs, d channels, H_l x W_l size of level l, B cells of one image, P chosen
-cells, m x m values of a mask, k x k positions of the map that an MLP reads.
+Shape shorthand: N images, d channels, H_l x W_l size of level l, B cells of one image, m x m values of a mask, k x k
+positions of the map that an MLP reads.
 
-An MLP is a k x k convolution with 512 outputs, a ReLU and two sibling 1 x 1 convolutions. In training only the sampled
-cells are computed, from patches of the maps: the same numbers as from whole maps, at a fraction of the cost. In
-prediction every cell is scored, and masks are computed for the best scores only.
+An MLP is a k x k convolution with 512 outputs, a ReLU and two sibling 1 x 1 convolutions. Training computes only the
+sampled cells, from patches of the maps. The results equal those of whole maps, at a fraction of the cost. Prediction
+computes the score of every cell, and masks only for the cells with the best scores.
 
-Values that the paper does not give: DEVIATIONS.md, rows that begin with "Mask".
+DEVIATIONS.md lists the values that the paper does not give, in rows that begin with "Mask".
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ Normalizer = Literal["samples", "positives"]
 
 
 class MaskProposer(nn.Module):
-    """Scores cells, predicts masks of objects centred on them, and proposes the best.
+    """Predicts a score and a mask for each cell, and proposes the masks with the best scores.
 
     Args:
         in_channels: d.
         strides: stride of every map, finest first, ``{"p2": 4, ...}``.
-        base_size: object size of the finest level, px of the network input; it doubles with each level (FPN §6: 32 on
-            P2 to 512 on P6).
-        windows: side k of each MLP's window in cells.
-        octaves: object size of each MLP relative to the level's, in octaves: 0, or 0.5 for the half octaves of the
-            7x7 MLP (128√2 px on P4).
+        base_size: object size of the finest level, px of the network input; the size doubles with each level (FPN §6:
+            from 32 on P2 to 512 on P6).
+        windows: side k of each MLP's window, in positions of the map; odd.
+        octaves: one number o per MLP, whose object size is 2^o times the level's size: 0, or 0.5 for the half octaves
+            of the 7x7 MLP (128√2 px on P4).
         mask_size: m; 14, or 28 for "2x mask resolution".
-        hidden_channels: outputs of the k x k convolution.
-        padding: a mask covers ``1 + padding`` times the object size.
+        hidden_channels: output channels of the k x k convolution.
+        padding: the side of a mask is ``1 + padding`` times the object size.
         centre_tolerance: largest distance along each axis, in strides, between a cell and the centre of its object.
-        tie_break: which of several objects a cell predicts; see :meth:`CellGrid.label`.
-        batch_size_per_image: cells in the loss of one image (2048 in 16 images).
-        positive_fraction: largest fraction of positives among them (1 : 3).
+        tie_break: which object a cell predicts if several objects fit; see :meth:`CellGrid.label`.
+        batch_size_per_image: cells in the loss of one image (128, which is 2048 for 16 images).
+        positive_fraction: largest fraction of positive cells in the loss (0.25: three negatives for each positive).
         mask_weight: factor on the mask loss.
         loss: loss of one mask, ``logistic`` or ``dice``; see :func:`fpn_lightning.models.masks.loss.mask_loss`.
-        normalizer: the mask loss of an image is divided by the number of cells in its loss (``samples``, as the score
-            loss is), or by the largest number of positives (``positives``).
-        soft_targets: the target of a mask cell is the fraction that the object covers; otherwise 1 if that is at least
-            half, else 0.
-        topk: proposals of one image.
+        normalizer: divisor of the mask loss of an image: ``batch_size_per_image``, as for the score loss (``samples``),
+            or the largest number of positive cells (``positives``).
+        soft_targets: whether a target value of a mask is the covered fraction of its part of the window. Otherwise it
+            is 1 if at least half is covered, else 0.
+        topk: largest number of proposals of one image.
 
     Raises:
         InputError: if a value is out of range; the message names the key.
@@ -86,8 +86,8 @@ class MaskProposer(nn.Module):
         super().__init__()
         if not windows or len(windows) != len(octaves) or any(side < 1 or side % 2 == 0 for side in windows):
             raise InputError(
-                f"model.detector.masks: windows is {list(windows)} and octaves is {list(octaves)}; give one or more "
-                "odd windows, and one octave for each."
+                f"model.detector.masks: windows is {list(windows)} and octaves is {list(octaves)}. Set windows to one "
+                "or more odd numbers, and octaves to as many numbers."
             )
         for key, value, is_valid, valid in (
             ("mask_size", mask_size, mask_size >= 1, "at least 1"),
@@ -117,13 +117,13 @@ class MaskProposer(nn.Module):
         self.topk = topk
 
     def grid(self, features: dict[str, Tensor]) -> CellGrid:
-        """Lay the cells over the maps ``{"p2": (N, d, H_2, W_2), ...}``."""
+        """Return the cells of the maps ``{"p2": (N, d, H_2, W_2), ...}``."""
         maps = [features[name] for name in self.strides]
         sizes = [(feature.shape[-2], feature.shape[-1]) for feature in maps]
         return CellGrid(sizes, list(self.strides.values()), self.sizes, maps[0].device)
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """Score every cell: logits ``(N, B)``."""
+        """Compute the score of every cell: logits ``(N, B)``."""
         maps = [features[name] for name in self.strides]
         return torch.cat([mlp.score_map(feature) for feature in maps for mlp in self._mlps()], dim=1)
 
@@ -133,7 +133,7 @@ class MaskProposer(nn.Module):
     # ---- training --------------------------------------------------------------------------------------------------
 
     def label_cells(self, grid: CellGrid, images: ImageBatch, targets: Sequence[Targets]) -> tuple[Tensor, Tensor]:
-        """Return labels in {1, 0, -1} and objects of all cells, ``(N, B)`` each; see :meth:`CellGrid.label`."""
+        """Return ``match_labels`` and ``matched_idxs`` of all cells, ``(N, B)`` each; see :meth:`CellGrid.label`."""
         labelled = [
             grid.label(target.boxes, (height, width), self.centre_tolerance, self.tie_break)
             for target, (height, width) in zip(targets, images.sizes.tolist(), strict=True)
@@ -146,14 +146,14 @@ class MaskProposer(nn.Module):
     ) -> dict[str, Tensor]:
         """Compute the score and the mask loss of a random sample of cells (FPN App. A).
 
-        Both are sums divided by a fixed number per image, so splitting a batch leaves its gradient unchanged.
-        Negatives enter the score loss only.
+        Both losses are sums divided by a number that is fixed per image, so splitting a batch over processes leaves
+        the gradient unchanged. Negative cells are only in the score loss.
 
         Args:
             features: ``{"p2": (N, d, H_2, W_2), ...}``.
-            images: the batch of these features.
+            images: the batch from which the features were computed.
             targets: N targets with masks.
-            seeds: int64 ``(N,)``, seeds of the draw; see :func:`fpn_lightning.models.sampler.image_seeds`.
+            seeds: int64 ``(N,)``, seed of each image's sample; see :func:`fpn_lightning.models.sampler.image_seeds`.
 
         Returns:
             Scalars ``loss_mask`` and ``loss_mask_score``.
@@ -172,7 +172,7 @@ class MaskProposer(nn.Module):
             self.mask_size,
             self.soft_targets,
         )
-        mask_index = is_positive.cumsum(dim=0) - 1  # of each positive among the masks
+        mask_index = is_positive.cumsum(dim=0) - 1  # index of each positive cell in mask_targets
         score_losses, mask_losses = [], []
         for mlp, picked, hidden in self._hidden(features, grid, image, cell):
             positives = is_positive[picked]
@@ -190,9 +190,9 @@ class MaskProposer(nn.Module):
     def _hidden(
         self, features: dict[str, Tensor], grid: CellGrid, image: Tensor, cell: Tensor
     ) -> Iterator[tuple[MaskMLP, Tensor, Tensor]]:
-        """Yield for each MLP: the MLP, the indices into ``cell`` int64 ``(P',)`` and their hidden units ``(P', 512)``.
+        """Yield for each MLP: the MLP, indices into ``cell`` (int64) of its cells, and the hidden units of these cells.
 
-        MLPs and maps without cells take part too, since DDP waits for the gradient of every parameter.
+        MLPs and maps without cells are included, because DDP waits for the gradient of every parameter.
         """
         groups, rows, columns = grid.locate(cell)
         for number, mlp in enumerate(self._mlps()):
@@ -214,7 +214,7 @@ class MaskProposer(nn.Module):
             sizes: int64 ``(N, 2)`` height and width of every image, network-input pixels.
 
         Returns:
-            N proposals, at most ``topk`` each, best first.
+            At most ``topk`` proposals for each of the N images, highest score first.
 
         Raises:
             FloatingPointError: if a score is not finite.
@@ -223,10 +223,8 @@ class MaskProposer(nn.Module):
         if not scores.isfinite().all():
             raise FloatingPointError("The scores of the mask MLPs are not finite: the model has diverged.")
         return [
-            self._best(
-                {name: value[n : n + 1] for name, value in features.items()}, grid, scores[n], (size[0], size[1])
-            )
-            for n, size in enumerate(sizes.tolist())
+            self._best({name: value[n : n + 1] for name, value in features.items()}, grid, scores[n], (height, width))
+            for n, (height, width) in enumerate(sizes.tolist())
         ]
 
     def _best(

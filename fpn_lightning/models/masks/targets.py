@@ -1,7 +1,9 @@
 """Target masks: the mask of an object inside a window of the network input (FPN §6, App. A).
 
-Masks are decoded from run lengths here, once per object, in pixels of the image file. The value of a target's cell is
-the fraction of its area that the mask covers. The fraction is exact at every scale because the bitmap is never resized.
+Shape shorthand: P windows of one image, each divided into m x m equal bins.
+
+The value of a bin is the fraction of its area that the object's mask covers. The mask is decoded from run lengths to a
+bitmap in pixels of the image file. The fraction is exact at every scale, because this bitmap is never resized.
 """
 
 from __future__ import annotations
@@ -25,12 +27,12 @@ def mask_targets(
     geometry: Geometry,
     mask_size: int,
 ) -> NDArray[np.float32]:
-    """Compute how much of each cell of windows is covered by objects of one image.
+    """Compute the fraction of each bin of each window that the window's object covers.
 
     Args:
-        masks: masks of the image's objects, in pixels of its file.
+        masks: masks of the image's objects, in pixels of the image file.
         objects: int64 ``(P,)`` the object of each window, an index into ``masks``.
-        windows: float64 ``(P, 4)`` xyxy, network-input pixels; cells outside the image are not covered.
+        windows: float64 ``(P, 4)`` xyxy, network-input pixels; bins outside the image get 0.
         geometry: how the image file became the network input.
         mask_size: m.
 
@@ -47,7 +49,7 @@ def mask_targets(
 
 
 def covered(bitmap: Bitmap, window: NDArray[np.float64], mask_size: int) -> NDArray[np.float64]:
-    """Compute the fraction of each of the m x m cells of a window that a bitmap covers.
+    """Compute the fraction of each of the m x m bins of a window that a bitmap covers.
 
     Args:
         bitmap: uint8 ``(H, W)`` in {0, 1}; pixel (y, x) is the square from (x, y) to (x + 1, y + 1).
@@ -65,7 +67,11 @@ def covered(bitmap: Bitmap, window: NDArray[np.float64], mask_size: int) -> NDAr
 
 
 def _overlaps(start: float, end: float, length: int, count: int) -> tuple[NDArray[np.float64], int]:
-    """Return the overlaps ``(count, pixels)`` of ``count`` equal parts of [start, end] with pixels; first pixel."""
+    """Compute how much each of ``count`` equal bins of [start, end] overlaps with each pixel.
+
+    Returns:
+        Overlaps ``(count, pixels)`` in pixels, and the index of the first pixel.
+    """
     first, last = (int(np.clip(bound, 0, length)) for bound in (np.floor(start), np.ceil(end)))
     edges = np.linspace(start, end, count + 1)[:, None]
     pixels = np.arange(first, last)

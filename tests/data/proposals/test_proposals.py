@@ -177,7 +177,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated table": (lambda folder: os.truncate(table(folder), 200), r"\.npy cannot be read"),
     "empty table": (lambda folder: os.truncate(table(folder), 0), r"\.npy cannot be read"),
     "table of another kind": (lambda folder: np.save(table(folder), np.zeros(5)), r"\.npy cannot be read"),
-    "table of other images": (lambda folder: np.save(table(folder), np.zeros(5, IMAGE)), r"holds other images than"),
+    "table of other images": (lambda folder: np.save(table(folder), np.zeros(5, IMAGE)), r"does not have the numbers"),
     "another token": (lambda folder: rewrite(folder, token="abc"), r"abc-0000\.bin is missing"),
     "files elsewhere": (lambda folder: rewrite(folder, token="../a"), r"header\.json: token"),
     "earlier version": (lambda folder: rewrite(folder, version=1), r"is of version 1, this program reads 2"),
@@ -187,7 +187,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "a list": (lambda folder: (folder / "header.json").write_text("[]"), r"is not the header of a proposal store"),
     "unknown key": (lambda folder: rewrite(folder, more=1), r"header\.json: more"),
     "wrong type": (lambda folder: rewrite(folder, num_images="5"), r"header\.json: num_images"),
-    "wrong number": (lambda folder: rewrite(folder, num_images=6), r"holds other images than"),
+    "wrong number": (lambda folder: rewrite(folder, num_images=6), r"does not have the numbers of images"),
     "no header": (lambda folder: (folder / "header.json").unlink(), r"header\.json is missing"),
 }
 
@@ -203,7 +203,7 @@ def test_a_broken_store_is_named_at_the_start(folder: Path, fault: str) -> None:
 
 
 def test_the_folder_above_names_its_stores(folder: Path) -> None:
-    with pytest.raises(InputError, match="it holds stores of val"):
+    with pytest.raises(InputError, match="the folder holds stores of val"):
         ProposalStore(folder.parent)
 
 
