@@ -1,7 +1,7 @@
 """Tables as data: the paper's Tables 1-6 with every printed number, and comparisons of our own.
 
-Both are read from YAML files of one form: ``paper.yaml`` has the paper's tables, ``own_tables.yaml`` has ours, and a
-user adds tables in ``reports/tables/*.yaml``.
+Tables are read from YAML files of one form: ``paper.yaml`` has the paper's tables, ``own_tables.yaml`` has our own, and
+``reports/tables/*.yaml`` has those of a user.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Setting:
         eval_images: number of images in that split.
         steps: optimiser steps of the last training stage.
         total_batch: images per optimiser step.
-        lr: learning rate at that batch, before its first drop.
+        lr: learning rate for ``total_batch``, before its first drop.
         backbone: torchvision's name of the backbone.
     """
 
@@ -50,7 +50,7 @@ class Setting:
 
 @dataclass(frozen=True, config=_STRICT)
 class Column:
-    """A metric column: the metric's name, the heading if it is another, and the block of columns it belongs to."""
+    """A column: the name of its metric, its heading if that is not the name, and the block of columns that it is in."""
 
     key: str
     label: str = ""
@@ -63,7 +63,7 @@ class Column:
 
     @property
     def full_heading(self) -> str:
-        """The heading with the block in front, where there is one."""
+        """The heading, after the name of the block if the column is in one."""
         return f"{self.group} {self.heading}".strip()
 
 
@@ -72,18 +72,18 @@ class Row:
     """A row of a table.
 
     Attributes:
-        label: name of the row; in the paper, for its rows.
+        label: name of the row; for a row of the paper, the name in the paper.
         details: text for each of the table's descriptive columns.
         metrics: the paper's numbers in percent, by metric name; a number that the paper does not print is absent.
-        literature: the paper quotes the row from others; it is never run here.
-        ours: the row is not in the paper's table.
-        same_as: ``table/row`` of the same model in another table, whose records are used if the row has none.
-        reference: the row that this row's gap is measured from. Default: the table's reference row.
+        literature: whether the paper quotes the row from other work. Such a row is never run here.
+        ours: whether the row is our own and not in the paper's table.
+        same_as: ``table/row`` of the same model in another table, whose records are used if this row has none.
+        reference: the row that is subtracted from this row in its gap. Default: the table's reference row.
         note: a remark below the table.
         steps: optimiser steps, if not those of the table's setting.
         backbone: name of the backbone, if not that of the table's setting.
         seconds_per_image: the paper's test time.
-        device: hardware of that time.
+        device: the hardware on which the paper measured that time.
     """
 
     label: str
@@ -102,17 +102,17 @@ class Row:
 
 @dataclass(frozen=True, config=_STRICT)
 class Table:
-    """A table.
+    """A table of the paper or of our own.
 
     Attributes:
         title: one line that says what is compared.
-        columns: its metrics.
-        rows: by id, the name of the row in a run's ``experiment``. A ``*`` in the id of one of our rows matches any
+        columns: the metrics.
+        rows: by id, which is ``experiment.row`` of the row's runs. A ``*`` in the id of one of our rows matches any
             name. The matched name replaces ``*`` in label and reference.
         setting: how the paper's numbers were measured; ``None`` only for a table of ours.
-        reference: row that the gaps of the others are taken to.
+        reference: the row that is subtracted from the others in their gaps.
         details: headings of the descriptive columns.
-        extra: by preset, further metrics that are shown if records have them.
+        extra: by preset, names of further metrics, which are shown if records have them.
         ours: whether the comparison is our own, without numbers of the paper.
     """
 
@@ -127,7 +127,7 @@ class Table:
 
     @property
     def main(self) -> Column:
-        """The column that stands for the table where only one is shown: the first that is split by object size."""
+        """The column to show if there is room for one: the first that COCO splits by object size, or else the first."""
         return next((column for column in self.columns if size_keys(column.key)), self.columns[0])
 
     def steps(self, row: Row) -> int | None:
@@ -148,8 +148,8 @@ def parse(text: str, source: str, others: Mapping[str, Table] | None = None) -> 
         others: tables of other files, which ``same_as`` may name.
 
     Raises:
-        InputError: the text is not YAML, a key is unknown or missing, a value has the wrong type, or it names a row
-            or a table that does not exist. Names the key.
+        InputError: the text is not YAML, a key is unknown or missing, a value has the wrong type, or a value
+            names a row or table that does not exist. The message names the key.
     """
     try:
         content = parse_yaml(text, source)
@@ -181,7 +181,7 @@ def _check(name: str, table: Table, known: Mapping[str, Table], source: str) -> 
             raise InputError(f"{where}.reference: there is no row {row.reference!r}")
         for part, given, allowed in (("metrics", row.metrics, keys), ("details", row.details, set(table.details))):
             if unknown := sorted(set(given) - allowed):
-                raise InputError(f"{where}.{part}.{unknown[0]}: not among the table's columns")
+                raise InputError(f"{where}.{part}.{unknown[0]}: not among the columns of the table")
         if row.same_as is not None:
             other_table, _, other_row = row.same_as.partition("/")
             if other_table not in known or other_row not in known[other_table].rows:
@@ -194,7 +194,7 @@ def _packaged(name: str) -> str:
 
 @cache
 def paper_tables() -> dict[str, Table]:
-    """The tables of ``paper.yaml``; every call returns the same objects, so do not change them."""
+    """The tables of ``paper.yaml``. Every call returns the same objects, so callers must not change them."""
     return parse(_packaged("paper.yaml"), "paper.yaml")
 
 
@@ -205,7 +205,7 @@ def all_tables(folder: Path) -> dict[str, Table]:
         folder: holds the user's ``*.yaml``; may be absent.
 
     Raises:
-        InputError: as :func:`parse`; a file cannot be read or repeats the name of a table.
+        InputError: a file cannot be read, has an error (see :func:`parse`) or repeats the name of a table.
     """
     tables = dict(paper_tables())
     tables |= parse(_packaged("own_tables.yaml"), "own_tables.yaml", tables)

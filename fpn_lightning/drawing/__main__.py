@@ -1,4 +1,4 @@
-"""One picture per row for the reports, from the last validation of its run.
+"""Copy one picture of each row to the reports: a picture from the last validation of the row's run.
 
 python -m fpn_lightning.drawing --preset mini --table table1
 """
@@ -19,15 +19,15 @@ from fpn_lightning.text import replace_unprintable, show
 
 
 def _find_picture(run: Path, image_id: int | None) -> Path:
-    """The picture of a run's last step; pictures that ``validate`` has drawn count too."""
+    """The picture of ``image_id`` (or the lowest id) at the last step with pictures, by ``fit`` or ``validate``."""
     drawn = [*run.glob(f"{FOLDER}/step*/*.png"), *run.glob(f"validate/{FOLDER}/step*/*.png")]
     last = max((_step(path) for path in drawn), default=0)
     wanted = [path for path in drawn if _step(path) == last and image_id in (None, int(path.stem))]
     if not wanted:
         config = shlex.quote(str(run / "config.yaml"))
         raise InputError(
-            f"{run} has no picture{'' if image_id is None else f' of image {image_id}'} of its last step. Draw some: "
-            f"python train.py validate --config {config} --ckpt_path last --pictures.num_images 10"
+            f"{run} has no picture{'' if image_id is None else f' of image {image_id}'} of its last step. To draw "
+            f"pictures: python train.py validate --config {config} --ckpt_path last --pictures.num_images 10"
         )
     return min(wanted, key=lambda path: int(path.stem))
 
@@ -48,10 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs (default: %(default)s)")
     parser.add_argument("--preset", required=True, help="preset of the runs")
     parser.add_argument("--table", required=True, help="table of the runs")
-    parser.add_argument("--row", default="*", help="the only row (default: all finished rows)")
+    parser.add_argument("--row", default="*", help="the row to copy (default: every row with a finished run)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the runs (default: %(default)s)")
-    parser.add_argument("--image-id", type=int, metavar="ID", help="the image (default: lowest id that was drawn)")
-    parser.add_argument("--output", type=Path, help="folder of the pictures (default: reports/<preset>/pictures)")
+    parser.add_argument("--image-id", type=int, metavar="ID", help="id of the image (default: the lowest id)")
+    parser.add_argument("--output", type=Path, help="folder to copy to (default: reports/<preset>/pictures)")
     given = parser.parse_args(argv)
     folder, pattern = given.runs / given.preset / given.table, f"{given.row}/seed{given.seed}/metrics.json"
     replace_unprintable()
@@ -60,9 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         finished = sorted(record.parent for record in folder.glob(pattern) if is_finished(record.parent))
         if not finished:
             raise InputError(
-                f"{folder} holds no finished run with seed {given.seed}: no {pattern}; finish one, or name another"
+                f"{folder} holds no finished run with seed {given.seed}: no {pattern}; finish such a run, or change "
+                "--preset, --table, --row or --seed"
             )
-        # Find all pictures before copying the first, so that an error leaves nothing half done.
+        # All pictures are found before the first is copied, so that after an error no picture has been copied.
         for name, picture in [(run.parent.name, _find_picture(run, given.image_id)) for run in finished]:
             path = output / f"{given.table}_{name}.png".replace("/", "_")
             write_whole(path, picture.read_bytes())

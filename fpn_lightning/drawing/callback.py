@@ -1,4 +1,4 @@
-"""Pictures of a few images at every validation, and of the images of ``predict``."""
+"""Draw a few images at every validation, and the images of ``predict``."""
 
 from __future__ import annotations
 
@@ -32,20 +32,22 @@ VALIDATION_IMAGES = 4
 class PictureCallback(Callback):
     """Draws predictions, ground truth and feature maps of images.
 
-    After each evaluation of ``fit``, ``validate`` and ``test``, the first process draws the images of the split with
-    objects of the most different sizes. Files are ``<output>/pictures/step<step>/<image id>.png``; each logger that
-    takes images gets them in one call. The images are read and predicted again, so metrics and random state stay the
-    same. Of a model with heads that have not been trained yet, only the ground truth is drawn.
+    After each evaluation of ``fit``, ``validate`` and ``test``, the first process draws a few images of the split. It
+    chooses those whose objects belong to the most size classes (small, medium, large). The files are
+    ``<output>/pictures/step<step>/<image id>.png``. Loggers with a method ``log_image`` log them. The images are read
+    and predicted a second time, which changes neither metrics nor random state. Predictions are not drawn if the model
+    has untrained heads.
 
-    In ``predict``, every image of a folder is drawn into ``<run>/predict/pictures/<file name>.png``, and every image
-    of a split into ``<image id>.png``. The predictions of ``predict`` are drawn; a second forward pass gives the maps.
+    In ``predict``, the files are ``<run>/predict/pictures/<file name>.png`` for the images of a folder, and
+    ``<image id>.png`` for the images of a split. The drawn predictions are those of ``predict``. The feature maps come
+    from a second forward pass.
 
     Args:
-        num_images: maximum number of pictures per evaluation or ``predict``; 0 draws none. By default 4 per
-            evaluation and all images of a ``predict``.
-        top_k: predictions drawn per image, best first.
-        of_splits: also draw the images of ``data.predict_split``, not only those of ``data.predict_path``.
-        score_thresh: draw only detections with a higher score, in [0, 1]; proposals have no such limit.
+        num_images: maximum number of pictures of an evaluation or of ``predict``; 0 draws none. ``None``: 4 pictures of
+            an evaluation, all images of ``predict``.
+        top_k: maximum number of predictions drawn in an image, best first.
+        of_splits: in ``predict``, draw the images of ``data.predict_split`` as well as those of ``data.predict_path``.
+        score_thresh: draw only detections with a higher score, in [0, 1]. Proposals are drawn with any score.
 
     Raises:
         InputError: ``num_images`` is below 0, ``top_k`` is below 1 or ``score_thresh`` is outside [0, 1].
@@ -68,7 +70,7 @@ class PictureCallback(Callback):
         self._remaining = 0  # pictures that this process may still draw in predict
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note the step of the weights; outside ``fit`` the trainer does not know it."""
+        """Store the step of the loaded weights, which the trainer does not know outside ``fit``."""
         self._checkpoint_step = checkpoint["global_step"]
 
     def _draw(
@@ -81,21 +83,15 @@ class PictureCallback(Callback):
         title: str,
         untrained: bool = False,
     ) -> bytes:
-        """Draw image ``index`` of a batch as a PNG; ``image`` is the image file, uint8 ``(H, W, 3)`` RGB."""
+        """Draw image ``index`` of a batch as a PNG; ``image`` has its file's pixels, uint8 ``(H, W, 3)`` RGB."""
         images = batch.images.only(index)
         truth = batch.ground_truths[index] if batch.ground_truths else None
         maps = {name: features[0] for name, features in stage.detector(images).items()}
         top_k = 0 if untrained else self.top_k
         if isinstance(prediction, DetectionsOrig):
             top_k = min(top_k, int((prediction.scores > self.score_thresh).sum()))
-        drawn = draw_image(
-            image,
-            prediction,
-            top_k,
-            [int(name.removeprefix("p")) for name in maps],
-            stage.categories.names,
-            truth,
-        )
+        levels = [int(name.removeprefix("p")) for name in maps]
+        drawn = draw_image(image, prediction, top_k, levels, stage.categories.names, truth)
         title = f"{title}, {image.shape[1]} x {image.shape[0]} px"
         feature_maps = feature_maps_of(maps, stage.detector.pyramid.strides, images.geometries[0].size)
         return png(draw_figure(title, drawn, feature_maps, truth is not None))
@@ -118,7 +114,9 @@ class PictureCallback(Callback):
         if not (isinstance(dataset, COCODataset) and isinstance(stage, BaseStage)):
             return
         step = max(trainer.global_step, self._checkpoint_step)
-        folder = _cleared(Path(trainer.default_root_dir) / FOLDER / f"step{step}")
+        folder = Path(trainer.default_root_dir) / FOLDER / f"step{step}"
+        for old in folder.glob("*.png"):
+            old.unlink()
         untrained = step == 0 and (stage.init_from is None or stage.new_classes)
         paths = []
         with _evaluating(stage), trainer.precision_plugin.forward_context():
@@ -138,14 +136,14 @@ class PictureCallback(Callback):
     # ---- predict ---------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Before ``predict``: divide the number of pictures among the processes and set earlier pictures aside."""
+        """Before ``predict``: divide the number of pictures among the processes; rename a folder of old pictures."""
         data: COCODataModule = trainer.datamodule  # type: ignore[attr-defined]
         if stage != "predict" or (data.predict_path is None and not self.of_splits):
             return
         limit = len(data.prediction_images) if self.num_images is None else self.num_images
         self._remaining = len(range(trainer.global_rank, limit, trainer.world_size))
         if trainer.is_global_zero:
-            set_aside(Path(trainer.default_root_dir) / FOLDER)  # its pictures need not be ours
+            set_aside(Path(trainer.default_root_dir) / FOLDER)  # earlier pictures may show other images
 
     def on_predict_batch_end(
         self,
@@ -182,12 +180,15 @@ class PictureCallback(Callback):
 
 
 def varied_places(dataset: COCODataset, area_thresholds: tuple[float, float], count: int) -> list[int]:
-    """Places of the images with objects of the most different sizes (small, medium, large); among equals the first.
+    """Indices of the images whose objects belong to the most size classes (small, medium, large).
+
+    Images with equal numbers of size classes keep their order.
 
     Args:
-        dataset: a split.
-        area_thresholds: px² between small and medium and between medium and large objects. Crowd regions do not count.
-        count: number of images; a smaller split gives fewer.
+        dataset: the images of a split.
+        area_thresholds: px², area between small and medium, and between medium and large objects. Crowd regions are
+            left out.
+        count: number of images; all images if the split has fewer.
     """
     classes = []
     for row in dataset.places.tolist():
@@ -198,7 +199,7 @@ def varied_places(dataset: COCODataset, area_thresholds: tuple[float, float], co
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every submodule is in its earlier mode."""
+    """Context manager: evaluation mode without gradients. At the end, every submodule returns to its earlier mode."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -207,10 +208,3 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
-
-
-def _cleared(folder: Path) -> Path:
-    """Remove the pictures of a folder."""
-    for old in folder.glob("*.png"):
-        old.unlink()
-    return folder

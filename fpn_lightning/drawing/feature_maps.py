@@ -1,4 +1,4 @@
-"""A feature map as a picture: how much each cell differs from the typical cell, at its place in the image."""
+"""Draw a feature map as an image. The colour of a cell shows how much the cell differs from the median of the map."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 _BGR = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)
 VIRIDIS = np.asarray(_BGR[:, 0, ::-1], dtype=np.uint8)
-"""uint8 ``(256, 3)`` RGB, from weak (dark) to strong (light)."""
-_MIN_INNER = 8  # cells: a map with a shorter side is scaled with its outermost cells
+"""Colour map, uint8 ``(256, 3)`` RGB, from weak (dark) to strong (light)."""
+_MIN_INNER = 8  # cells: smallest side of a map whose outermost cells are left out of the colour scale
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class FeatureMap:
     Attributes:
         name: ``p2``.
         stride: network-input pixels from one cell to the next.
-        strength: float32 ``(H, W)``: the absolute difference to the channel's median over all cells, averaged over
-            the channels. Cells that cover only padding are left out.
+        strength: float32 ``(H, W)``: the absolute difference of a cell from its channel's median, averaged over the
+            channels. Cells that cover only padding are left out.
         size: height and width of the image in the network input, without padding.
     """
 
@@ -35,10 +35,10 @@ class FeatureMap:
 
 
 def feature_maps_of(maps: dict[str, Tensor], strides: dict[str, int], size: tuple[int, int]) -> list[FeatureMap]:
-    """Compute how much each cell of one image's maps stands out.
+    """Compute how much each cell of an image's feature maps differs from the median of its map.
 
-    Most of an image is background, and the values of a trained map may be large there. The difference to the background
-    shows what a level responds to.
+    Most of an image is background, and the values of a trained map may be large there. The median stands for the
+    background, so the difference from the median shows what a level responds to.
 
     Args:
         maps: ``{"p2": (d, H_2, W_2), ...}`` of one image.
@@ -58,9 +58,9 @@ def feature_maps_of(maps: dict[str, Tensor], strides: dict[str, int], size: tupl
 def paint(feature_map: FeatureMap, height: int, width: int) -> NDArray[np.uint8]:
     """Paint a map over the area of the whole image. Each cell is a rectangle of one colour.
 
-    Dark blue is weak. The strongest 5 % of the cells are yellow; if the single strongest cell set the scale, all others
-    would be dark. The outermost cells of a larger map do not set the scale either: they respond to the padding of the
-    convolutions.
+    Weak cells are dark blue. The strongest 5 % of the cells are yellow: a scale that ended at the strongest cell would
+    make all others dark. If both sides of a map have at least 8 cells, its outermost cells do not affect the scale,
+    because they respond to the padding of the convolutions.
 
     Args:
         feature_map: the map.

@@ -1,4 +1,4 @@
-"""The whole picture of an image: predictions and ground truth beside the feature maps, with a title and a legend."""
+"""Compose the picture of an image: predictions and ground truth beside feature maps, with a title and a legend."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torchvision.transforms.functional import to_pil_image
 from fpn_lightning.drawing.feature_maps import VIRIDIS, FeatureMap, paint
 from fpn_lightning.drawing.image import DrawnImage, draw_boxes, draw_ground_truth
 
-_FONT = ImageFont.load_default(12)  # it has no × and no –
+_FONT = ImageFont.load_default(12)  # the font lacks × and –
 _GAP, _LINE = 8, 15  # px: between parts; height of a line of text
-_MIN_SIDE = 60  # px: smallest side of a map, for very flat or narrow images
+_MIN_SIDE = 60  # px: smallest side of a painted map, if the image is very flat or narrow
 _SWATCH = (24, 11)  # px: width and height
 
 
@@ -25,8 +25,8 @@ def draw_figure(title: str, drawn: DrawnImage, maps: Sequence[FeatureMap], with_
     Args:
         title: a line above the picture.
         drawn: the image with its predictions.
-        maps: finest first.
-        with_ground_truth: explain the dashed boxes in the legend.
+        maps: the feature maps, finest first; may be empty.
+        with_ground_truth: whether the legend explains the dashed boxes.
     """
     image = to_pil_image(drawn.pixels)
     parts = [_below(drawn.heading, image), *([_panels(maps, image.height, image.width)] if maps else [])]
@@ -37,10 +37,10 @@ def draw_figure(title: str, drawn: DrawnImage, maps: Sequence[FeatureMap], with_
 
 
 def png(picture: Image.Image) -> bytes:
-    """The content of a PNG file; the same picture always gives the same bytes.
+    """Encode a picture as PNG. The same picture always gives the same bytes.
 
-    A palette keeps pictures of photographs, which are committed, near 200 kB instead of 800 kB. The octree method
-    keeps the colours of thin lines to a few levels; a median cut would not.
+    Pictures are committed, so a palette of 256 colours keeps those of photographs near 200 kB instead of 800 kB. The
+    octree method changes the colours of thin lines only slightly. A median cut would change them much more.
     """
     buffer = io.BytesIO()
     palette = picture.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
@@ -71,7 +71,7 @@ def _below(text: str, picture: Image.Image) -> Image.Image:
 
 
 def _panels(maps: Sequence[FeatureMap], height: int, width: int) -> Image.Image:
-    """Each map below its name and stride. One map is as large as the image, several have half its size in two rows."""
+    """Each map below its name and stride. One map is as high as the image; several are half as high, in two rows."""
     rows = 1 if len(maps) == 1 else 2
     panel_height = max((height - (rows - 1) * (_LINE + _GAP)) // rows, _MIN_SIDE)
     panel_width = max(round(panel_height * width / height) if height >= _MIN_SIDE else width // rows, _MIN_SIDE)
@@ -85,7 +85,7 @@ def _panels(maps: Sequence[FeatureMap], height: int, width: int) -> Image.Image:
 
 
 def _legend(drawn: DrawnImage, with_ground_truth: bool) -> Image.Image:
-    """A swatch and a text for each level, the ground truth and the maps."""
+    """A colour sample and a text for each level, for the ground truth and for the maps."""
     width, height = _SWATCH
     box, white = torch.tensor([[0, 0, width, height]]), torch.full((3, height, width), 255, dtype=torch.uint8)
     entries = [(draw_boxes(white, box, [colour]), text) for text, colour in drawn.legend]

@@ -1,4 +1,4 @@
-"""Predictions and ground truth drawn on an image: proposals coloured by pyramid level, detections by category."""
+"""Draw predictions and ground truth on an image. Proposals are coloured by pyramid level, detections by category."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COLOURS: tuple[Colour, ...] = (
     (204, 121, 167),
     (0, 114, 178),
 )
-MAX_SIDE = 960  # px: longer side of a drawn image
+MAX_SIDE = 960  # px: maximum of the longer side of a drawn image
 LINE = 2  # px: width of a box's outline
 LABEL = 14  # px: height of a label
 DASH = 4  # px: length of a dash of the ground truth
@@ -43,8 +43,8 @@ class DrawnImage:
 
     Attributes:
         pixels: uint8 ``(3, H, W)`` RGB, the scaled image.
-        heading: describes the predictions.
-        legend: texts and colours of the levels; empty for detections, which have labels.
+        heading: number and kind of the predictions.
+        legend: text and colour of each level; empty for detections, whose categories are written beside them.
     """
 
     pixels: Tensor
@@ -73,8 +73,8 @@ def draw_image(
         top_k: number of predictions to draw.
         levels: levels of the model's maps. The legend shows them even if no proposal comes from them.
         category_names: by label. A label without a name is written as ``class 7``.
-        truth: the objects; None if they are not known. Crowd regions are not drawn. Beside detections, objects have the
-            name of their category below them.
+        truth: the objects; None if they are not known. Crowd regions are not drawn. If the predictions are detections,
+            the name of its category is written below each object.
     """
     scale = drawing_scale(image.shape[:2])
     pixels = torch.from_numpy(resize(image, scale)).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
@@ -110,8 +110,8 @@ def _named(labels: list[int], names: Sequence[str]) -> list[str]:
 def drawing_scale(size: tuple[int, ...]) -> float:
     """Factor by which an image is scaled: a whole number for a small image, below 1 for a large one.
 
-    The longer side of the scaled image is between ``MAX_SIDE / 2`` and ``MAX_SIDE``, so lines are thin compared with
-    what they mark.
+    The longer side of the scaled image is between ``MAX_SIDE / 2`` and ``MAX_SIDE``, so that lines are thin
+    compared with the objects.
 
     Args:
         size: height and width of the image file, px.
@@ -121,7 +121,7 @@ def drawing_scale(size: tuple[int, ...]) -> float:
 
 
 def resize(image: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
-    """Scale an image or mask, uint8 ``(H, W)`` or ``(H, W, 3)``. Pixels are repeated, or averaged to shrink it."""
+    """Scale an image, uint8 ``(H, W, 3)``: enlarging repeats pixels, shrinking averages them."""
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     method = cv2.INTER_NEAREST if scale >= 1 else cv2.INTER_AREA
     return np.asarray(cv2.resize(image, (width, height), interpolation=method), dtype=np.uint8)
@@ -139,10 +139,10 @@ def draw_boxes(
         names: one per box, or None.
         line: width of the outlines, px.
     """
-    if not len(boxes):  # torchvision warns
+    if not len(boxes):  # torchvision would warn
         return pixels
     corners = boxes.round().long()
-    corners[:, 2:] -= 1  # a box ends before the pixel x2, y2, and torchvision draws that pixel too
+    corners[:, 2:] -= 1  # a box ends before the pixel (x2, y2), but torchvision would draw this pixel
     height, width = pixels.shape[1:]
     corners = corners.clamp(torch.zeros(4, dtype=torch.long), torch.tensor([width, height, width, height]) - 1)
     corners[:, 2:] = corners[:, 2:].maximum(corners[:, :2])
@@ -150,16 +150,17 @@ def draw_boxes(
     pixels = draw_bounding_boxes(pixels, corners, colors=from_last, width=line)
     if names is None:
         return pixels
-    # Above the boxes; torchvision writes a label inside its box, where it hides a small object.
+    # Labels go above the boxes. By default torchvision writes a label inside its box, where it hides a small object.
     above = (corners - torch.tensor([0, LABEL, 0, LABEL])).clamp(min=0)
     labels = list(reversed(names))
     return draw_bounding_boxes(pixels, above, labels, from_last, width=0, fill_labels=True)
 
 
 def draw_ground_truth(pixels: Tensor, boxes: Tensor, names: Sequence[str] | None = None) -> Tensor:
-    """Draw boxes one pixel wide, with dashes of white and black, which are visible on any image; see `draw_boxes`.
+    """Draw outlines of boxes one pixel wide, in dashes of white and black, which are visible on any image.
 
-    The names stand below the boxes, since those of predictions stand above theirs.
+    The arguments are those of :func:`draw_boxes`. Names are written below the boxes, because the names of predictions
+    are above.
     """
     outlines = draw_boxes(torch.zeros_like(pixels), boxes, [(255, 255, 255)] * len(boxes), line=1) > 0
     y, x = torch.meshgrid(torch.arange(pixels.shape[1]), torch.arange(pixels.shape[2]), indexing="ij")
@@ -178,7 +179,7 @@ def draw_masks(pixels: Tensor, masks: Sequence[RLE], colours: Sequence[Colour]) 
 
     Where several masks cover a pixel, the first one is visible.
     """
-    if not masks:  # torchvision warns
+    if not masks:  # torchvision would warn
         return pixels
     height, width = pixels.shape[1:]
     bitmaps = [cv2.resize(mask_api.decode(mask), (width, height), interpolation=cv2.INTER_NEAREST) for mask in masks]

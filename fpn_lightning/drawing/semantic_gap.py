@@ -1,8 +1,9 @@
-"""What a single cell of a map says about the object there, level by level: the semantic gap of FPN §1 and §5.1.1.
+"""Measure the semantic gap of FPN §1 and §5.1.1: how well single cells of each map predict the objects' categories.
 
 A linear classifier predicts the supercategory of an object from one cell of one map: the cell at the centre of its box.
-Each map of the backbone (c2..c5) and of the pyramid (p2..p5) gets its own, fitted to the objects of the training split
-and evaluated on those of the validation split. They are the same objects for all maps; background is left out.
+Each map of the backbone (c2..c5) and of the pyramid (p2..p5) has its own classifier, which is fitted to the objects of
+the training split and evaluated on those of the validation split. All maps have the same objects. Background is left
+out.
 """
 
 from __future__ import annotations
@@ -32,16 +33,17 @@ from fpn_lightning.weights.init_from import load_weights
 
 LEVELS = (2, 3, 4, 5)
 NAMES = [f"{kind}{level}" for kind in "pc" for level in LEVELS]
-L2 = 0.1  # times half the squared weights; 0.01 to 1 give nearly the same
-RESAMPLED = 1000  # draws of images behind an interval
+L2 = 0.1  # times half the sum of squared weights; 0.01 to 1 give similar results
+RESAMPLED = 1000  # draws of images from which an interval is computed (bootstrap)
 NOTE = (
-    "A linear classifier predicts the supercategory of an object from the one cell of a map at the centre of its box. "
-    "Accuracy in %, mean over the supercategories, and its 95 % interval over draws of the validation images."
+    "A linear classifier predicts the supercategory of an object from one cell of a map: the cell at the centre of its "
+    "box. The table has its accuracy in %, averaged over the supercategories, and the 95 % interval of this accuracy "
+    "over draws of the validation images (bootstrap)."
 )
 
 
 class Cells(NamedTuple):
-    """The cells at the centres of M objects: of each map float64 ``(M, C)``; labels and images, int64 ``(M,)``."""
+    """The cells at the centres of M objects, by map: float64 ``(M, C)``; labels and image numbers: int64 ``(M,)``."""
 
     maps: dict[str, Tensor]
     labels: Tensor
@@ -49,7 +51,7 @@ class Cells(NamedTuple):
 
 
 def load_run(run: Path) -> tuple[Detector, COCODataModule, COCODataModule]:
-    """Load a trained detector, and its training and validation images as for evaluation; InputError if it cannot."""
+    """Load a run's detector, and its training and validation images without augmentation. May raise InputError."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(BaseStage, "model")
     try:
@@ -65,17 +67,17 @@ def load_run(run: Path) -> tuple[Detector, COCODataModule, COCODataModule]:
     except (OSError, yaml.YAMLError, KeyError, TypeError, ArgumentError) as error:
         raise InputError(f"{run / 'config.yaml'}: not the configuration of a run ({error})") from error
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # `instantiate`, which replaces it, is missing in jsonargparse 4.45 to 4.48
+        warnings.simplefilter("ignore")  # its replacement `instantiate` is missing in jsonargparse 4.45 to 4.48
         detector = parser.instantiate_classes(options).model.detector
     load_weights(detector, str(run / "checkpoints" / "last.ckpt"), ("backbone.", "pyramid."))
     if absent := [name for name in NAMES if name not in detector.backbone.strides | detector.pyramid.strides]:
-        raise InputError(f"{run} has no map {', '.join(absent)}; give runs of rows such as table1/c_fpn")
+        raise InputError(f"{run} has no map {', '.join(absent)}; use runs of rows such as table1/c_fpn")
     return detector.eval(), train, val
 
 
 @torch.no_grad()
 def gather(detector: Detector, data: COCODataModule, device: str) -> Cells:
-    """Compute the maps of all images and keep the cells at the objects' centres."""
+    """Compute the maps of all images and keep the cells at the centres of the objects' boxes."""
     strides = detector.backbone.strides | detector.pyramid.strides
     maps: dict[str, list[Tensor]] = {name: [] for name in NAMES}
     labels, images = [], []
@@ -93,12 +95,12 @@ def gather(detector: Detector, data: COCODataModule, device: str) -> Cells:
 
 
 def fit(cells: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Fit a linear softmax classifier, float64 ``(C + 1, K)`` with the bias last; all classes count the same."""
+    """Fit a linear softmax classifier; all classes have the same weight. Returns float64 ``(C + 1, K)``, bias last."""
     weights = torch.zeros(cells.shape[1] + 1, num_classes, dtype=torch.float64, requires_grad=True)
     balance = labels.bincount(minlength=num_classes).clamp(min=1).double().reciprocal()
     optimizer = torch.optim.LBFGS([weights], max_iter=300, line_search_fn="strong_wolfe")
 
-    def loss() -> Tensor:  # convex: it does not depend on a first draw
+    def loss() -> Tensor:  # convex, so the result does not depend on the initial weights
         optimizer.zero_grad()
         total = cross_entropy(cells @ weights[:-1] + weights[-1], labels, balance)
         total += L2 / 2 * weights[:-1].square().sum()
@@ -110,7 +112,7 @@ def fit(cells: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
 
 def balanced_accuracy(right: Tensor, cells: Cells, num_classes: int) -> tuple[float, ...]:
-    """Mean over classes with objects of the fraction of ``right``, bool ``(M,)``; the two ends of its 95 % interval."""
+    """Accuracy, averaged over classes with objects, and the ends of its 95 % interval; ``right``: bool ``(M,)``."""
     num_images = int(cells.images.max()) + 1
     place, size = cells.images * num_classes + cells.labels, num_images * num_classes
     counts = torch.stack([place.bincount(right.double(), size), place.bincount(minlength=size)]).double()
@@ -122,7 +124,7 @@ def balanced_accuracy(right: Tensor, cells: Cells, num_classes: int) -> tuple[fl
 
 
 def probe(train: Cells, val: Cells, num_classes: int) -> dict[str, tuple[float, ...]]:
-    """Fit a classifier to the cells of each map; returns its accuracy on other images and the interval."""
+    """Fit a classifier to each map of ``train``; returns its accuracy on ``val`` and the ends of the interval."""
     results = {}
     for name, cells in train.maps.items():
         mean, std = cells.mean(dim=0), cells.std(dim=0).clamp(min=1e-6)
@@ -133,7 +135,7 @@ def probe(train: Cells, val: Cells, num_classes: int) -> dict[str, tuple[float, 
 
 
 def write(results: dict[str, dict[str, tuple[float, ...]]], output: Path) -> None:
-    """Write the figure (PNG) and, beside it, the numbers as Markdown."""
+    """Write the figure (PNG) to ``output`` and the numbers (Markdown) beside it."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     lines = [f"| maps | {' | '.join(f'level {k}' for k in LEVELS)} |", "|---" * (len(LEVELS) + 1) + "|"]
@@ -155,11 +157,11 @@ def write(results: dict[str, dict[str, tuple[float, ...]]], output: Path) -> Non
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns 0, or 2 if a run cannot be used."""
     parser = argparse.ArgumentParser("python -m fpn_lightning.drawing.semantic_gap", description=__doc__)
-    parser.add_argument(
-        "runs", type=Path, nargs="+", metavar="RUN", help="directory of a finished run: …/<row>/seed<n>"
-    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a finished run: …/<row>/seed<n>")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("reports/small/semantic_gap.png"), help="%(default)s")
+    parser.add_argument(
+        "--output", type=Path, default=Path("reports/small/semantic_gap.png"), help="figure (default: %(default)s)"
+    )
     given = parser.parse_args(arguments)
     results = {}
     runs = [run.resolve() for run in given.runs]

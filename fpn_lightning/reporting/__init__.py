@@ -1,1 +1,1 @@
-"""From run records to the paper's tables; imports neither models nor Lightning."""
+"""Pages, tables and figures made from run records. This package imports neither torch nor Lightning."""

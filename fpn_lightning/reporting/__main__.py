@@ -1,4 +1,4 @@
-"""``python -m fpn_lightning.reporting``: collect finished runs and write tables of the paper's numbers and ours."""
+"""``python -m fpn_lightning.reporting``: copy records of finished runs; write tables of the paper's and our numbers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def _parser() -> argparse.ArgumentParser:
         "--reports",
         type=Path,
         default=Path("reports"),
-        help="folder for records/ and the pages of each preset; may have tables/*.yaml (default: %(default)s)",
+        help="folder of the copied records and of the pages; your own tables are read from its tables/*.yaml "
+        "(default: %(default)s)",
     )
     parser.add_argument("--preset", nargs="+", metavar="NAME", help="presets to render (default: all with records)")
     parser.add_argument(
@@ -35,16 +36,17 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="NAME",
         default=[],
-        help="tables to render even if no row has been run (default: tables with records)",
+        help="render these tables even if none of their rows has been run; tables with records are always rendered",
     )
     parser.add_argument(
-        "--source", choices=("local", "wandb"), default="local", help="where finished runs are (default: %(default)s)"
+        "--source", choices=("local", "wandb"), default="local", help="where to find the runs (default: %(default)s)"
     )
-    parser.add_argument("--wandb-project", metavar="ENTITY/PROJECT", help="for --source wandb")
+    parser.add_argument("--wandb-project", metavar="ENTITY/PROJECT", help="project of the runs, for --source wandb")
     parser.add_argument(
         "--replace",
         action="store_true",
-        help="also replace kept records of other data or another configuration, of --preset only if that is given",
+        help="replace copied records even if the new run has other data or another configuration; with --preset, only "
+        "records of these presets",
     )
     return parser
 
@@ -59,12 +61,10 @@ def _gather(arguments: argparse.Namespace, records_root: Path, console: Console)
     if online and not project:
         raise InputError("--source wandb needs --wandb-project ENTITY/PROJECT")
     kept = collect(wandb_runs(project) if online else local_runs(arguments.runs), records_root, replace)
-    where = f"their records are in {records_root}"
-    others = len(kept.left_alone) + len(kept.not_added)
-    if others:
-        where = f"the records of {len(kept.written)} are in {records_root}, {others} were not copied (see below)"
-    count = len(kept.written) + others
-    console.print(Text(f"{count} finished runs in {project if online else arguments.runs}; {where}"))
+    copied, others = len(kept.written), len(kept.left_alone) + len(kept.not_added)
+    where = f"{copied} records were copied to {records_root}"
+    where += f", {others} were not copied (see below)" if others else ""
+    console.print(Text(f"{copied + others} finished runs in {project if online else arguments.runs}; {where}"))
     for name in kept.unfinished:
         console.print(Text(f"unfinished, left out: {plain(name)}", style="yellow"))
     return kept
@@ -82,7 +82,7 @@ def _render(preset: str, tables: Mapping[str, Table], arguments: argparse.Namesp
     if page := tuning.write(preset, records, folder):
         console.print(Text(f"written: {page}"))
     elif not found:
-        console.print(Text(f"preset {preset}: its records belong to none of the tables", style="yellow"))
+        console.print(Text(f"preset {preset}: none of its records belongs to a table", style="yellow"))
     for summary in found:
         paths = write(summary, folder)
         show(summary, console)
@@ -90,23 +90,22 @@ def _render(preset: str, tables: Mapping[str, Table], arguments: argparse.Namesp
             console.print(Text(f"written: {path}"))
 
 
-def _tell_left_alone(kept: Kept, records_root: Path, console: Console) -> None:
-    """Print which records were not copied; after the tables, where it is seen."""
+def _show_not_copied(kept: Kept, records_root: Path, console: Console) -> None:
+    """Print which records were not copied. This is printed after the tables, so that it is not overlooked."""
     for path, reasons in kept.not_added.items():
         text = (
             f"not copied: the record for {path}, because {plain('; '.join(reasons))}. Run all seeds of a row with one "
-            "configuration, or name the other one with --experiment.variant"
+            "configuration, or give the runs of another configuration a name of their own with --experiment.variant"
         )
         console.print(Text(text, style="bold yellow"), soft_wrap=True)
     for path, reasons in kept.left_alone.items():
-        text = f"left alone: {path}; in the finished run {plain('; '.join(reasons))}"
+        text = f"not replaced: {path}; the finished run differs from this record: {plain('; '.join(reasons))}"
         console.print(Text(text, style="yellow"), soft_wrap=True)
     if kept.left_alone:
         names = " ".join(sorted({path.relative_to(records_root).parts[0] for path in kept.left_alone}))
         text = (
-            f"Kept records left alone: {len(kept.left_alone)}. The finished runs differ from them. "
-            "The pages show the kept records, not these runs. To replace them: python -m fpn_lightning.reporting with "
-            f"--preset {names} --replace"
+            f"Records that were not replaced: {len(kept.left_alone)}. The pages show these records, not the finished "
+            f"runs. To replace the records, add --preset {names} --replace to the command."
         )
         console.print(Text(text, style="bold yellow"), soft_wrap=True)
 
@@ -115,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line with ``argv``, by default the arguments of the process.
 
     Returns:
-        Exit status: 0, also if kept records were left alone, or 2 after a message on standard error.
+        Exit status: 0, also if records were not copied; 2 after an error message on standard error.
     """
     arguments = _parser().parse_args(argv)
     replace_unprintable()
@@ -129,17 +128,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(f"--tables {unknown[0]}: there is no such table; there are: {', '.join(tables)}")
         for preset in arguments.preset or known:
             if preset not in known:
-                there = ", ".join(known) or "none"
-                raise InputError(f"--preset {preset}: no records in {records_root}; presets that have some: {there}")
+                names = ", ".join(known) or "none"
+                raise InputError(f"--preset {preset}: no records in {records_root}; presets with records: {names}")
             _render(preset, tables, arguments, console)
         if not known:
             raise InputError(
-                f"there is no finished run in {arguments.runs} and no record in {records_root}; "
-                "train a row first: python train.py fit --config configs/table1/c_fpn.yaml"
+                f"there is no finished run in {arguments.runs} and no record in {records_root}; train a row first, for "
+                "example with python train.py fit --config configs/table1/c_fpn.yaml"
             )
     except InputError as error:
         status = complain(error)
-    _tell_left_alone(kept, records_root, console)
+    _show_not_copied(kept, records_root, console)
     return status
 
 

@@ -1,4 +1,4 @@
-"""Do our rows stand in the paper's order? One grid of signs, pairs of rows × columns, and the differences behind it."""
+"""Compare the order of our rows with the order of the paper's rows, for every pair of rows and every column."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from fpn_lightning.metric_names import proposal_count
 from fpn_lightning.paper import Column
 from fpn_lightning.reporting.grids import Grid, number, with_spread
 from fpn_lightning.reporting.seeds import FACTOR, difference
-from fpn_lightning.reporting.summary import RowSummary, TableSummary
+from fpn_lightning.reporting.summary import RowSummary, TableSummary, minus
 
 AS_IN_PAPER, REVERSED, WITHIN_NOISE, NOT_COMPARED = "✓", "✗", "·", "n/a"
 RULE = (
-    f"{AS_IN_PAPER} as in the paper, {REVERSED} reversed, {WITHIN_NOISE} within noise, {NOT_COMPARED} not comparable. "
-    f"The difference of two rows is more than noise if its mean over the seeds is larger than {FACTOR} times its "
-    "sample standard deviation. This needs at least two seeds that both rows have."
+    f"Order of the two rows: {AS_IN_PAPER} as in the paper, {REVERSED} reversed, {WITHIN_NOISE} within noise, "
+    f"{NOT_COMPARED} not comparable. The difference of two rows is more than noise if its mean over the seeds is "
+    f"larger than {FACTOR} times its sample standard deviation. Two rows are compared only if they have two seeds in "
+    "common."
 )
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the order of our rows is the paper's.
+    """The order of our rows, compared with the paper's.
 
     Attributes:
-        counts: one line, ``27 of 40 comparisons of two rows as in the paper, 1 reversed, 12 within noise``.
-        signs: pairs of rows × columns, one sign a cell.
-        differences: the same cells with our difference and the paper's.
+        counts: a sentence, ``27 of 40 comparisons of two rows as in the paper, 1 reversed, 12 within noise.``
+        signs: one line for each pair of rows, with a sign in each column.
+        differences: the same lines and columns, with our difference of the two rows and the paper's difference.
     """
 
     counts: str
@@ -37,7 +38,7 @@ class Agreement:
 
 
 def agreement(summary: TableSummary) -> Agreement | None:
-    """Compare all pairs of rows; ``None`` if the paper has no numbers for two rows that were run."""
+    """Compare all pairs of rows that were run; ``None`` if the paper has a difference for none of the pairs."""
     rows = [row for row in summary.run if row.row.metrics]
     pairs = list(combinations(rows, 2))
     columns = [column for column in summary.columns if any(_paper(summary, column, *pair) for pair in pairs)]
@@ -58,23 +59,22 @@ def agreement(summary: TableSummary) -> Agreement | None:
 
 
 def short(row: RowSummary) -> str:
-    """The row's letter in the paper, ``(c)``, or its name if it has none."""
+    """The letter at the start of the row's label, ``(c)``, or else the whole label."""
     letter = re.match(r"\(\w\)(?= )", row.row.label)
     return letter[0] if letter else row.row.label
 
 
 def _paper(summary: TableSummary, column: Column, first: RowSummary, second: RowSummary) -> float | None:
-    """The paper's difference in points; ``None`` if it prints none, or equal numbers.
+    """The paper's difference of two rows in points; ``None`` if a number is missing or the two numbers are equal.
 
-    For a recall that the paper does not print (AR10) it is that of the table's main column (AR100).
+    For a recall that the paper does not print (AR10), the numbers of the table's main column (AR100) are used.
     """
     key = summary.table.main.key if column in summary.extra and proposal_count(column.key) else column.key
-    here, there = first.row.metrics.get(key), second.row.metrics.get(key)
-    return (here - there) or None if here is not None and there is not None else None
+    return minus(first.row.metrics.get(key), second.row.metrics.get(key)) or None
 
 
 def _compared(summary: TableSummary, column: Column, first: RowSummary, second: RowSummary) -> tuple[str, str]:
-    """Sign and text of one cell."""
+    """The sign and the differences of two rows in one column."""
     paper, ours = _paper(summary, column, first, second), difference(first.records, second.records, column.key)
     text = f"{with_spread(ours.mean, ours.std, sign=True) or 'n/a'} ({number(paper, sign=True) or 'n/a'})"
     if paper is None or ours.sign is None:
@@ -94,5 +94,5 @@ def _counts(summary: TableSummary, columns: list[Column], signs: Counter[str]) -
     )
     text += f"; {signs[NOT_COMPARED]} not comparable." if signs[NOT_COMPARED] else "."
     if extra := [column.heading for column in columns if column in summary.extra]:
-        text += f" The paper does not print {' and '.join(extra)}: its {summary.table.main.heading} is used."
+        text += f" For {' and '.join(extra)}, not printed in the paper, its {summary.table.main.heading} is used."
     return text

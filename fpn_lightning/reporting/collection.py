@@ -1,4 +1,4 @@
-"""Copy the records of finished runs, from ``runs/`` or Weights & Biases, into ``reports/records/`` and load them."""
+"""Copy records of finished runs, from ``runs/`` or Weights & Biases, to ``reports/records/``; load the copies."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _KEPT = "*/*/**/seed*"  # <table>/<row>/seed<n>, where table and row may be seve
 
 @dataclass(frozen=True)
 class Kept:
-    """What was done with the records of runs.
+    """What :func:`collect` did with the record of each run. Files are those of ``reports/records/``.
 
     Attributes:
-        written: kept files that were written.
-        left_alone: kept files that were not replaced, with the reasons.
-        not_added: files of further seeds that were not written because the kept seeds differ, with the reasons.
-        unfinished: runs without a record, or with one whose status is not ``finished``, with the status and its reason.
+        written: files that were written.
+        left_alone: files that were not replaced, with the reasons.
+        not_added: files that were not written because the run differs from the row's other seeds, with the reasons.
+        unfinished: names of the runs that have no record or are not finished, with status and reason if recorded.
     """
 
     written: list[Path] = field(default_factory=list)
@@ -38,16 +38,16 @@ class Kept:
 def collect(
     runs: Iterable[tuple[str, Record | None]], records_root: Path, replace: Callable[[str], bool] = lambda preset: False
 ) -> Kept:
-    """Keep the record of every finished run; do not replace a kept record of other data or another configuration.
+    """Copy the record of every finished run. A copy that has other data or another configuration is not replaced.
 
     Args:
-        runs: the name of each run and its record, if it has one, from :func:`local_runs` or :func:`wandb_runs`. Of
-            several finished runs of one experiment the last is used.
-        records_root: folder for ``<preset>/<table>/<row>/seed<n>.json``. Records of deleted runs stay there.
-        replace: whether the kept records of a preset are replaced in any case.
+        runs: name and record of each run, from :func:`local_runs` or :func:`wandb_runs`. If several finished runs
+            belong to one experiment, the last one is used.
+        records_root: folder of the copies, ``<preset>/<table>/<row>/seed<n>.json``. No copy is ever deleted.
+        replace: takes the name of a preset; returns whether its copies are replaced in any case.
 
     Raises:
-        InputError: a malformed record, or one in the folder of another experiment.
+        InputError: a record is malformed or is in the folder of another experiment.
     """
     kept, finished = Kept(), {}
     for name, record in runs:
@@ -69,7 +69,7 @@ def collect(
 
 
 def _load_checked(path: Path, root: Path) -> Record:
-    """Load a record and reject one in the folder of another experiment, such as a copied or renamed run."""
+    """Load a record; InputError if the folder is that of another experiment, because a run was copied or renamed."""
     record = Record.load(path)
     expected = root / record.experiment.path
     if path not in (expected / RECORD_NAME, expected.with_suffix(".json")):
@@ -78,7 +78,7 @@ def _load_checked(path: Path, root: Path) -> Record:
 
 
 def local_runs(runs_root: Path) -> Iterable[tuple[str, Record | None]]:
-    """The runs in ``<runs_root>/<preset>/<table>/<row>/seed<n>/``; none if the folder is absent."""
+    """Yield folder and record (or ``None``) of each run in ``<runs_root>/<preset>/<table>/<row>/seed<n>/``."""
     for folder in sorted(runs_root.glob(f"*/{_KEPT}")):
         path = folder / RECORD_NAME
         if folder.is_dir() and re.fullmatch(r"seed\d+", folder.name):
@@ -91,24 +91,25 @@ def load_all(records_root: Path, preset: str) -> list[Record]:
     """Load the kept records of a preset, ordered by table, row and seed.
 
     Raises:
-        InputError: a malformed record, one in the folder of another experiment, or one that is not finished.
+        InputError: a record is malformed, is in the folder of another experiment or is not that of a finished run.
     """
     records = []
     for path in sorted((records_root / preset).glob(f"{_KEPT}.json")):
         record = _load_checked(path, records_root)
         if record.status != FINISHED:
-            raise InputError(f"{path}: status: {record.status!r}; only finished runs are reported, remove the file")
+            raise InputError(f"{path}: status: {record.status!r}; only finished runs are reported; remove the file")
         records.append(_as_text(record))
     return sorted(records, key=lambda r: (r.experiment.table, r.experiment.row, r.experiment.seed))
 
 
 def _as_text(record: Record) -> Record:
-    """The record with its free text harmless for pages and terminals; ids and names of folders are restricted."""
-    data = replace(record.data, name=markdown(record.data.name), split=markdown(record.data.split))
-    data = replace(data, fingerprint=markdown(data.fingerprint))
+    """Escape the free text of a record for pages and terminals; names of folders have no characters to escape."""
+    data = record.data
     return replace(
         record,
-        data=data,
+        data=replace(
+            data, name=markdown(data.name), split=markdown(data.split), fingerprint=markdown(data.fingerprint)
+        ),
         hardware=markdown(record.hardware),
         versions={markdown(name): markdown(version) for name, version in record.versions.items()},
         commit=markdown(record.commit),
@@ -123,37 +124,31 @@ def presets(records_root: Path) -> list[str]:
 
 
 def wandb_runs(project: str, api: Any = None) -> Iterable[tuple[str, Record | None]]:
-    """The runs that logged their record to Weights & Biases as the file ``metrics.json``, in order of creation.
+    """Yield name and record of each run of a Weights & Biases project, in order of creation.
 
-    Offline runs have to be synchronised first.
+    The record is the run's file ``metrics.json``, or ``None`` if the run has no such file. Offline runs have to be
+    synchronised first.
 
     Args:
         project: ``ENTITY/PROJECT``.
-        api: a ``wandb.Api``; made here if not given.
+        api: a ``wandb.Api``; created if not given.
 
     Raises:
-        InputError: a malformed record; names the run.
+        InputError: the project cannot be read, or a record is malformed. The message names the run.
     """
-    if api is None:
-        api = _wandb_api()
-    from wandb.errors import Error  # as in _wandb_api()
+    import wandb  # not at the top of the file: this import takes seconds
 
+    try:
+        api = wandb.Api() if api is None else api
+    except wandb.errors.Error as error:
+        raise InputError(f"--source wandb: {error} Log in with `wandb login`, or set WANDB_API_KEY.") from error
     try:
         for run in api.runs(project, order="+created_at"):
             yield str(run.name), _download(run, project)
     except InputError:
         raise
-    except (Error, ValueError, OSError) as error:  # ValueError: there is no such project; OSError: the network
+    except (wandb.errors.Error, ValueError, OSError) as error:  # ValueError: no such project; OSError: the network
         raise InputError(f"--wandb-project {project} cannot be read: {error}. Check the name and the login.") from error
-
-
-def _wandb_api() -> Any:
-    import wandb  # takes seconds and is only needed here
-
-    try:
-        return wandb.Api()
-    except wandb.errors.Error as error:
-        raise InputError(f"--source wandb: {error} Log in with `wandb login`, or set WANDB_API_KEY.") from error
 
 
 def _download(run: Any, project: str) -> Record | None:
@@ -161,7 +156,7 @@ def _download(run: Any, project: str) -> Record | None:
         file = run.file(RECORD_NAME)
     except IndexError:
         return None
-    if not file.size:  # the server lists a file that was never uploaded with size 0
+    if not file.size:  # the server lists files that were never uploaded, with size 0
         return None
     with tempfile.TemporaryDirectory() as folder:
         file.download(root=folder, replace=True).close()

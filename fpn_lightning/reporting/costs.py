@@ -1,7 +1,7 @@
-"""What the rows of a table cost on one machine, measured side by side in one run.
+"""Time, memory and parameters of the rows of a table, measured together on one machine.
 
-The speeds in run records were measured at different times, beside whatever else the machine did. A file
-``records/<preset>/<table>_cost.json`` holds numbers that can be compared; ``benchmarks/figure1_cost.py`` writes one.
+The speeds in run records cannot be compared: they were measured at different times, while the machine did other work.
+The costs in a file ``records/<preset>/<table>_cost.json`` can be compared. ``benchmarks/figure1_cost.py`` writes one.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from fpn_lightning.errors import InputError, first_error
 from fpn_lightning.reporting.grids import Grid, number
 from fpn_lightning.reporting.summary import TableSummary
 
-# As for records: the text "3" is not a number, and an unknown key is an error.
+# As in run records, the text "3" is not accepted as a number, and an unknown key is an error.
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowCost:
-    """One row.
+    """The cost of one row.
 
     Attributes:
-        seconds_per_image: at test time, one image after the other.
-        network_seconds_per_image: the network's part of it; the rest is mostly non-maximum suppression.
-        test_memory_mib: memory that one image adds at its peak, MiB.
-        train_step_memory_mib: memory that the forward and backward pass of one training step add at their peak, MiB.
-        train_step_memory_note: how that number was made, if it was not simply measured.
+        seconds_per_image: at test time, with one image at a time.
+        network_seconds_per_image: the network's part of ``seconds_per_image``; the rest is mostly NMS.
+        test_memory_mib: peak memory that testing one image adds, MiB.
+        train_step_memory_mib: peak memory that the forward and backward pass of one training step add, MiB.
+        train_step_memory_note: how the step was run, if the row is not trained with such a step.
         parameters: number of parameters of the model.
     """
 
@@ -55,7 +55,7 @@ class Costs:
         commit: commit of this repository.
         date: day of the measurement.
         image_size: height and width, px.
-        batch: images of one training step.
+        batch: images per training step.
         rows: by row id; a row that was not measured is absent.
     """
 
@@ -71,10 +71,10 @@ class Costs:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read the file.
+        """Read the file ``path``.
 
         Raises:
-            InputError: the file cannot be read, or a key is unknown, missing or out of range. Names file and key.
+            InputError: the file cannot be read, or a key (named in the message) is unknown, missing or out of range.
         """
         try:
             return TypeAdapter(cls).validate_json(path.read_bytes())
@@ -87,7 +87,7 @@ class Costs:
 
 
 def costs_file(table: str, preset: str, records_root: Path) -> Path:
-    """Where the costs of a table's rows are, if they were measured."""
+    """The file of the costs of a table's rows. It is absent if they were not measured."""
     return records_root / preset / f"{table}_cost.json"
 
 
@@ -112,18 +112,18 @@ def measured_on(costs: Costs) -> str:
     height, width = costs.image_size
     return (
         f"All rows were measured in one run: {costs.hardware}, {costs.date}, commit {costs.commit}; images of "
-        f"{height} × {width} px, one at a time at test time, {costs.batch} in a training step. Most of an image's time "
-        "outside the network is non-maximum suppression. Memory is the peak that the work adds. A training step is a "
-        "forward and a backward pass, without the optimiser. In brackets: multiple of the reference row's cost."
+        f"{height} × {width} px, one at a time at test time, {costs.batch} in a training step. The time outside the "
+        "network is mostly non-maximum suppression. Memory is the peak memory that this work adds. A training step is "
+        "a forward and a backward pass, without the optimiser. In brackets: the cost divided by the reference row's."
     )
 
 
 def cost_grid(summary: TableSummary, costs: Costs) -> Grid:
-    """One line for each row, with the multiple of the reference row's cost in brackets."""
+    """One line for each row: its costs and, in brackets, each cost divided by that of the reference row."""
     columns = {
         "parameters": ("parameters", "{:,}"),
         "s/image": ("seconds_per_image", "{:.3f}"),
-        "of it network": ("network_seconds_per_image", "{:.3f}"),
+        "network s/image": ("network_seconds_per_image", "{:.3f}"),
         "test MiB": ("test_memory_mib", "{:,.0f}"),
         "training step MiB": ("train_step_memory_mib", "{:,.0f}"),
     }
@@ -141,7 +141,7 @@ def cost_grid(summary: TableSummary, costs: Costs) -> Grid:
 
 
 def cost_warnings(summary: TableSummary, costs: Costs) -> Iterator[str]:
-    """A sentence for each row whose measured model has another size than the model of its records."""
+    """Yield a warning for each row whose records and costs are of models with different numbers of parameters."""
     for row in summary.run:
         counts, cost = {record.parameters for record in row.records}, costs.rows.get(row.id)
         if cost is not None and counts != {cost.parameters}:
@@ -152,7 +152,7 @@ def cost_warnings(summary: TableSummary, costs: Costs) -> Iterator[str]:
 
 
 def cost_notes(summary: TableSummary, costs: Costs) -> Iterator[str]:
-    """Remarks on single numbers."""
+    """Yield the note of each row that has one."""
     for row in summary.rows:
         if (cost := costs.rows.get(row.id)) and cost.train_step_memory_note:
             yield f"{row.row.label}, memory of a training step: {cost.train_step_memory_note}."

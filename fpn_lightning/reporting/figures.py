@@ -1,6 +1,6 @@
-"""The data of a table's figures: numbers by object size, by number of proposals and by step, gaps of rows, and costs.
+"""The data of a table's figures, which ``plots.py`` draws.
 
-``plots.py`` draws them.
+Figures show metrics by object size, by number of proposals, by training step and by cost, and the gaps between rows.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from fpn_lightning.reporting.seeds import Sample
 from fpn_lightning.reporting.summary import RowSummary, TableSummary
 
 Point = tuple[float, float | None]
-"""A number in percent or points and its sample standard deviation over seeds; ``None`` below two seeds."""
+"""A number in percent or points, and its sample standard deviation over seeds (``None`` below two seeds)."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One subplot: labels of the x axis, and for each row id one point a label, ``None`` where there is none."""
+    """One subplot: the labels of the x axis (``places``) and, by row id, a point or ``None`` for each label."""
 
     title: str
     places: list[str]
@@ -29,7 +29,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Gaps:
-    """The gaps of one column to the reference row in points, by row id: the paper's and ours."""
+    """The gaps to the reference row in one column, in points, by row id: the paper's and ours."""
 
     title: str
     paper: dict[str, Point]
@@ -38,7 +38,7 @@ class Gaps:
 
 @dataclass(frozen=True)
 class Cloud:
-    """One pair of axes with the cost of a row along x and its metric along y, by row id."""
+    """One scatter plot: by row id, the cost (x) and the metric (y)."""
 
     x_label: str
     rows: dict[str, tuple[float, Point]]
@@ -46,7 +46,7 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Shown:
-    """A figure that was written, its title and its caption."""
+    """A figure file with its title and caption."""
 
     path: Path
     title: str
@@ -62,13 +62,13 @@ def _point(found: Sample | None) -> Point | None:
 
 
 def _panel(title: str, places: Iterable[str], rows: dict[str, list[Point | None]]) -> list[Panel]:
-    """A panel of the rows that have a point; none without such a row."""
+    """A list with one panel of the rows that have a point; an empty list if no row has one."""
     filled = {row: points for row, points in rows.items() if any(points)}
     return [Panel(title, list(places), filled)] if filled else []
 
 
 def by_size(summary: TableSummary) -> list[Panel]:
-    """For each column that COCO splits by object size, a panel of our numbers and one of the paper's, if it has any."""
+    """Panels for each column that COCO splits by object size: our numbers, then the paper's if it has any."""
     panels = []
     for column in summary.table.columns:
         keys = size_keys(column.key) or ()
@@ -84,9 +84,10 @@ def by_size(summary: TableSummary) -> list[Panel]:
 
 
 def by_proposals(summary: TableSummary) -> list[Panel]:
-    """A panel of the recall of each row at every number of proposals in its records; none below two such numbers.
+    """A panel of each row's recall against the number of proposals.
 
-    None also for tables of AP, where recall is that of the detections, not of proposals.
+    There is no panel if the records have fewer than two numbers of proposals. There is none for tables of AP, where
+    recall is that of detections, not of proposals.
     """
     keys = {key for row in summary.run for record in row.records for key in record.metrics}
     counts = {count: key for key in sorted(keys) if (count := proposal_count(key)) is not None}
@@ -98,23 +99,22 @@ def by_proposals(summary: TableSummary) -> list[Panel]:
 
 
 def by_step(summary: TableSummary) -> list[Panel]:
-    """For each column, a panel of the rows over the steps of training; none below three validated steps."""
+    """Panels of each row's metric against the training step, for the columns validated at three steps or more."""
     panels = []
     for column in summary.columns:
         curves = {row.id: [dict(run.curves.get(f"val/{column.key}", ())) for run in row.records] for row in summary.run}
         steps = sorted({step for runs in curves.values() for curve in runs for step in curve})
         if len(steps) > 2:
-            rows = {row: [_point(_at(step, runs)) for step in steps] for row, runs in curves.items()}
+            rows = {
+                row: [_point(Sample(tuple(percent(run[step]) for run in runs if step in run))) for step in steps]
+                for row, runs in curves.items()
+            }
             panels += _panel(column.full_heading, map(str, steps), rows)
     return panels
 
 
-def _at(step: int, curves: list[dict[int, float]]) -> Sample:
-    return Sample(tuple(percent(curve[step]) for curve in curves if step in curve))
-
-
 def by_gap(summary: TableSummary) -> list[Gaps]:
-    """The gaps of every column in which our rows have one, for a table with gaps of the paper to compare them with."""
+    """The gaps of every column in which our rows have a gap; an empty list if the paper has no gap in any column."""
     rows = [row for row in summary.run if (reference := summary.reference(row)) and reference.id != row.id]
     found = []
     for column in summary.columns:
@@ -130,7 +130,7 @@ def by_gap(summary: TableSummary) -> list[Gaps]:
 
 
 def by_cost(summary: TableSummary, costs: Costs) -> list[Cloud]:
-    """The main metric against time and memory, for the rows that have both."""
+    """The main metric against time and against memory, for the rows that have records and measured costs."""
     axes = {
         "seconds an image, test time": "seconds_per_image",
         "memory at test time (MiB)": "test_memory_mib",

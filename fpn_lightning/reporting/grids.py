@@ -1,4 +1,4 @@
-"""Tables as text cells: the same cells for Markdown, LaTeX and the terminal."""
+"""Tables as text cells, which are the same in Markdown, LaTeX and on the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fpn_lightning.reporting.summary import RowSummary, TableSummary
 
 @dataclass(frozen=True)
 class Grid:
-    """A rectangle of text cells; the first ``left`` columns are words, the others numbers."""
+    """A table of text cells. The first ``left`` columns have words, aligned to the left; the others have numbers."""
 
     title: str
     header: list[str]
@@ -22,7 +22,7 @@ class Grid:
 
 
 def number(value: float | None, places: int = 1, sign: bool = False) -> str:
-    """A number for a cell; empty for ``None``, and never "-0.0"."""
+    """Format a number for a cell: ``None`` as an empty text, zero without a minus sign."""
     if value is None:
         return ""
     rounded = round(value, places) + 0.0  # -0.0 + 0.0 is 0.0
@@ -30,19 +30,19 @@ def number(value: float | None, places: int = 1, sign: bool = False) -> str:
 
 
 def with_spread(mean: float | None, std: float | None, sign: bool = False) -> str:
-    """Mean and sample standard deviation, ``+1.2 ± 0.3``."""
+    """Format a mean and a sample standard deviation: ``+1.2 ± 0.3``."""
     return number(mean, sign=sign) + ("" if std is None else f" ± {number(std)}")
 
 
 def measured(sample: Sample | None) -> str:
-    """Mean ± spread of a metric; "–" for an object size without ground truth, "n/a" for a metric not recorded."""
+    """Format mean ± spread; "–" if the object size has no ground truth, "n/a" if no record has the metric."""
     if sample is None:
         return "n/a"
     return with_spread(sample.mean, sample.std) or "–"
 
 
 def status(row: RowSummary) -> str:
-    """Say how many seeds were run, or why none was."""
+    """The number of seeds, or the reason why the row has no number of ours."""
     if row.row.literature:
         return "literature"
     if row.mixed:
@@ -51,7 +51,7 @@ def status(row: RowSummary) -> str:
 
 
 def gap_cell(summary: TableSummary, row: RowSummary, key: str) -> str:
-    """Our gap to the reference row; if both rows ran with the same seeds, with its spread and a dot if it is noise."""
+    """Format our gap to the reference row. If both rows have the same seeds, add the spread, and a dot for noise."""
     gap, paired, reference = summary.ours_gap(row, key), summary.paired_gap(row, key), summary.reference(row)
     same = reference is not None and len(paired.values) == len(row.records) == len(reference.records)
     return with_spread(gap, paired.std if same else None, sign=True) + (" ·" if same and paired.sign == 0 else "")
@@ -60,7 +60,7 @@ def gap_cell(summary: TableSummary, row: RowSummary, key: str) -> str:
 def results(summary: TableSummary) -> list[Grid]:
     """The paper's numbers and ours side by side, one grid for each block of columns.
 
-    A row whose model was also evaluated before training has a second line with those numbers.
+    If the model of a row was also evaluated before training, a second line has the numbers of that evaluation.
     """
     grids: list[Grid] = []
     for group in dict.fromkeys(column.group for column in summary.table.columns):
@@ -96,7 +96,7 @@ def _headings(summary: TableSummary, columns: Iterable[Column]) -> list[str]:
 def _side_by_side(
     summary: TableSummary, columns: Iterable[Column], paper: dict[str, str], ours: dict[str, str]
 ) -> list[str]:
-    """The cells below :func:`_headings`, by metric."""
+    """The cells of one line, in the order of :func:`_headings`; ``paper`` and ``ours`` have the cells by metric."""
     cells = []
     for column in columns:
         cells += [paper.get(column.key, "")] if _has_paper(summary, column) else []
@@ -105,9 +105,9 @@ def _side_by_side(
 
 
 def gaps(summary: TableSummary) -> list[Grid]:
-    """Each row minus its reference row, the paper's gap beside ours; no grid if none of our rows has a gap.
+    """The gap of each row to its reference row, the paper's beside ours; no grid if none of our rows has a gap.
 
-    Rows without any gap are left out.
+    A row is left out if neither we nor the paper have a gap for it.
     """
     columns, references, lines, run = summary.columns, [], [], False
     for row in summary.rows:
@@ -129,7 +129,7 @@ def gaps(summary: TableSummary) -> list[Grid]:
 
 
 def differences(summary: TableSummary) -> list[Grid]:
-    """Our numbers minus the paper's, for rows with the paper's data, schedule and backbone; no grid without any."""
+    """Our numbers minus the paper's; no grid if no row was run with the paper's data, schedule and backbone."""
     comparable = [row for row in summary.rows if row.comparable and row.row.metrics]
     columns = summary.table.columns
     rows = [
@@ -145,9 +145,9 @@ def _average(values: Iterable[float | None]) -> str:
     return number(statistics.fmean(known), 3) if known else ""
 
 
-def each(values: Iterable[int]) -> str:
-    """The distinct values, ``400, 1,500``."""
-    return ", ".join(f"{value:,}" for value in sorted(set(values)))
+def each(values: Iterable[int], joint: str = ", ") -> str:
+    """The distinct values as text, sorted: ``400, 1,500``."""
+    return joint.join(f"{value:,}" for value in sorted(set(values)))
 
 
 def cost(summary: TableSummary) -> Grid:

@@ -24,9 +24,9 @@ _REMARKS = re.compile(r"(?:About|Written of) the records of commits? ([0-9a-f]{7
 def summaries(
     preset: str, tables: Mapping[str, Table], records: list[Record], records_root: Path, also: Collection[str] = ()
 ) -> list[TableSummary]:
-    """The tables of a preset that are rendered: those with a record of their own or measured costs, and ``also``.
+    """Summarise the tables of a preset that get a page: those in ``also`` and those with own records or measured costs.
 
-    ``records`` are all records of the preset. ``records_root`` is ``reports/records``, from which the costs are read.
+    ``records`` are all records of the preset. Costs are read from ``records_root`` (``reports/records``).
     """
     present = {record.experiment.table for record in records}
 
@@ -39,10 +39,10 @@ def summaries(
 
 
 def markdown(summary: TableSummary, costs: Costs | None, shown: Sequence[Shown], folder: Path) -> str:
-    """The page of a table as Markdown, with its figures and what is in ``folder/pictures`` and ``folder/../records``.
+    """The page of a table as Markdown, with pictures from ``folder/pictures`` and remarks from ``folder/../records``.
 
     Raises:
-        InputError: the remarks do not say which records they belong to.
+        InputError: the first line of the remarks does not name the commits of the records.
     """
     parts = [f"# {prose.heading(summary)}"]
     parts += warned([*summary.warnings, *(cost_warnings(summary, costs) if costs else ())])
@@ -68,15 +68,15 @@ def markdown(summary: TableSummary, costs: Costs | None, shown: Sequence[Shown],
 
 
 def write(summary: TableSummary, folder: Path) -> list[Path]:
-    """Write a table's page, CSV, LaTeX and figures into ``folder`` (``reports/<preset>``), each whole or not at all.
+    """Write a table's page, CSV, LaTeX and figures into ``folder`` (``reports/<preset>``).
 
     Returns:
         The paths of ``<table>.md``, ``.csv``, ``.tex`` and each ``<table>_<figure>.svg``.
 
     Raises:
-        InputError: malformed remarks or costs.
+        InputError: the remarks or the costs are malformed.
     """
-    from fpn_lightning.reporting import plots  # here and not above: matplotlib takes a second to import
+    from fpn_lightning.reporting import plots  # not at the top of the file: matplotlib takes a second
 
     costs = costs_of(summary, folder.parent / "records")
     shown = plots.draw(summary, costs, folder)
@@ -87,10 +87,10 @@ def write(summary: TableSummary, folder: Path) -> list[Path]:
 
 
 def _remarks(summary: TableSummary, records_root: Path) -> Iterator[str]:
-    """What a person wrote about the records, in ``<preset>/<table>/remarks.md`` beside them.
+    """The remarks that a person wrote in ``<preset>/<table>/remarks.md``.
 
-    The first line names the commits of the records. With records of another commit the remarks are left out, since
-    they may no longer be true.
+    The first line of the file names commits. If a record is of another commit, the remarks are left out, because they
+    may be wrong about that record.
     """
     path = records_root / summary.preset / summary.name / "remarks.md"
     if not path.is_file():
@@ -104,14 +104,15 @@ def _remarks(summary: TableSummary, records_root: Path) -> Iterator[str]:
 
 
 def _pictures(summary: TableSummary, folder: Path) -> Iterator[str]:
-    """The pictures of the table's rows that are in ``pictures/`` beside the page."""
-    found = [(row, f"pictures/{summary.name}_{row.id}.png") for row in summary.rows]
-    found = [(row, name) for row, name in found if (folder / name).is_file()]
+    """The pictures of the table's rows from ``pictures/``, which is beside the page."""
+    named = ((row, f"pictures/{summary.name}_{row.id}.png") for row in summary.rows)
+    found = [(row, name) for row, name in named if (folder / name).is_file()]
     if found:
         yield "## Pictures"
         yield (
-            "One validation image with the predictions of each row's trained model: the best proposals in the colour "
-            "of their pyramid level, or the best detections by category; ground truth dashed; and the feature maps."
+            "Each picture has a validation image with the predictions of the row's trained model, and the feature "
+            "maps. Proposals have the colour of their pyramid level, detections that of their category. Ground truth "
+            "is dashed."
         )
     for row, name in found:
         yield f"{row.row.label}:"

@@ -1,6 +1,6 @@
 """Draw the figures of a table as SVG; the same numbers give the same bytes.
 
-This module imports matplotlib, which takes a second, so callers import it only where they draw.
+Importing matplotlib takes a second. Other modules therefore import this module only in the function that draws.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _STYLES = (
     ("#0072B2", "X"),
     ("#999999", "*"),
 )
-"""Okabe and Ito's colours for colour-blind readers, without yellow, which is too pale on white. Each has a marker, so
-that no figure depends on colour alone."""
+"""Colours and markers of rows: Okabe and Ito's colours for colour-blind readers, with grey in place of yellow, which is
+too pale on white. The markers distinguish rows without colour."""
 
 _SETTINGS: Any = {
     "font.family": "sans-serif",
@@ -46,7 +46,7 @@ _SETTINGS: Any = {
     "grid.color": "#e4e4e4",
     "grid.linewidth": 0.8,
     "legend.frameon": False,
-    "figure.facecolor": "white",  # a transparent one would show GitHub's dark page
+    "figure.facecolor": "white",  # a transparent background would be dark on GitHub's dark pages
     "svg.fonttype": "none",  # keeps text searchable and the file small
     "svg.hashsalt": "fpn_lightning",  # the same ids in every run
 }
@@ -62,18 +62,18 @@ class Style:
 
 
 def row_styles(labels: dict[str, str]) -> dict[str, Style]:
-    """Give each row id a style by its position: row (a) looks the same in all tables, the ninth repeats the first."""
+    """Assign styles to row ids in order, so that row (a) looks the same in all tables. After eight, styles repeat."""
     return {row: Style(label, *_STYLES[index % len(_STYLES)]) for index, (row, label) in enumerate(labels.items())}
 
 
 @contextmanager
 def _svg_figure(path: Path, height: float) -> Iterator[Figure]:
-    """Open an empty figure, ``height`` inches high; when the block ends it is written, whole or not at all."""
+    """Open an empty figure, ``height`` inches high. It is written to ``path`` when the ``with`` block ends."""
     with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(9.0, height), layout="constrained")  # a page on GitHub is about nine inches wide
         yield figure
         with whole_file(path) as temporary:
-            # Without date and version, so that the same numbers give the same bytes.
+            # Date and version are left out, so that the same numbers give the same bytes.
             figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
 
 
@@ -82,7 +82,7 @@ def draw(summary: TableSummary, costs: Costs | None, folder: Path) -> list[Shown
     if len(summary.run) < 2:
         return []
     styles = row_styles({row.id: row.row.label for row in summary.rows if not row.row.literature})
-    spread = "Error bars: one sample standard deviation over seeds, up and down."
+    spread = "± one sample standard deviation over seeds."
     shown = []
 
     def add(name: str, title: str, caption: str) -> Path:
@@ -90,28 +90,29 @@ def draw(summary: TableSummary, costs: Costs | None, folder: Path) -> list[Shown
         return shown[-1].path
 
     if panels := by_size(summary):
-        caption = f"By object size, in %. Each panel has its own scale; bars are in the order of the legend. {spread}"
+        caption = "Metrics by object size, in %. Each panel has its own scale. Bars are in the order of the legend. "
+        caption += f"Error bars: {spread}"
         draw_sizes(add("sizes", "By object size", caption), panels, styles)
     for recall in by_proposals(summary):
         title = "Recall against the number of proposals"
-        caption = f"{title} an image. Bands: one sample standard deviation over seeds, up and down."
+        caption = f"{title} per image. Bands: {spread}"
         draw_lines(add("proposals", title, caption), [recall], "proposals an image", styles, scale="log")
     if panels := by_step(summary):
-        caption = "Evaluated during training, in %. Bands: one sample standard deviation over seeds, up and down."
+        caption = f"Metrics of the validations during training, in %. Bands: {spread}"
         draw_lines(add("curves", "Learning curves", caption), panels, "steps", styles)
     if gaps := by_gap(summary):
         title = "Gaps to the reference row"
-        caption = f"{title}, in points. Open marks: the paper's; filled marks: ours. {spread}"
+        caption = f"{title}, in points. Open marks: the paper's; filled marks: ours. Error bars: {spread}"
         draw_gaps(add("gaps", title, caption), gaps, styles)
     if costs and (clouds := by_cost(summary, costs)):
         title = f"{summary.table.main.heading} against time and memory"
-        caption = f"{title}. Higher is better, further left is cheaper. {spread}"
+        caption = f"{title}. Higher is better, further left is cheaper. Error bars: {spread}"
         draw_clouds(add("cost", title, caption), clouds, f"{summary.table.main.heading} (%)", styles)
     return shown
 
 
 def draw_sizes(path: Path, panels: list[Panel], styles: dict[str, Style]) -> None:
-    """Panels side by side: sizes along x, one bar for each row."""
+    """Draw panels side by side: object sizes along x, one bar for each row."""
     with _svg_figure(path, 3.4 if len(panels) < 4 else 6.2) as figure:
         columns = len(panels) if len(panels) < 4 else (len(panels) + 1) // 2
         for axes, panel in zip(_axes(figure, len(panels), columns).flat, panels, strict=False):
@@ -133,7 +134,7 @@ def draw_sizes(path: Path, panels: list[Panel], styles: dict[str, Style]) -> Non
 
 
 def draw_lines(path: Path, panels: list[Panel], x_label: str, styles: dict[str, Style], scale: str = "linear") -> None:
-    """Panels side by side: one line for each row over numbers, with a band of one standard deviation."""
+    """Draw panels side by side: one line for each row, with a band of ± one standard deviation."""
     across = min(3, len(panels))
     with _svg_figure(path, 4.2 if len(panels) < 4 else 6.2) as figure:
         for axes, panel in zip(_axes(figure, len(panels), across).flat, panels, strict=False):
@@ -156,7 +157,7 @@ def draw_lines(path: Path, panels: list[Panel], x_label: str, styles: dict[str, 
 
 
 def draw_gaps(path: Path, columns: list[Gaps], styles: dict[str, Style]) -> None:
-    """One panel for each column, all on one scale: the paper's gap of a row as an open mark, ours as a filled one."""
+    """Draw one panel for each column, all with one scale: the paper's gaps as open marks, ours as filled marks."""
     rows = [row for row in styles if any(row in gaps.ours or row in gaps.paper for gaps in columns)]
     across = min(4, len(columns))
     with _svg_figure(path, 1.2 + -(-len(columns) // across) * (0.5 + 0.24 * len(rows))) as figure:
@@ -182,7 +183,7 @@ def draw_gaps(path: Path, columns: list[Gaps], styles: dict[str, Style]) -> None
 
 
 def draw_clouds(path: Path, clouds: list[Cloud], y_label: str, styles: dict[str, Style]) -> None:
-    """Panels side by side on one vertical scale: one mark for each row at its cost; both axes start at zero."""
+    """Draw panels side by side with one vertical scale: one mark for each row. Both axes start at zero."""
     with _svg_figure(path, 3.6) as figure:
         grid = figure.subplots(1, len(clouds), sharey=True, squeeze=False)
         for axes, cloud in zip(grid.flat, clouds, strict=True):
@@ -198,7 +199,7 @@ def draw_clouds(path: Path, clouds: list[Cloud], y_label: str, styles: dict[str,
 
 
 def _axes(figure: Figure, count: int, across: int, share: bool = False) -> Any:
-    """Axes for ``count`` panels, ``across`` side by side, which may share their scales; the last may stay empty."""
+    """Axes for ``count`` panels, ``across`` side by side; with ``share``, all have one scale. Unused axes are off."""
     grid = figure.subplots(-(-count // across), across, sharex=share, sharey=share, squeeze=False)
     for axes in grid.flat[count:]:
         axes.set_axis_off()
@@ -208,9 +209,9 @@ def _axes(figure: Figure, count: int, across: int, share: bool = False) -> Any:
 def _legend(
     figure: Figure, styles: dict[str, Style], rows: set[str], marker: str | None, line: Literal["", "-"]
 ) -> None:
-    """A legend of the rows drawn, in the table's order, outside the axes so that it hides no data.
+    """Draw a legend of ``rows``, in the table's order. It is outside the axes, so that it hides no data.
 
-    ``marker`` replaces the rows' own. In a plot of lines the legend is beside the axes, otherwise below them.
+    ``marker`` replaces the markers of the rows. The legend of a plot of lines is beside the axes, others are below.
     """
     named = [style for row, style in styles.items() if row in rows]
     handles = [Line2D([], [], color=style.colour, marker=marker or style.marker, linestyle=line) for style in named]

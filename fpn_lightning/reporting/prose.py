@@ -1,4 +1,4 @@
-"""The sentences around a table, all made from the table and its records."""
+"""The sentences on a table's page, made from the table and its records."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def heading(summary: TableSummary) -> str:
 
 
 def setting(summary: TableSummary) -> list[str]:
-    """What the paper measured and what we measured, one paragraph each, and whether the two can be compared."""
+    """Three paragraphs: what the paper measured, what we measured, and whether the two can be compared."""
     return [*_paper(summary), _ours(summary), *_comparability(summary)]
 
 
@@ -50,8 +50,8 @@ def _ours(summary: TableSummary) -> str:
     }
     seeds = each(r.experiment.seed for r in records)
     return (
-        f"Ours: {_distinct(images)}; {each(r.train.steps for r in records)} steps of "
-        f"{each(r.train.total_batch for r in records)} images; {'seeds' if ',' in seeds else 'seed'} {seeds}."
+        f"Ours: {_distinct(images)}; {each((r.train.steps for r in records), ' or ')} steps of "
+        f"{each((r.train.total_batch for r in records), ' or ')} images; {'seeds' if ',' in seeds else 'seed'} {seeds}."
     )
 
 
@@ -63,23 +63,24 @@ def _comparability(summary: TableSummary) -> list[str]:
             f"Preset {summary.preset} is not the paper's scale. Do not compare individual numbers with the paper's; "
             "compare the order of the rows and the gaps between them."
         ]
-    apart = [row for row in summary.rows if row.mismatches]
     mismatches = [
-        f"{row.row.label}: no difference to the paper is shown: {'; '.join(row.mismatches)}." for row in apart
+        f"No difference to the paper is shown for {row.row.label}: {'; '.join(row.mismatches)}."
+        for row in summary.rows
+        if row.mismatches
     ]
     return mismatches or ["Data, schedule and backbone are the paper's."]
 
 
 CELLS = (
-    "AP and AR are in percent. ± is the sample standard deviation over seeds; for a gap, that of the per-seed "
-    "differences. A gap with a dot (·) is within noise. –: the object size has no ground truth. n/a: the record does "
-    "not have the metric. s/step and s/image are means over seeds, peak MiB is their maximum."
+    "AP and AR are in percent. ± is the sample standard deviation over seeds; for a gap, it is that of the differences "
+    "seed by seed. A gap with a dot (·) is within noise. –: no object of this size is in the ground truth. n/a: the "
+    "record does not have the metric. s/step and s/image are means over seeds; peak MiB is the maximum over seeds."
 )
-"""How to read the cells."""
+"""An explanation of the cells, for readers of the page."""
 
 
 def provenance(summary: TableSummary) -> list[str]:
-    """Data, machine and code of the records."""
+    """Three paragraphs: the data, the machine and the code of the records."""
     records = summary.records
     if not records:
         return []
@@ -96,16 +97,13 @@ def provenance(summary: TableSummary) -> list[str]:
 
 
 def notes(summary: TableSummary) -> list[str]:
-    """Remarks on single rows."""
+    """Remarks on single rows, and the records that belong to no row."""
     lines = []
     for row in summary.rows:
-        label, source = row.row.label, row.shared_from
-        if source and summary.table.ours:
-            lines.append(f"{label}: the records of {source}.")
-        elif source:
-            lines.append(f"{label}: the paper prints the model of {source} a second time; its records are used.")
+        if source := row.shared_from:
+            lines.append(f"{row.row.label}: the same model as {source}, whose records are used.")
         if row.row.note:
-            lines.append(f"{label}: {row.row.note}.")
+            lines.append(f"{row.row.label}: {row.row.note}.")
     if summary.unlisted:
-        lines.append(f"Records that are not a row of this table: {', '.join(summary.unlisted)}.")
+        lines.append(f"Records that belong to no row of this table: {', '.join(summary.unlisted)}.")
     return lines

@@ -1,8 +1,8 @@
-"""Statistics over seeds: mean and spread of a row, the difference of two rows, and whether it is more than noise.
+"""Statistics over seeds: mean and spread of a row, difference of two rows, and whether a difference is more than noise.
 
-Runs with the same seed share the data order and, layer by layer, the first weights, so rows are compared within a seed.
-Few seeds need a strict rule: a difference is more than noise if its mean is larger than twice its sample standard
-deviation.
+Runs with the same seed share the order of the data and the initial weights of the layers that they have in common, so
+rows are compared seed by seed. A difference is more than noise if its mean is larger than twice its sample standard
+deviation. The rule is strict because seeds are few.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fpn_lightning.metric_names import percent
 from fpn_lightning.runs.record import Metrics, Record
 
 FACTOR = 2
-"""Number of sample standard deviations that a mean difference has to exceed."""
+"""A mean difference has to exceed this number of its sample standard deviations to be more than noise."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Sample:
 
     @property
     def mean(self) -> float | None:
-        """``None`` without a value: an object size without ground truth, or rows without a common seed."""
+        """``None`` without a value, as for an object size without ground truth or two rows without a common seed."""
         return statistics.fmean(self.values) if self.values else None
 
     @property
@@ -35,7 +35,7 @@ class Sample:
 
     @property
     def sign(self) -> int | None:
-        """1 or -1 for a difference that is more than noise, 0 for one within noise, ``None`` below two seeds."""
+        """1 or -1 if the difference is more than noise, 0 if it is within noise, ``None`` below two seeds."""
         if self.mean is None or self.std is None:
             return None
         if abs(self.mean) <= FACTOR * self.std:
@@ -44,13 +44,13 @@ class Sample:
 
 
 def sample(blocks: list[Metrics], key: str) -> Sample | None:
-    """A metric over the records of several seeds; ``None`` if no record has it."""
+    """The values of ``key`` in the metrics of several seeds (``blocks``); ``None`` if no block has ``key``."""
     found = [block[key] for block in blocks if key in block]
     return Sample(tuple(percent(value) for value in found if value is not None)) if found else None
 
 
 def difference(left: list[Record], right: list[Record], key: str) -> Sample:
-    """``left`` minus ``right``, for the seeds that both have a value of the metric ``key`` for."""
+    """``left`` minus ``right`` in the metric ``key``, in points, for each seed with a value in both."""
     of_left, of_right = _by_seed(left, key), _by_seed(right, key)
     return Sample(tuple(of_left[seed] - of_right[seed] for seed in sorted(of_left.keys() & of_right.keys())))
 

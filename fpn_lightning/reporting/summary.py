@@ -1,10 +1,10 @@
-"""A table joined with the records of one preset: means, spreads, gaps, and warnings where runs do not match."""
+"""A table joined with the records of one preset: means, spreads, gaps, and warnings about runs that do not match."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -25,10 +25,10 @@ class RowSummary:
     Attributes:
         id: ``c_fpn``.
         row: the row of the table.
-        records: in the order of their seeds; empty if the row was not run or its runs differ.
-        shared_from: the row (``table2/c_fpn``) whose records are used instead, if any.
+        records: ordered by seed; empty if the row was not run or its runs differ.
+        shared_from: the row (``table2/c_fpn``) of another table whose records are used, if this row has none.
         mismatches: reasons why these records cannot be compared with the paper's numbers.
-        mixed: a sentence on what differs between the row's runs, if anything does.
+        mixed: a warning that names what differs between the row's runs; ``None`` if nothing differs.
     """
 
     id: str
@@ -44,16 +44,16 @@ class RowSummary:
         return bool(self.records) and not self.mismatches
 
     def ours(self, key: str) -> Sample | None:
-        """The metric over the seeds; ``None`` if no record has it."""
+        """The metric ``key`` of every seed; ``None`` if no record has the metric."""
         return sample([record.metrics for record in self.records], key)
 
     def mean(self, key: str) -> float | None:
-        """The mean over the seeds in percent; ``None`` if there is no number."""
+        """The mean of the metric ``key`` over the seeds, in percent; ``None`` if no seed has a number."""
         found = self.ours(key)
         return found.mean if found else None
 
     def untrained(self, key: str) -> Sample | None:
-        """The metric before training over the seeds; ``None`` if no record has it."""
+        """The metric ``key`` of every seed before training; ``None`` if no record has the metric."""
         return sample([record.untrained or {} for record in self.records], key)
 
 
@@ -64,11 +64,11 @@ class TableSummary:
     Attributes:
         name: ``table1``.
         preset: ``mini``.
-        table: the table.
-        rows: its rows, in its order.
+        table: title, columns and numbers of the paper.
+        rows: in the order of the table.
         extra: columns shown in front of the table's own.
         warnings: sentences for the top of the page.
-        unlisted: rows (``table1/x``) with records that the table does not have.
+        unlisted: rows (``table1/x``) that have records but are not in the table.
     """
 
     name: str
@@ -81,7 +81,7 @@ class TableSummary:
 
     @property
     def records(self) -> list[Record]:
-        """All records shown."""
+        """The records of all rows."""
         return [record for row in self.rows for record in row.records]
 
     @property
@@ -96,35 +96,36 @@ class TableSummary:
 
     @property
     def mixed(self) -> list[RowSummary]:
-        """The rows whose runs differ, so that none of their numbers is shown."""
+        """The rows whose runs differ; no number of these rows is shown."""
         return [row for row in self.rows if row.mixed]
 
     def reference(self, row: RowSummary) -> RowSummary | None:
-        """The row that the gap of ``row`` is taken to, which may be ``row`` itself; ``None`` if there is none."""
+        """The row that is subtracted from ``row`` in its gap; it may be ``row`` itself. ``None`` if there is none."""
         wanted = row.row.reference or self.table.reference
         return next((other for other in self.rows if other.id == wanted), None)
 
     def paper_gap(self, row: RowSummary, key: str) -> float | None:
-        """The paper's number minus the paper's number of the reference row, in points."""
+        """The paper's number of ``row`` minus the paper's number of its reference row, in points."""
         reference = self.reference(row)
-        return None if reference is None else _minus(row.row.metrics.get(key), reference.row.metrics.get(key))
+        return None if reference is None else minus(row.row.metrics.get(key), reference.row.metrics.get(key))
 
     def ours_gap(self, row: RowSummary, key: str) -> float | None:
-        """Our mean minus our mean of the reference row, in points."""
+        """Our mean of ``row`` minus our mean of its reference row, in points."""
         reference = self.reference(row)
-        return None if reference is None else _minus(row.mean(key), reference.mean(key))
+        return None if reference is None else minus(row.mean(key), reference.mean(key))
 
     def paired_gap(self, row: RowSummary, key: str) -> Sample:
-        """Our row minus our reference row, seed by seed, in points."""
+        """Our number of ``row`` minus that of its reference row for each common seed, in points."""
         reference = self.reference(row)
         return difference(row.records, reference.records if reference else [], key)
 
     def difference(self, row: RowSummary, key: str) -> float | None:
         """Our mean minus the paper's number, in points; ``None`` unless data, schedule and backbone match."""
-        return _minus(row.mean(key), row.row.metrics.get(key)) if row.comparable else None
+        return minus(row.mean(key), row.row.metrics.get(key)) if row.comparable else None
 
 
-def _minus(left: float | None, right: float | None) -> float | None:
+def minus(left: float | None, right: float | None) -> float | None:
+    """``left - right``; ``None`` if one of the two is ``None``."""
     return None if left is None or right is None else left - right
 
 
@@ -151,18 +152,16 @@ def _mismatches(record: Record, table: Table, row: Row) -> list[str]:
 
 
 def areas(record: Record) -> str:
-    """The two areas (px²) between small, medium and large objects, as text."""
+    """The two areas (px²) that separate small, medium and large objects, as text."""
     return " and ".join(f"{area:g}" for area in record.area_thresholds)
 
 
 def _disagreement(what: str, rows: list[RowSummary], value: Callable[[RowSummary, Record], str]) -> list[str]:
-    """One warning if ``value`` differs between records, with the rows that have each value."""
-    holders: dict[str, list[str]] = {}
+    """A warning if ``value`` differs between records; it lists the values and the rows that have each value."""
+    holders: dict[str, dict[str, None]] = {}  # row ids by value; a dictionary keeps their order
     for row in rows:
         for record in row.records:
-            seen = holders.setdefault(value(row, record), [])
-            if row.id not in seen:
-                seen.append(row.id)
+            holders.setdefault(value(row, record), {})[row.id] = None
     if len(holders) < 2:
         return []
     parts = "; ".join(f"{shown}: {', '.join(ids)}" for shown, ids in sorted(holders.items()))
@@ -171,7 +170,7 @@ def _disagreement(what: str, rows: list[RowSummary], value: Callable[[RowSummary
 
 def _warnings(table: Table, rows: list[RowSummary]) -> list[str]:
     def steps(row: RowSummary, record: Record) -> str:
-        # Relative to the paper's, because a row that the paper trains twice as long may do so here too.
+        # Relative to the paper's, because a row with twice the steps in the paper may have twice the steps here.
         theirs = table.steps(row.row)
         return f"{percent(record.train.steps / theirs):.4g} % of the paper's" if theirs else str(record.train.steps)
 
@@ -187,9 +186,10 @@ def _warnings(table: Table, rows: list[RowSummary]) -> list[str]:
 
 
 def _expanded(table: Table, ids: list[str]) -> dict[str, Row]:
-    """The rows of a table, each with its variants below it.
+    """The rows of a table, each followed by its variants (``c_fpn/lr0.002``), whose reference is the row itself.
 
-    Each ``*`` row is replaced by one row for every name that ``ids`` have in its place.
+    A row with ``*`` in its id becomes one row for each name that stands in place of ``*`` in ``ids``, the row ids of
+    the records.
     """
     patterns = {row: re.compile(re.escape(row).replace(r"\*", "(.+)")) for row in table.rows if "*" in row}
     rows = {row: table.rows[row] for row in table.rows if row not in patterns}
@@ -199,27 +199,23 @@ def _expanded(table: Table, ids: list[str]) -> dict[str, Row]:
             row = table.rows[pattern]
             reference = row.reference.replace("*", name) if row.reference else None
             rows[pattern.replace("*", name)] = replace(row, label=row.label.replace("*", name), reference=reference)
-    return {
-        id: shown
-        for name, row in rows.items()
-        for id, shown in _with_variants(name, row, [id for id in ids if id not in rows])
-    }
-
-
-def _with_variants(name: str, row: Row, ids: list[str]) -> Iterator[tuple[str, Row]]:
-    """A row and its variants (``c_fpn/lr0.002``), whose gaps are taken to the row."""
-    yield name, row
-    for id in sorted(ids):
-        if id.startswith(f"{name}/"):
-            label = f"{row.label}, {id.removeprefix(f'{name}/')}"
-            yield id, Row(label, row.details, ours=True, reference=name, steps=row.steps, backbone=row.backbone)
+    expanded = {}
+    for name, row in rows.items():
+        expanded[name] = row
+        for id in sorted(ids):
+            if id.startswith(f"{name}/") and id not in rows:
+                label = f"{row.label}, {id.removeprefix(f'{name}/')}"
+                expanded[id] = Row(
+                    label, row.details, ours=True, reference=name, steps=row.steps, backbone=row.backbone
+                )
+    return expanded
 
 
 def summarise(name: str, preset: str, tables: Mapping[str, Table], records: list[Record]) -> TableSummary:
     """Join the table ``name`` with the records of a preset.
 
-    All records of the preset are needed, since a row may use those of the same model in another table. Records of rows
-    whose runs differ are not used.
+    ``records`` has to hold all records of the preset, because a row may use the records of the same model in another
+    table. Records of a row whose runs differ are not used.
     """
     table = tables[name]
     kept, mixed = set_apart(records)

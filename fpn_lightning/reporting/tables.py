@@ -19,7 +19,7 @@ _LATEX = str.maketrans(
         **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$"},
         **{"±": r"$\pm$", "·": r"$\cdot$", "×": r"$\times$", "²": r"$^2$"},
         **{"–": "--", "§": r"\S{}", "“": "``", "”": "''"},
-        "[": "{[}",  # at the start of a line it would be read as the argument of the \\ before it
+        "[": "{[}",  # after \\, LaTeX would read a bare [ as the start of an argument
         "]": "{]}",
         "*": "{*}",
     }
@@ -32,7 +32,7 @@ _CSV_HEADER = [
 
 
 def markdown_grid(grid: Grid) -> str:
-    """A grid as a Markdown table with aligned columns."""
+    """Format a grid as a Markdown table with aligned columns."""
     lines = [
         [plain(cell).replace("|", r"\|").replace("<", "&lt;") for cell in line] for line in (grid.header, *grid.rows)
     ]
@@ -43,25 +43,25 @@ def markdown_grid(grid: Grid) -> str:
 
 
 def section(grid: Grid) -> list[str]:
-    """A grid below its title."""
+    """A grid below its title, as Markdown."""
     return [f"## {grid.title}", markdown_grid(grid)]
 
 
 def warned(warnings: Iterable[str]) -> list[str]:
-    """A paragraph for each warning."""
+    """One Markdown paragraph for each warning."""
     return [f"> **Warning.** {warning}" for warning in warnings]
 
 
 def folded(grid: Grid) -> list[str]:
-    """A grid that a click on its title opens."""
+    """A grid that is hidden until a reader clicks on its title, as Markdown."""
     return [f"<details><summary>{grid.title}</summary>", markdown_grid(grid), "</details>"]
 
 
 def csv_text(summary: TableSummary) -> str:
     """The table as CSV: one line for each row and metric, numbers in percent or points with four decimals.
 
-    ``ours_std`` is the sample standard deviation over ``num_seeds`` values. Gaps are to the reference row. A number
-    that does not exist is an empty cell.
+    ``ours_std`` is the sample standard deviation over ``num_seeds`` values. A gap is the row minus its reference row.
+    A missing number is an empty cell.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -69,16 +69,8 @@ def csv_text(summary: TableSummary) -> str:
     for row in summary.rows:
         for column in summary.columns:
             ours, untrained = (found or Sample() for found in (row.ours(column.key), row.untrained(column.key)))
-            numbers = [
-                row.row.metrics.get(column.key),
-                ours.mean,
-                ours.std,
-                untrained.mean,
-                untrained.std,
-                summary.paper_gap(row, column.key),
-                summary.ours_gap(row, column.key),
-                summary.difference(row, column.key),
-            ]
+            numbers = [row.row.metrics.get(column.key), ours.mean, ours.std, untrained.mean, untrained.std]
+            numbers += [of(row, column.key) for of in (summary.paper_gap, summary.ours_gap, summary.difference)]
             cells = ["" if value is None else f"{round(value, 4) + 0.0:.10g}" for value in numbers]
             cells.insert(3, str(len(ours.values)))
             state = "finished" if row.records else status(row)
@@ -94,7 +86,7 @@ def latex_escape(text: str) -> str:
 
 def latex(summary: TableSummary) -> str:
     r"""The table as LaTeX floats, to be read by ``\input``; needs the package booktabs."""
-    lines = [r"% needs \usepackage{booktabs}; made by python -m fpn_lightning.reporting, not edited by hand"]
+    lines = [r"% needs \usepackage{booktabs}; made by python -m fpn_lightning.reporting; do not edit"]
     remarks = [*summary.warnings, *prose.setting(summary), *prose.provenance(summary), prose.CELLS]
     remarks += prose.notes(summary)
     for grid in [*results(summary), *differences(summary), *gaps(summary), cost(summary)]:

@@ -1,8 +1,6 @@
-"""Tables on the terminal: the rows that were run, our number and the paper's in one cell."""
+"""Print tables on the terminal: the rows that were run, with our number and the paper's in one cell."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 from rich import box
 from rich.console import Console
@@ -15,11 +13,11 @@ from fpn_lightning.reporting.grids import Grid, differences, gaps, results
 from fpn_lightning.reporting.summary import TableSummary
 
 AT_ONCE = 7
-"""Columns of numbers side by side; seven with their spreads fit into 80 characters."""
+"""Maximum number of columns with numbers side by side; seven columns with spreads fit into 80 characters."""
 
 
 def show(summary: TableSummary, console: Console) -> None:
-    """Print the results of the rows that were run; the page also has the other rows, costs and notes."""
+    """Print the results of the rows that were run. Other rows, costs and notes are only on the page."""
     # Text, not str: rich would read [5×5] as markup.
     console.print(Text(f"\n{prose.heading(summary)}", style="bold"))
     for line in prose.setting(summary):
@@ -40,7 +38,7 @@ def show(summary: TableSummary, console: Console) -> None:
 
 
 def _joined(grid: Grid) -> Grid:
-    """The grid with the paper's number in brackets behind ours, so that the columns fit a terminal."""
+    """Join the paper's number, in brackets, to ours in one cell, so that all columns fit on a terminal."""
     lines = []
     for line in (grid.header, *grid.rows):
         cells: list[str] = []
@@ -56,21 +54,16 @@ def _joined(grid: Grid) -> Grid:
 
 
 def _print(grid: Grid, missing: list[str], console: Console) -> None:
-    """Print a grid, as several tables if it has many columns; rich wraps the words of a cell."""
+    """Print a grid without the rows ``missing``, in several tables if it has many columns."""
     columns = list(zip(grid.header, *(row for row in grid.rows if row[0] not in missing), strict=True))
     words, numbers = columns[: grid.left], columns[grid.left :]
     tables = -(-len(numbers) // AT_ONCE)
     for part in range(tables):
         table = Table(title=Text(grid.title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for column in words:
-            table.add_column(Text(column[0]), min_width=_longest_word(column))
-        shown = numbers[part * len(numbers) // tables : (part + 1) * len(numbers) // tables]
-        for column in shown:
-            table.add_column(Text(column[0]), justify="right", min_width=_longest_word(column))
-        for cells in zip(*(column[1:] for column in (*words, *shown)), strict=True):
+        shown = [*words, *numbers[part * len(numbers) // tables : (part + 1) * len(numbers) // tables]]
+        for index, column in enumerate(shown):
+            longest_word = max(len(word) for cell in column for word in cell.split())
+            table.add_column(Text(column[0]), justify="left" if index < grid.left else "right", min_width=longest_word)
+        for cells in zip(*(column[1:] for column in shown), strict=True):
             table.add_row(*map(Text, cells))
         console.print(table)
-
-
-def _longest_word(cells: Iterable[str]) -> int:
-    return max(len(word) for cell in cells for word in cell.split())

@@ -1,6 +1,7 @@
-"""Learning rates tried, rows × learning rates on one page: ``reports/<preset>/tuning.md``.
+"""Write the page of the learning rates that were tried, ``reports/<preset>/tuning.md``: rows × learning rates.
 
-The records have ``experiment.table: tuning/<table>/lr<value>`` and a seed and split that no reported table uses.
+A run that tries a learning rate has ``experiment.table: tuning/<table>/lr<value>``. Its seed and its split are used in
+no reported table.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ Tried = dict[tuple[str, str], dict[float, list[Record]]]
 
 
 def write(preset: str, records: list[Record], folder: Path) -> Path | None:
-    """Write ``<folder>/tuning.md`` if any learning rate was tried, and return its path.
+    """Write ``<folder>/tuning.md`` and return its path; ``None`` if no learning rate was tried.
 
     Raises:
-        InputError: ``experiment.table`` starts with ``tuning/`` and does not name a table of the paper and a learning
-            rate.
+        InputError: an ``experiment.table`` starts with ``tuning/`` but does not name one of the paper's tables and a
+            learning rate.
     """
     kept, mixed = set_apart(records)
     tuning = [record for record in kept if record.experiment.table.startswith(PREFIX)]
@@ -52,7 +53,7 @@ def write(preset: str, records: list[Record], folder: Path) -> Path | None:
 
 
 def _tried(tuning: list[Record]) -> Tried:
-    """The records in the paper's order of tables and rows."""
+    """Group the records by row and learning rate; rows are in the paper's order."""
     tables = paper_tables()
     found: Tried = {}
     for record in tuning:
@@ -71,10 +72,11 @@ def _tried(tuning: list[Record]) -> Tried:
 def _conditions(tuning: list[Record]) -> str:
     images, splits = (each(r.data.num_images for r in tuning), ", ".join(sorted({r.data.split for r in tuning})))
     return (
-        f"Runs of {each(r.train.steps for r in tuning)} steps of {each(r.train.total_batch for r in tuning)} images, "
+        f"Runs of {each((r.train.steps for r in tuning), ' or ')} steps of "
+        f"{each((r.train.total_batch for r in tuning), ' or ')} images, "
         f"seed {each(r.experiment.seed for r in tuning)}, evaluated on {images} images of the split {splits}. "
         "Numbers are in percent, mean ± sample standard deviation over seeds. Bold: the best learning rate of a row. "
-        "Used: that of the row in the reported table."
+        "Used: the learning rate of the row in the reported table."
     )
 
 
@@ -82,7 +84,7 @@ def _pivot(tried: Tried, reported: list[Record]) -> tuple[Grid, Grid]:
     """One line for each row and metric, one column for each learning rate.
 
     Returns:
-        The main metric of each table, by which a learning rate is chosen; and recall at fewer proposals.
+        A grid of each table's main metric, by which a learning rate is chosen; a grid of recalls at fewer proposals.
     """
     rates = sorted({rate for by_rate in tried.values() for rate in by_rate})
     header = ["row", "metric", *(f"lr {rate:g}" for rate in rates), "used"]
@@ -104,24 +106,24 @@ def _pivot(tried: Tried, reported: list[Record]) -> tuple[Grid, Grid]:
 
 
 def _fewer(main: str, by_rate: dict[float, list[Record]]) -> list[str]:
-    """Recalls at fewer proposals than the metric ``main``, if that is a recall."""
+    """Names of recalls at fewer proposals than ``main``; none if ``main`` is not a recall of proposals."""
     counts = {key: proposal_count(key) for runs in by_rate.values() for run in runs for key in run.metrics}
     fewer = {key: count for key, count in counts.items() if count and count < (proposal_count(main) or 0)}
     return sorted(fewer, key=fewer.__getitem__)
 
 
 def _warnings(tuning: list[Record], reported: list[Record]) -> Iterator[str]:
-    """Sentences about runs that cannot be compared, used another learning rate or share seed or split with a table."""
+    """Warn of runs that differ, of a wrong learning rate in a name, and of a seed or split that reported tables use."""
     for name, shared in (
         ("seed", {r.experiment.seed for r in tuning} & {r.experiment.seed for r in reported}),
         ("split", {r.data.split for r in tuning} & {r.data.split for r in reported}),
     ):
         if shared:
             values = ", ".join(sorted(map(str, shared)))
-            yield f"The {name} {values} is also used in reported tables, which may make their numbers too high."
+            yield f"The {name} {values} is also used in reported tables. The numbers of these tables may be too high."
     for table, runs in groupby(tuning, key=lambda record: record.experiment.table.split("/")[1]):
         if len({(r.data.fingerprint, r.data.split, r.train.steps, r.train.total_batch) for r in runs}) > 1:
-            yield f"{table}: the runs differ in data, split, steps or batch, and not only in the learning rate."
+            yield f"{table}: the runs differ in data, split, steps or batch, not only in the learning rate."
     for record in tuning:
         if record.train.lr not in (None, float(record.experiment.table.rpartition("/lr")[2])):
-            yield f"{record.experiment}: the run used learning rate {record.train.lr:g}."
+            yield f"{record.experiment}: the run used learning rate {record.train.lr:g}, not the one in its name."

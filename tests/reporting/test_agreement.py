@@ -46,7 +46,7 @@ def test_a_recall_that_the_paper_does_not_print_is_compared_with_its_main_column
     assert found.signs.header[2:4] == ["AR10", "AR100"]
     assert by_pair(found.signs)["(c) (d)"][0] == "✓"
     assert by_pair(found.differences)["(c) (d)"][0] == "+10.0 ± 0.0 (+6.6)"
-    assert found.counts.endswith("The paper does not print AR10: its AR100 is used.")
+    assert found.counts.endswith("For AR10, not printed in the paper, its AR100 is used.")
 
 
 def test_rows_without_a_letter_are_named():

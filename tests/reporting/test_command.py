@@ -79,11 +79,11 @@ def test_a_kept_record_of_another_configuration_is_left_alone(tmp_path: Path, re
     assert files(tmp_path / "reports") == pages
     printed = capsys.readouterr().out.replace("\n", "")
     name = tmp_path / "reports/records/mini/table1/c_fpn/seed0.json"
-    assert f"left alone: {name}; in the finished run config_sha256 is 111111111111 and was 000000000000" in printed
-    assert "Kept records left alone: 4." in printed
+    assert f"{name}; the finished run differs from this record: config_sha256 is 111111111111 and was 0000" in printed
+    assert "Records that were not replaced: 4." in printed
     assert "--preset mini quickstart --replace" in printed
     assert _run(tmp_path, "--preset", "8gpu") == 2
-    assert "presets that have some: mini, quickstart" in capsys.readouterr().err
+    assert "presets with records: mini, quickstart" in capsys.readouterr().err
 
 
 def test_replace_is_limited_to_the_presets_named(tmp_path: Path, rerun: dict[str, bytes]) -> None:
@@ -140,7 +140,7 @@ def test_a_table_that_was_not_run_says_so_where_it_is_asked_for(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--preset", "8gpu"), "--preset 8gpu: no records in .*; presets that have some: none"),
+        (("--preset", "8gpu"), "--preset 8gpu: no records in .*; presets with records: none"),
         (("--source", "wandb"), "--source wandb needs --wandb-project"),
         ((), "train a row first"),
     ],

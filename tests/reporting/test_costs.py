@@ -67,7 +67,7 @@ def test_costs_and_multiples_of_the_reference_row(make_page):
     text = make_page(ALL)
     assert "in one run: one machine, 2026-11-25, commit 914c163; images of 160 × 200 px" in text
     shown = cells(section(text, "Cost, measured side by side"))
-    assert shown["row"] == ["parameters", "s/image", "of it network", "test MiB", "training step MiB"]
+    assert shown["row"] == ["parameters", "s/image", "network s/image", "test MiB", "training step MiB"]
     # 0.4 s to 0.2 s; 0.3 s to 0.12 s; 300 to 200 MiB; 3000 to 1000 MiB.
     assert shown["(a) featurised image pyramid"] == [
         *("1,234,567 (1.00 ×)", "0.400 (2.00 ×)", "0.300 (2.50 ×)", "300 (1.50 ×)", "3,000 (3.00 ×)")
@@ -90,7 +90,7 @@ def test_costs_of_some_rows_and_of_another_model(make_page):
 def test_a_page_without_costs_has_neither_their_grid_nor_their_figure(make_page, tmp_path: Path):
     text = make_page()
     assert "side by side" not in text
-    assert "(d) FPN: the records of table1/c_fpn." in text
+    assert "(d) FPN: the same model as table1/c_fpn, whose records are used." in text
     assert not (tmp_path / "reports/mini/figure1_cost.svg").exists()
 
 

@@ -105,7 +105,7 @@ def test_a_users_table_needs_a_yaml_and_no_code(tmp_path: Path, capsys):
     text = (reports / "mini/mine.md").read_text(encoding="utf-8")
     assert text.startswith("# My comparison (preset mini)\n")
     assert re.search(r"^\| My pyramid +\| +\+10\.5 ± 0\.7 \|", text, flags=re.MULTILINE)
-    assert "Plain FPN: the records of table1/c_fpn." in text
+    assert "Plain FPN: the same model as table1/c_fpn, whose records are used." in text
     assert "My pyramid" in capsys.readouterr().out
     assert command.main(["--runs", "none", "--reports", str(reports), "--tables", "yours"]) == 2
     assert "--tables yours: there is no such table; there are: table1, " in capsys.readouterr().err

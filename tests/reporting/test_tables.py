@@ -139,7 +139,7 @@ def test_own_records_come_before_those_of_the_same_model_elsewhere() -> None:
     records = [a_record("table2/c_fpn", metrics={"AP": 0.30}), a_record("table3/c_fpn", metrics={"AP": 0.31})]
     summary = summarise("table3", "mini", TABLES, records)
     assert csv_lines(csv_text(summary))["c_fpn", "AP"]["ours_mean"] == "31"
-    assert "a second time" not in markdown(summary)
+    assert "the same model as table2/c_fpn" not in markdown(summary)
 
 
 def test_literature_rows_are_never_ours() -> None:
@@ -193,7 +193,7 @@ def test_no_difference_where_anything_does_not_match(part: str | None, changes: 
     if record.experiment.preset == "mini":
         assert "Preset mini is not the paper's scale." in text
     else:
-        assert f"(c) FPN: no difference to the paper is shown: {reason}" in text
+        assert f"No difference to the paper is shown for (c) FPN: {reason}" in text
     assert "Difference to the paper (" not in text
     assert {line["difference"] for line in csv_lines(csv_text(summary)).values()} == {""}
 
@@ -250,4 +250,4 @@ def test_only_tables_with_records_of_their_own() -> None:
 def test_rows_that_the_table_does_not_have_are_mentioned() -> None:
     records = [a_record("table3/a_conv4"), a_record("table3/steps/rpn_c4")]
     text = markdown(summarise("table3", "mini", TABLES, records))
-    assert "Records that are not a row of this table: table3/steps/rpn_c4." in text
+    assert "Records that belong to no row of this table: table3/steps/rpn_c4." in text

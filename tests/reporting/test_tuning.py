@@ -82,7 +82,7 @@ def test_a_seed_or_split_that_a_table_uses_too_is_a_warning(seed, split, shared,
 def test_runs_that_cannot_be_compared_are_a_warning(page):
     text = page([replace(RUNS[0], train=Train(steps=800, total_batch=8, lr=0.004)), *RUNS[1:]])
     assert "> **Warning.** table1: the runs differ in data, split, steps or batch" in text
-    assert "tuning/table1/lr0.002/f_finest seed 100: the run used learning rate 0.004." in text
+    assert "tuning/table1/lr0.002/f_finest seed 100: the run used learning rate 0.004, not the one in its name." in text
 
 
 @pytest.mark.parametrize("name", ["tuning/table1/0.002", "tuning/table1/lrfast", "tuning/table9/lr0.002", "tuning/lr1"])
