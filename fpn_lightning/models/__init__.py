@@ -1,1 +1,1 @@
-"""The parts of the paper's models as plain ``nn.Module``s, independent of Lightning."""
+"""The parts of the paper's models as ``nn.Module``s that do not depend on Lightning."""

@@ -1,11 +1,11 @@
-"""Anchors: boxes on a regular grid over every level (Faster R-CNN §3.1.1, FPN §4.1).
+"""Anchors: boxes of fixed sizes and shapes at every cell of every map (Faster R-CNN §3.1.1, FPN §4.1).
 
-Shape shorthand: L levels, A_l anchors per cell of level l, H_l x W_l size of level l.
+Shape shorthand: L maps, A_l anchors per cell of map l, H_l x W_l size of map l.
 
-The anchors of cell (i, j) of a map with stride s are centred at (j * s, i * s) and are not rounded, as in detectron2.
-torchvision's anchors differ in two ways (DEVIATIONS.md, "Anchors"): it rounds corners to whole pixels, and it computes
-the stride of a map as ``padded image side // map side``. As images are padded to a multiple of 32 and p6 has stride 64,
-the 13 rows of p6 on 800 px are then 61 px apart. Weights trained with torchvision need its anchors.
+The anchors of row i and column j of a map with stride s are centred at x = j * s, y = i * s. They are not rounded, as
+in detectron2. torchvision's anchors differ in two ways (DEVIATIONS.md, "Anchors"): torchvision rounds their corners to
+whole pixels, and computes the stride of a map as ``padded image side // map side``. For example, p6 of a padded side of
+800 px has 13 rows, so its stride is 61 in torchvision and 64 here. Weights from torchvision need torchvision's anchors.
 """
 
 from __future__ import annotations
@@ -30,26 +30,20 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
         ratios: height / width.
 
     Returns:
-        float64 ``(len(sizes) * len(ratios), 4)`` xyxy, sizes outermost.
+        float64 ``(len(sizes) * len(ratios), 4)`` xyxy, ordered by size, then by ratio.
     """
-    boxes = []
-    for size in sizes:
-        for ratio in ratios:
-            width = size / math.sqrt(ratio)
-            height = size * math.sqrt(ratio)
-            boxes.append((-width / 2, -height / 2, width / 2, height / 2))
-    return torch.tensor(boxes, dtype=torch.float64)
+    sides = [(size / math.sqrt(ratio), size * math.sqrt(ratio)) for size in sizes for ratio in ratios]
+    return torch.tensor([(-w / 2, -h / 2, w / 2, h / 2) for w, h in sides], dtype=torch.float64)
 
 
 class AnchorGenerator(nn.Module):
-    """Places anchors over the maps of a pyramid.
+    """Computes the anchors of all maps of a pyramid.
 
     Args:
         strides: stride of every map, finest first, ``{"p2": 4, ...}``.
-        sizes: the anchor sizes of every map in the same order, px. FPN gives each level one size; a single map has
-            all sizes.
+        sizes: anchor sizes (√area, px) of every map, finest map first. FPN has one size per map; a single map has all.
         ratios: height / width of the anchors (FPN §4.1).
-        convention: ``exact`` or ``torchvision``, see above.
+        convention: ``exact`` or ``torchvision``; the module's docstring has the differences.
 
     Raises:
         InputError: if ``sizes`` does not have one entry for each map.
@@ -66,7 +60,7 @@ class AnchorGenerator(nn.Module):
         if len(sizes) != len(strides):
             raise InputError(
                 f"model.detector.anchors.octaves has {len(sizes)} lists, but the pyramid has {len(strides)} maps "
-                f"({', '.join(strides)}). Give one list for each map."
+                f"({', '.join(strides)}). Set one list for each map."
             )
         self.strides = dict(strides)
         self.convention = convention
@@ -77,10 +71,7 @@ class AnchorGenerator(nn.Module):
             self.register_buffer(f"cell_{name}", cell.float(), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any) -> Self:
-        """Move the anchors with the module.
-
-        Keep at least float32, because half precision shifts anchors by whole pixels.
-        """
+        """Move or convert the module, but keep float32 anchors: half precision would shift them by whole pixels."""
 
         def at_least_float32(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
@@ -89,14 +80,14 @@ class AnchorGenerator(nn.Module):
         return super()._apply(at_least_float32, *args)
 
     def forward(self, map_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """Place the anchors over every map.
+        """Compute the anchors of every map.
 
         Args:
             map_sizes: ``(H_l, W_l)`` of every map, in the order of ``strides``.
 
         Returns:
-            L tensors ``(H_l * W_l * A_l, 4)`` xyxy, network-input pixels; cells row-major, anchors innermost. Anchors
-            that extend outside the image are kept (FPN §4.1).
+            L tensors ``(H_l * W_l * A_l, 4)`` xyxy, network-input pixels, ordered by row, column and anchor of the
+            cell. Anchors that extend outside the image are kept (FPN §4.1).
         """
         anchors = []
         finest = next(iter(self.strides.values()))

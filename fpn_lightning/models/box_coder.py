@@ -1,4 +1,4 @@
-"""Box regression: offsets from anchors or proposals to boxes (R-CNN App. C; Faster R-CNN §3.1.2 eq. 2)."""
+"""Box regression: boxes as offsets from anchors or proposals (R-CNN App. C; Faster R-CNN §3.1.2 eq. 2)."""
 
 from __future__ import annotations
 
@@ -7,29 +7,26 @@ import math
 import torch
 from torch import Tensor
 
-# Keeps exp() finite: a box grows at most by the factor 1000 / 16 in one regression.
+# Largest decoded dw and dh. They keep exp() finite: a side grows at most by the factor 1000 / 16.
 MAX_LOG_SCALE = math.log(1000.0 / 16)
 
 
 class BoxCoder:
-    """Converts boxes to offsets (dx, dy, dw, dh) from reference boxes, and back.
+    """Encodes boxes as offsets (dx, dy, dw, dh) from reference boxes (anchors or proposals), and decodes the offsets.
 
     Args:
-        weights: factors on (dx, dy, dw, dh); (1, 1, 1, 1) in the RPN, (10, 10, 5, 5) in the box head.
+        weights: factors on (dx, dy, dw, dh); (1, 1, 1, 1) in the RPN, (10, 10, 5, 5) in the RoI heads.
     """
 
     def __init__(self, weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)) -> None:
         self.weights = weights
 
     def encode(self, references: Tensor, boxes: Tensor) -> Tensor:
-        """Compute the offsets from reference boxes to boxes.
+        """Compute the offsets ``(R, 4)`` from reference boxes to boxes, times ``weights``.
 
         Args:
             references: ``(R, 4)`` xyxy with positive sides.
             boxes: ``(R, 4)`` xyxy with positive sides.
-
-        Returns:
-            ``(R, 4)``.
         """
         ref_size = references[:, 2:] - references[:, :2]
         size = boxes[:, 2:] - boxes[:, :2]
@@ -42,14 +39,14 @@ class BoxCoder:
 
         Args:
             references: ``(R, 4)`` xyxy.
-            deltas: ``(R, 4)`` or class-specific ``(R, 4 * K)``.
+            deltas: ``(R, 4)``, or ``(R, K * 4)`` for K classes.
 
         Returns:
             xyxy boxes in the shape of ``deltas``.
         """
         ref_size = (references[:, 2:] - references[:, :2])[:, None]  # (R, 1, 2)
         ref_centre = references[:, None, :2] + ref_size / 2
-        # (R, 4K) -> (R, K, 4); K is spelled out, since -1 is ambiguous for R = 0
+        # (R, K * 4) -> (R, K, 4); K is computed because reshape() cannot infer -1 if R is 0
         columns = deltas.reshape(deltas.shape[0], deltas.shape[1] // 4, 4).unbind(dim=2)
         dx, dy, dw, dh = (column / weight for column, weight in zip(columns, self.weights, strict=True))
         centre = ref_centre + torch.stack((dx, dy), dim=2) * ref_size

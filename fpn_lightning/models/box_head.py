@@ -1,4 +1,4 @@
-"""Box heads: pooled regions to features, class logits and box deltas (FPN §4.2; He et al. 2016 for Faster R-CNN).
+"""Box heads: features, class logits and box deltas of pooled regions (FPN §4.2; ``conv5``: He et al. 2016).
 
 Shape shorthand: R regions, d channels of a map, S output side of pooling, F features of one region, K classes.
 """
@@ -16,7 +16,7 @@ class BoxHead(nn.Module):
     """Base class of box heads.
 
     Attributes:
-        resolution: S, the side to which regions are pooled for this head.
+        resolution: S; the head reads regions that are pooled to S x S.
         out_features: F.
     """
 
@@ -33,7 +33,7 @@ class TwoFCHead(BoxHead):
 
     Args:
         in_channels: d.
-        width: F, the outputs of each layer.
+        width: F, the number of outputs of each layer.
         resolution: S.
     """
 
@@ -51,13 +51,13 @@ class TwoFCHead(BoxHead):
 
 
 class Conv5Head(BoxHead):
-    """The backbone's conv5 stage on regions pooled to 14 x 14, averaged over its 7 x 7 outputs: the baseline on C4.
+    """The head of the C4 baseline: runs the conv5 stage on regions of 14 x 14, and averages its 7 x 7 output.
 
-    The paper names the head ("conv5") and its pooling; the stride of 2 and the average are Detectron's.
+    The head ("conv5") and its pooling are from the paper; the stride of 2 and the average are from Detectron.
 
     Args:
         stage: the last ResNet stage; see :meth:`fpn_lightning.models.backbones.base.Backbone.take_stage`.
-        out_features: its output channels.
+        out_features: F, the output channels of the stage.
         resolution: S.
     """
 
@@ -73,12 +73,12 @@ class Conv5Head(BoxHead):
 
 
 class BoxPredictor(nn.Module):
-    """Two sibling layers: logits of K classes and background, and box deltas for each class (Fast R-CNN §2.1).
+    """Two sibling layers: logits of K classes and the background, and box deltas of each class (Fast R-CNN §2.1).
 
     Args:
         in_features: F.
         num_classes: K, without background.
-        unused_logits: U more logits without a class; see :class:`fpn_lightning.models.roi_heads.RoIHeads`.
+        unused_logits: U, further logits without a class; see :class:`fpn_lightning.models.roi_heads.RoIHeads`.
     """
 
     def __init__(self, in_features: int, num_classes: int, unused_logits: int = 0) -> None:
@@ -90,20 +90,16 @@ class BoxPredictor(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute logits ``(R, K + 1 + U)`` (classes, background, unused) and deltas ``(R, K * 4)`` of ``(R, F)``."""
+        """Compute logits ``(R, K + 1 + U)`` (classes, background, unused) and deltas ``(R, K * 4)`` from ``(R, F)``."""
         return self.class_logits(features), self.box_deltas(features)
 
 
 @torch.no_grad()
 def check_box_head(head: BoxHead, channels: int) -> None:
-    """Run a region of zeros through a box head and compare its features with those that it declares.
-
-    Args:
-        head: a new box head.
-        channels: d of the pyramid's maps.
+    """Check a box head's ``resolution`` and ``out_features`` with one region of zeros and ``channels`` channels.
 
     Raises:
-        InputError: if the head cannot read the region, or if the number of features differs.
+        InputError: if the head cannot read the region, or if the number of features is not ``out_features``.
     """
     training, name = head.training, type(head).__name__
     try:
@@ -116,13 +112,13 @@ def check_box_head(head: BoxHead, channels: int) -> None:
     head.train(training)
     if actual != (1, head.out_features):
         raise InputError(
-            f"model.detector.box_head: {name} declares {head.out_features} features, but a region gives {actual}. "
-            "Correct its out_features."
+            f"model.detector.box_head: {name} declares {head.out_features} features, but its output for one region has "
+            f"shape {actual}. Correct its out_features."
         )
 
 
 def init_linear(layer: nn.Linear) -> nn.Linear:
-    """Set Xavier-uniform weights over the fan-in (Detectron's choice for these layers) and zero biases, in place."""
+    """Set Xavier-uniform weights over the fan-in (as in Detectron) and zero biases, in place."""
     nn.init.kaiming_uniform_(layer.weight, a=1)
     nn.init.zeros_(layer.bias)
     return layer

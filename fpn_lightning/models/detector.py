@@ -1,10 +1,9 @@
-"""The detector: backbone, pyramid, and the heads that read its maps (FPN §3, §4, §6).
+"""The detector: a backbone, a pyramid, and heads that read the pyramid's maps (FPN §3, §4, §6).
 
 Shape shorthand: N images, d channels of every map, H_k x W_k size of level k, K foreground classes.
 
-Only the heads in use are built: an RPN alone (Table 1), RoI heads alone for Fast R-CNN on fixed proposals (Table 2),
-both for Faster R-CNN, or a mask proposer (Table 6). Heads share the maps of one forward pass, and compute losses or
-predictions from them.
+A detector has only the heads that an experiment needs: an RPN (Table 1), RoI heads for Fast R-CNN on fixed proposals
+(Table 2), an RPN and RoI heads for Faster R-CNN, or a mask proposer (Table 6). All heads read the same maps.
 """
 
 from __future__ import annotations
@@ -39,15 +38,16 @@ MakeMasks = Callable[[int, dict[str, int], float], MaskProposer]
 
 @dataclass(frozen=True)
 class Scale:
-    """Lengths that scale with the size of the images; a preset sets them together."""
+    """Sizes and areas in pixels that have to fit the size of the images; a preset sets them together."""
 
     base_anchor_size: float = 32
-    """Size of the smallest anchors, px of the network input (FPN §4.1: area 32²). For mask proposals, the size of
-    objects on the finest level (FPN §6)."""
+    """Size (√area) of the smallest anchors, px of the network input (FPN §4.1). For mask proposals, the size of objects
+    on the finest level (FPN §6)."""
     canonical_size: float = 224
-    """Size of a box that is pooled from p4, px of the network input (FPN Eq. 1)."""
+    """Size (√area) of boxes that are pooled from p4, px of the network input (FPN Eq. 1)."""
     area_thresholds: tuple[float, float] = (32**2, 96**2)
-    """Areas between small and medium, and between medium and large objects, px² of the image file (COCO's)."""
+    """The area between small and medium objects, and the area between medium and large objects, px² of the image file.
+    The default is COCO's."""
 
 
 @dataclass(frozen=True)
@@ -55,34 +55,38 @@ class Anchors:
     """The anchors of each map (FPN §4.1)."""
 
     octaves: Sequence[Sequence[int]] = ((0,), (1,), (2,), (3,), (4,))
-    """One list for each map, finest first; octave i is an anchor of size ``scale.base_anchor_size * 2**i``."""
+    """One list for each map, finest map first. An octave i in a list is an anchor size of
+    ``scale.base_anchor_size * 2**i``."""
     ratios: Sequence[float] = (0.5, 1.0, 2.0)
-    """Height / width."""
+    """Height / width of the anchors."""
     convention: AnchorConvention = "exact"
-    """``exact``, or ``torchvision`` for weights trained with torchvision's anchors."""
+    """``exact``, or ``torchvision`` for weights that were trained with torchvision's anchors."""
 
 
-@final  # makes it a plain group for jsonargparse: no class_path, and an override may set a single key
+@final  # for jsonargparse: no class_path is needed, and an override can set a single key
 class Detector(nn.Module):
     """A backbone, a pyramid and the heads that read its maps.
 
     Args:
         backbone: computes c2..c5.
-        pyramid: called as ``pyramid(backbone_channels, backbone_strides, channels)``.
-        rpn: called as ``rpn(channels, anchor_generator)``; null for no RPN.
-        roi_heads: called as ``roi_heads(pooler, box_head, num_classes)``; null for no RoI heads.
-        masks: mask proposals, called as ``masks(channels, strides, base_anchor_size)``; null for none.
-        roi_pooler: called as ``roi_pooler(strides, resolution, canonical_size)``.
-        box_head: ``2fc``, or ``conv5``, the backbone's last stage on c4.
-        fc_width: outputs of the two fully connected layers of ``2fc``.
+        pyramid: class of the pyramid, called as ``pyramid(backbone_channels, backbone_strides, channels)``.
+        rpn: class of the RPN, called as ``rpn(channels, anchor_generator)``; null for no RPN.
+        roi_heads: class of the RoI heads, called as ``roi_heads(pooler, box_head, num_classes)``; null for no RoI
+            heads.
+        masks: class of the mask proposer, called as ``masks(channels, strides, base_anchor_size)``; null for no mask
+            proposals.
+        roi_pooler: class of the RoI pooler, called as ``roi_pooler(strides, resolution, canonical_size)``.
+        box_head: ``2fc`` (two fully connected layers) or ``conv5`` (the backbone's last stage, on regions of c4).
+        fc_width: number of outputs of each layer of ``2fc``.
         channels: channels d of every map (256 in the paper, 128 for masks).
-        num_classes: K, linked from ``data.num_classes``.
+        num_classes: K; the command line sets it to ``data.num_classes``.
         anchors: anchors of the RPN.
-        scale: lengths that scale with the size of the images.
-        image_scales: at test time the RPN proposes on the image at each of these scales (Figure 1(a)).
+        scale: sizes and areas in pixels that have to fit the size of the images.
+        image_scales: factors by which each image is resized at test time; the RPN's proposals on all of these sizes
+            are merged (Figure 1(a)).
         eval_proposals: number of the RPN's best proposals that the RoI heads get at test time (FPN §5.2: 1000).
-        channels_last: keep maps in memory with channels innermost, which is faster for some backbones and devices.
-            Numbers differ by rounding only.
+        channels_last: store maps with channels innermost, which is faster for some backbones and devices. Results
+            differ by rounding only.
 
     Raises:
         InputError: if parts do not fit together or a value is out of range; the message names the key.
@@ -112,16 +116,18 @@ class Detector(nn.Module):
         self.scale = scale
         self.image_scales = check_scales(image_scales)
         if self.image_scales != (1.0,) and (roi_heads is not None or masks is not None):
-            raise InputError("model.detector.image_scales is for an RPN alone; leave it out with roi_heads or masks.")
+            raise InputError(
+                "model.detector.image_scales is for an RPN alone. Remove it, or set roi_heads and masks to null."
+            )
         self.eval_proposals = eval_proposals
         self.backbone = backbone
         self.pyramid = pyramid(backbone.channels, backbone.strides, channels)
         if undeclared := [name for name in ("strides", "out_channels", "used") if not hasattr(self.pyramid, name)]:
             raise InputError(
-                f"model.detector.pyramid: {type(self.pyramid).__name__} does not set {', '.join(undeclared)}; "
-                "fpn_lightning.models.pyramids.Pyramid says what a pyramid declares."
+                f"model.detector.pyramid: {type(self.pyramid).__name__} does not set {', '.join(undeclared)}. Set the "
+                "attributes of fpn_lightning.models.pyramids.Pyramid."
             )
-        # Do not reorder: the head draws its initial weights before the RPN, and a seed has to keep its weights.
+        # Build the box head before the RPN: the order determines the initial weights that a seed gives.
         head = self._box_head(box_head, fc_width) if roi_heads else None
         backbone.keep(self.pyramid.used)
         check_pyramid(self.pyramid, backbone.channels, backbone.strides)
@@ -138,11 +144,11 @@ class Detector(nn.Module):
             self.masks = masks(channels, strides, scale.base_anchor_size)
         self._compiled: Callable[[Tensor], dict[str, Tensor]] | None = None
         if channels_last:
-            # A convolution's output has the format of its weights, which loading and moving them keep.
+            # A convolution's output has the memory format of its weights. Loading or moving weights keeps their format.
             self.to(memory_format=torch.channels_last)
 
     def _box_head(self, name: HeadName, fc_width: int) -> BoxHead:
-        """Build the box head. ``conv5`` takes the last stage, with its pre-trained weights, from the backbone."""
+        """Build the box head; ``conv5`` takes the last stage out of the backbone."""
         if name == "2fc":
             return TwoFCHead(self.pyramid.out_channels, fc_width)
         top = list(self.backbone.channels)[-1]
@@ -156,12 +162,12 @@ class Detector(nn.Module):
         return Conv5Head(self.backbone.take_stage(top), out_features)
 
     def require(self, user: str, *heads: str) -> None:
-        """Check that of ``rpn``, ``roi_heads`` and ``masks`` exactly the given ones are built.
+        """Check that the detector has these heads (of ``rpn``, ``roi_heads``, ``masks``) and no other head.
 
-        A head that ``user`` does not train would cost time, and DDP would wait for its gradients.
+        A head that the stage ``user`` does not train would cost time, and DDP would wait for its gradients.
 
         Raises:
-            InputError: naming the key.
+            InputError: if a head is missing or not used; the message names the key.
         """
         for head in ("rpn", "roi_heads", "masks"):
             built = getattr(self, head) is not None
@@ -179,17 +185,18 @@ class Detector(nn.Module):
         return self.pyramid(self.backbone.features(pixels))
 
     def compile_maps(self, constant_weights: bool) -> None:
-        """Compile backbone and pyramid at their next use, once for images of all sizes; heads are not compiled.
+        """Let the next forward pass compile backbone and pyramid, once for all image sizes; heads are not compiled.
 
         Args:
-            constant_weights: compile the weights as constants, which is faster. Later changes then have no effect.
+            constant_weights: compile the weights as constants. The maps are then computed faster, but later changes of
+                the weights have no effect.
         """
-        from torch._inductor import config as inductor  # here, because it takes two seconds
+        from torch._inductor import config as inductor  # imported only if needed, because it takes two seconds
 
         compiled = torch.compile(self._maps, dynamic=True)
 
         def run(pixels: Tensor) -> dict[str, Tensor]:
-            # Without constant weights, oneDNN's convolutions are slower in the format that the compiler would choose.
+            # Layout optimisation without constant weights would make oneDNN's convolutions slower.
             with inductor.patch(freezing=constant_weights, layout_optimization=constant_weights):
                 maps: dict[str, Tensor] = compiled(pixels)
                 return maps
@@ -197,7 +204,7 @@ class Detector(nn.Module):
         self._compiled = run
 
     def propose(self, images: ImageBatch) -> list[Proposals]:
-        """Propose regions in every image, network-input pixels, best first; ``image_scales`` are merged."""
+        """Propose regions in every image, network-input pixels, best first; proposals of all scales are merged."""
         rpn = self.rpn
         assert rpn is not None
         return propose_on_scales(
@@ -214,7 +221,7 @@ class Detector(nn.Module):
         return self.roi_heads.predict(self(images), proposals, images.sizes)
 
     def propose_and_detect(self, images: ImageBatch) -> tuple[list[Proposals], list[Detections]]:
-        """Return all proposals of every image, and the detections from the best of them, in one forward pass."""
+        """Return all proposals, and the detections from each image's best ``eval_proposals``, in one forward pass."""
         assert self.rpn is not None
         assert self.roi_heads is not None
         maps = self(images)

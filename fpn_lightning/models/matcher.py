@@ -1,11 +1,9 @@
-"""Matching of anchors or proposals with ground truth by IoU (Faster R-CNN §3.1.2, Fast R-CNN §2.3).
-
-Both are called reference boxes here.
+"""Matching of reference boxes (anchors or proposals) with ground truth by IoU (Faster R-CNN §3.1.2, Fast R-CNN §2.3).
 
 Shape shorthand: G ground-truth boxes, B reference boxes, C ground-truth boxes at a time.
 
-An image of 800 px has 200,000 anchors and up to hundreds of objects. Their IoUs are computed for a few objects at a
-time, so that memory does not grow with the number of objects.
+An image of 800 px has 200,000 anchors and up to hundreds of objects. IoUs are computed for a few objects at a time, so
+that memory does not grow with the number of objects.
 """
 
 from __future__ import annotations
@@ -16,17 +14,17 @@ from torchvision.ops import box_iou
 
 from fpn_lightning.errors import InputError
 
-PAIRS_AT_A_TIME = 2**21  # IoUs of so many pairs take 64 MiB, with the intermediate results
+PAIRS_AT_A_TIME = 2**21  # computing the IoUs of this number of pairs takes 64 MiB
 
 
 class Matcher:
     """Labels each reference box positive (1), negative (0) or ignored (-1).
 
     Args:
-        positive_iou: a reference with at least this IoU is positive (0.7 in the RPN, 0.5 in the box head).
-        negative_iou: a reference with a lower IoU is negative. References between the two are ignored.
-        keep_best: also label as positive, for each object, the references with the highest IoU (Faster R-CNN §3.1.2,
-            rule (i)), so that every object has one; all of several equal ones are positive.
+        positive_iou: a box whose highest IoU is at least this is positive (0.7 in the RPN, 0.5 in the RoI heads).
+        negative_iou: a box whose highest IoU is lower than this is negative. All other boxes are ignored.
+        keep_best: also label as positive the box with the highest IoU of each object, or all such boxes if several tie
+            (Faster R-CNN §3.1.2, rule (i)).
 
     Raises:
         InputError: unless ``0 <= negative_iou <= positive_iou <= 1``.
@@ -35,23 +33,23 @@ class Matcher:
     def __init__(self, positive_iou: float = 0.7, negative_iou: float = 0.3, keep_best: bool = True) -> None:
         if not 0 <= negative_iou <= positive_iou <= 1:
             raise InputError(
-                f"model.detector: negative_iou {negative_iou} and positive_iou {positive_iou} of a head have to be "
-                "ordered and in [0, 1]."
+                f"model.detector: negative_iou {negative_iou} and positive_iou {positive_iou} of a head have to "
+                "satisfy 0 <= negative_iou <= positive_iou <= 1."
             )
         self.positive_iou = positive_iou
         self.negative_iou = negative_iou
         self.keep_best = keep_best
 
     def __call__(self, boxes: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-        """Match the references of one image.
+        """Match the reference boxes of one image.
 
         Args:
             boxes: ``(G, 4)`` xyxy, the ground truth; G may be 0.
             references: ``(B, 4)`` xyxy, of the same dtype.
 
         Returns:
-            ``matched_idxs`` int64 ``(B,)`` in [0, G), the ground truth with the highest IoU, the first of equal ones (0
-            if G is 0), and ``match_labels`` int8 ``(B,)`` in {1, 0, -1}.
+            ``matched_idxs`` int64 ``(B,)``, index of the object with the highest IoU: the first if several tie, 0 if G
+            is 0. ``match_labels`` int8 ``(B,)`` in {1, 0, -1}.
         """
         matched_idxs = torch.zeros(len(references), dtype=torch.int64, device=references.device)
         if len(boxes) == 0:
@@ -65,15 +63,10 @@ class Matcher:
             matched_idxs = torch.where(highest > best_iou, first + idxs, matched_idxs)
             best_iou = torch.maximum(best_iou, highest)
             if self.keep_best:
-                is_best |= _best_of_objects(iou)
+                best_of_object = iou.amax(dim=1, keepdim=True)
+                # An object that overlaps no reference box (best IoU 0) must not make all of them positive.
+                is_best |= ((iou == best_of_object) & (best_of_object > 0)).any(dim=0)
         match_labels = torch.full_like(matched_idxs, -1, dtype=torch.int8)
         match_labels.masked_fill_(best_iou < self.negative_iou, 0)
         match_labels.masked_fill_((best_iou >= self.positive_iou) | is_best, 1)
         return matched_idxs, match_labels
-
-
-def _best_of_objects(iou: Tensor) -> Tensor:
-    """Mark the references that no other reference surpasses for some object: bool ``(B,)`` from IoUs ``(C, B)``."""
-    best_of_object = iou.amax(dim=1, keepdim=True)
-    # An object that overlaps no reference (best IoU 0) must not make all references positive.
-    return ((iou == best_of_object) & (best_of_object > 0)).any(dim=0)

@@ -1,9 +1,9 @@
 """RoI heads: classify proposals and refine their boxes (Fast R-CNN §2; FPN §4.2).
 
-Shape shorthand: N images, P proposals and G ground-truth objects of one image, R sampled regions (RoIs) of the whole
-batch, K foreground classes, D detections of one image.
+Shape shorthand: N images, P proposals of one image, R regions (RoIs) of the whole batch, K foreground classes, U unused
+logits.
 
-Values that the paper does not give are those of py-faster-rcnn and Detectron (DEVIATIONS.md "RoI heads").
+Defaults that the paper does not state are those of py-faster-rcnn and Detectron (DEVIATIONS.md "RoI heads").
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class RoISample:
     Attributes:
         boxes: N tensors ``(R_n, 4)`` xyxy, network-input pixels; R is the sum of the R_n.
         labels: int64 ``(R,)`` in [0, K], K for background.
-        matched_boxes: ``(R, 4)`` the object that each region overlaps most; not used for background.
+        matched_boxes: ``(R, 4)`` box of the object that each region overlaps most; ignored for background.
     """
 
     boxes: list[Tensor]
@@ -47,22 +47,23 @@ class RoIHeads(nn.Module):
     Args:
         pooler: pools regions from the maps.
         box_head: computes features from pooled regions.
-        num_classes: K; background is label K, the last.
-        positive_iou: regions with at least this IoU get the class of the object, all others background.
-        batch_size_per_image: regions in the loss of one image (FPN §5.2: 512).
-        positive_fraction: largest fraction of foreground among them.
-        smooth_l1_beta: where smooth L1 turns from quadratic to linear.
+        num_classes: K; the background has label K.
+        positive_iou: regions with at least this IoU with an object get its class; all others are background.
+        batch_size_per_image: number of regions that are sampled per image for the losses (FPN §5.2: 512).
+        positive_fraction: largest fraction of foreground regions in a sample.
+        smooth_l1_beta: difference at which smooth L1 changes from quadratic to linear.
         box_weight: factor on the box loss.
         delta_weights: factors on the box targets (dx, dy, dw, dh).
-        score_thresh: detections have a higher probability than this.
+        score_thresh: detections with at most this probability are removed.
         nms_thresh: IoU above which the lower-scored detection of the same class is removed.
-        detections_per_image: number of detections kept, by score.
+        detections_per_image: largest number of detections of an image; those with the highest scores are kept.
         min_size: detections with a side of at most this length (px) are removed.
-        unused_logits: U logits after the background's that take part in the softmax but have no class. torchvision's
-            model for COCO has one for each of the ids below 91 that COCO does not use.
+        unused_logits: U, the number of logits after the background's that take part in the softmax but have no class.
+            torchvision's COCO model has one for each category id below 91 that COCO does not use.
 
     Raises:
-        InputError: if a count is below 1, or ``unused_logits`` below 0.
+        InputError: if ``num_classes``, ``batch_size_per_image`` or ``detections_per_image`` is below 1, or
+            ``unused_logits`` is below 0.
     """
 
     def __init__(
@@ -83,17 +84,19 @@ class RoIHeads(nn.Module):
         unused_logits: int = 0,
     ) -> None:
         super().__init__()
-        counts = {"batch_size_per_image": batch_size_per_image, "detections_per_image": detections_per_image}
-        for name, count in {"num_classes": num_classes, **counts}.items():
-            if count < 1:
-                raise InputError(f"model.detector.roi_heads: {name} is {count}; it has to be at least 1.")
-        if unused_logits < 0:
-            raise InputError(f"model.detector.roi_heads: unused_logits is {unused_logits}; it has to be at least 0.")
+        for name, count, least in (
+            ("num_classes", num_classes, 1),
+            ("batch_size_per_image", batch_size_per_image, 1),
+            ("detections_per_image", detections_per_image, 1),
+            ("unused_logits", unused_logits, 0),
+        ):
+            if count < least:
+                raise InputError(f"model.detector.roi_heads: {name} is {count}; it has to be at least {least}.")
         self.pooler = pooler
         self.box_head = box_head
         self.predictor = BoxPredictor(box_head.out_features, num_classes, unused_logits)
         self.num_classes = num_classes
-        # Regions down to IoU 0 are background: fixed proposals have few other negatives.
+        # Regions that overlap no object are background as well, since fixed proposals have few other negatives.
         self.matcher = Matcher(positive_iou, positive_iou, keep_best=False)
         self.sampler = Sampler(batch_size_per_image, positive_fraction)
         self.box_coder = BoxCoder(delta_weights)
@@ -112,7 +115,7 @@ class RoIHeads(nn.Module):
             boxes: N tensors ``(R_n, 4)`` xyxy, network-input pixels.
 
         Returns:
-            Logits ``(R, K + 1 + U)``, background after the classes, and deltas ``(R, K * 4)``, in the order of images.
+            Logits ``(R, K + 1 + U)`` (classes, background, unused) and deltas ``(R, K * 4)``, in the order of images.
         """
         return self.predictor(self.box_head(self.pooler(features, boxes)))
 
@@ -120,21 +123,21 @@ class RoIHeads(nn.Module):
 
     @torch.no_grad()
     def sample(self, proposals: Sequence[Proposals], targets: Sequence[Targets], seeds: Tensor) -> RoISample:
-        """Label proposals by their overlap with ground truth and draw those that enter the losses.
+        """Label proposals by their overlap with ground truth, and draw a random sample of them for the losses.
 
-        The boxes of the objects are added to the proposals, so that each object has at least one region.
+        Ground-truth boxes are added to the proposals, so that at least one candidate overlaps each object.
 
         Args:
             proposals: N proposals.
             targets: N targets.
-            seeds: int64 ``(N,)``, seeds of the draw; see :func:`fpn_lightning.models.sampler.image_seeds`.
+            seeds: int64 ``(N,)``; see :func:`fpn_lightning.models.sampler.image_seeds`.
         """
         pairs = list(zip(proposals, targets, strict=True))
         candidates = [torch.cat((proposal.boxes, target.boxes.to(proposal.boxes))) for proposal, target in pairs]
         matches = [
             self.matcher(target.boxes.to(boxes), boxes) for target, boxes in zip(targets, candidates, strict=True)
         ]
-        # Pad with "ignored" to the image with the most candidates.
+        # Pad every image with ignored candidates (-1) to the same length.
         match_labels = pad_sequence([labels for _, labels in matches], batch_first=True, padding_value=-1)
         positive, negative = self.sampler(match_labels, seeds)
         boxes, labels, matched_boxes = [], [], []
@@ -159,8 +162,8 @@ class RoIHeads(nn.Module):
     ) -> dict[str, Tensor]:
         """Compute the classification and the box loss of a random sample of regions (Fast R-CNN eq. 1).
 
-        Both are sums over the sampled regions, divided by ``N * batch_size_per_image``. This number does not depend on
-        the sample, so splitting a batch leaves its gradient unchanged.
+        Each loss is a sum over the sampled regions, divided by ``N * batch_size_per_image``. The divisor does not
+        depend on the sample, so splitting a batch does not change its gradient.
 
         Args:
             features: ``{"p2": (N, d, H_2, W_2), ...}``.
@@ -176,15 +179,12 @@ class RoIHeads(nn.Module):
         return self.losses_of_sample(logits, deltas, sample)
 
     def losses_of_sample(self, logits: Tensor, deltas: Tensor, sample: RoISample) -> dict[str, Tensor]:
-        """Compute the losses of a given sample of regions.
+        """Compute ``loss_cls`` and ``loss_box_reg`` of a given sample of regions; see :meth:`losses`.
 
         Args:
             logits: ``(R, K + 1 + U)``.
             deltas: ``(R, K * 4)``.
-            sample: the regions, in the same order.
-
-        Returns:
-            Scalars ``loss_cls`` and ``loss_box_reg``.
+            sample: the R regions, in the order of ``logits``.
         """
         references = torch.cat(sample.boxes)
         loss_cls = F.cross_entropy(logits.to(references.dtype), sample.labels, reduction="sum")
@@ -204,7 +204,7 @@ class RoIHeads(nn.Module):
 
     @torch.no_grad()
     def predict(self, features: dict[str, Tensor], proposals: Sequence[Proposals], sizes: Tensor) -> list[Detections]:
-        """Detect objects: softmax, decoding, clipping, score threshold, NMS within classes, top-k per image.
+        """Detect objects: softmax, decoding, clipping, thresholds on size and score, NMS per class, top-k per image.
 
         Args:
             features: ``{"p2": (N, d, H_2, W_2), ...}``.

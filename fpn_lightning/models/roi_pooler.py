@@ -1,8 +1,8 @@
-"""Pooling of regions from the pyramid level that fits their size (FPN §4.2, Eq. 1).
+"""Pooling of each region from the pyramid level that fits its size (FPN §4.2, Eq. 1).
 
 Shape shorthand: N images, d channels of every map, R regions (RoIs) of the whole batch, S output side of pooling.
 
-The paper uses RoI pooling (Fast R-CNN §2.1). RoIAlign (Mask R-CNN §3), used by all later implementations, is an option
+The paper uses RoI pooling (Fast R-CNN §2.1). RoIAlign (Mask R-CNN §3), which later implementations use, is an option
 (DEVIATIONS.md "RoI operation").
 """
 
@@ -18,9 +18,8 @@ from torchvision.ops import roi_align, roi_pool
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.pyramids import level_of
 
-# Eq. 1 jumps at powers of two times the canonical size. Rounding corners up to 1333 px to float32 changes a size by up
-# to 1.5e-6 octaves, and the level of a box of 224 px must not depend on its place. The tolerance moves that boundary by
-# 0.0016 px.
+# Corners of up to 1333 px that are rounded to float32 change a size by up to 1.5e-6 octaves. Without this tolerance,
+# the level of a box of exactly 224 px would depend on its position. The tolerance lowers this boundary by 0.0016 px.
 LEVEL_TOLERANCE = 1e-5  # octaves
 
 PoolingOp = Literal["pool", "align"]
@@ -50,7 +49,7 @@ def assign_boxes_to_levels(
 class RoIPooler(nn.Module):
     """Pools every region to S x S cells from the map that fits its size, or from the only map.
 
-    Strides are those that the pyramid declares; strides inferred from the sizes of maps are wrong for odd image sizes.
+    The pyramid declares the strides: strides inferred from the sizes of maps would be wrong for odd image sizes.
 
     Args:
         strides: stride of each map of the pyramid, finest first, ``{"p2": 4, ...}``.
@@ -58,13 +57,9 @@ class RoIPooler(nn.Module):
         canonical_size: see :func:`assign_boxes_to_levels`.
         op: ``pool`` (maximum over quantised bins) or ``align`` (bilinear samples).
         canonical_level: see :func:`assign_boxes_to_levels`.
-        max_level: coarser maps are not used (5: p6 is for the RPN only, FPN §4.1).
-        sampling_ratio: for ``align``: samples per bin and axis; 0 for one per cell of the map (detectron2).
-        aligned: for ``align``: pixel centres are at 0.5 (detectron2) instead of 0 (Detectron, torchvision).
-
-    Attributes:
-        names: the maps in use, finest first.
-        resolution: S.
+        max_level: the coarsest level that is pooled from (5, because p6 is for the RPN only, FPN §4.1).
+        sampling_ratio: samples of ``align`` per bin and axis; 0 for one sample per map cell in the bin (detectron2).
+        aligned: whether ``align`` puts pixel centres at 0.5 (detectron2) instead of 0 (Detectron, torchvision).
 
     Raises:
         InputError: if the pyramid has no map to pool from or skips a level, or if ``canonical_size`` is not positive.
@@ -86,8 +81,9 @@ class RoIPooler(nn.Module):
         levels = [level_of(name) for name in self.names]
         if not levels or levels != list(range(levels[0], levels[0] + len(levels))):
             raise InputError(
-                f"model.detector.pyramid: regions are pooled from consecutive levels up to p{max_level}, but its maps "
-                f"are {', '.join(strides)}. Use another pyramid, or set model.detector.roi_heads to null."
+                f"model.detector.pyramid: regions are pooled from consecutive levels up to p{max_level}, but the "
+                f"pyramid's maps are {', '.join(strides)}. Use another pyramid, or set model.detector.roi_heads to "
+                "null."
             )
         if canonical_size <= 0:
             raise InputError(f"model.detector.scale.canonical_size is {canonical_size}; it has to be positive.")
@@ -112,25 +108,25 @@ class RoIPooler(nn.Module):
             boxes: N tensors ``(R_n, 4)`` xyxy, network-input pixels.
 
         Returns:
-            ``(R, d, S, S)`` with R the sum of the R_n, in the order of images and boxes. A map without regions takes
-            part too: DDP waits for its gradient, which is then zero.
+            ``(R, d, S, S)``, in the order of images and boxes; R is the sum of the R_n. A map without regions gets a
+            gradient of zeros, because DDP waits for the gradient of every layer.
         """
         every = torch.cat(list(boxes))
         image = torch.cat([of_image.new_full((len(of_image), 1), n) for n, of_image in enumerate(boxes)])
         regions = torch.cat((image, every), dim=1)  # (R, 5)
         levels = self.levels_of(every)
         in_use = torch.arange(self.min_level, self.max_level + 1, device=levels.device)
-        counts = (levels[:, None] == in_use).sum(dim=0).tolist()  # the only transfer from the device
+        counts = (levels[:, None] == in_use).sum(dim=0).tolist()  # the only wait for the device
         by_level = levels.argsort(stable=True)
         pooled = [
             self._pool(features[name], regions[places], stride)
             for name, stride, places in zip(self.names, self.strides, by_level.split(counts), strict=True)
         ]
-        # Restore the order of the regions, which were pooled level by level.
+        # Sort the pooled regions from the order of levels back to the order of the boxes.
         return torch.cat(pooled)[by_level.argsort()]
 
     def _pool(self, feature: Tensor, regions: Tensor, stride: int) -> Tensor:
-        # Box corners in half precision would be wrong by pixels, so pool in float32.
+        # Pool in at least float32, because half precision would move the corners of boxes by pixels.
         dtype = torch.promote_types(feature.dtype, torch.float32)
         with torch.autocast(feature.device.type, enabled=False):
             inputs = (feature.to(dtype), regions.to(dtype), self.resolution, 1 / stride)

@@ -1,9 +1,10 @@
 """Region proposal network on a feature pyramid (Faster R-CNN §3.1, FPN §4.1).
 
-Shape shorthand: N images, L levels, A anchors per cell, H_l x W_l size of level l, B = sum of H_l * W_l * A over the
-levels, G ground-truth objects of one image, P proposals of one image.
+Shape shorthand: N images, L levels, A anchors per cell, H_l x W_l size of level l, B anchors of all levels (the sum of
+H_l * W_l * A).
 
-Values that the paper takes "as in [29]" are those of py-faster-rcnn and Detectron (DEVIATIONS.md "RPN").
+Defaults that the paper takes from Faster R-CNN ("as in [29]") are those of py-faster-rcnn and Detectron (DEVIATIONS.md
+"RPN").
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from fpn_lightning.structures import Proposals, Targets
 
 @dataclass
 class RPNOutputs:
-    """Raw outputs of one forward pass, finest level first, from which losses and proposals are computed.
+    """Raw outputs of one forward pass, finest level first.
 
     Attributes:
         logits: L tensors ``(N, H_l * W_l * A)``, objectness logits.
@@ -69,7 +70,7 @@ class RPNHead(nn.Module):
             Logits ``(N, H * W * A)`` and deltas ``(N, H * W * A, 4)``, cells row-major, anchors innermost.
         """
         hidden = F.relu(self.conv(feature), inplace=True)
-        # One convolution for both: two would each need memory for a gradient of `hidden`, the largest map.
+        # One convolution computes both outputs: two would each allocate a gradient as large as `hidden`.
         weights, biases = zip(
             *(layer.parameters() for layer in (self.objectness_logits, self.anchor_deltas)), strict=True
         )
@@ -80,25 +81,27 @@ class RPNHead(nn.Module):
 
 
 class RPN(nn.Module):
-    """Region proposal network: scores anchors, refines them and proposes the best.
+    """Region proposal network: scores anchors, refines their boxes and returns the best as proposals.
 
     Args:
         in_channels: channels of the pyramid's maps.
-        anchor_generator: places A anchors on every cell, and defines the maps and their order.
-        shared_head: one head for all levels (the paper's choice) or one for each (FPN §5.1: similar accuracy).
-        positive_iou: anchors with at least this IoU are positive, and so is the best anchor of every object.
-        negative_iou: anchors with a lower IoU are negative.
-        batch_size_per_image: anchors in the loss of one image.
-        positive_fraction: largest fraction of positives among them.
-        smooth_l1_beta: where smooth L1 turns from quadratic to linear.
+        anchor_generator: computes the anchors; its ``strides`` name the maps that the RPN reads, in order.
+        shared_head: whether all levels share one head (the paper's choice) instead of one head per level (FPN §5.1:
+            similar accuracy).
+        positive_iou: anchors with at least this IoU with an object are positive. The anchor with the highest IoU of
+            each object is positive as well.
+        negative_iou: anchors with a lower IoU with every object are negative.
+        batch_size_per_image: number of anchors that are sampled per image for the losses.
+        positive_fraction: largest fraction of positive anchors in a sample.
+        smooth_l1_beta: difference at which smooth L1 changes from quadratic to linear.
         loc_weight: factor on the box loss.
-        pre_nms_topk: anchors kept by score before NMS, per level.
-        post_nms_topk: proposals kept after NMS, per image.
+        pre_nms_topk: number of anchors per level that are kept before NMS, by score.
+        post_nms_topk: number of proposals per image that are kept after NMS, by score.
         nms_thresh: IoU above which the lower-scored proposal of the same level is removed.
         min_size: proposals with a side of at most this length (px) are removed.
 
     Raises:
-        InputError: if a shared head would have different numbers of anchors per cell.
+        InputError: if the head is shared and the maps have different numbers of anchors per cell.
     """
 
     def __init__(
@@ -138,11 +141,7 @@ class RPN(nn.Module):
         self.min_size = min_size
 
     def forward(self, features: dict[str, Tensor]) -> RPNOutputs:
-        """Run the head over every map.
-
-        Args:
-            features: ``{"p2": (N, d, H_2, W_2), ...}``.
-        """
+        """Compute logits and deltas of all anchors on the maps ``{"p2": (N, d, H_2, W_2), ...}``."""
         maps = [features[name] for name in self.anchor_generator.strides]
         heads = itertools.cycle(self.heads) if len(self.heads) == 1 else self.heads
         logits, deltas = zip(*(head(feature) for head, feature in zip(heads, maps, strict=False)), strict=True)
@@ -152,17 +151,17 @@ class RPN(nn.Module):
     def label_anchors(self, anchors: Tensor, targets: Sequence[Targets]) -> tuple[Tensor, Tensor]:
         """Match the anchors of every image with its ground truth.
 
-        Objects are not assigned to levels by their size, but through the anchors they overlap (FPN §4.1).
+        An object is not assigned to a level by its size: anchors of every level are matched with it (FPN §4.1).
 
         Args:
             anchors: ``(B, 4)``.
             targets: N targets.
 
         Returns:
-            ``match_labels`` int8 ``(N, B)`` in {1, 0, -1},
-            ``matched_idxs`` int64 ``(N, B)`` into the boxes of each image.
+            ``match_labels`` int8 ``(N, B)`` in {1, 0, -1}, and ``matched_idxs`` int64 ``(N, B)``, indices of the
+            ground-truth boxes of each image.
         """
-        # One image at a time, since a batch would be padded to the image with the most objects.
+        # Match one image at a time: in a batch, all images would need memory for as many objects as the fullest one.
         matched_idxs, match_labels = zip(
             *(self.matcher(target.boxes.to(anchors), anchors) for target in targets), strict=True
         )
@@ -171,35 +170,21 @@ class RPN(nn.Module):
     def losses(self, outputs: RPNOutputs, targets: Sequence[Targets], seeds: Tensor) -> dict[str, Tensor]:
         """Compute the objectness and the box loss of a random sample of anchors (Faster R-CNN eq. 1).
 
-        Both are sums over the sampled anchors, divided by ``N * batch_size_per_image``. This number does not depend on
-        the sample, so splitting a batch leaves its gradient unchanged.
+        Each loss is a sum over the sampled anchors, divided by ``N * batch_size_per_image``. The divisor does not
+        depend on the sample, so splitting a batch does not change its gradient.
 
         Args:
             outputs: the result of :meth:`forward`.
             targets: N targets.
-            seeds: int64 ``(N,)``, seeds of the draw; see :func:`fpn_lightning.models.sampler.image_seeds`.
+            seeds: int64 ``(N,)``; see :func:`fpn_lightning.models.sampler.image_seeds`.
 
         Returns:
             Scalars ``loss_rpn_cls`` and ``loss_rpn_loc``.
         """
-        match_labels, matched_idxs = self.label_anchors(torch.cat(outputs.anchors), targets)
-        positive, negative = self.sampler(match_labels, seeds)
-        return self.losses_of_sample(outputs, targets, positive, negative, matched_idxs)
-
-    def losses_of_sample(
-        self, outputs: RPNOutputs, targets: Sequence[Targets], positive: Tensor, negative: Tensor, matched_idxs: Tensor
-    ) -> dict[str, Tensor]:
-        """Compute the losses of a given sample of anchors; see :meth:`losses`.
-
-        Args:
-            outputs: the result of :meth:`forward`.
-            targets: N targets.
-            positive: bool ``(N, B)``.
-            negative: bool ``(N, B)``.
-            matched_idxs: int64 ``(N, B)``.
-        """
         logits, deltas = torch.cat(outputs.logits, dim=1), torch.cat(outputs.deltas, dim=1)
         anchors = torch.cat(outputs.anchors)
+        match_labels, matched_idxs = self.label_anchors(anchors, targets)
+        positive, negative = self.sampler(match_labels, seeds)
         image, anchor = (positive | negative).nonzero(as_tuple=True)
         loss_cls = F.binary_cross_entropy_with_logits(
             logits[image, anchor].to(anchors.dtype), positive[image, anchor].to(anchors.dtype), reduction="sum"
@@ -218,7 +203,7 @@ class RPN(nn.Module):
 
     @torch.no_grad()
     def predict(self, outputs: RPNOutputs, sizes: Tensor) -> list[Proposals]:
-        """Turn raw outputs into proposals: top-k per level, decoding, clipping, NMS within levels, top-k per image.
+        """Turn raw outputs into proposals: top-k per level, decoding, clipping, NMS per level, top-k per image.
 
         Args:
             outputs: the result of :meth:`forward`.
@@ -250,8 +235,9 @@ class RPN(nn.Module):
         boxes = clip_boxes(boxes, size)
         large = ((boxes[:, 2:] - boxes[:, :2]) > self.min_size).all(dim=1).nonzero().flatten()
         boxes, scores, levels = boxes[large], scores[large], levels[large]
-        # One call for all levels, set apart from each other, since the host waits for the device at each call. In
-        # float32 the shift would round the boxes; MPS has no float64.
+        # The host waits for the device at each call of NMS, so call it once for all levels. Boxes of each level are
+        # shifted by another offset and do not overlap boxes of other levels. Float32 would round the shifted boxes, so
+        # shift them in float64; MPS has no float64.
         dtype = boxes.dtype if boxes.device.type == "mps" else torch.float64
         apart = boxes.to(dtype) + (levels * (size.max() + 1))[:, None]
         keep = nms(apart, scores.to(dtype), self.nms_thresh)[: self.post_nms_topk]

@@ -1,7 +1,7 @@
 """Random choice of the anchors, RoIs or cells that enter a loss (Faster R-CNN §3.1.3, Fast R-CNN §2.3, FPN App. A).
 
-The choice depends on one seed per image and the index of the candidate, not on a global random state. It is therefore
-the same on every device, for every split of a batch over processes, and after a resume.
+The choice depends on one seed per image and the index of the candidate, not on a global random state. Therefore it does
+not change with the device, with the split of a batch over processes, or when a run is resumed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _GOLDEN = -0x61C8864680B583EB  # 0x9e3779b97f4a7c15
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Shift logically: torch's shift of int64 copies the sign bit, so the copies are masked."""
+    """Shift int64 right and fill with zeros; torch's ``>>`` alone fills with copies of the sign bit."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -27,14 +27,14 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def random_keys(seeds: Tensor, count: int) -> Tensor:
-    """Compute pseudo-random numbers from seeds and a counter.
+    """Compute ``count`` pseudo-random numbers for each seed.
 
     Args:
         seeds: int64 ``(N,)``.
         count: numbers per seed.
 
     Returns:
-        int64 ``(N, count)``, non-negative; ``[n]`` depends on ``seeds[n]`` only.
+        int64 ``(N, count)``, non-negative; row n depends on ``seeds[n]`` only.
     """
     index = torch.arange(1, count + 1, device=seeds.device, dtype=torch.int64)
     keys = _mix(_mix(seeds)[:, None] + index * _GOLDEN)
@@ -42,17 +42,14 @@ def random_keys(seeds: Tensor, count: int) -> Tensor:
 
 
 def image_seeds(seed: int, step: int, image_ids: Tensor) -> Tensor:
-    """Compute one seed for each image of a batch from the run's seed, the optimiser step and the image id.
+    """Compute one seed, int64 ``(N,)``, for each image from the run's seed, the optimiser step and the image id.
 
     Args:
         seed: the run's seed.
         step: the optimiser step of the batch.
         image_ids: int64 ``(N,)``.
-
-    Returns:
-        int64 ``(N,)``.
     """
-    # On the CPU, whose scalars every device takes without waiting for a transfer.
+    # Computed on the CPU, because adding a CPU scalar to a tensor of another device does not wait for a transfer.
     run = _mix(torch.tensor([seed, step], dtype=torch.int64) + _GOLDEN)
     return _mix(_mix(image_ids + run[0]) + run[1])
 
@@ -61,7 +58,7 @@ class Sampler:
     """Draws positives and negatives at random, without replacement.
 
     Args:
-        batch_size_per_image: number of candidates that enter the loss of one image.
+        batch_size_per_image: largest number of candidates that are drawn for one image.
         positive_fraction: largest fraction of positives; missing positives are replaced by negatives.
     """
 
@@ -70,11 +67,11 @@ class Sampler:
         self.positive_fraction = positive_fraction
 
     def __call__(self, match_labels: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
-        """Sample every image of a batch.
+        """Draw the candidates of every image of a batch.
 
         Args:
             match_labels: ``(N, B)`` in {1, 0, -1}.
-            seeds: int64 ``(N,)``, see :func:`image_seeds`.
+            seeds: int64 ``(N,)``; see :func:`image_seeds`.
 
         Returns:
             Boolean masks ``positive`` and ``negative``, each ``(N, B)``.
@@ -86,7 +83,7 @@ class Sampler:
         return positive, negative
 
     def _draw(self, candidates: Tensor, keys: Tensor, counts: Tensor) -> Tensor:
-        """Mark the ``counts[n]`` candidates with the smallest keys of each image n: bool ``(N, B)``."""
+        """Select the ``counts[n]`` candidates with the smallest keys in each image n: bool ``(N, B)``."""
         k = min(self.batch_size_per_image, candidates.shape[1])
         never = torch.iinfo(torch.int64).max
         drawn_keys, drawn = keys.masked_fill(~candidates, never).topk(k, dim=1, largest=False, sorted=True)

@@ -139,7 +139,7 @@ def test_half_precision_maps_are_pooled_with_exact_boxes():
 @pytest.mark.parametrize(
     ("strides", "options", "message"),
     [
-        ({"p6": 64}, {}, "consecutive levels up to p5, but its maps are p6"),
+        ({"p6": 64}, {}, "consecutive levels up to p5, but the pyramid's maps are p6"),
         ({"p2": 4, "p4": 16}, {}, "consecutive levels"),
         (STRIDES, {"canonical_size": 0}, r"scale\.canonical_size is 0"),
     ],
