@@ -104,6 +104,9 @@ def test_nothing_is_frozen_at_random_values(tmp_path):
     state = make_fast_rcnn(NarrowResNet(), pyramid=TopDownPyramid).state_dict()
     torch.save({"state_dict": state}, path)
     other = partial(make_rpn, pyramid=BottomUpPyramid, init_from=str(path))
-    with pytest.raises(InputError, match=r"has no pyramid\.lateral_convs.* another pyramid"):
+    with pytest.raises(
+        InputError,
+        match=r"lacks tensors of this configuration's pyramid: pyramid\.lateral_convs.* with the same pyramid",
+    ):
         fit(other(NarrowResNet(), freeze_shared=True))
     fit(other(NarrowResNet()))  # without freezing, a checkpoint with another pyramid is allowed
