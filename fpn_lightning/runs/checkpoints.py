@@ -34,7 +34,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints whole or not at all. Lightning's own class copies them from the folder for temporary files."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint; there are no storage options."""
+        """Write a checkpoint; storage options are not supported."""
         write_checkpoint(checkpoint, Path(path))
 
 
@@ -54,17 +54,17 @@ class RunCheckpoint(ModelCheckpoint):
     _best: float | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep the name of the metric from Lightning's class."""
+        """Store ``monitor`` here and not in Lightning's class, which would save before the validation."""
         super().setup(trainer, pl_module, stage)
         if self.monitor is not None:
             self._monitored, self.monitor = self.monitor, None
 
     def state_dict(self) -> dict[str, Any]:
-        """The state, with the best value so far if a metric is monitored."""
+        """Return the state, with the best value so far if a metric is monitored."""
         return super().state_dict() | ({} if self._best is None else {"best": self._best})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the best value so far."""
+        """Restore the best value so far."""
         super().load_state_dict(state_dict)
         self._best = state_dict.get("best")
 
@@ -83,7 +83,7 @@ class RunCheckpoint(ModelCheckpoint):
         return ExitStack()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Wait with signals for the end of a step from now on; make the validation that a killed run still owes."""
+        """Delay signals to the end of a step from now on; do the validation that a killed run did not finish."""
         super().on_train_start(trainer, pl_module)
         self._received = None
         self._handlers.enter_context(handled_by(self._receive))
@@ -99,7 +99,7 @@ class RunCheckpoint(ModelCheckpoint):
     ) -> None:
         """Write a checkpoint if one is due, and before a validation or a stop."""
         if trainer.fit_loop._should_accumulate():
-            return  # a checkpoint would not hold the gradients of half a step
+            return  # a checkpoint does not contain accumulated gradients
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         stops = self._has_to_stop(trainer)
         if (stops or _validation_is_due(trainer)) and self._last_global_step_saved != trainer.global_step:
@@ -144,12 +144,12 @@ class RunCheckpoint(ModelCheckpoint):
         if self._received is not None:
             raise self._stopped()
         self._received = number
-        # print() may not be called from a handler: the signal may have come within another print().
+        # A signal handler must not call print(): the signal may arrive during another print().
         with suppress(OSError):  # the terminal may have gone
             os.write(2, b"\nStopping after this step, with a checkpoint. A second signal stops at once.\n")
 
     def _has_to_stop(self, trainer: Trainer) -> bool:
-        """Whether any process has received a signal; all processes stop together."""
+        """Return whether any process has received a signal, so that all processes stop together."""
         return trainer.strategy.reduce_boolean_decision(self._received is not None, all=False)
 
     def _stopped(self) -> Stopped:
@@ -160,7 +160,7 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 def _validation_is_due(trainer: Trainer) -> bool:
-    """Whether Lightning validates after the current batch."""
+    """Return whether Lightning validates after the current batch."""
     fetcher = trainer.fit_loop._data_fetcher
     assert fetcher is not None
     return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
@@ -186,7 +186,7 @@ def newest_checkpoint(run: Path) -> Path:
 
 
 def steps_taken(path: str, resumes: bool) -> int:
-    """Number of optimiser steps before a checkpoint was written.
+    """Return the number of optimiser steps before a checkpoint was written.
 
     Args:
         path: the checkpoint, given as ``--ckpt_path``.

@@ -144,7 +144,7 @@ def claimed(
         InputError: if another process has begun or finished a run there since :func:`check_start`.
     """
     if directory.is_symlink():
-        directory = directory.resolve()  # to a disk with more space; the link stays
+        directory = directory.resolve()  # a link to a disk with more space; the link stays
     with ExitStack() as locks:
         new = not directory.exists()
         with writing(directory):
@@ -176,7 +176,7 @@ def _alone(directory: Path) -> Iterator[None]:
 def _training(
     directory: Path, trained: Callable[[], bool], undo: list[Callable[[], None]]
 ) -> Iterator[Callable[[], None]]:
-    """Undo the preparation if the block fails before it has trained; tidy up after it."""
+    """Restore the earlier state if the block fails before it has trained; otherwise remove what it no longer needs."""
 
     def failed() -> None:
         if undo and not trained():
@@ -196,7 +196,7 @@ def _training(
 
 
 def _prepare(directory: Path, overwrite: bool, new: bool) -> Callable[[], None]:
-    """Make the folder, which may be new, ready for a run; returns what puts everything back."""
+    """Prepare the folder for a run; return a function that restores the earlier state."""
     aside = None
     with writing(directory):
         if overwrite and not new:
@@ -225,7 +225,7 @@ def _prepare(directory: Path, overwrite: bool, new: bool) -> Callable[[], None]:
 
 
 def _set_aside(directory: Path) -> Path | None:
-    """Move a folder aside and return its new path, or delete one without results; an empty one takes its place."""
+    """Replace a folder by an empty one: move it aside and return its new path, or delete it if it has no results."""
     if not _holds_results(directory):
         shutil.rmtree(directory)
         directory.mkdir()
@@ -260,7 +260,7 @@ def _forget_attempt(directory: Path) -> None:
 
 
 def _holds_results(directory: Path) -> bool:
-    """Whether a folder holds a checkpoint, a record or stored proposals."""
+    """Return whether a folder contains a checkpoint, a record or stored proposals."""
     return any(any(directory.rglob(pattern)) for pattern in ("*.ckpt", RECORD_NAME, EARLIER_RECORD, HEADER))
 
 
@@ -270,7 +270,7 @@ def _free(directory: Path) -> Path:
 
 
 def _tell(directory: Path) -> None:
-    """Say where earlier runs are if they were not deleted."""
+    """Return messages that name the folders of overwritten runs that were not deleted."""
     for folder in moved_aside(directory):
         rank_zero_info(
             f"The run that was overwritten is in {folder}. It is deleted when a run in {directory} has finished; to "

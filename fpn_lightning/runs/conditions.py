@@ -50,13 +50,13 @@ def differing(records: Iterable[Record]) -> dict[str, dict[str, list[Record]]]:
 
 
 def why_not_add(kept: Record, new: Record) -> list[str]:
-    """Reasons against adding a record to the kept seeds of its row, which could not be averaged with it."""
+    """Return the reasons why a record cannot be averaged with the kept seeds of its row."""
     found = differing((kept, new)).items()
     return [f"{key} is {new_value}; the kept seeds have {old}" for key, (old, new_value) in found]
 
 
 def why_not_replace(kept: Record, new: Record) -> list[str]:
-    """Reasons against replacing a kept record by a new one of the same experiment; empty if there are none."""
+    """Return the reasons why a new record must not replace a kept record of the same experiment."""
     reasons = []
     for key, values in differing((kept, new)).items():
         before, after = values
@@ -67,6 +67,6 @@ def why_not_replace(kept: Record, new: Record) -> list[str]:
         reasons.append(
             f"config_sha256 cannot be compared: schema {new.schema} computes it differently from schema {kept.schema}"
         )
-    elif kept.config_sha256 != new.config_sha256:  # both cover the seed, which is the same
+    elif kept.config_sha256 != new.config_sha256:  # Both digests cover the seed, and the seeds are equal.
         reasons.append(f"config_sha256 is {new.config_sha256[:12]} and was {kept.config_sha256[:12]}")
     return reasons

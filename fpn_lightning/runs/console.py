@@ -56,14 +56,14 @@ def set_up_logging() -> None:
     advertisements.addFilter(lambda record: not NOISE.search(record.getMessage()))
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode")  # frozen BatchNorm
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval")  # of a run of a few steps
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval")  # in runs of a few steps
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # of a resumed run
 
 
 def _as_line(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """A warning in one line, with its place in the code if the code is not ours."""
+    """Format a warning in one line, with file and line if it comes from another package."""
     ours = Path(filename).is_relative_to(PACKAGE)
     return f"warning: {plain(message)}\n" if ours else f"{filename}:{lineno}: {plain(message)}\n"
 
@@ -111,7 +111,7 @@ def _cell(value: float | None) -> str:
 
 
 def print_evaluation(title: str, stage: BaseStage, all_classes: bool = False) -> None:
-    """Print what the last evaluation of a stage gave; see :func:`print_metrics`."""
+    """Print the metrics of a stage's last evaluation; see :func:`print_metrics`."""
     thresholds = stage.detector.scale.area_thresholds
     print_metrics(title, stage.evaluation, thresholds, stage.per_class, all_classes, stage.recall_of)
 
@@ -139,7 +139,7 @@ class MetricsTable(Callback):
 
 
 def print_record(record: Record, path: Path, stage: BaseStage, all_classes: bool = False) -> None:
-    """Print what a run measured and, if it is not finished, why not and how it goes on."""
+    """Print the metrics of a run and, if it is not finished, the reason and how to continue it."""
     print_evaluation(f"{record.experiment.table}/{record.experiment.row}", stage, all_classes)
     show(f"written to {path}")
     if record.status != FINISHED:

@@ -22,7 +22,7 @@ class AppendingCSVLogger(Logger):
     Args:
         directory: of the run; the file is created with its first line.
         resume_step: lines from this step on are dropped, because a resumed run computes them again; ``None`` keeps all.
-            The line that a full disk or a power cut has left unfinished is dropped too.
+            An incomplete last line, left by a full disk or a power cut, is dropped as well.
     """
 
     def __init__(self, directory: Path, resume_step: int | None = None) -> None:
@@ -114,7 +114,7 @@ class AppendingCSVLogger(Logger):
 
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, str]], str]:
-    """Return the columns and the lines of a log, and the text of a line that was not finished.
+    """Return the columns and lines of a log, and the text of an incomplete last line.
 
     Raises:
         InputError: a line is not one of a log.
@@ -137,7 +137,7 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]], str]:
 
 
 def _stays(line: dict[str, str], resume_step: int) -> bool:
-    """Whether a line was logged before the checkpoint of ``resume_step`` was written.
+    """Return whether a line was logged before the checkpoint of ``resume_step`` was written.
 
     A training line has the number of its step, from 0; an evaluation line has the number of steps taken before it.
     """

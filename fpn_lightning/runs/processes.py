@@ -1,6 +1,6 @@
 """Ends all processes of a run together, with one message, when one of them fails or is stopped by a signal.
 
-Without this, the others would wait for it, or fail themselves with errors that say nothing of the cause. The process
+Otherwise the other processes would wait for it, or fail with errors that do not name the cause. The process
 that ends leaves its message in the store through which the processes found each other. A thread in every process
 looks there. The first process, which owns the terminal, prints the message.
 """
@@ -44,7 +44,7 @@ class ProcessWatch:
         threading.Thread(target=self._watch, daemon=True, name="process-watch").start()
 
     def fail(self, error: BaseException, complaint: BaseException | None) -> None:
-        """Tell all processes to end because of an error in this one; does not return if there are others.
+        """End all processes because of an error in this process; return only if it is the only process.
 
         Args:
             error: the error.
@@ -54,16 +54,16 @@ class ProcessWatch:
         self.end(1 if complaint is None else USER_ERROR, text)
 
     def end(self, status: int, text: str) -> None:
-        """End all processes with an exit status; does not return if there are others. The first one prints the text."""
+        """End all processes with an exit status and print the text; return only if this is the only process."""
         if not dist.is_initialized():
             return
         if not self._ending.is_set():
-            with suppress(dist.DistError):  # the first process has gone; the thread sees this too
+            with suppress(dist.DistError):  # the first process has ended; the thread notices it as well
                 _store().compare_set(FAILURE, "", json.dumps([status, text]))
         time.sleep(PATIENCE_S)  # the thread ends this process
 
     def done(self) -> None:
-        """Stop watching when all processes have finished, so that none asks a first process that has gone."""
+        """Stop watching when all processes have finished: the store disappears with the first process."""
         if dist.is_initialized() and not self._ending.is_set():
             store = _store()
             store.add(DONE, 1)
@@ -95,18 +95,18 @@ class ProcessWatch:
                 print(text, file=sys.stderr)
             sys.stderr.flush()
         else:
-            time.sleep(1)  # the first process ends first: Lightning kills it when another one has ended with an error
+            time.sleep(1)  # the first process has to end first, because Lightning kills it if another one failed
         os._exit(status)
 
     def _first_has_gone(self) -> None:
-        """End this process too, unless all have finished."""
+        """End this process as well, unless all processes have finished."""
         if not self._done.wait(1):
             print(f"process {dist.get_rank()} ends because the first process was killed", file=sys.stderr, flush=True)
             os._exit(1)
 
 
 def _store() -> dist.TCPStore:
-    """Another connection to the store of the default process group, which belongs to its own thread."""
+    """Open another connection to the store of the default process group, for use in this module's thread."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     return dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=PATIENCE_S))
 

@@ -1,4 +1,4 @@
-"""The run record ``metrics.json``: how a run ended and what it measured. Tables are made of the finished ones."""
+"""The run record ``metrics.json``: how a run ended and what it measured. Tables contain finished runs only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STOPPED_EARLY = "stopped_early"
 OUT_OF_TIME = "out_of_time"
 PARTIAL = "partial"
 _MAX_CURVE_POINTS = 512
-# Strict: the text "3" is not a number. An unknown key is an error, since it may be a misspelt one.
+# Strict: the string "3" is not accepted as a number. An unknown key is an error, since it may be a misspelt one.
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Metrics = dict[str, float | None]
@@ -68,7 +68,7 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """The schedule and speed of training. For a row that is trained in several stages, those of the last stage.
+    """The schedule and speed of training; those of the last stage for a row that is trained in several stages.
 
     Attributes:
         steps: optimiser steps.
@@ -153,7 +153,7 @@ class Record:
 
     @property
     def outcome(self) -> str:
-        """The status, with the reason if it is not ``finished``."""
+        """Return the status, with the reason if it is not ``finished``."""
         return self.status if self.reason is None else f"{self.status}: {self.reason}"
 
     @classmethod
@@ -217,21 +217,21 @@ class Record:
         write_whole(path, text)
 
     def _to_json(self, max_points: int) -> str:
-        """The record as JSON with one line for each top-level key, so that a diff of two records is readable."""
+        """Return the record as JSON with one line per top-level key, so that a diff of two records is readable."""
         curves = {name: _thin(points, max_points) for name, points in self.curves.items()}
         content = asdict(replace(self, curves=curves))
         content = {"schema": content.pop("schema"), **content}
         for key in ("untrained", "per_class", "reason"):
             if content[key] is None:
                 del content[key]
-        if self.schema < 3:  # an old record is written as it was read
+        if self.schema < 3:  # a record of an older schema is written unchanged
             content = {"trunk" if key == "backbone" else key: value for key, value in content.items()}
         lines = (f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items())
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _thin(points: list[tuple[int, float]], max_points: int) -> list[tuple[int, float]]:
-    """At most ``max_points`` of ``points``, evenly spread, first and last kept."""
+    """Return at most ``max_points`` of ``points``, evenly spread, including the first and the last."""
     if len(points) <= max_points:
         return points
     last = len(points) - 1

@@ -73,17 +73,17 @@ def config_sha256(resolved: dict[str, Any]) -> str:
         "weights": bool(resolved["model"]["init_args"].get("init_from") or experiment.get("weights_of")),
     }
     if resolved["model"]["init_args"].get("new_classes"):
-        given["new_classes"] = True  # absent otherwise, as in earlier digests
+        given["new_classes"] = True  # absent otherwise, so that earlier digests stay valid
     content = {"configuration": relevant(resolved, ""), "given": given}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def parents(stage: BaseStage, data: COCODataModule) -> list[str]:
-    """The checkpoint that the run started from and the one that made its proposals, each with its SHA-256."""
+    """Return the run's initial checkpoint and the checkpoint that made its proposals, each with its SHA-256."""
     checkpoints = []
     if stage.init_from is not None:
         path, digest = Path(split_source(stage.init_from)[1]), "unknown"
-        if path.is_file():  # a resumed run does not need it any more
+        if path.is_file():  # a resumed run no longer needs it
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         checkpoints.append(f"{stage.init_from} sha256:{digest}")
@@ -93,7 +93,7 @@ def parents(stage: BaseStage, data: COCODataModule) -> list[str]:
 
 
 def end_of_training(trainer: Trainer) -> tuple[str, str | None]:
-    """Tell how training ended, right after it: a status, and the reason if it is not ``finished``."""
+    """Return how training ended: a status, and the reason if it is not ``finished``; call it right after training."""
     taken, asked = trainer.global_step, trainer.max_steps
     if trainer.fast_dev_run:  # type: ignore[attr-defined]  # missing in Lightning's types
         return PARTIAL, "trainer.fast_dev_run"
@@ -186,7 +186,7 @@ def _evaluated(stage: BaseStage, described: dict[str, Any]) -> tuple[str, str | 
 
 
 def evaluation_summary(stage: BaseStage, data: COCODataModule, split: str, checkpoint: str | None) -> str:
-    """JSON text with the metrics of ``validate`` or ``test`` (fractions), the data and the checkpoint."""
+    """Return JSON text with the metrics of ``validate`` or ``test`` (fractions), the data and the checkpoint."""
     described = data.describe(split)
     summary = {
         "status": _evaluated(stage, described)[0],

@@ -1,4 +1,4 @@
-"""Compare the configuration of a resumed run with the one that it was started with."""
+"""Compare the configuration of a resumed run with the configuration that it was started with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import read_yaml
 
-# The same experiment on another machine, in another folder, or with another amount of logging.
+# Keys that may change: they name a machine or a folder, or control logging.
 _SILENT = {
     *(f"data.{key}" for key in ("root", "num_workers", "batch_size_per_device", "cache_images")),
     *("data.predict_split", "data.predict_path"),
@@ -18,7 +18,7 @@ _SILENT = {
     *(f"trainer.{key}" for key in ("logger", "log_every_n_steps", "profiler", "max_time", "callbacks")),
     *(f"trainer.{key}" for key in ("enable_progress_bar", "enable_model_summary", "enable_checkpointing")),
 }
-# May be wanted, and does not change the steps that were taken.
+# Keys whose change gives a warning: the change may be intended, and does not affect the steps already taken.
 _SAID = {
     *(f"trainer.{key}" for key in ("max_steps", "max_epochs", "min_steps", "min_epochs")),
     *(f"trainer.{key}" for key in ("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps")),
@@ -28,7 +28,7 @@ _SAID = {
 
 
 def check_same_config(path: Path, resolved: dict[str, Any]) -> None:
-    """Reject a resumed run whose model, data or training differ from those that it was started with.
+    """Reject a resumed run if its model, data or training differ from those of its start.
 
     Args:
         path: ``config.yaml`` of the run; nothing is checked if there is none.

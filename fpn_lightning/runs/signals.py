@@ -13,10 +13,10 @@ from typing import Any, NoReturn
 
 
 class Stopped(SystemExit):
-    """The process was asked to stop by a signal; the exit status is 128 + its number, as of a shell.
+    """Raised when a signal asks the process to stop; the exit status is 128 + the signal's number, as in a shell.
 
     Attributes:
-        advice: how the run goes on; empty if nothing was run.
+        advice: how to continue the run; empty if nothing was run.
     """
 
     code: int
@@ -34,7 +34,7 @@ def stop_now(number: int, frame: Any) -> NoReturn:
 
 @contextmanager
 def handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Let a function handle the three signals in the block. What the process was started to ignore stays ignored."""
+    """Let a function handle the three signals in the block, except signals that the process was started to ignore."""
     earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     earlier = {number: old for number, old in earlier.items() if old not in (None, signal.SIG_IGN)}
     if threading.current_thread() is not threading.main_thread():

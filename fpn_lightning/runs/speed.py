@@ -14,7 +14,7 @@ from rich.progress import TaskID
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Peak memory so far, MiB: allocated on the device for CUDA, resident memory of the process otherwise."""
+    """Return peak memory so far in MiB: allocated device memory for CUDA, resident memory of the process otherwise."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
@@ -37,7 +37,7 @@ class SpeedMonitor(Callback):
 
     @property
     def seconds_per_step(self) -> float | None:
-        """Median over the steps of this process, s; without the first, which fills caches, if there are others."""
+        """Median over the steps of this process, s; without the first step, which fills caches, if there are others."""
         steps = self.step_seconds[1:] or self.step_seconds
         return statistics.median(steps) if steps else None
 
@@ -81,7 +81,7 @@ class SpeedMonitor(Callback):
 
 
 def stop_bar(trainer: Trainer) -> None:
-    """End the progress bar, so that what is printed next starts on a line of its own."""
+    """End the progress bar, so that later output starts on a new line."""
     if isinstance(trainer.progress_bar_callback, RichProgressBar):
         trainer.progress_bar_callback.teardown(trainer, trainer.lightning_module, "")
 
@@ -106,10 +106,10 @@ class StepProgressBar(RichProgressBar):
         super()._update(progress_bar_id, current, visible, hard)
 
     def _add_task(self, total_batches: int | float, description: str, visible: bool = True) -> TaskID:
-        return super()._add_task(total_batches, description, visible=True)  # also before the first batch is done
+        return super()._add_task(total_batches, description, visible=True)  # also before the first batch
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fill the bar: batches of which no image could be read are not counted on the way."""
+        """Fill the bar, which does not count batches without readable images."""
         if self.predict_progress_bar_id is not None:  # None if no image could be read
             self._update(self.predict_progress_bar_id, int(self.total_predict_batches_current_dataloader))
         super().on_predict_end(trainer, pl_module)

@@ -1,9 +1,8 @@
 """Logs to Weights & Biases: one W&B run per run directory, grouped by table and named by row, preset and seed.
 
 W&B's own process keeps the last seconds of a log in memory and loses them if the run is killed, and nothing that it has
-written can be taken back offline. A run that goes on therefore sends all earlier lines of ``metrics.csv`` again. Some
-points are there twice then, with the same value at the same ``trainer/global_step``, which is the x axis of every
-curve; none is missing.
+written can be taken back offline. A resumed run therefore sends all earlier lines of ``metrics.csv`` again. Then no
+point is missing, and some points appear twice, with equal values at the same ``trainer/global_step`` (the x axis).
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class RecordingWandbLogger(WandbLogger):
 
     @property
     def experiment(self) -> Any:
-        """The W&B run, made when it is first used.
+        """The W&B run, created when it is first used.
 
         Raises:
             InputError: if W&B rejects it, for instance without a login.
@@ -70,7 +69,7 @@ class RecordingWandbLogger(WandbLogger):
 
 
 def send_again(loggers: Sequence[Logger], log: AppendingCSVLogger) -> None:
-    """Send the earlier lines of a run that goes on to W&B, if it is among the loggers."""
+    """Send the earlier lines of a resumed run to W&B, if W&B is among the loggers."""
     for logger in loggers:
         if isinstance(logger, RecordingWandbLogger):
             for step, values in log.lines():

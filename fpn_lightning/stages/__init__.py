@@ -1,1 +1,1 @@
-"""LightningModules: losses, metrics and optimisation around a detector, without box arithmetic."""
+"""LightningModules that train and evaluate a detector: losses, metrics and optimisation."""

@@ -1,4 +1,4 @@
-"""The base class of all stages: initial weights, optimiser, training step, and what a checkpoint holds."""
+"""The base class of all stages: initial weights, optimiser, training step and content of checkpoints."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class BaseStage(EvaluatedStage):
         compile: compile backbone and pyramid with ``torch.compile``, which needs a C++ compiler on a CPU.
 
     Attributes:
-        resumes: set by the command line if ``ckpt_path`` is given; then no initial weights are fetched or loaded.
+        resumes: set by the command line if ``ckpt_path`` is given; then the stage does not load initial weights.
         categories: ids and names, from the data set or else from the checkpoint.
 
     Raises:
@@ -69,13 +69,13 @@ class BaseStage(EvaluatedStage):
         detector.require(type(self).__name__, *heads)
         if freeze_shared and init_from is None:
             raise InputError(
-                "model.freeze_shared keeps the weights of model.init_from, which is not set. Name the checkpoint of "
-                "the step before."
+                "model.freeze_shared keeps the weights of model.init_from, which is not set. Set model.init_from "
+                "to the checkpoint of the previous step."
             )
         if new_classes and init_from is None:
             raise InputError(
-                "model.new_classes replaces the class predictor of model.init_from, which is not set. Name the weights "
-                "to start from, as --model.init_from torchvision:COCO_V1."
+                "model.new_classes replaces the class predictor of model.init_from, which is not set. Set "
+                "model.init_from to the weights to start from, such as torchvision:COCO_V1."
             )
         self.detector = detector
         self.optimization = optimization
@@ -104,7 +104,7 @@ class BaseStage(EvaluatedStage):
     # ---- start of training -----------------------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
-        """Fetch the backbone's or the detector's published weights, in one process for all."""
+        """Download the published weights of the backbone or the detector; Lightning calls this in one process only."""
         if self.resumes:
             return
         if self.init_from is None:
@@ -139,7 +139,7 @@ class BaseStage(EvaluatedStage):
             accumulation(self.trainer, self.data)
 
     def _load_initial_weights(self) -> None:
-        # Once only: the validation that ends `fit` calls setup() again, with the trained model.
+        # Load only once: the validation at the end of `fit` calls setup() again, when the model is trained.
         if self.init_from is not None and not self.resumes and not self._initialized:
             required = ("backbone.", "pyramid.") if self.freeze_shared else ("backbone.",)
             checkpoint = load_weights(self.detector, self.init_from, required, self.new_classes)
@@ -147,13 +147,13 @@ class BaseStage(EvaluatedStage):
             if not self.new_classes:
                 self.take_categories(checkpoint)
             self._initialized = True
-        # Also before the evaluation of the untrained model, which precedes training.
+        # `validate` and `test` load them as well, so that an untrained model can be evaluated.
         if self.init_from is None and not self.resumes and not self._initialized:
             self.detector.backbone.load_weights()
             self._initialized = True
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode; frozen parts stay in evaluation mode, so that live BatchNorm does not change there."""
+        """Set training or evaluation mode; frozen parts stay in evaluation mode, which keeps BatchNorm statistics."""
         super().train(mode)
         if self.freeze_shared:
             self.detector.backbone.eval()
@@ -169,7 +169,7 @@ class BaseStage(EvaluatedStage):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Take the learning rate of a resumed run from its schedule as it is configured now."""
+        """Set a resumed run's learning rate from the configured schedule, not from the checkpoint."""
         scheduler = self.lr_schedulers()
         assert isinstance(scheduler, LambdaLR)
         for group, lr, factor in zip(
@@ -180,11 +180,11 @@ class BaseStage(EvaluatedStage):
     # ---- one step --------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the sum of the losses, and keep each of them for the log."""
+        """Return the sum of the losses, and keep each loss for the log."""
         losses = self.losses(batch)
         total = torch.stack(list(losses.values())).sum()
         self._step_image_ids.append(batch.images.image_ids)
-        # Annotated objects that are no targets: too small after resizing, inverted, empty or outside the image.
+        # Annotated objects that are not trained on: too small after resizing, inverted, empty or outside the image.
         objects = sum(int((~ground_truth.is_crowd).sum()) for ground_truth in batch.ground_truths)
         dropped = total.new_full((), objects - sum(len(target.boxes) for target in batch.targets))
         named = {**losses, "loss": total, "dropped_boxes": dropped}
@@ -201,7 +201,7 @@ class BaseStage(EvaluatedStage):
         image_ids, losses = self._step_image_ids, self._step_losses
         self._step_image_ids, self._step_losses = [], []
         finite = torch.stack([loss.isfinite() for step in losses for loss in step.values()]).all()
-        # With float16 gradients overflow now and then, and the gradient scaler skips these steps.
+        # In float16, gradients overflow occasionally; the gradient scaler skips these steps.
         if self.trainer.precision != "16-mixed":
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             finite &= torch.nn.utils.get_total_norm(gradients).isfinite().to(finite.device)
@@ -245,7 +245,7 @@ class BaseStage(EvaluatedStage):
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the parts of the model, its categories and digests of the annotations.
+        """Store the structure of the model, its categories and the digests of the annotation files.
 
         Predictions have names without the data set then, and a run does not go on with other annotations.
         """
@@ -265,7 +265,8 @@ class BaseStage(EvaluatedStage):
         self._check_annotations(checkpoint)
         self.check_origin(checkpoint)
         self.take_categories(checkpoint)
-        checkpoint.get("callbacks", {}).pop("Timer", None)  # trainer.max_time limits each call, not their sum
+        # trainer.max_time limits each call of `fit`, not the sum of all calls.
+        checkpoint.get("callbacks", {}).pop("Timer", None)
 
     def _check_annotations(self, checkpoint: dict[str, Any]) -> None:
         if self.data is None or self.trainer.state.fn != "fit":
@@ -274,16 +275,17 @@ class BaseStage(EvaluatedStage):
             described = self.data.describe(split)
             if described["fingerprint"] != digest:
                 raise InputError(
-                    f"data.{split}_split: the annotation file of {described['split']} is another one (sha256 "
-                    f"{described['fingerprint'][:12]}) than that the run was started with ({digest[:12]}). Give that "
-                    "one with --data.root, or start over with --experiment.overwrite true without --ckpt_path."
+                    f"data.{split}_split: the annotation file of {described['split']} (sha256 "
+                    f"{described['fingerprint'][:12]}) is not the file that the run was started with (sha256 "
+                    f"{digest[:12]}). Set data.root to the data of the run, or start the run again with "
+                    "--experiment.overwrite true and without --ckpt_path."
                 )
 
     def check_origin(self, checkpoint: dict[str, Any]) -> None:
-        """Hook: raise InputError if the checkpoint was trained on data that this stage evaluates on."""
+        """Hook for subclasses: raise InputError if the checkpoint was trained on images of an evaluated split."""
 
     def take_categories(self, checkpoint: dict[str, Any]) -> None:
-        """Use the checkpoint's category names if the data set has none; warn if the two differ."""
+        """Use the checkpoint's category names if the data set has none; warn if the data set has other names."""
         if not (stored := checkpoint.get("categories")):
             return
         trained = Categories(*map(tuple, stored.values()))

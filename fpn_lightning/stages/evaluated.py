@@ -25,7 +25,7 @@ class ExactBatches(HalfPrecision):
     """``bf16-true`` and ``16-true`` without rounding the batch, whose boxes would be wrong by pixels."""
 
     def convert_input(self, data: Any) -> Any:
-        """Return the batch as it is; the backbone turns its uint8 pixels into its own precision."""
+        """Return the batch unchanged; the backbone converts its uint8 pixels."""
         return data
 
 
@@ -82,9 +82,9 @@ class EvaluatedStage(LightningModule):
         return values, self.metrics[0].num_images
 
     def metric_names(self) -> list[str]:
-        """Return the names of the metrics that an evaluation gives."""
+        """Return the names of the metrics that an evaluation computes."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torchmetrics warns that there are no images yet
+            warnings.simplefilter("ignore")  # torchmetrics warns, because no image has been added
             names = list(self.evaluation_result()[0])
         for metric in self.metrics:
             metric.reset()
@@ -111,7 +111,7 @@ class EvaluatedStage(LightningModule):
         self._finish_evaluation("val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[DetectionsOrig]] | None:
-        """Add a batch to the metrics or, if the split has no annotations, return its detections.
+        """Add a batch to the metrics, or return its detections if the split has no annotations.
 
         Returns:
             ``{"detections": ...}`` for a split without annotations, which an evaluation server scores.
@@ -150,14 +150,14 @@ class EvaluatedStage(LightningModule):
         defined = {f"{prefix}/{name}": value for name, value in values.items() if value is not None}
         self.log_dict(defined, logger=False, sync_dist=True)  # for callbacks
         if not self.trainer.sanity_checking:
-            for logger in self.loggers:  # at the number of steps taken; Lightning would log one less
+            for logger in self.loggers:  # at the number of optimiser steps taken; Lightning's own step is one less
                 logger.log_metrics(defined, step=self.global_step)
         for metric in self.metrics:
             metric.reset()
 
 
 def to_orig(images: ImageBatch, predictions: Sequence[Proposals | Detections]) -> list[Any]:
-    """Map predictions for a batch to ``ProposalsOrig`` or ``DetectionsOrig``, on the CPU and in the same order."""
+    """Map the predictions of a batch to ``ProposalsOrig`` or ``DetectionsOrig``, on the CPU and in the same order."""
     sources = zip(predictions, images.geometries, images.image_ids.tolist(), strict=True)
     return [prediction.to_orig(geometry, image_id) for prediction, geometry, image_id in sources]
 

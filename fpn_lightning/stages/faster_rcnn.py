@@ -1,7 +1,7 @@
 """End-to-end training of Faster R-CNN: an RPN and RoI heads on one pyramid. This row of Table 3 is not in the paper.
 
-The paper trains the two heads one after the other (Tables 2, 3) or alternately (Table 5). Here the losses of both heads
-are summed in every step, and the RoI heads are trained on the proposals of the same step.
+The paper trains the two heads one after the other (Tables 2, 3) or alternately (Table 5). This stage adds
+the losses of both heads in every step, and trains the RoI heads on the proposals of the same step.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class FasterRCNNStage(BaseStage):
 
     def evaluation_result(self) -> tuple[Values, Tensor]:
         """Return ``AP``, ``AP50`` … of the detections and ``AR100``, ``AR1k`` … of the proposals, as in Table 1."""
-        # COCO's summary of detections has an AR100 too, which would replace that of the proposals.
+        # COCO's summary of detections also has a metric named AR100, which would replace the proposals' AR100.
         precision = {name: value for name, value in self.precision.compute().items() if name.startswith("AP")}
         return precision | self.recall.compute(), self.precision.num_images
 

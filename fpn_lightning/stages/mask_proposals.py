@@ -118,6 +118,6 @@ def reject_shared_images(train_split: str, *eval_splits: str | None) -> None:
     for split in eval_splits:
         if split is not None and "2014" in split and ("2017" in train_split or "val" in train_split):
             raise InputError(
-                f"The model is or was trained on data.train_split {train_split}, which has images of {split}. Train on "
-                "train2014, as Table 6 does, or evaluate on another split."
+                f"The model is or was trained on data.train_split {train_split}, which contains images of {split}. "
+                "Train on train2014, as Table 6 does, or evaluate on another split."
             )

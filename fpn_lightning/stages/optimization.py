@@ -24,7 +24,7 @@ class Optimization:
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """``sgd`` with momentum as in the paper; ``adamw`` for the small presets."""
+    """``sgd`` with momentum as in the paper; ``adamw`` in presets ``mini`` and ``small``."""
     lr: float = 0.02
     """Learning rate after warm-up."""
     momentum: float = 0.9

@@ -44,8 +44,8 @@ def keep_total_batch(trainer: Trainer, data: COCODataModule, optimization: Optim
     """Set the trainer's accumulation so that devices × per-device × accumulation equals the total batch.
 
     If the total batch is not ``reference_batch_size``, or ``schedule_factor`` is not 1, learning rate, warm-up,
-    milestones and the trainer's steps are rescaled together and printed. Epochs become steps: a resumed run continues
-    in the middle of one.
+    milestones and the trainer's steps are rescaled together and printed. Epochs are converted to steps, because a
+    resumed run continues in the middle of an epoch.
 
     Args:
         trainer: the run's trainer; its accumulation, validation interval and number of steps are set.
@@ -64,9 +64,9 @@ def keep_total_batch(trainer: Trainer, data: COCODataModule, optimization: Optim
     if isinstance(interval, float) and max_steps > 0:  # in epochs
         steps = round(interval * (trainer.check_val_every_n_epoch or 1) * data.steps_per_epoch)
         interval, trainer.check_val_every_n_epoch = min(max(steps, 1), max_steps), None
-    if isinstance(interval, int):  # in optimiser steps; Lightning counts batches
+    if isinstance(interval, int):  # configured in optimiser steps, but Lightning counts batches
         trainer.val_check_interval = interval * trainer.accumulate_grad_batches
-    epochs, trainer.fit_loop.max_epochs = trainer.max_epochs, -1  # Lightning counts a resumed one again
+    epochs, trainer.fit_loop.max_epochs = trainer.max_epochs, -1  # Lightning would count a resumed epoch twice
     trainer.fit_loop.epoch_loop.max_steps = max_steps
     if not _is_scaled(data, optimization):
         if max_steps != asked:
