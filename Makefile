@@ -54,7 +54,7 @@ row: $(READY) ## Run or resume a row of a table: make row ROW=table1/c_fpn PRESE
 	@: $(or $(ROW),$(error Say which row: make row ROW=table1/c_fpn))
 	$(SNAKEMAKE) -- runs/$(PRESET)/$(ROW)/seed$(SEED)/metrics.json
 
-mini: $(READY) ## Run all rows with preset mini, three seeds each, and write reports/mini/table1.md to table6.md (4 hours)
+mini: $(READY) ## Run all rows with preset mini, three seeds each, and write reports/mini/table1.md to table6.md (3 hours)
 	$(SNAKEMAKE) --forcerun report -- mini
 
 small: $(READY) ## Run rows of Tables 1, 2, 3, 5 and learning curves on 842 real images, and write reports/small/; COCO is in COCO=data/coco
