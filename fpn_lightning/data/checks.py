@@ -23,14 +23,14 @@ from fpn_lightning.data.dataset import COCODataset
 from fpn_lightning.data.images import check_header
 from fpn_lightning.errors import MOST, InputError, listed
 
-MAX_HEADERS = 2000  # of larger splits, evenly spread images
-THREADS = 16  # a network disk answers many requests in the time of one
+MAX_HEADERS = 2000  # images whose headers are read; in larger splits they are evenly spread
+THREADS = 16  # in parallel, because a network disk answers many requests in the time of one
 
 
 def check_split(
     root: str, split: str, key: str, with_masks: bool, open_dataset: Callable[[], COCODataset]
 ) -> Sequence[str]:
-    """Find everything that is known to be wrong with a split before an image is decoded, and warn of what may be.
+    """Find all faults of a split that can be found without decoding images, and warn of possible faults.
 
     Args:
         root: the data set's folder.
@@ -97,7 +97,7 @@ def _mask_problems(index: COCOIndex, places: NDArray[np.int64]) -> list[str]:
 
 
 def _missing_files(index: COCOIndex, image_folder: Path, places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Places of images whose file is not in the listing of its folder."""
+    """Return the places of images whose file is missing from the listing of its folder."""
     folders: dict[str, set[str]] = {}
     missing = []
     for place in places.tolist():
@@ -115,7 +115,7 @@ def _file_problems(index: COCOIndex, image_folder: Path, missing: NDArray[np.int
         return []
     names = [index.file_name(place) for place in missing.tolist()]
     shown = [f"{name} (image {index.image_ids[place]})" for name, place in zip(names, missing.tolist(), strict=True)]
-    # A tool may have written the folders of its own computer.
+    # Some tools write the folders of the computer that they run on into 'file_name'.
     without = sum((image_folder / PureWindowsPath(name).name).is_file() for name in names[:MOST])
     advice = (
         "files of these names are there without a folder: leave the folder out of 'file_name'"
@@ -126,7 +126,7 @@ def _file_problems(index: COCOIndex, image_folder: Path, missing: NDArray[np.int
 
 
 def _headers(index: COCOIndex, image_folder: Path, places: NDArray[np.int64]) -> tuple[list[str], list[str]]:
-    """Problems and remarks about what the first bytes of the image files say."""
+    """Return problems and remarks that the headers of image files show."""
     if len(places) > MAX_HEADERS:
         places = places[np.linspace(0, len(places) - 1, MAX_HEADERS).astype(np.int64)]
 
@@ -154,7 +154,7 @@ def _headers(index: COCOIndex, image_folder: Path, places: NDArray[np.int64]) ->
 
 
 def _by_cause(problems: list[tuple[str, str]]) -> list[str]:
-    """One message for each cause: the problem of its first image, and the names of the others."""
+    """Return one message per cause: the problem of the first image, and the names of the other images."""
     causes: dict[str, list[tuple[str, str]]] = {}
     for name, problem in problems:
         cause = re.sub(r"\d+", "", problem.rpartition(f"{name}: ")[2])

@@ -1,4 +1,4 @@
-"""COCO and data sets in its layout, for Lightning."""
+"""The LightningDataModule for COCO and for data sets in COCO's layout."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class COCODataModule(pl.LightningDataModule):
         predict_path: str | None = None,
     ) -> None:
         super().__init__()
-        # A process may get no image at all when there are fewer images than processes.
+        # If there are fewer images than processes, a process may get no image.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.root = root
         self.train_split = train_split
@@ -155,7 +155,7 @@ class COCODataModule(pl.LightningDataModule):
 
     @property
     def categories(self) -> Categories | None:
-        """What labels stand for: categories or supercategories; None before ``setup`` and without annotation files."""
+        """Categories or supercategories that labels stand for; None before ``setup`` or without annotation files."""
         return self._first.categories if self._first else None
 
     def prepare_data(self) -> None:
@@ -163,7 +163,7 @@ class COCODataModule(pl.LightningDataModule):
         stage = str(self.trainer.state.fn.value) if self.trainer and self.trainer.state.fn else "fit"
         for role in ROLES.get(stage, ()):
             if split := self._splits[role]:
-                with suppress(InputError):  # `setup` reports it with all others, in every process
+                with suppress(InputError):  # `setup` reports the error with all other errors, in every process
                     COCOIndex.open(split_paths(self.root, split)[0])
 
     def setup(self, stage: str | None = None) -> None:
@@ -183,7 +183,7 @@ class COCODataModule(pl.LightningDataModule):
             raise InputError(*dict.fromkeys(problems))
 
     def train_dataloader(self) -> TrainingLoader:
-        """This process's part of the training stream, from the trainer's step on.
+        """Return a loader of this process's part of the training stream, starting at the trainer's step.
 
         A pass ends at ``trainer.max_steps``. If only epochs are given, it ends when all images have been used once.
         """
@@ -204,19 +204,19 @@ class COCODataModule(pl.LightningDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps in which every training image is used once, rounded up."""
+        """Number of optimiser steps in which every training image is used once, rounded up."""
         return -(-len(self._dataset("train")) // self.total_batch_size)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Every validation image once over all processes."""
+        """Return a loader; all processes together load every validation image once."""
         return self._loader(self._dataset("val"), self.collate)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Every test image once over all processes."""
+        """Return a loader; all processes together load every test image once."""
         return self._loader(self._dataset("test"), self.collate)
 
     def predict_dataloader(self) -> PredictionLoader:
-        """Every image of ``predict_split`` or ``predict_path`` once over all processes."""
+        """Return a loader; all processes together load every image of ``predict_split`` or ``predict_path`` once."""
         return PredictionLoader(self._loader(self.prediction_images, SkippingCollate(self.collate)))
 
     @cached_property
@@ -255,11 +255,11 @@ class COCODataModule(pl.LightningDataModule):
         }
 
     def has_annotations(self, role: Role) -> bool:
-        """Whether a split has annotations to evaluate with; COCO does not publish those of its test sets."""
+        """Return whether a split has annotations to evaluate with; COCO's test sets have none."""
         return self._dataset(role).index.has_annotations
 
     def proposal_store(self, role: Role) -> ProposalStore | None:
-        """The store of a split's fixed proposals, or None."""
+        """Return the store of a split's fixed proposals, or None."""
         return self._dataset(role).proposals
 
     @property
@@ -284,7 +284,7 @@ class COCODataModule(pl.LightningDataModule):
     def _open(self, role: Role, split: str) -> COCODataset:
         annotation_file, images = split_paths(self.root, split)
         index = COCOIndex.open(annotation_file, self.labels)
-        if len(index.categories):  # a file that only lists images may have none
+        if len(index.categories):  # a file that only lists images may have no categories
             self._first = self._first or index
             index.check_categories(self.num_classes, self._first)
         places = np.arange(len(index))

@@ -101,7 +101,7 @@ class COCODataset(Dataset[Sample]):
         return sample
 
     def _pixels(self, place: int, geometry: Geometry) -> NDArray[np.uint8]:
-        """Read the image of a place as the network input; a cached one is only mirrored."""
+        """Read the image of a place as the network input; a cached image is only flipped."""
         if self._resized is None:
             return (augment if self.training else resize)(self._stored_pixels(place), geometry)
         if place not in self._resized:
@@ -115,11 +115,11 @@ class COCODataset(Dataset[Sample]):
         return read_image(path, size=(height, width), image_id=int(self.index.image_ids[place]))
 
     def file_name(self, image_id: int) -> str:
-        """Name of an image's file, relative to the split's image folder; KeyError for an unknown id."""
+        """Return the name of an image's file, relative to the split's image folder; KeyError for an unknown id."""
         return self.index.file_name(self.index.row(image_id))
 
     def pixels_orig(self, image_id: int) -> NDArray[np.uint8]:
-        """The image as stored: uint8 ``(H, W, 3)`` RGB; InputError if it cannot be read."""
+        """Read an image as stored: uint8 ``(H, W, 3)`` RGB; InputError if it cannot be read."""
         return read_image(self.image_folder / self.file_name(image_id), image_id=image_id)
 
     def _ground_truth(self, place: int) -> GroundTruth:
@@ -165,7 +165,7 @@ def open_proposals(
 def mapped_targets(ground_truth: GroundTruth, geometry: Geometry, min_box_size: float) -> Targets:
     """Map the objects of an image file to its network input and keep those that can be trained on.
 
-    Crowd regions are left out, and boxes that :func:`~fpn_lightning.data.transforms.usable_boxes` leaves out.
+    Crowd regions are left out, as are boxes that :func:`~fpn_lightning.data.transforms.usable_boxes` rejects.
     """
     single = np.flatnonzero(~ground_truth.is_crowd)
     boxes, kept = usable_boxes(ground_truth.boxes_orig[single], geometry, min_box_size)
@@ -221,7 +221,7 @@ class Collate:
 def start_worker(worker_id: int) -> None:
     """Limit a loader's worker to one thread: OpenCV's threads would compete with the other workers.
 
-    Ctrl-C reaches the workers too. The main process finishes its step first and then stops them with SIGTERM.
+    Workers ignore Ctrl-C. The main process finishes its step first, and then stops the workers with SIGTERM.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -31,7 +31,7 @@ from fpn_lightning.text import replace_unprintable
 COCO_URL = "http://images.cocodataset.org"
 SPLITS = ("train", "val", "annotations", "test")
 DEFAULT_SPLITS = SPLITS[:3]
-RETRIES = 4  # attempts after one that brought no new byte
+RETRIES = 4  # further attempts after a connection without a new byte
 TIMEOUT_S = 30.0
 CHUNK_BYTES = 1 << 20
 TEMPORARY_STATUS = {408, 425, 429, 500, 502, 503, 504}
@@ -55,12 +55,12 @@ class Archive:
     images: int = 0
 
     def url(self, base_url: str) -> str:
-        """Its address on the server ``base_url``."""
+        """Return the address of the archive on the server ``base_url``."""
         return f"{base_url}/{'zips' if self.images else 'annotations'}/{self.name}.zip"
 
     @property
     def unpacked_bytes(self) -> int:
-        """About what it needs when unpacked: JPEG files do not compress, COCO's JSON shrinks to about 0.3."""
+        """Approximate size in bytes after unpacking: JPEG files do not compress, COCO's JSON shrinks to about 0.3."""
         return int(self.bytes * (1.05 if self.images else 4))
 
     def is_unpacked(self, root: Path) -> bool:
@@ -89,7 +89,7 @@ ARCHIVES = (
 def download_coco(
     root: Path, year: int = 2017, splits: Sequence[str] = DEFAULT_SPLITS, base_url: str = COCO_URL
 ) -> None:
-    """Fetch COCO and unpack it in COCO's layout. What is there already is kept, what is unfinished is continued.
+    """Fetch COCO and unpack it in COCO's layout. Complete files are kept, unfinished downloads are continued.
 
     Args:
         root: folder of the data set; made if missing. An archive that you put into ``root/archives`` is used.
@@ -99,14 +99,14 @@ def download_coco(
         base_url: address of COCO's server, or of a mirror with the same paths and archives.
 
     Raises:
-        InputError: it cannot be done; the message says why and what to do.
+        InputError: the download fails; the message says why and what to do.
     """
     if not base_url.startswith(("http://", "https://")):
         raise InputError(f"--base-url {base_url} is not an http or https address")
     folder = root / "archives"
     names = {f"{split}{year}" for split in splits} | {f"image_info_test{year}" for split in splits if split == "test"}
     names |= {f"annotations_trainval{year}" for split in splits if split != "test"}
-    # Smallest first, so that a mistake shows early.
+    # The smallest first, so that errors appear early.
     archives = sorted((one for one in ARCHIVES if one.name in names), key=lambda archive: archive.bytes)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     try:
@@ -155,7 +155,7 @@ def fetch(url: str, part: Path, size: int, bars: Progress) -> None:
 
 
 def _receive(url: str, sink: BinaryIO, size: int, report: Callable[[], None]) -> object:
-    """Append what one connection gives to ``sink``; returns why it ended, for a message."""
+    """Append the bytes of one connection to ``sink``; return why the connection ended, for a message."""
     headers = {"Range": f"bytes={sink.tell()}-", "User-Agent": "fpn_lightning"}
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S) as answer:
@@ -165,7 +165,7 @@ def _receive(url: str, sink: BinaryIO, size: int, report: Callable[[], None]) ->
                     f"{url}: the server offers {answer.length} bytes, but {missing} bytes of the archive are still "
                     "missing, so this may not be COCO's server. Check your network and --base-url"
                 )
-            if answer.status != 206:  # a server without ranges starts again from the first byte
+            if answer.status != 206:  # a server without range requests sends the file from the first byte
                 sink.seek(0)
                 sink.truncate()
             while block := answer.read1(CHUNK_BYTES):
@@ -183,7 +183,7 @@ def _receive(url: str, sink: BinaryIO, size: int, report: Callable[[], None]) ->
 
 
 def check(path: Path, sha256: str, bars: Progress) -> None:
-    """Compare an archive with its SHA-256; InputError where they differ."""
+    """Check the SHA-256 of an archive; InputError if it differs."""
     with bars.open(path, "rb", description=f"check {path.name}") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     if actual != sha256:
@@ -191,10 +191,10 @@ def check(path: Path, sha256: str, bars: Progress) -> None:
 
 
 def unpack(path: Path, root: Path, bars: Progress) -> None:
-    """Unpack a checked archive into ``root``; files that are there with the right size are kept.
+    """Unpack a checked archive into ``root``; existing files of the right size are kept.
 
     Raises:
-        InputError: a file is there with another size.
+        InputError: a file exists with another size.
         OSError: a file cannot be written.
     """
     temporary = path.with_name(f"{path.name}.member")
@@ -215,7 +215,7 @@ def unpack(path: Path, root: Path, bars: Progress) -> None:
 
 
 def _check_space(root: Path, archives: list[Archive]) -> None:
-    """Make sure that these archives fit; each is deleted before the next, larger one arrives."""
+    """Check that the disk has space for these archives; each is deleted before the next, larger one is downloaded."""
     parts = [root / "archives" / f"{archive.name}.zip.part" for archive in archives]
     needed = sum(archive.unpacked_bytes for archive in archives) + max((one.bytes for one in archives), default=0)
     needed -= sum(part.stat().st_size for part in parts if part.exists())

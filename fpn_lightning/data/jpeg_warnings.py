@@ -1,7 +1,7 @@
-"""What libjpeg says about a damaged JPEG.
+"""Catch libjpeg's warnings about a damaged JPEG.
 
-libjpeg makes up what is missing inside a JPEG (grey, or shifted blocks) and goes on. Its only sign is a line on the
-process's stderr, which names no file. Neither OpenCV nor Pillow hands that line over, so it is read from there.
+libjpeg fills missing parts of a JPEG with grey or shifted blocks, and continues. Its only sign is a line on the
+process's stderr, which names no file. Neither OpenCV nor Pillow returns that line, so this module reads it from stderr.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _one_at_a_time = Lock()
 def jpeg_warnings() -> Iterator[list[str]]:
     """Yield a list that holds, after the block, the lines of libjpeg that mean lost pixels (it prints the first only).
 
-    All else that was written to stderr meanwhile is passed on.
+    All other lines that were written to stderr meanwhile are passed on.
     """
     damage: list[str] = []
     with _one_at_a_time:
@@ -52,14 +52,14 @@ def jpeg_warnings() -> Iterator[list[str]]:
 
 @cache
 def _capture(process: int) -> int:
-    """A file of this process: one shared with forked workers would mix their lines."""
+    """Each process has its own file, because a file shared with forked workers would mix their lines."""
     handle, path = tempfile.mkstemp()
     Path(path).unlink()
     return handle
 
 
 def _passed_on(capture: int) -> list[str]:
-    """Empty the file; print what is not damage, and return the rest."""
+    """Empty the file; print lines that are not about damage, and return the others."""
     if not (length := os.fstat(capture).st_size):
         return []
     lines = os.pread(capture, length, 0).decode(errors="replace").splitlines()

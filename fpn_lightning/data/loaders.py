@@ -23,7 +23,7 @@ def training_loader(
     num_workers: int = 0,
     images_done: int = 0,
 ) -> TrainingLoader:
-    """Make the training loader of a process; it continues where training stopped.
+    """Build the training loader of a process; the loader continues where training stopped.
 
     Args:
         dataset: addressed by (position, epoch).
@@ -42,7 +42,7 @@ def training_loader(
         worker_init_fn=start_worker,
         pin_memory=torch.cuda.is_available(),
     )
-    # Lightning restores a loader's saved state only if it takes the pass for unfinished.
+    # Lightning restores a loader's saved state only if it considers the pass unfinished.
     loader.load_state_dict({"images": images_done})
     return loader
 
@@ -54,7 +54,7 @@ def evaluation_loader(
     process: tuple[int, int] = (0, 1),
     num_workers: int = 0,
 ) -> DataLoader[Any]:
-    """Make the evaluation loader of a process: its images once, in order.
+    """Build the evaluation loader of a process: it loads the images of the process once, in order.
 
     Args:
         dataset: addressed by (position, 0).

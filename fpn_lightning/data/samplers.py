@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fpn_lightning.errors import InputError
 
-# Makes the random numbers here differ from those of the transforms, which start from the same seed.
+# Part of the seed of these random numbers. The transforms use another value, so that their numbers differ.
 RANDOM_DOMAIN = 0
 Item = tuple[int, int]  # position of an image in the data set, epoch
 
@@ -48,7 +48,7 @@ def epoch_order(portrait: NDArray[np.bool_], seed: int, epoch: int) -> NDArray[n
 def accumulation_steps(
     total_batch_size: int, batch_size_per_device: int, world_size: int, configured: int | None = None
 ) -> int:
-    """Micro-batches per optimiser step: total batch size / (images per micro-batch × processes).
+    """Return micro-batches per optimiser step: total batch size / (images per micro-batch × processes).
 
     Args:
         total_batch_size: images of one optimiser step.
@@ -117,7 +117,7 @@ class TrainingBatchSampler(Sampler[list[Item]]):
         self._orders: dict[int, NDArray[np.int64]] = {}
 
     def global_batch(self, step: int) -> list[Item]:
-        """All (position, epoch) of optimiser step ``step``, in order."""
+        """Return all (position, epoch) of optimiser step ``step``, in order."""
         items = []
         for count in range(step * self.total_batch_size, (step + 1) * self.total_batch_size):
             epoch, within_epoch = divmod(count, len(self.portrait))
@@ -203,7 +203,7 @@ class TrainingLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.stream.start = self.consumed
         remaining = self.num_batches - self.consumed % self.num_batches
-        # The range comes first, so that zip stops at the end without waiting for one more batch.
+        # In zip, the range comes first, so that zip stops without loading one more batch.
         for _, batch in zip(range(remaining), super().__iter__(), strict=False):
             self.consumed += 1
             yield batch
@@ -213,5 +213,5 @@ class TrainingLoader(DataLoader[Any]):
         return {"images": self.consumed * self.stream.batch_size * self.stream.world_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue after that many images; rounded down to whole micro-batches of this number of processes."""
+        """Continue after this number of images, rounded down to whole micro-batches of all processes."""
         self.consumed = state["images"] // (self.stream.batch_size * self.stream.world_size)

@@ -1,6 +1,6 @@
 """A split of chosen images: ``python -m fpn_lightning.data.subset --root data/coco --ids IDS.txt --split NAME``.
 
-The images are those of a list of ids (``configs/splits/``), so that everybody who has COCO gets the same split. Their
+A list of ids (``configs/splits/``) defines the images, so that everybody who has COCO gets the same split. Their
 annotations are copied as they are, images are hard links, or copies where the file system has no links.
 """
 
@@ -27,7 +27,7 @@ SOURCES = ("train2017", "val2017")
 
 @dataclass(frozen=True)
 class Part:
-    """The wanted images of one source split.
+    """The images of the list that one source split has.
 
     Attributes:
         index: the source's annotations.
@@ -62,7 +62,7 @@ def build_subset(
         overwrite: replace a split of this name that has other images or annotations.
 
     Returns:
-        The annotation file written. It is written last, and whole.
+        The annotation file written. The annotation file is written last, whole or not at all.
 
     Raises:
         InputError: naming all ids and image files that are missing, or the fault of a file; or if there is another
@@ -164,7 +164,7 @@ def _check_names(names: Iterable[str]) -> None:
 
 
 def _place(image: Path, target: Path) -> None:
-    """Link or copy an image file; one that is there already and equal stays."""
+    """Link or copy an image file; keep an existing file that is equal."""
     if target.is_file() and filecmp.cmp(image, target, shallow=False):
         return
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The embedded data set: generated images with annotation files in COCO's format."""
+"""The synthetic data set: generated images with annotation files in COCO's format."""
 
 from fpn_lightning.data.synthetic.generation import generate
 from fpn_lightning.data.synthetic.scene import area_thresholds
