@@ -1,7 +1,7 @@
-"""Mapping between the pixels of an image file and those of the network input.
+"""Mapping between the pixels of an image file and the pixels of the network input.
 
-All coordinates change here: pixels, boxes, proposals and masks follow one :class:`Geometry`, so a new step (another
-flip, say) is added in this module alone. Sizes are ``(height, width)``; boxes are ``(B, 4)`` xyxy without a "+1".
+One :class:`Geometry` maps the boxes, proposals and masks of an image. Sizes are ``(height, width)``; boxes are
+``(B, 4)`` xyxy without a "+1".
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ Boxes = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Geometry:
-    """How one image file became a network input: cropped to ``window``, resized to ``size``, then perhaps mirrored.
+    """How one image file became a network input: cropped to ``window``, resized to ``size``, mirrored if ``flipped``.
 
     Boxes are mapped in float64 and rounded only when they are stored in float32.
 
     Attributes:
         size_orig: height and width of the image file.
         size: height and width of the network input, without padding.
-        flipped: whether the input is mirrored left to right after resizing.
-        window: the part that the network sees, x1, y1, x2, y2 in px of the image file; None is the whole image.
+        flipped: whether the network input is mirrored left to right.
+        window: the part of the image that the network sees, (x1, y1, x2, y2) in px of the image file; None for all.
     """
 
     size_orig: Size
@@ -35,12 +35,12 @@ class Geometry:
     window: tuple[int, int, int, int] | None = None
 
     def to_network(self, boxes_orig: NDArray[np.floating]) -> Boxes:
-        """Map boxes from pixels of the image file to float64 boxes in network-input pixels, not clipped."""
+        """Map boxes from pixels of the image file to network-input pixels: float64, not clipped."""
         offset, scale = self._offset_and_scale()
         return self._mirrored((np.asarray(boxes_orig, dtype=np.float64) - offset) * scale)
 
     def to_image(self, boxes: NDArray[np.floating]) -> Boxes:
-        """Map boxes from network-input pixels to float64 boxes in pixels of the image file, not clipped."""
+        """Map boxes from network-input pixels to pixels of the image file: float64, not clipped."""
         offset, scale = self._offset_and_scale(back=True)
         return self._mirrored(np.asarray(boxes, dtype=np.float64)) * scale + offset
 
@@ -53,12 +53,12 @@ class Geometry:
         return _clipped(boxes_orig, self.size_orig)
 
     def crop(self, pixels: NDArray[Any]) -> NDArray[Any]:
-        """Crop an image file ``(H, W, ...)`` to what the network sees: a view ``(H', W', ...)``."""
+        """Return a view ``(H', W', ...)`` of the part of an image file ``(H, W, ...)`` that the network sees."""
         left, top, right, bottom = self._seen()
         return pixels[top:bottom, left:right]
 
     def hide_unseen(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Set a mask ``(H, W)`` of the image file to 0 outside the part that the network sees."""
+        """Return a mask ``(H, W)`` of the image file with zeros outside the part that the network sees."""
         if self.window is None:
             return mask
         seen = np.zeros_like(mask)
@@ -66,7 +66,7 @@ class Geometry:
         return seen
 
     def mirror_masks(self, masks: NDArray[Any]) -> NDArray[Any]:
-        """Mirror masks ``(P, m, m)`` over boxes if the image is mirrored: a view; the same in both directions."""
+        """Mirror masks ``(P, m, m)`` over boxes if ``flipped``, as a view. The inverse is the same operation."""
         return masks[:, :, ::-1] if self.flipped else masks
 
     def _seen(self) -> tuple[int, int, int, int]:
@@ -74,15 +74,15 @@ class Geometry:
         return (0, 0, width, height) if self.window is None else self.window
 
     def _offset_and_scale(self, back: bool = False) -> tuple[list[int], list[float]]:
-        """Return the window's corner, and the factors to network-input pixels (or back), each for x, y, x, y."""
+        """Return the window's corner and the factors to network-input pixels (or ``back``), each for x, y, x, y."""
         (height, width), (left, top, right, bottom) = self.size, self._seen()
         seen_width, seen_height = right - left, bottom - top
-        # Each direction has its own factor: the inverse of a rounded factor would be rounded twice.
+        # Compute the factor of each direction from the sizes: the inverse of a rounded factor would be rounded twice.
         scale = [seen_width / width, seen_height / height] if back else [width / seen_width, height / seen_height]
         return [left, top] * 2, scale * 2
 
     def _mirrored(self, boxes: Boxes) -> Boxes:
-        """Mirror boxes of the network input, if it is mirrored."""
+        """Mirror boxes of the network input if ``flipped``."""
         if not self.flipped:
             return boxes
         width = self.size[1]

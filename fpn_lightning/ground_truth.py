@@ -1,4 +1,4 @@
-"""The annotated objects of an image, with the numbers of the annotation file. This module does not import torch."""
+"""The annotated objects of an image, with the unchanged numbers of the annotation file. Does not import torch."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from fpn_lightning.errors import InputError
 
 
 class RLE(TypedDict):
-    """A mask in the form of COCO's result files: column-major run lengths, compressed to text."""
+    """A mask in COCO's compressed format: run lengths in column-major order, as text."""
 
     size: list[int]
     """Height and width of the image file."""
     counts: str
-    """Run lengths in COCO's compressed form."""
+    """Run lengths in COCO's compressed format."""
 
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """All annotated objects of one image, as in the annotation file. Metrics and pictures use them.
+    """All G annotated objects of one image for metrics and pictures, with crowd regions, in the order of the file.
 
-    The arrays stay on the CPU in float64 when a batch is moved to a device.
+    The arrays stay on the CPU when a batch is moved to a device.
 
     Attributes:
         image_id: COCO image id.
-        boxes_xywh: float64 ``(G, 4)`` pixels of the image file, with crowd regions, in the file's order.
+        boxes_xywh: float64 ``(G, 4)`` x, y, width, height in pixels of the image file.
         areas: float64 ``(G,)`` the annotation's ``area``, px² of the image file.
         is_crowd: bool ``(G,)``.
-        labels: int64 ``(G,)`` in [0, K), or category ids if a result file is scored.
+        labels: int64 ``(G,)`` in [0, K) for K classes, or category ids if a result file is scored.
         annotation_ids: int64 ``(G,)``; may be empty.
-        masks: G masks in pixels of the image file; empty unless they were loaded.
+        masks: G masks in pixels of the image file; empty if masks were not loaded.
     """
 
     image_id: int
@@ -53,7 +53,7 @@ class GroundTruth:
 
 
 class Annotated(Protocol):
-    """The objects of an image: ground truth, or the targets made of it."""
+    """The objects of an image: a ``GroundTruth`` or ``Targets``."""
 
     @property
     def labels(self) -> Sized:
@@ -61,14 +61,10 @@ class Annotated(Protocol):
 
     @property
     def masks(self) -> list[RLE]:
-        """One mask for each object, or none."""
+        """One mask for each object; empty if masks were not loaded."""
 
 
 def check_masks(objects: Annotated) -> None:
-    """Check that the objects of an image have masks.
-
-    Raises:
-        InputError: if the masks were not loaded.
-    """
+    """Raise InputError if the masks of an image's objects were not loaded."""
     if len(objects.masks) != len(objects.labels):
         raise InputError("Mask proposals need the masks of the objects: set data.load_masks to true.")

@@ -1,7 +1,6 @@
-"""Segment proposals, in pixels of the network input and of the image file.
+"""Segment proposals of one image, in pixels of the network input or of the image file.
 
-Units are those of :mod:`fpn_lightning.structures`. Shape shorthand: P proposals of one image, m the side of a mask in
-cells.
+Shape shorthand: P proposals of one image, m the side of a mask in cells.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ class MaskProposals(_TensorStruct):
     """Segment proposals of one image, best first.
 
     Attributes:
-        mask_logits: float32 ``(P, m, m)`` over the window, rows from top to bottom.
-        windows: float32 ``(P, 4)`` xyxy squares, network-input pixels; may extend outside the image.
+        mask_logits: float32 ``(P, m, m)`` mask logits in each window, rows from top to bottom.
+        windows: float32 ``(P, 4)`` xyxy squares, network-input pixels; they may extend outside the image.
         scores: float32 ``(P,)`` logits, descending.
         levels: int64 ``(P,)`` the pyramid level k that gave the proposal.
     """
@@ -36,11 +35,11 @@ class MaskProposals(_TensorStruct):
 
 @dataclass
 class MaskProposalsOrig(_TensorStruct):
-    """Segment proposals of one image in pixels of its file, best first, on the CPU; ``predict`` returns them.
+    """Segment proposals of one image in pixels of the image file, best first, on the CPU; ``predict`` returns them.
 
     Attributes:
-        image_id: COCO image id; for a folder of images 1..n by sorted file name.
-        masks: P masks as large as the image file; some may be empty.
+        image_id: COCO image id, or 1..n in the order of file names for a folder of images.
+        masks: P masks of the size of the image file; a mask may be empty.
         scores: float32 ``(P,)`` logits, descending.
         levels: int64 ``(P,)`` the pyramid level k that gave the proposal.
     """

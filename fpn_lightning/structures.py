@@ -4,8 +4,8 @@ Shape shorthand: N images, H x W the padded height and width of a batch, G objec
 image, D detections of one image, K foreground classes.
 
 Boxes are float32 ``(., 4)`` xyxy in pixels of the *network input* (after resizing and flipping, before padding),
-without a "+1" in widths or heights. Boxes in pixels of the image file carry ``_orig`` in their name.
-Sizes are always ``(height, width)``.
+without a "+1" in widths or heights. Names of boxes in pixels of the image file end in ``_orig``. Sizes are
+``(height, width)``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fpn_lightning.ground_truth import RLE, GroundTruth
 
 @dataclass
 class _TensorStruct:
-    """A structure whose tensors move together, as Lightning and the DataLoader expect."""
+    """A structure with the methods ``to`` and ``pin_memory`` that Lightning and the DataLoader call."""
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         def visit(value: Any) -> Any:
@@ -37,11 +37,11 @@ class _TensorStruct:
         return replace(self, **{f.name: visit(getattr(self, f.name)) for f in fields(self)})
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """Return a copy whose tensors are on ``device``."""
+        """Return a copy with all tensors on ``device``."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
-        """Return a copy whose tensors lie in page-locked memory."""
+        """Return a copy with all tensors in page-locked memory."""
         return self._map(lambda tensor: tensor.pin_memory())
 
 
@@ -50,10 +50,10 @@ class ImageBatch(_TensorStruct):
     """The images of one batch, padded at the right and bottom to a common size.
 
     Attributes:
-        pixels: uint8 ``(N, 3, H, W)`` RGB in [0, 255]; padding is 0. The backbone normalises them on the device.
+        pixels: uint8 ``(N, 3, H, W)`` RGB in [0, 255], padded with 0. The backbone normalises them on the device.
         sizes: int64 ``(N, 2)`` height and width of each image without padding, network-input pixels.
         image_ids: int64 ``(N,)`` COCO image ids.
-        geometries: for each image, how its file became the network input. Their ``size`` equals ``sizes``.
+        geometries: how each image file became the network input; ``geometries[n].size`` equals ``sizes[n]``.
     """
 
     pixels: Tensor
@@ -65,7 +65,7 @@ class ImageBatch(_TensorStruct):
         return self.pixels.shape[0]
 
     def only(self, n: int) -> ImageBatch:
-        """Return a batch of image ``n`` alone, with its padding."""
+        """Return a batch that has only image ``n``, with the same padding."""
         one = slice(n, n + 1)
         return ImageBatch(self.pixels[one], self.sizes[one], self.image_ids[one], self.geometries[one])
 
@@ -91,7 +91,7 @@ class Proposals(_TensorStruct):
 
     Attributes:
         boxes: float32 ``(P, 4)`` xyxy, network-input pixels, inside the image.
-        objectness: float32 ``(P,)`` logits, descending. Probabilities would tie: the float32 sigmoid saturates.
+        objectness: float32 ``(P,)`` logits, descending. Probabilities would tie, because a float32 sigmoid saturates.
         levels: int64 ``(P,)`` the pyramid level k whose anchor gave the proposal.
     """
 
@@ -109,7 +109,7 @@ class Proposals(_TensorStruct):
 
 @dataclass
 class _BoxesOrig(_TensorStruct):
-    """What ``ProposalsOrig`` and ``DetectionsOrig`` have in common."""
+    """Base class of ``ProposalsOrig`` and ``DetectionsOrig``."""
 
     image_id: int
     boxes_orig: Tensor
@@ -119,16 +119,16 @@ class _BoxesOrig(_TensorStruct):
 
     @property
     def boxes_xywh(self) -> Tensor:
-        """The boxes as COCO's files write them: float64 x, y, width, height, pixels of the image file."""
+        """The boxes in COCO's format: float64 ``(., 4)`` x, y, width, height in pixels of the image file."""
         return box_convert(self.boxes_orig, "xyxy", "xywh")
 
 
 @dataclass
 class ProposalsOrig(_BoxesOrig):
-    """Region proposals of one image in pixels of its file, best first, on the CPU; ``predict`` returns them.
+    """Region proposals of one image in pixels of the image file, best first, on the CPU; ``predict`` returns them.
 
     Attributes:
-        image_id: COCO image id; for a folder of images 1..n by sorted file name.
+        image_id: COCO image id, or 1..n in the order of file names for a folder of images.
         boxes_orig: float64 ``(P, 4)`` xyxy, pixels of the image file, inside the image.
         objectness: float32 ``(P,)`` logits, descending.
         levels: int64 ``(P,)`` the pyramid level k whose anchor gave the proposal.
@@ -162,10 +162,10 @@ class Detections(_TensorStruct):
 
 @dataclass
 class DetectionsOrig(_BoxesOrig):
-    """Detections of one image in pixels of its file, best first, on the CPU; ``predict`` returns them.
+    """Detections of one image in pixels of the image file, best first, on the CPU; ``predict`` returns them.
 
     Attributes:
-        image_id: COCO image id; for a folder of images 1..n by sorted file name.
+        image_id: COCO image id, or 1..n in the order of file names for a folder of images.
         boxes_orig: float64 ``(D, 4)`` xyxy, pixels of the image file, inside the image.
         scores: float32 ``(D,)`` probabilities in [0, 1], descending.
         labels: int64 ``(D,)`` in [0, K).
@@ -177,13 +177,13 @@ class DetectionsOrig(_BoxesOrig):
 
 @dataclass
 class Batch(_TensorStruct):
-    """A batch of the data module: images and, for each image, its objects and its fixed proposals.
+    """A batch of the data module: images with their annotated objects and fixed proposals.
 
     Attributes:
         images: N images.
         targets: N targets; empty for a split without annotations and for a folder of images.
-        ground_truths: N ground truths; empty where ``targets`` is.
-        proposals: N proposals that were read from ``data.proposals`` and mapped to the network input; empty without it.
+        ground_truths: N ground truths; empty if ``targets`` is empty.
+        proposals: N proposals from ``data.proposals``, mapped to the network input; empty if that key is null.
     """
 
     images: ImageBatch
@@ -197,6 +197,6 @@ class Batch(_TensorStruct):
 
 def _boxes_orig(boxes: Tensor, geometry: Geometry) -> Tensor:
     """Return float64 boxes in pixels of the image file, clipped to the image, on the CPU."""
-    # MPS has no float64, and boxes are few: compute on the CPU.
+    # Compute on the CPU, because MPS has no float64 and the number of boxes is small.
     mapped = geometry.to_image(boxes.detach().cpu().double().numpy())
     return torch.from_numpy(geometry.clip_to_image(mapped))

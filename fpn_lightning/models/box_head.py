@@ -96,7 +96,7 @@ class BoxPredictor(nn.Module):
 
 @torch.no_grad()
 def check_box_head(head: BoxHead, channels: int) -> None:
-    """Check a box head's ``resolution`` and ``out_features`` with one region of zeros and ``channels`` channels.
+    """Check ``resolution`` and ``out_features`` of a box head on a region of zeros with ``channels`` channels.
 
     Raises:
         InputError: if the head cannot read the region, or if the number of features is not ``out_features``.

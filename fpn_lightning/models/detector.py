@@ -55,8 +55,7 @@ class Anchors:
     """The anchors of each map (FPN §4.1)."""
 
     octaves: Sequence[Sequence[int]] = ((0,), (1,), (2,), (3,), (4,))
-    """One list for each map, finest map first. An octave i in a list is an anchor size of
-    ``scale.base_anchor_size * 2**i``."""
+    """One list for each map, finest map first; octave i means anchors of size ``scale.base_anchor_size * 2**i``."""
     ratios: Sequence[float] = (0.5, 1.0, 2.0)
     """Height / width of the anchors."""
     convention: AnchorConvention = "exact"

@@ -18,8 +18,9 @@ from torchvision.ops import roi_align, roi_pool
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.pyramids import level_of
 
-# Corners of up to 1333 px that are rounded to float32 change a size by up to 1.5e-6 octaves. Without this tolerance,
-# the level of a box of exactly 224 px would depend on its position. The tolerance lowers this boundary by 0.0016 px.
+# Rounding corners of up to 1333 px to float32 changes the size of a box by up to 1.5e-6 octaves. Without this
+# tolerance, the level of a box of exactly 224 px would depend on its position. The tolerance lowers the size at which
+# this level begins by 0.0016 px.
 LEVEL_TOLERANCE = 1e-5  # octaves
 
 PoolingOp = Literal["pool", "align"]
@@ -54,9 +55,9 @@ class RoIPooler(nn.Module):
     Args:
         strides: stride of each map of the pyramid, finest first, ``{"p2": 4, ...}``.
         resolution: S.
-        canonical_size: see :func:`assign_boxes_to_levels`.
+        canonical_size: size √(wh), px, of boxes that are pooled from ``canonical_level`` (FPN Eq. 1).
         op: ``pool`` (maximum over quantised bins) or ``align`` (bilinear samples).
-        canonical_level: see :func:`assign_boxes_to_levels`.
+        canonical_level: k0 of FPN Eq. 1.
         max_level: the coarsest level that is pooled from (5, because p6 is for the RPN only, FPN §4.1).
         sampling_ratio: samples of ``align`` per bin and axis; 0 for one sample per map cell in the bin (detectron2).
         aligned: whether ``align`` puts pixel centres at 0.5 (detectron2) instead of 0 (Detectron, torchvision).

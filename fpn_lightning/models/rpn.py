@@ -161,7 +161,7 @@ class RPN(nn.Module):
             ``match_labels`` int8 ``(N, B)`` in {1, 0, -1}, and ``matched_idxs`` int64 ``(N, B)``, indices of the
             ground-truth boxes of each image.
         """
-        # Match one image at a time: in a batch, all images would need memory for as many objects as the fullest one.
+        # Match one image at a time: a batch would have to be padded to the largest number of objects in an image.
         matched_idxs, match_labels = zip(
             *(self.matcher(target.boxes.to(anchors), anchors) for target in targets), strict=True
         )
@@ -235,9 +235,9 @@ class RPN(nn.Module):
         boxes = clip_boxes(boxes, size)
         large = ((boxes[:, 2:] - boxes[:, :2]) > self.min_size).all(dim=1).nonzero().flatten()
         boxes, scores, levels = boxes[large], scores[large], levels[large]
-        # The host waits for the device at each call of NMS, so call it once for all levels. Boxes of each level are
-        # shifted by another offset and do not overlap boxes of other levels. Float32 would round the shifted boxes, so
-        # shift them in float64; MPS has no float64.
+        # The host waits for the device at each call of NMS, so call it once for all levels. Different levels get
+        # different offsets, so that their boxes do not overlap. Add the offsets in float64, because float32 would round
+        # the boxes; MPS has no float64.
         dtype = boxes.dtype if boxes.device.type == "mps" else torch.float64
         apart = boxes.to(dtype) + (levels * (size.max() + 1))[:, None]
         keep = nms(apart, scores.to(dtype), self.nms_thresh)[: self.post_nms_topk]

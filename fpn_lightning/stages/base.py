@@ -36,19 +36,19 @@ class BaseStage(EvaluatedStage):
         heads: the heads of the detector that the subclass uses.
         optimization: optimiser and schedule.
         init_from: checkpoint with the initial *weights*; training starts at step 0. ``--ckpt_path`` continues a run.
-        seed: the run's seed, linked from ``seed_everything``. Sampling depends on it, the step and the image id.
+        seed: the run's seed, set from ``seed_everything``. Sampling depends on the seed, the step and the image id.
         new_classes: load ``init_from`` without its class predictor, for data with other classes.
-        freeze_shared: keep backbone and pyramid as in ``init_from`` and train the heads alone: steps 3 and 4 of the
+        freeze_shared: train the heads, and keep backbone and pyramid as in ``init_from``: steps 3 and 4 of the
             training with shared features (Faster R-CNN §3.2; FPN §5.2, Table 5).
         compile: compile backbone and pyramid with ``torch.compile``, which needs a C++ compiler on a CPU.
 
     Attributes:
         resumes: set by the command line if ``ckpt_path`` is given; then the stage does not load initial weights.
-        categories: ids and names, from the data set or else from the checkpoint.
+        categories: ids and names of the data set or, if it has none, of the checkpoint.
 
     Raises:
-        InputError: if a head is missing or not used, or if ``freeze_shared`` or ``new_classes`` is set
-            without ``init_from``.
+        InputError: if ``detector`` lacks one of ``heads`` or has another head, or if ``freeze_shared`` or
+            ``new_classes`` is set without ``init_from``.
     """
 
     reads_proposals = False
@@ -90,7 +90,7 @@ class BaseStage(EvaluatedStage):
         self._step_losses: list[dict[str, Tensor]] = []
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Compute the training losses of a batch: scalars that are summed and logged under their names."""
+        """Compute the training losses of a batch: named scalars that are logged, and minimised as a sum."""
         raise NotImplementedError
 
     def forward(self, images: ImageBatch) -> dict[str, Tensor]:
@@ -113,7 +113,7 @@ class BaseStage(EvaluatedStage):
             fetch_weights(self.init_from)
 
     def setup(self, stage: str) -> None:
-        """Load the initial weights and set the categories; a second call changes nothing.
+        """Load the initial weights and set the categories. Later calls do not load the weights again.
 
         Raises:
             InputError: if weights do not fit, or if ``trainer.accumulate_grad_batches`` contradicts the total batch.
@@ -128,7 +128,7 @@ class BaseStage(EvaluatedStage):
             return
         if (areas := tuple(self.detector.scale.area_thresholds)) != COCO_AREAS:
             rank_zero_info(
-                f"size classes, not COCO's: {size_classes(areas)}; for other data: model.detector.scale.area_thresholds"
+                f"size classes, not COCO's: {size_classes(areas)}; model.detector.scale.area_thresholds sets them"
             )
         if self.freeze_shared:
             for part in (self.detector.backbone, self.detector.pyramid):
@@ -139,18 +139,19 @@ class BaseStage(EvaluatedStage):
             accumulation(self.trainer, self.data)
 
     def _load_initial_weights(self) -> None:
-        # Load only once: the validation at the end of `fit` calls setup() again, when the model is trained.
-        if self.init_from is not None and not self.resumes and not self._initialized:
+        # Load only once: the validation at the end of `fit` calls setup() again, when the model is trained. `validate`
+        # and `test` load the initial weights as well, so that an untrained model can be evaluated.
+        if self.resumes or self._initialized:
+            return
+        if self.init_from is None:
+            self.detector.backbone.load_weights()
+        else:
             required = ("backbone.", "pyramid.") if self.freeze_shared else ("backbone.",)
             checkpoint = load_weights(self.detector, self.init_from, required, self.new_classes)
             self.check_origin(checkpoint)
             if not self.new_classes:
                 self.take_categories(checkpoint)
-            self._initialized = True
-        # `validate` and `test` load them as well, so that an untrained model can be evaluated.
-        if self.init_from is None and not self.resumes and not self._initialized:
-            self.detector.backbone.load_weights()
-            self._initialized = True
+        self._initialized = True
 
     def train(self, mode: bool = True) -> Self:
         """Set training or evaluation mode; frozen parts stay in evaluation mode, which keeps BatchNorm statistics."""
@@ -161,7 +162,7 @@ class BaseStage(EvaluatedStage):
         return self
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adapt accumulation and schedule to the total batch; build the optimiser and its schedule."""
+        """Adapt gradient accumulation and schedule to the total batch, and build optimiser and scheduler."""
         if self.data is not None:
             self.optimization = keep_total_batch(self.trainer, self.data, self.optimization)
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -195,8 +196,8 @@ class BaseStage(EvaluatedStage):
         """Stop all processes together if a loss or gradient is not finite, before the weights are changed.
 
         Raises:
-            FloatingPointError: The message gives the step, and the image ids and losses of one process: the first with
-                a loss that is not finite, or rank 0 if only a gradient is not finite.
+            FloatingPointError: if a loss or gradient is not finite. The message has the step, and the image ids and
+                losses of the first process whose loss is not finite (of rank 0 if only a gradient is not finite).
         """
         image_ids, losses = self._step_image_ids, self._step_losses
         self._step_image_ids, self._step_losses = [], []
@@ -205,7 +206,7 @@ class BaseStage(EvaluatedStage):
         if self.trainer.precision != "16-mixed":
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             finite &= torch.nn.utils.get_total_norm(gradients).isfinite().to(finite.device)
-        # Losses differ between processes. If one process stopped alone, the others would wait for it forever.
+        # Losses differ between processes. If one process stopped alone, the other processes would wait for it forever.
         if not self.trainer.strategy.reduce_boolean_decision(bool(finite), all=True):
             ids = [image_id for batch in image_ids for image_id in batch.tolist()]
             values = [{name: loss.item() for name, loss in step.items()} for step in losses]
@@ -216,21 +217,19 @@ class BaseStage(EvaluatedStage):
                 dist.all_gather_object(reports, report)
             named = next((text for wrong, text in reports if wrong), reports[0][1])
             raise FloatingPointError(
-                f"loss or gradient is not finite at step {self.global_step}, {named}. Lower model.optimization.lr or "
-                "look at these images."
+                f"loss or gradient is not finite at step {self.global_step}, {named}. Lower model.optimization.lr, or "
+                "check these images and their annotations."
             )
         self._log_step(losses, optimizer.param_groups[0]["lr"])
 
     def _log_step(self, losses: list[dict[str, Tensor]], lr: float) -> None:
-        """Log the mean losses of an optimiser step.
+        """Log the mean losses of an optimiser step; at steps that the loggers write, average over all processes.
 
-        Steps that the loggers write are averaged over all processes.
-
-        Loggers get them here. Lightning would log them after the checkpoint of this step, and a run killed in between
-        would never log them.
+        The loggers are called directly, since Lightning would call them only after the checkpoint of this step. A run
+        that was killed between the two would miss the step in its log.
         """
         means = torch.stack([torch.stack(list(batch.values())) for batch in losses]).mean(dim=0)
-        every = getattr(self.trainer, "log_every_n_steps", 50)  # missing in Lightning's types
+        every = getattr(self.trainer, "log_every_n_steps", 50)  # getattr(), as Lightning's types lack the attribute
         written = bool(every) and (self.global_step + 1) % every == 0
         if written:
             means = self.trainer.strategy.reduce(means, reduce_op="mean")
@@ -247,7 +246,8 @@ class BaseStage(EvaluatedStage):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the structure of the model, its categories and the digests of the annotation files.
 
-        Predictions have names without the data set then, and a run does not go on with other annotations.
+        Later predictions then have category names even if their data has none, and a resumed run is rejected if its
+        annotation files have changed.
         """
         checkpoint["parts"] = parts(self.detector)
         if self.data is not None and self.trainer.state.fn == "fit":
@@ -258,14 +258,14 @@ class BaseStage(EvaluatedStage):
         """Check that the checkpoint fits, and use its categories if the data set has none.
 
         Raises:
-            InputError: if the checkpoint belongs to another model, or if the run would go on with other annotations.
+            InputError: if the checkpoint belongs to another model, or if a run is resumed with other annotations.
         """
         checkpoint["state_dict"] = stage_state(checkpoint["state_dict"])
         check_fits(self.detector, checkpoint)
         self._check_annotations(checkpoint)
         self.check_origin(checkpoint)
         self.take_categories(checkpoint)
-        # trainer.max_time limits each call of `fit`, not the sum of all calls.
+        # Drop the elapsed time, so that trainer.max_time limits each call of `fit`, not the sum of all calls.
         checkpoint.get("callbacks", {}).pop("Timer", None)
 
     def _check_annotations(self, checkpoint: dict[str, Any]) -> None:
@@ -296,9 +296,8 @@ class BaseStage(EvaluatedStage):
             pairs = zip(theirs, ours, strict=False)
             difference = next(
                 (f"the first that differ are {a} and {b}" for a, b in pairs if a != b),
-                f"there are {len(theirs)} and {len(ours)} of them",
+                f"their numbers are {len(theirs)} and {len(ours)}",
             )
             rank_zero_warn(
-                "The categories of the weights and of the data set differ, and the data set's names are used: "
-                f"{difference}."
+                f"The categories of the weights and of the data set differ: {difference}. The data set's are used."
             )

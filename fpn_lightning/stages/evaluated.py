@@ -1,4 +1,4 @@
-"""Validation and test of a stage: predictions are compared with ground truth, and the metrics are logged."""
+"""Validation and test of a stage: compares predictions with ground truth, and logs the metrics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Values = dict[str, float | None]
 
 
 class ExactBatches(HalfPrecision):
-    """``bf16-true`` and ``16-true`` without rounding the batch, whose boxes would be wrong by pixels."""
+    """Precision plugin for ``bf16-true`` and ``16-true`` that does not round boxes, which would move them by pixels."""
 
     def convert_input(self, data: Any) -> Any:
         """Return the batch unchanged; the backbone converts its uint8 pixels."""
@@ -33,14 +33,14 @@ class EvaluatedStage(LightningModule):
     """Evaluates the predictions of a subclass with the metrics that it registers.
 
     Attributes:
-        evaluation: metrics of the last evaluation pass, fractions in [0, 1]; ``None`` where undefined.
-        per_class: AP of each category in that pass by its name, best first; empty where there are no classes.
-        evaluated_images: number of images in that pass.
+        evaluation: metrics of the last evaluation, fractions in [0, 1]; ``None`` if undefined.
+        per_class: AP of each category in the last evaluation by name, best first; empty if the stage measures no AP.
+        evaluated_images: number of images in the last evaluation.
         evaluated_step: number of optimiser steps that the evaluated weights had taken.
     """
 
     recall_of = "proposals, all classes as one"
-    """What every AR of the evaluation is the recall of."""
+    """The kind of predictions whose recall AR measures; printed under the table of metrics."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class EvaluatedStage(LightningModule):
         return to_orig(batch.images, self.predict(batch))
 
     def evaluate_batch(self, batch: Batch) -> None:
-        """Add the predictions for a batch to the metric."""
+        """Add the predictions of a batch to the metric of a stage that has one metric."""
         (metric,) = self.metrics
         for prediction, ground_truth in zip(self.predict_step(batch, 0), batch.ground_truths, strict=True):
             metric.update(prediction, ground_truth)
@@ -92,7 +92,7 @@ class EvaluatedStage(LightningModule):
 
     @property
     def data(self) -> COCODataModule | None:
-        """The data module of the run, ``None`` without a trainer, or if that was given data loaders."""
+        """The run's data module; ``None`` if there is no trainer, or if the trainer was given data loaders."""
         datamodule = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
         return datamodule if isinstance(datamodule, COCODataModule) else None
 
@@ -133,18 +133,18 @@ class EvaluatedStage(LightningModule):
             self._finish_evaluation("test")
 
     def _finish_evaluation(self, prefix: str) -> None:
-        """Keep the metrics of a pass and log them under ``prefix``, or ``<prefix>_partial`` if images are missing."""
+        """Keep the metrics and log them under ``prefix``, or ``<prefix>_partial`` if not all images were evaluated."""
         values, num_images = self.evaluation_result()
         total = self.trainer.strategy.reduce(num_images.clone(), reduce_op="sum")
         self.evaluation, self.evaluated_images, self.evaluated_step = values, int(total), self.global_step
         names = dict(enumerate(self.categories.names))
-        of_classes = [metric for metric in self.metrics if isinstance(metric, AveragePrecision)]
-        self.per_class = of_classes[0].per_class(names) if of_classes else {}
+        self.per_class = next((m.per_class(names) for m in self.metrics if isinstance(m, AveragePrecision)), {})
         split_size = self.data.describe(prefix)["num_images"] if self.data is not None else self.evaluated_images
         if self.evaluated_images != split_size:
             if not self.trainer.sanity_checking:
                 rank_zero_warn(
-                    f"{self.evaluated_images} of {split_size} images were evaluated: logged as {prefix}_partial/…"
+                    f"{self.evaluated_images} of {split_size} images were evaluated. Metrics are logged as "
+                    f"{prefix}_partial/…"
                 )
             prefix += "_partial"
         defined = {f"{prefix}/{name}": value for name, value in values.items() if value is not None}

@@ -14,10 +14,10 @@ from fpn_lightning.structures import Batch, Detections
 
 PAPER = Optimization(milestones=(60_000,))
 NO_PROPOSALS = (
-    "Fast R-CNN needs fixed proposals for its images. A row names the run that makes them with "
-    "experiment.proposals_of (as configs/table2/c_fpn.yaml does), and make row ROW=TABLE/ROW makes them. By hand: "
-    "--data.proposals RUN/proposals, the folder that python train.py predict --config RUN/config.yaml --ckpt_path last "
-    "--data.predict_split SPLIT writes for the run of an RPN, once for each split. A folder of images has no proposals."
+    "Fast R-CNN needs fixed proposals for its images. For a row, set experiment.proposals_of to the row of an RPN (as "
+    "configs/table2/c_fpn.yaml does) and run make row ROW=TABLE/ROW. Otherwise, run python train.py predict --config "
+    "RUN/config.yaml --ckpt_path last --data.predict_split SPLIT with the run of an RPN for each split, and set "
+    "--data.proposals RUN/proposals. A folder of images has no proposals."
 )
 
 
@@ -28,11 +28,11 @@ class FastRCNNStage(BaseStage):
         detector: backbone, pyramid and RoI heads; ``rpn`` is null.
         evaluator: ``faster-coco-eval``, or the reference ``pycocotools``.
         optimization: the default is the paper's, with ``trainer.max_steps: 80000``.
-        init_from: see :class:`BaseStage`.
-        seed: see :class:`BaseStage`.
-        freeze_shared: see :class:`BaseStage`.
-        new_classes: see :class:`BaseStage`.
-        compile: see :class:`BaseStage`.
+        init_from: checkpoint with the initial weights; training starts at step 0.
+        seed: the run's seed, set from ``seed_everything``.
+        freeze_shared: train the heads, and keep backbone and pyramid as in ``init_from``.
+        new_classes: load ``init_from`` without its class predictor, for data with other classes.
+        compile: compile backbone and pyramid with ``torch.compile``.
     """
 
     reads_proposals = True
@@ -55,7 +55,7 @@ class FastRCNNStage(BaseStage):
         self.precision = AveragePrecision(detector.scale.area_thresholds, backend=evaluator)
 
     def setup(self, stage: str) -> None:
-        """See :meth:`BaseStage.setup`; also fails before training starts if ``data.proposals`` is not set."""
+        """See :meth:`BaseStage.setup`; also raises InputError if ``data.proposals`` is not set."""
         super().setup(stage)
         if self.data is not None and self.data.proposals is None:
             raise InputError(NO_PROPOSALS)
@@ -74,6 +74,6 @@ class FastRCNNStage(BaseStage):
 
 
 def check_proposals(batch: Batch) -> None:
-    """Raise InputError if a batch has no proposals, as with a folder of images."""
+    """Raise InputError if a batch has no proposals, for example one of a folder of images."""
     if len(batch.proposals) != len(batch):
         raise InputError(NO_PROPOSALS)

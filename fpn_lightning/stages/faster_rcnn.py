@@ -1,7 +1,7 @@
-"""End-to-end training of Faster R-CNN: an RPN and RoI heads on one pyramid. This row of Table 3 is not in the paper.
+"""End-to-end training of Faster R-CNN: an RPN and RoI heads on one pyramid (a row that we add to Table 3).
 
-The paper trains the two heads one after the other (Tables 2, 3) or alternately (Table 5). This stage adds
-the losses of both heads in every step, and trains the RoI heads on the proposals of the same step.
+The paper trains RPN and RoI heads one after the other (Tables 2, 3) or alternately (Table 5). This stage adds their
+losses in every step, and trains the RoI heads on the proposals of the same step.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class FasterRCNNStage(BaseStage):
         recall_limits: numbers of proposals at which recall is measured.
         evaluator: ``faster-coco-eval``, or the reference ``pycocotools``.
         optimization: the default is that of the paper's Fast R-CNN, with ``trainer.max_steps: 80000``.
-        init_from: see :class:`BaseStage`.
-        seed: see :class:`BaseStage`.
-        new_classes: see :class:`BaseStage`.
-        compile: see :class:`BaseStage`.
+        init_from: checkpoint with the initial weights; training starts at step 0.
+        seed: the run's seed, set from ``seed_everything``.
+        new_classes: load ``init_from`` without its class predictor, for data with other classes.
+        compile: compile backbone and pyramid with ``torch.compile``.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class FasterRCNNStage(BaseStage):
 
         The RoI heads' losses have no gradient with respect to the proposals.
 
-        If the RPN diverges, its losses are NaN and the RoI heads are trained on ground-truth boxes only. Raising here
-        would deadlock the other processes; ``on_before_optimizer_step`` stops all of them together.
+        If the RPN diverges, its losses become NaN and the RoI heads get ground-truth boxes only. An exception in one
+        process would deadlock the other processes; ``on_before_optimizer_step`` stops all processes together.
         """
         rpn, roi_heads = self.detector.rpn, self.detector.roi_heads
         assert rpn is not None

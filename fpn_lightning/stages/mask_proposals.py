@@ -28,12 +28,12 @@ class MaskProposalStage(BaseStage):
         mask_interpolation: how mask logits are interpolated between the centres of a mask's cells.
         recall_limits: numbers of proposals at which recall is measured.
         optimization: the default is the paper's, with ``trainer.max_steps: 80000``.
-        init_from: see :class:`BaseStage`.
-        seed: see :class:`BaseStage`.
-        compile: see :class:`BaseStage`.
+        init_from: checkpoint with the initial weights; training starts at step 0.
+        seed: the run's seed, set from ``seed_everything``.
+        compile: compile backbone and pyramid with ``torch.compile``.
 
     Raises:
-        InputError: if ``mask_threshold`` is out of range.
+        InputError: if ``mask_threshold`` is not between 0 and 1.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class MaskProposalStage(BaseStage):
         self.recall = SegmentRecall(recall_limits, detector.scale.area_thresholds)
 
     def setup(self, stage: str) -> None:
-        """See :meth:`BaseStage.setup`; also rejects a training split that shares images with an evaluated one.
+        """See :meth:`BaseStage.setup`; also checks the masks, and that training and evaluated splits share no images.
 
         Raises:
-            InputError: see :func:`reject_shared_images` and :meth:`BaseStage.setup`.
+            InputError: if ``data.load_masks`` is false; see also :func:`reject_shared_images`.
         """
         if self.data is not None and stage in ("fit", "validate") and not self.data.load_masks:
             raise InputError("Mask proposals need the masks of the objects: set data.load_masks to true.")
@@ -106,14 +106,13 @@ class MaskProposalStage(BaseStage):
 
 
 def reject_shared_images(train_split: str, *eval_splits: str | None) -> None:
-    """Reject the evaluation on a split of COCO 2014 if some of its images were used for training.
+    """Reject an evaluation on a split of COCO 2014 if some of its images were used for training.
 
-    COCO 2017 has the images of 2014 in other splits: of the 40,504 images of val2014, 5,000 are in val2017 and the
-    others in train2017. The unofficial splits trainval35k and valminusminival2014 contain images of val2014,
-    too. Table 6 is trained on train2014.
+    COCO 2017 splits the images of 2014 differently: of the 40,504 images of val2014, 5,000 are in val2017, all others
+    in train2017. The unofficial splits trainval35k and valminusminival2014 also contain images of val2014.
 
     Raises:
-        InputError: naming both splits.
+        InputError: if images are shared; the message names both splits.
     """
     for split in eval_splits:
         if split is not None and "2014" in split and ("2017" in train_split or "val" in train_split):

@@ -38,14 +38,14 @@ class Optimization:
     decay: float = 0.1
     """Factor at each milestone."""
     warmup_steps: int | float = 500
-    """Optimiser steps of linear warm-up; below 1, their fraction of all steps."""
+    """Number of optimiser steps of linear warm-up; a value below 1 is a fraction of all steps."""
     warmup_factor: float = 1 / 3
-    """Fraction of ``lr`` at step 0."""
+    """Learning rate at step 0 as a fraction of ``lr``."""
     reference_batch_size: int = 16
-    """Images per step for which the values above are given."""
+    """Images per step for which ``lr``, ``warmup_steps``, ``milestones`` and ``max_steps`` are chosen."""
     schedule_factor: float = 1
-    """Multiplies ``milestones`` and the trainer's ``max_steps`` when training starts. A row with the paper's "2x"
-    schedule sets it to 2, and is twice as long under every preset."""
+    """Factor on ``milestones`` and the trainer's ``max_steps`` when training starts. Rows with the paper's "2x"
+    schedule set it to 2, so that they train twice as long with every preset."""
 
     def __post_init__(self) -> None:
         for key in ("lr", "momentum", "weight_decay", "warmup_steps"):
@@ -80,14 +80,14 @@ class Optimization:
         return factor
 
     def build(self, parameters: Iterable[nn.Parameter], max_steps: int) -> tuple[Optimizer, LambdaLR]:
-        """Build the optimiser and a schedule that is stepped once per optimiser step.
+        """Build the optimiser, and a scheduler that is called once per optimiser step.
 
         Args:
             parameters: the parameters to train.
-            max_steps: the last step of ``cosine``, and the steps that ``warmup_steps`` below 1 is a fraction of.
+            max_steps: number of steps of the run; used by ``cosine`` and by ``warmup_steps`` below 1.
 
         Raises:
-            InputError: if the schedule needs ``max_steps`` and it is not positive.
+            InputError: if the schedule uses ``max_steps`` and ``max_steps`` is not positive.
         """
         if (self.schedule == "cosine" or 0 < self.warmup_steps < 1) and max_steps <= 0:
             raise InputError(

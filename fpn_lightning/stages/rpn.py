@@ -1,4 +1,4 @@
-"""Training of a region proposal network alone (FPN §4.1, §5.1): Table 1, Figure 1."""
+"""Training of a region proposal network without RoI heads (FPN §4.1, §5.1): Table 1, Figure 1."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class RPNStage(BaseStage):
         detector: backbone, pyramid and RPN; ``roi_heads`` is null.
         recall_limits: numbers of proposals at which recall is measured.
         optimization: the default is the paper's, with ``trainer.max_steps: 40000``.
-        init_from: see :class:`BaseStage`.
-        seed: see :class:`BaseStage`.
-        freeze_shared: see :class:`BaseStage`.
-        compile: see :class:`BaseStage`.
+        init_from: checkpoint with the initial weights; training starts at step 0.
+        seed: the run's seed, set from ``seed_everything``.
+        freeze_shared: train the RPN, and keep backbone and pyramid as in ``init_from``.
+        compile: compile backbone and pyramid with ``torch.compile``.
     """
 
     def __init__(
@@ -48,5 +48,5 @@ class RPNStage(BaseStage):
         return rpn.losses(rpn(self.detector(batch.images)), batch.targets, self.sampling_seeds(batch))
 
     def predict(self, batch: Batch) -> list[Proposals]:
-        """Propose regions in every image, ``post_nms_topk`` at most."""
+        """Propose at most ``post_nms_topk`` regions in every image."""
         return self.detector.propose(batch.images)

@@ -1,4 +1,4 @@
-"""Every optimiser step uses ``data.total_batch_size`` images, on any number of devices."""
+"""Keeps ``data.total_batch_size`` images in every optimiser step, on any number of devices."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from fpn_lightning.stages.optimization import Optimization
 
 
 def accumulation(trainer: Trainer, data: COCODataModule) -> int:
-    """Return the number of micro-batches in an optimiser step of a run.
+    """Return the number of micro-batches per device in an optimiser step.
 
     Raises:
-        InputError: if the devices do not divide the total batch, or if ``trainer.accumulate_grad_batches`` has another
-            value.
+        InputError: if the total batch is not a multiple of the images per micro-batch of all devices, or if
+            ``trainer.accumulate_grad_batches`` is set to another number.
     """
     steps = data.accumulation_steps(trainer.world_size)
     if trainer.accumulate_grad_batches not in (1, steps):
         raise InputError(
             f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, but data.total_batch_size and "
-            f"data.batch_size_per_device need {steps}. Remove it from the configuration."
+            f"data.batch_size_per_device require {steps}. Remove accumulate_grad_batches from the configuration."
         )
     return steps
 
@@ -29,8 +29,8 @@ def accumulation(trainer: Trainer, data: COCODataModule) -> int:
 def planned_steps(trainer: Trainer, data: COCODataModule, optimization: Optimization) -> int:
     """Return the number of optimiser steps of a run; -1 if there is no limit.
 
-    It is ``trainer.max_steps``, rescaled for the total batch, or ``trainer.max_epochs`` passes over the training images
-    if these are fewer.
+    The run ends after ``trainer.max_steps``, rescaled for the total batch, or after ``trainer.max_epochs``, whichever
+    is first.
     """
     steps = trainer.max_steps
     if steps > 0 and _is_scaled(data, optimization):
@@ -61,7 +61,7 @@ def keep_total_batch(trainer: Trainer, data: COCODataModule, optimization: Optim
     trainer.accumulate_grad_batches = accumulation(trainer, data)
     asked, max_steps = trainer.max_steps, planned_steps(trainer, data, optimization)
     interval = trainer.val_check_interval
-    if isinstance(interval, float) and max_steps > 0:  # in epochs
+    if isinstance(interval, float) and max_steps > 0:  # configured in epochs
         steps = round(interval * (trainer.check_val_every_n_epoch or 1) * data.steps_per_epoch)
         interval, trainer.check_val_every_n_epoch = min(max(steps, 1), max_steps), None
     if isinstance(interval, int):  # configured in optimiser steps, but Lightning counts batches
@@ -70,7 +70,7 @@ def keep_total_batch(trainer: Trainer, data: COCODataModule, optimization: Optim
     trainer.fit_loop.epoch_loop.max_steps = max_steps
     if not _is_scaled(data, optimization):
         if max_steps != asked:
-            rank_zero_info(f"trainer.max_epochs {epochs}, {data.steps_per_epoch} steps each: max_steps {max_steps}")
+            rank_zero_info(f"trainer.max_epochs {epochs} of {data.steps_per_epoch} steps: max_steps {max_steps}")
         return optimization
     rescaled = optimization.rescaled(data.total_batch_size)
     warmup = rescaled.warmup_steps if rescaled.warmup_steps >= 1 else round(rescaled.warmup_steps * max(max_steps, 0))
