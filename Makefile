@@ -60,7 +60,7 @@ mini: $(READY) ## Run all rows with preset mini, three seeds each, and write rep
 small: $(READY) ## Run rows of Tables 1, 2, 3, 5 and learning curves on 842 real images, and write reports/small/; COCO is in COCO=data/coco
 	$(SNAKEMAKE) --forcerun report -- small
 
-backbones: $(READY) ## Compare backbones: reports/mini/backbones.md (an hour on two cores)
+backbones: $(READY) ## Compare backbones: reports/mini/backbones.md and deep_c2.md (half an hour on two cores)
 	$(SNAKEMAKE) --forcerun report -- reports/mini/backbones.md
 
 tuning: $(READY) ## Compare learning rates: reports/mini/tuning.md, or PRESET=small
