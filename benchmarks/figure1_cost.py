@@ -273,7 +273,7 @@ def main(args: Sequence[str] | None = None) -> int:
     for row, cost in costs["rows"].items():
         print(
             f"{row:16} {1000 * cost['seconds_per_image']:8.1f} ms an image, "
-            f"{1000 * cost['network_seconds_per_image']:8.1f} of it network, {cost['test_memory_mib']:8.1f} MiB; "
+            f"{1000 * cost['network_seconds_per_image']:8.1f} in the network, {cost['test_memory_mib']:8.1f} MiB; "
             f"training step {cost['train_step_memory_mib']:8.1f} MiB; {cost['parameters']:,} parameters"
         )
     print(f"written: {output}")
