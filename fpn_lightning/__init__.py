@@ -1,4 +1,4 @@
-"""Feature Pyramid Networks for Object Detection (Lin et al., CVPR 2017): one config and one command for each row."""
+"""Reproduces "Feature Pyramid Networks for Object Detection" (Lin et al., CVPR 2017) with one config for each row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fpn_lightning.stages.mask_proposals import MaskProposalStage
     from fpn_lightning.stages.rpn import RPNStage
 
-# Imported on first use, so that reporting and scoring start without torch and Lightning.
+# The modules are imported on first use, so that reporting and scoring start without torch and Lightning.
 _MODULES = {
     "COCODataModule": "fpn_lightning.data.datamodule",
     "Detector": "fpn_lightning.models.detector",

@@ -1,12 +1,12 @@
-"""The command line; ``fpn-lightning``, ``python -m fpn_lightning`` and ``python train.py`` are the same."""
+"""Entry point of the command line: ``fpn-lightning``, ``python -m fpn_lightning`` and ``python train.py`` run it."""
 
 import ctypes
 import locale
 import os
 import sys
 
-# Waiting threads sleep instead of spinning. On a shared CPU this makes a step 3 times faster. OpenMP reads the variable
-# when torch is imported.
+# PASSIVE: waiting threads sleep instead of spinning. On a shared CPU this makes a training step 3 times faster. The
+# variable is set before the imports below, because OpenMP reads it when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from fpn_lightning import cli
@@ -16,10 +16,10 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> None:
-    """Make glibc keep the memory of large tensors for the next ones; does nothing with another C library.
+    """Make glibc reuse the memory of freed tensors; do nothing if the C library is not glibc.
 
-    glibc returns it to the system, and the pages of the next tensor are cleared first: a fifth of a training step on a
-    CPU. The peak of memory stays the same.
+    By default, glibc returns the memory of a large freed tensor to the system, and the system clears the memory of the
+    next tensor. On a CPU, clearing takes a fifth of a training step. The peak memory stays the same.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
@@ -30,7 +30,7 @@ def keep_freed_memory() -> None:
 def main() -> None:
     """Run the command line with the arguments of the process."""
     keep_freed_memory()
-    # In a locale that is not UTF-8, libraries read files in its encoding. Only a new process can change that.
+    # Libraries read files in the locale's encoding. Only a new process can switch Python to UTF-8.
     if locale.getpreferredencoding(False).upper() not in ("UTF-8", "UTF8"):
         os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:replace")
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])

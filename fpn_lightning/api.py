@@ -1,4 +1,4 @@
-"""The Python interface: ``fpn_lightning.load(SOURCE).predict(images)``."""
+"""The Python interface for predictions: ``fpn_lightning.load(SOURCE).predict(images)``."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model predicts for one image, best first; tensors are on the CPU.
+    """Predictions for one image in order of falling score; tensors are on the CPU.
 
     Attributes:
-        boxes: float64 ``(D, 4)`` xyxy, pixels of the image, inside it.
+        boxes: float64 ``(D, 4)`` xyxy, pixels of the image, clipped to the image.
         scores: float64 ``(D,)`` in [0, 1], descending.
         labels: int64 ``(D,)`` in [0, K); 0 for proposals.
-        category_ids: D ids of the data set's categories; 1 for proposals.
-        names: D names of categories; ``object`` for proposals.
+        category_ids: ``category_id`` of each box in the data set; 1 for proposals.
+        names: category name of each box; ``object`` for proposals.
     """
 
     boxes: Tensor
@@ -51,18 +51,18 @@ class Prediction:
 
 
 class Predictor:
-    """A model with its weights, its categories and the preparation of its images; :func:`load` makes it.
+    """A trained detector that predicts from images; :func:`load` builds one.
 
     Args:
-        model: the detector with its weights, its data module and its categories.
-        device: where it runs.
+        model: the trained detector, the settings for its images, and its categories.
+        device: where the detector runs.
         precision: see :func:`load`.
         compile: see :func:`load`.
 
     Attributes:
         detector: the :class:`fpn_lightning.Detector`, in evaluation mode, on ``device``.
         categories: ids and names of the labels.
-        device: where the model runs.
+        device: where the detector runs.
     """
 
     def __init__(self, model: Model, device: torch.device, precision: str | None = None, compile: bool = False) -> None:
@@ -78,22 +78,21 @@ class Predictor:
     def predict(
         self, images: ImageLike | Sequence[ImageLike], batch_size: int | None = None, top_k: int = DEFAULT_TOP_K
     ) -> list[Prediction]:
-        """Predict objects in images, with the same numbers as ``train.py predict --data.predict_path``.
+        """Predict objects in images. The numbers equal those of ``train.py predict --data.predict_path``.
 
         Args:
-            images: one image, or a sequence of them: image files, images of Pillow, or uint8 arrays ``(H, W, 3)`` RGB.
-                The orientation tag of files and of Pillow's images is applied, so boxes are in pixels of the image as
-                a viewer shows it.
-            batch_size: images of one forward pass; by default the run's ``data.eval_batch_size``, 1 in most. Padding
-                to the size of another image changes numbers a little.
-            top_k: results of an image, best first.
+            images: one image or a sequence of images. An image is a file, a Pillow image, or a uint8 array
+                ``(H, W, 3)`` RGB. The EXIF orientation of files and Pillow images is applied, so boxes are in pixels
+                of the image as a viewer shows it.
+            batch_size: images per forward pass; by default the run's ``data.eval_batch_size``, which is 1 in most
+                configs. Images of one batch are padded to one size, which changes the numbers a little.
+            top_k: maximum number of boxes per image; those with the highest scores are returned.
 
         Returns:
-            A list with one prediction per image, in order; also for a single image. An empty sequence gives an empty
-            list.
+            One prediction per image, in order. A single image also gives a list.
 
         Raises:
-            InputError: an image cannot be used; the message names it and says what to do.
+            InputError: if an image cannot be used. Names the image.
         """
         single = isinstance(images, (str, Path, Image.Image, np.ndarray))
         every: Sequence[Any] = [images] if single else list(images)  # type: ignore[arg-type]
@@ -101,15 +100,14 @@ class Predictor:
         for name, value in (("batch_size", batch_size), ("top_k", top_k)):
             if value < 1:
                 raise InputError(f"{name} is {value}; it has to be at least 1")
-        predictions = []
+        predictions: list[Prediction] = []
         for start in range(0, len(every), batch_size):
             group = enumerate(every[start : start + batch_size], start)
             batch = self._data.collate([self._sample(image, place) for place, image in group]).to(self.device)
             with torch.inference_mode(), self._precision.forward_context():
                 results = self._results(batch.images)
-            for image, result in enumerate(results):
-                orig = result.to_orig(batch.images.geometries[image], start + image)
-                predictions.append(self._prediction(orig, top_k))
+            for geometry, result in zip(batch.images.geometries, results, strict=True):
+                predictions.append(self._prediction(result.to_orig(geometry, len(predictions)), top_k))
         return predictions
 
     def _results(self, images: ImageBatch) -> Sequence[Proposals | Detections]:
@@ -129,15 +127,9 @@ class Predictor:
             scores, labels = result.scores.double(), result.labels
         else:
             scores = result.objectness.double().sigmoid()
-        places = labels[:top_k].tolist()
-        ids, names = self.categories.ids, self.categories.names
-        return Prediction(
-            result.boxes_orig[:top_k],
-            scores[:top_k],
-            labels[:top_k],
-            [ids[k] for k in places],
-            [names[k] for k in places],
-        )
+        labels = labels[:top_k]
+        ids, names = ([values[k] for k in labels.tolist()] for values in (self.categories.ids, self.categories.names))
+        return Prediction(result.boxes_orig[:top_k], scores[:top_k], labels, ids, names)
 
 
 def load(
@@ -150,20 +142,21 @@ def load(
 ) -> Predictor:
     """Load a model for predictions.
 
-    No code is run from the file of weights. A configuration names classes, which are imported: take it from a source
-    that you trust.
+    A file of weights cannot run code. A configuration can: it names classes to import. Use configurations that you
+    trust.
 
     Args:
-        source: a run directory, whose last checkpoint is used; a checkpoint of a run; ``torchvision:PATH`` or
+        source: a run directory (its last checkpoint is used); a checkpoint of a run; ``torchvision:PATH`` or
             ``torchvision:COCO_V1``; or ``detectron2:PATH``.
-        config: the model's configuration, by default the ``config.yaml`` of the checkpoint's run, or that of the zoo
-            for the weights of another project.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ...; by default an accelerator, if there is one.
-        precision: ``32-true``, ``bf16-mixed``, ... as in ``trainer.precision``; by default that of the configuration.
-        compile: compile backbone and pyramid at the first image, for all sizes; the weights must not change later.
+        config: configuration file of the model. By default ``config.yaml`` of the checkpoint's run; for weights of
+            torchvision or detectron2 a file in ``zoo/``.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ...; by default an accelerator, if the machine has one.
+        precision: ``32-true``, ``bf16-mixed``, ... as in ``trainer.precision``, the default.
+        compile: compile backbone and pyramid with ``torch.compile`` at the first image, once for all image sizes. The
+            weights must not change afterwards.
 
     Raises:
-        InputError: the source cannot be used; the message says what to do.
+        InputError: if the source cannot be used. Says what to do.
     """
     return Predictor(load_model(str(source), config), _device(device), precision, compile)
 
@@ -177,13 +170,13 @@ def _device(device: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"device is {device}, which cannot be used here ({reason}). Give cpu, cuda or cuda:1."
+            f"device is {device}, which this machine cannot use ({reason}). Give cpu, cuda or cuda:1."
         ) from error
     return chosen
 
 
 def _precision(name: str, device: torch.device) -> Precision:
-    """Return the trainer's own plugin, so that the numbers are the command line's."""
+    """Return the precision plugin that the command line's trainer uses, so that predictions have the same numbers."""
     name = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed", "16": "16-mixed"}.get(name, name)
     if name not in PRECISIONS:
         raise InputError(f"precision is {name}; it has to be one of {', '.join(PRECISIONS)}")
@@ -198,7 +191,7 @@ def _pixels(image: Any, name: str) -> NDArray[np.uint8]:
     """Return an image as uint8 ``(H, W, 3)`` RGB, contiguous.
 
     Raises:
-        InputError: it cannot be used.
+        InputError: if the image cannot be used.
     """
     if isinstance(image, (str, Path)):
         if Path(image).is_dir():
@@ -208,7 +201,7 @@ def _pixels(image: Any, name: str) -> NDArray[np.uint8]:
         return read_image(image, upright=True)
     if isinstance(image, Image.Image):
         return upright_pixels(image, name)
-    wanted = "Give a file, an image of Pillow, or a uint8 array (height, width, 3) in the order RGB"
+    wanted = "Give a file, a Pillow image, or a uint8 array (height, width, 3) in the order RGB"
     if not isinstance(image, np.ndarray):
         raise InputError(f"{name} is a {type(image).__name__}. {wanted}.")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not 0 < image.size <= 3 * MAX_PIXELS:

@@ -54,7 +54,7 @@ class CLI(LightningCLI):
     model: BaseStage
     datamodule: COCODataModule
     subcommand: str
-    watch: ClassVar[ProcessWatch | None] = None  # survives an error in the constructor, which runs the subcommand
+    watch: ClassVar[ProcessWatch | None] = None  # on the class: an error in a subcommand leaves no instance
 
     def __init__(self, args: Sequence[str]) -> None:
         """Parse the arguments and run the subcommand.
@@ -62,7 +62,7 @@ class CLI(LightningCLI):
         Args:
             args: arguments without the program's name, with presets expanded.
         """
-        # Building a parser takes a quarter of a second, so that the others are left out if one is called.
+        # Building the parser of a subcommand takes a quarter of a second, so only the parser that is needed is built.
         self.called = [name for name in SUBCOMMANDS if name in args[:1]] or SUBCOMMANDS
         super().__init__(
             BaseStage,
@@ -77,16 +77,16 @@ class CLI(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """``fit``, ``validate``, ``test`` and ``predict``, or the one that is called."""
+        """Return the subcommands to build parsers for, each with the arguments of its Trainer method to leave out."""
         every = LightningCLI.subcommands()
-        return {name: every[name] | {"verbose"} for name in self.called}  # we print our own table of metrics
+        return {name: every[name] | {"verbose"} for name in self.called}  # our option --verbose replaces Lightning's
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add our own groups of arguments, the named callbacks and the links between arguments."""
         parser.add_argument(
-            "--preset", action=PresetAction, help="scale of the row, a file in configs/presets: mini, 8gpu, ..."
+            "--preset", action=PresetAction, help="scale of the run, a file in configs/presets: mini, 8gpu, ..."
         )
-        parser.add_argument("--verbose", type=bool, default=False, help="print the AP of each of more than 30 classes")
+        parser.add_argument("--verbose", type=bool, default=False, help="print the AP of each class, however many")
         parser.add_argument("--experiment", type=ExperimentOptions)
         parser.add_argument("--wandb", type=WandbOptions, default=WandbOptions())
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
@@ -100,11 +100,11 @@ class CLI(LightningCLI):
         parser.link_arguments("data.num_classes", "model.init_args.detector.num_classes")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the arguments. LightningCLI's own method would warn, because we always pass them."""
+        """Parse the arguments. LightningCLI's own method would warn, because ``args`` is always passed."""
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
-        """Do nothing: LightningCLI's own method imports the class that a checkpoint names."""
+        """Do nothing. LightningCLI's own method would import the class that a checkpoint names."""
 
     # ---- before anything is built ----------------------------------------------------------------------------------
 
@@ -123,43 +123,39 @@ class CLI(LightningCLI):
 
     @property
     def output(self) -> Path:
-        """Where the subcommand writes: the run directory for ``fit``, ``<run>/<subcommand>`` for the others."""
+        """Output folder: the run directory for ``fit``, else ``experiment.output`` or ``<run>/<subcommand>``."""
         if self.subcommand == "fit":
             return self.run
         return Path(self.options.experiment.output or self.run / self.subcommand)
 
     def before_instantiate_classes(self) -> None:
-        """Check and complete the options before anything slow starts."""
+        """Check and complete the options before the model and the data are built."""
         complete_options(self.subcommand, self.options, self.run, self.output)
         if self.subcommand == "fit" and is_first_process():
             check_run_directory(self.options, self.run, self.resolved_config)
         self.checkpoint_step = find_checkpoint(self.subcommand, self.options, self.run)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer with our loggers and writers; only ``fit`` writes to the run directory itself."""
+        """Build the trainer with our loggers, callbacks and checkpoint writer."""
         self.speed = SpeedMonitor()
-        # fit logs to the run directory, which it may change only after all checks
+        # fit creates its loggers after all checks, because they write to the run directory.
         kwargs["logger"] = False if self.subcommand == "fit" else self._loggers()
         kwargs["default_root_dir"] = str(self.output)
         trainer = self.config_init[self.subcommand].trainer
         configured = trainer.callbacks or []
         plugins = trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), WholeCheckpointIO()]
-        kwargs["callbacks"] = [*(configured if isinstance(configured, list) else [configured]), self.speed]
+        callbacks = [*(configured if isinstance(configured, list) else [configured]), self.speed]
         if self.subcommand == "predict":
-            kwargs["callbacks"].append(
-                ProposalStoreWriter(
-                    self.run / "proposals",
-                    config_sha256(self.resolved_config()),
-                    self.options.experiment.overwrite,
-                )
-            )
+            digest = config_sha256(self.resolved_config())
+            callbacks.append(ProposalStoreWriter(self.run / "proposals", digest, self.options.experiment.overwrite))
         if self.subcommand == "test":
-            kwargs["callbacks"].append(ServerFileWriter(run_row(self.options.experiment)))
+            callbacks.append(ServerFileWriter(run_row(self.options.experiment)))
         if trainer.enable_progress_bar is not False:
-            kwargs["callbacks"].append(StepProgressBar(refresh_rate=5))
+            callbacks.append(StepProgressBar(refresh_rate=5))
         if self.subcommand == "fit":
-            kwargs["callbacks"].append(MetricsTable(self._title(), self.options.verbose))
+            callbacks.append(MetricsTable(self._title(), self.options.verbose))
+        kwargs["callbacks"] = callbacks
         with named_errors(trainer):
             built = super().instantiate_trainer(**kwargs)
         if built.world_size > 1:
@@ -174,17 +170,17 @@ class CLI(LightningCLI):
         return loggers
 
     def resolved_config(self) -> dict[str, Any]:
-        """The whole configuration, including linked values, as plain types."""
+        """Return the whole configuration, including linked values, as dicts, lists and scalars."""
         text = self._parser(self.subcommand).dump(self.options, skip_link_targets=False, skip_none=False)
         resolved = yaml.safe_load(text)
-        # These say how the command was called, not what was run.
+        # These keys describe how the command was called. They are not part of what was run.
         for key in ("config", "ckpt_path", "weights_only", "verbose", "return_predictions"):
             resolved.pop(key, None)
         resolved["experiment"].pop("overwrite", None)
         return resolved
 
     def after_instantiate_classes(self) -> None:
-        """Tell the model whether its weights come from a checkpoint; reject proposals that it would not read."""
+        """Set ``model.resumes`` if a checkpoint is loaded; reject proposals for a model that does not read any."""
         self.model.resumes = self.options.ckpt_path is not None
         if self.options.data.proposals is not None and not self.model.reads_proposals:
             raise InputError(
@@ -199,22 +195,21 @@ class CLI(LightningCLI):
         trainer, first, resumed_at = self.trainer, is_first_process(), self.checkpoint_step
         check_inputs(trainer, self.model, self.datamodule, first)
         if first and resumed_at is not None:
-            asked = planned_steps(trainer, self.datamodule, self.model.optimization)
-            check_steps(self.run, resumed_at, asked)
-        trained = partial(_has_trained, trainer, resumed_at or 0)
-        claim = partial(claimed, self.run, self.options.experiment.overwrite, resumed_at is not None, trained)
+            check_steps(self.run, resumed_at, planned_steps(trainer, self.datamodule, self.model.optimization))
+        overwrite, resumes = self.options.experiment.overwrite, resumed_at is not None
+        claim = partial(claimed, self.run, overwrite, resumes, lambda: trainer.global_step > (resumed_at or 0))
         with claim() if first else nullcontext() as failed:
             if failed is not None and CLI.watch is not None:
                 CLI.watch.cleanups.append(failed)
             loggers = self._loggers()
             if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # missing in Lightning's types
                 trainer.loggers = loggers
-                if resumed_at is not None:
+                if resumes:
                     send_again(loggers, self.csv)
             config = self.resolved_config()
             if first:
                 write_whole(self.run / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-            evaluate = self.options.experiment.evaluate_untrained and resumed_at is None
+            evaluate = self.options.experiment.evaluate_untrained and not resumes
             untrained = untrained_metrics(self.run, trainer, self.model, self.datamodule, evaluate)
             trainer.fit(**arguments)
             if not trainer.interrupted:
@@ -233,11 +228,11 @@ class CLI(LightningCLI):
         self.trainer.test(**arguments, verbose=False)
 
     def after_validate(self) -> None:
-        """Write the metrics to ``validate/metrics.json``."""
+        """Write the metrics to ``metrics.json`` in the output folder."""
         self._write_summary("val")
 
     def after_test(self) -> None:
-        """Write the metrics beside the run's own; without annotations there are none."""
+        """Write the metrics to ``metrics.json`` in the output folder, unless the split has no annotations."""
         if self.datamodule.has_annotations("test"):
             self._write_summary("test")
 
@@ -257,8 +252,8 @@ def main(args: Sequence[str] | None = None) -> CLI:
         args: arguments without the program's name; by default those of the process.
 
     Raises:
-        SystemExit: with code 2 and a one-line message, for input that the user has to fix; with 130 or 143 after Ctrl-C
-            or SIGTERM.
+        SystemExit: with code 2, after a one-line message, if the user has to fix the input; with code 130 after Ctrl-C
+            and 143 after SIGTERM.
     """
     set_up_logging()
     words: list[str] = []
@@ -268,8 +263,8 @@ def main(args: Sequence[str] | None = None) -> CLI:
             cli = CLI(words)
     except Exception as error:
         complaint = _input_error(error)
-        if complaint is not None and (named := with_file(str(complaint), words)) != str(complaint):
-            complaint = InputError(named)
+        if complaint is not None:
+            complaint = InputError(with_file(str(complaint), words))
         if CLI.watch is not None:
             CLI.watch.fail(error, complaint)
         if complaint is None:
@@ -278,7 +273,7 @@ def main(args: Sequence[str] | None = None) -> CLI:
     except Stopped as stop:
         if CLI.watch is not None:
             CLI.watch.end(stop.code, stop.advice)
-        with suppress(OSError):  # the terminal may have gone
+        with suppress(OSError):  # the terminal may be closed
             print(stop.advice, file=sys.stderr, end="\n" if stop.advice else "", flush=True)
         raise
     if CLI.watch is not None:
@@ -286,17 +281,13 @@ def main(args: Sequence[str] | None = None) -> CLI:
     return cli
 
 
-def _has_trained(trainer: Trainer, since: int) -> bool:
-    return trainer.global_step > since
-
-
 def _input_error(error: BaseException | None) -> BaseException | None:
-    """Find the error that the user can fix; jsonargparse wraps errors from constructors in its own."""
+    """Return the cause that the user can fix, if any. jsonargparse wraps the errors of constructors in its own."""
     ours = InputError | FloatingPointError | MisconfigurationException
     while error is not None and not isinstance(error, ours):
         if isinstance(error, OSError) and (unwritable := cannot_write(error)) is not None:
             return unwritable
         if isinstance(error, OSError) and error.filename is not None:
-            return error  # "File name too long: NAME"
+            return error  # for example, a file name that is too long
         error = error.__cause__
     return error

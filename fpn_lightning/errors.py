@@ -1,8 +1,4 @@
-"""The exception for input that the user has to fix.
-
-Code that reads files, ids or settings from outside raises :class:`InputError`. Its message names the file, the image
-or annotation id, or the configuration key, and says what to do.
-"""
+"""The exception for input that the user has to fix, and how its message is printed."""
 
 from __future__ import annotations
 
@@ -19,15 +15,16 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
-MOST = 10  # problems, or ids of a problem, that a message lists; the others are counted
-MAX_LENGTH = 2000  # characters of a problem on the terminal
+MOST = 10  # problems in a message, or ids in a problem; any more are counted instead of listed
+MAX_LENGTH = 2000  # printed characters of one problem
 
 
 class InputError(ValueError):
-    """A file, an id or a setting from outside cannot be used; the message says which one and what to do.
+    """A file, an id or a setting from the user cannot be used.
 
     Args:
-        problems: one message for each problem; several become a list, a line each.
+        problems: one message for each problem. It names the file, the image or annotation id, or the configuration
+            key, and says what to do.
     """
 
     def __init__(self, *problems: str) -> None:
@@ -37,20 +34,20 @@ class InputError(ValueError):
 
 
 def listed(names: Sequence[object]) -> str:
-    """The first ten names, and the number of the others."""
+    """Return the first ten names and the number of further names: ``a, b, ... and 3 more``."""
     return ", ".join(map(str, names[:MOST])) + (f" and {len(names) - MOST} more" if len(names) > MOST else "")
 
 
 def first_error(error: ValidationError) -> str:
-    """Describe the first wrong key of a mapping that failed its validation, in one line."""
+    """Return pydantic's first error in one line: the key and what is wrong with its value."""
     detail = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in detail["loc"] if part != "[key]")
     return f"{key}: {detail['msg']}" if key else detail["msg"]
 
 
 def complain(error: BaseException) -> int:
-    """Print an error message for the user, one line for each problem, and return the exit status, 2."""
-    # The message of a worker process is its whole traceback; the cause comes last.
+    """Print an error message for the user, with one line for each problem. Return the exit status, 2."""
+    # An error from a data loader's worker process has a whole traceback as its message; the cause comes last.
     message = str(error).rpartition("InputError: ")[2].strip()
     several = re.match(r"\d+ problems:\n", message)
     lines = [_shown(line) for line in (message.split("\n  ") if several else [message])]
@@ -60,6 +57,6 @@ def complain(error: BaseException) -> int:
 
 
 def _shown(line: str) -> str:
-    """A problem as one harmless line; a key or a name of any length may be in it."""
+    """Return a problem as one line without control characters, shortened because names in it may have any length."""
     text = plain(" ".join(line.split()))
     return text if len(text) <= MAX_LENGTH else f"{text[: MAX_LENGTH // 2]} … {text[-MAX_LENGTH // 2 :]}"

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, in a temporary folder beside the file, then renamed; and reading YAML."""
+"""Writes files completely or not at all, by renaming a complete temporary file; reads YAML."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.text import show
 
 MAX_VALUES = 100_000
-"""Values in a YAML file. A configuration has hundreds; aliases of aliases can stand for billions."""
+"""Maximum number of values in a YAML file. A configuration has hundreds; nested aliases can expand to billions."""
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free space for {folder}"),
@@ -32,7 +32,7 @@ _ADVICE = {
 
 
 def check_free(path: Path, overwrite: bool) -> None:
-    """Raise InputError if a file exists that is not to be overwritten; it may have taken hours to make."""
+    """Raise InputError if ``path`` exists, unless ``overwrite`` is true."""
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists. Give another path, or --overwrite to replace it")
 
@@ -41,21 +41,21 @@ def check_free(path: Path, overwrite: bool) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to. It is renamed to ``path`` when the block ends, or removed if the block fails.
 
-    Missing folders are made. Several processes may write the same file at once; the last one wins. The content is on
-    the disk before the file gets its name, so a power cut leaves the old file or the new one.
+    Missing folders are created. If several processes write the same file at once, the last one wins. The content is
+    flushed to the disk before the rename, so after a power cut either the old file or the new file is complete.
 
     Raises:
-        InputError: if the file cannot be written, see :func:`writing`.
+        InputError: if the file cannot be written; see :func:`writing`.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path.parent.absolute())
-        # In a folder, so that a writer which makes and renames a file of its own (safetensors) keeps the lock.
+        # A folder is locked, not a file: safetensors replaces the temporary file, and a lock on it would be lost.
         handle, folder = _locked_temporary_folder(path)
         try:
-            temporary = folder / f"part{path.suffix}"  # never found by a search for files of that name
+            temporary = folder / f"part{path.suffix}"  # a search for ``path.name`` must not find it
             yield temporary
-            temporary.chmod(0o644)  # safetensors' files are private
+            temporary.chmod(0o644)  # safetensors makes files that only their owner can read
             _sync(temporary)
             temporary.replace(path)
             _sync(path.parent)
@@ -65,19 +65,19 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def set_aside(path: Path) -> None:
-    """Rename a file, or a folder with content, that is about to be replaced, since it may have taken hours to make.
+    """Keep an existing file, or a folder with content, under another name before a new one is written.
 
-    ``detections.json`` becomes ``detections.1.json``, or the next free number.
+    ``detections.json`` becomes ``detections.1.json``, or gets the next free number.
     """
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         names = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in count(1))
         kept = next(name for name in names if not name.exists())
         path.rename(kept)
-        show(f"{path} was there already; it is {kept.name} now")
+        show(f"{path} existed already and was renamed to {kept.name}")
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write UTF-8 text or bytes; a reader sees the old file or the new one, never half of it."""
+    """Write UTF-8 text or bytes. A reader sees the old file or the complete new file."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -86,7 +86,7 @@ def read_yaml(path: Path) -> Any:
     """Read a YAML file as UTF-8; see :func:`parse_yaml`.
 
     Raises:
-        InputError: if it cannot be read.
+        InputError: if the file cannot be read, or :func:`parse_yaml` rejects it.
     """
     try:
         return parse_yaml(path.read_text(encoding="utf-8"), path)
@@ -100,7 +100,7 @@ def parse_yaml(text: str, source: object) -> Any:
     """Read YAML text without running code from it.
 
     Raises:
-        InputError: if it is not YAML, is nested too deeply, or has too many values. Names the source.
+        InputError: if the text is not YAML, is nested too deeply, or has too many values. Names the source.
     """
     try:
         loader = yaml.SafeLoader(text)
@@ -115,12 +115,9 @@ def parse_yaml(text: str, source: object) -> Any:
 
 
 def _count(node: yaml.Node | None, known: dict[int, int]) -> int:
-    """Count the values below a node with all aliases expanded.
-
-    A node that contains itself counts as more than the limit.
-    """
+    """Count the values of a node with all aliases expanded. A node that contains itself exceeds ``MAX_VALUES``."""
     if id(node) not in known:
-        known[id(node)] = MAX_VALUES + 1  # until it is known: what a node that contains itself finds
+        known[id(node)] = MAX_VALUES + 1  # read by the recursion only if the node contains itself
         pairs = node.value if isinstance(node, yaml.CollectionNode) else []
         parts = [part for pair in pairs for part in (pair if isinstance(pair, tuple) else (pair,))]
         known[id(node)] = 1 + sum(_count(part, known) for part in parts)
@@ -128,10 +125,10 @@ def _count(node: yaml.Node | None, known: dict[int, int]) -> int:
 
 
 def open_alone(path: Path) -> BinaryIO:
-    """Open an empty file for writing that no other process writes; until it is closed, or this process ends.
+    """Empty a file, open it for writing, and lock it until it is closed or this process ends.
 
     Raises:
-        InputError: if another process writes it.
+        InputError: if another process writes the file.
     """
     while True:
         with writing(path):
@@ -141,18 +138,18 @@ def open_alone(path: Path) -> BinaryIO:
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 file.truncate(0)
                 return file
-        file.close()  # another process has just completed and renamed it
+        file.close()  # another process has just completed and renamed this file, so open a new one
 
 
 def lock(handle: int, held: str) -> None:
     """Lock an open file or folder for this process; the lock ends with the process.
 
     Args:
-        handle: of the file.
-        held: the message if another process has the lock.
+        handle: file descriptor.
+        held: for the error message: what another process does if it has the lock, ``another process writes FILE``.
 
     Raises:
-        InputError: another process has it.
+        InputError: if another process has the lock.
     """
     with suppress(OSError):  # some network file systems have no locks
         try:
@@ -163,7 +160,7 @@ def lock(handle: int, held: str) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise an ``InputError`` that names ``path`` if the block cannot write to it."""
+    """Raise an InputError that names ``path`` if the block fails to write a file."""
     try:
         yield
     except OSError as error:
@@ -173,26 +170,26 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def cannot_write(error: OSError, path: Path | None = None) -> InputError | None:
-    """Say which file could not be written and what to do; ``None`` if the error has another reason.
+    """Return an InputError with advice if a file could not be written, or ``None`` for any other ``OSError``.
 
     Args:
-        error: of a full disk, of a file that is too large, or of a folder that may not be written to.
-        path: the file; by default the one that the error names.
+        error: the cause, for instance a full disk or a folder without write permission.
+        path: the file; by default the file that the error names.
     """
     if error.errno not in _ADVICE:
         return None
     path = path or Path(os.fsdecode(error.filename or "a file"))
     advice = _ADVICE[error.errno].format(folder=path.parent)
-    return InputError(f"{path} cannot be written ({error.strerror}). {advice}; finished files are unharmed.")
+    return InputError(f"{path} cannot be written ({error.strerror}). {advice}. Complete files were not changed.")
 
 
 def _locked_temporary_folder(path: Path) -> tuple[int, Path]:
-    """Make a temporary folder beside ``path`` and lock it. The lock ends with this process, also after a kill."""
+    """Make a temporary folder beside ``path`` and lock it. The lock ends with this process, even if it is killed."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-        with suppress(FileNotFoundError):  # another process took it for a leftover before it was locked
+        with suppress(FileNotFoundError):  # another process deleted the folder as a leftover before the lock
             handle = os.open(folder, os.O_RDONLY)
-            with suppress(OSError):  # some network file systems have no locks; nothing is removed there
+            with suppress(OSError):  # some network file systems have no locks; leftovers stay on these
                 fcntl.flock(handle, fcntl.LOCK_EX)
             if folder.exists():
                 return handle, folder
@@ -201,23 +198,23 @@ def _locked_temporary_folder(path: Path) -> tuple[int, Path]:
 
 @cache
 def _remove_leftovers(folder: Path) -> None:
-    """Delete the temporary folders of killed processes; once for each folder, since it may hold many files."""
+    """Delete temporary folders of killed processes. Cached, because listing a folder with many files is slow."""
     for path in folder.glob(".*.part"):
         if _TEMPORARY.fullmatch(path.name) and path.is_dir():
             with suppress(OSError):
                 handle = os.open(path, os.O_RDONLY)
                 try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if the writer is alive
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if the writer still runs
                     shutil.rmtree(path)
                 finally:
                     os.close(handle)
 
 
 def _sync(path: Path) -> None:
-    """Put a file's content, or a folder's list of names, on the disk."""
+    """Flush the content of a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some file systems cannot do this for folders
+        with suppress(OSError):  # some file systems cannot flush folders
             os.fsync(handle)
     finally:
         os.close(handle)

@@ -1,7 +1,7 @@
-"""The names of metrics: how ``AR1k_s`` is built and taken apart, and the one place where a fraction becomes percent.
+"""Builds and parses metric names such as ``AR1k_s``, and converts fractions to percent.
 
-A name is an optional prefix (``segm_``, ``test_dev_``), a base (``AP``, ``AP50``, ``AR100``, ``AR1k``), and for one
-object size a suffix: ``s``, ``m`` or ``l`` after ``AP``, ``_s``, ``_m`` or ``_l`` after ``AR100``.
+A name has an optional prefix (``segm_``, ``test_dev_``) and a base (``AP``, ``AP50``, ``AR100``, ``AR1k``). A metric of
+one object size has a suffix: ``s``, ``m`` or ``l`` after ``AP``; ``_s``, ``_m`` or ``_l`` after ``AR100``.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import re
 from collections.abc import Sequence
 
 SIZES = {"s": "small", "m": "medium", "l": "large"}
-"""The sizes of objects that COCO tells apart, by their letter."""
+"""COCO's object sizes, by their letter in metric names."""
 
 COCO_AREAS = (32**2, 96**2)
-"""COCO's areas between small, medium and large objects, px²."""
+"""COCO's area thresholds: small to medium, and medium to large objects, px²."""
 
 AREA_SUFFIXES = ("", *(f"_{size}" for size in SIZES))
-"""Suffixes of a recall: all objects, then each size."""
+"""Suffixes of AR: for all objects, then for each size."""
 
 _SPLIT_BY_SIZE = re.compile(r"(?:.*_)?(?:AP|AR\d+k?)")
 _RECALL = re.compile(r"(?:.*_)?AR(?P<count>\d+)(?P<thousands>k?)")
@@ -24,27 +24,26 @@ _FRACTION = re.compile(r"(?:[a-z]\w*_)?A[PR](?:\d+k?)?(?:_?[sml])?")
 
 
 def percent(fraction: float) -> float:
-    """A fraction in [0, 1] times 100, as tables show it."""
+    """Convert a fraction in [0, 1] to percent. Only tables show percent."""
     return 100 * fraction
 
 
 def size_classes(area_thresholds: Sequence[float]) -> str:
-    """The size classes in words; an object exactly on a threshold belongs to both classes, as in COCO."""
+    """Describe the size classes. An object whose area equals a threshold belongs to two classes, as in COCO."""
     small, large = area_thresholds
     return f"small ≤ {small:g} px² ≤ medium ≤ {large:g} px² ≤ large"
 
 
 def recall_key(limit: int, suffix: str = "") -> str:
-    """Name of the recall at ``limit`` proposals an image, as the paper writes it: ``AR100``, ``AR1k``, ``AR1k_s``."""
+    """Return the paper's name of the average recall for ``limit`` proposals per image: ``AR100``, ``AR1k``."""
     number = f"{limit // 1000}k" if limit % 1000 == 0 else str(limit)
     return f"AR{number}{suffix}"
 
 
 def size_keys(key: str) -> tuple[str, str, str] | None:
-    """Names of a metric for small, medium and large objects.
+    """Return a metric's names for small, medium and large objects: ``APs``, ``APm``, ``APl`` for ``AP``.
 
-    ``AP`` gives ``APs``, ``APm``, ``APl``; ``AR100`` gives ``AR100_s``, ``AR100_m``, ``AR100_l``. ``None`` for a metric
-    that COCO does not split by size (``AP50``) and for one that is of a single size.
+    Returns ``None`` if COCO does not split the metric by size (``AP50``), or if it is a metric of one size (``APs``).
     """
     if not _SPLIT_BY_SIZE.fullmatch(key):
         return None
@@ -54,11 +53,11 @@ def size_keys(key: str) -> tuple[str, str, str] | None:
 
 
 def proposal_count(key: str) -> int | None:
-    """Number of proposals an image that a recall is taken at: ``AR1k`` gives 1000; ``None`` for any other metric."""
+    """Return the proposals per image of an AR over all objects: 1000 for ``AR1k``; ``None`` for any other metric."""
     match = _RECALL.fullmatch(key)
     return None if match is None else int(match["count"]) * (1000 if match["thousands"] else 1)
 
 
 def is_fraction(key: str) -> bool:
-    """Whether the name is that of an AP or AR, whose values lie in [0, 1]; a loss is not."""
+    """Return whether a metric is an AP or AR, with values in [0, 1], rather than a loss."""
     return _FRACTION.fullmatch(key) is not None

@@ -1,4 +1,4 @@
-"""The argument parser: Lightning's, with ``null`` at any depth and errors in one line."""
+"""Lightning's argument parser, with one-line errors and with ``null`` as a value at any depth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import read_yaml
 
-# An option that does not exist, in jsonargparse's words: the group it was looked for in, its name, its value.
+# jsonargparse's messages about an unknown option; they contain its name and may contain its group and its value.
 _UNKNOWN = re.compile(
     r"unrecognized arguments: --(?P<argument>[^\s=]+)(?:[= ].*)?"
     r"|Group '(?P<group>[^']+)' does not accept option '(?P<option>[^']+)'"
@@ -22,7 +22,7 @@ _UNKNOWN = re.compile(
 )
 _NO_ATTRIBUTE = re.compile(r"module '(?P<module>[\w.]+)' has no attribute '(?P<name>\w+)'")
 _KEY = re.compile(r'Parser key "([^"]+)"(?: element \d+)?:\s*')
-# Lines that say how the parser works: types tried, and the value once more for each of them.
+# Lines of a jsonargparse error that are not shown: they list the types that were tried and repeat the value.
 _NOISE = re.compile(
     r"Does not validate against|Subtypes: |Errors:|Given value|Problem with given class_path|Expected a path but|$"
 )
@@ -37,18 +37,18 @@ NO_KEY = ": there is no such key"
 
 
 class Parser(LightningArgumentParser):
-    """Raises :class:`InputError` instead of printing the usage, and reads ``null`` for arguments of classes."""
+    """Parser that raises :class:`InputError` instead of printing the usage, and accepts ``null`` in nested classes."""
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *rest: Any, **options: Any
     ) -> Any:
-        """See the base class, which gives ``null`` to the parser of a class as ``--key=None``."""
+        """Parse the arguments. The base class passes ``null`` to nested parsers as ``--key=None``; read it as null."""
         words = sys.argv[1:] if args is None else args
         words = [re.sub(r"^(--[\w.]+)=None$", r"\1=null", word) for word in words]
         return super().parse_args(words, *rest, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise an error that names the nearest key; the outermost parser raises an InputError of one line."""
+        """Raise an error that suggests the most similar key. The outermost parser raises a one-line InputError."""
         parser = getattr(ex, "subcommand_parser", None) or self
         message = _with_nearest_key(message, [action.dest for action in parser._actions])
         if not self.exit_on_error:
@@ -62,12 +62,12 @@ class Parser(LightningArgumentParser):
 
 
 def with_file(message: str, words: Sequence[str]) -> str:
-    """Name the configuration file that a message about a key is about: the last of several that hold the key.
+    """Put the name of the last configuration file that sets a key before an error message about this key.
 
     Args:
-        message: ``trainer.max_steps: five does not fit``.
-        words: arguments of the program; those of ``--config`` are ``--config=FILE``. A key given as an option needs no
-            file.
+        message: ``trainer.max_steps: five does not fit``. Returned unchanged if the key is an option in ``words``, or
+            in no file.
+        words: arguments of the program, with ``--config=FILE`` for each configuration file.
     """
     key = re.match(r"[a-z]\w*(?:\.\w+)+", message)
     if key is None or any(word.partition("=")[0] == f"--{key[0]}" for word in words):
@@ -78,7 +78,7 @@ def with_file(message: str, words: Sequence[str]) -> str:
 
 
 def _holds(content: object, keys: Sequence[str]) -> bool:
-    """Whether nested mappings have a key; ``init_args`` are left out of the keys that users write."""
+    """Return whether nested mappings contain a key path, which may leave out ``init_args``."""
     if not keys:
         return True
     if not isinstance(content, dict):
@@ -90,7 +90,7 @@ def _holds(content: object, keys: Sequence[str]) -> bool:
 
 
 def _with_nearest_key(message: str, keys: Sequence[str]) -> str:
-    """Name the most similar key in the message about one that a parser does not have."""
+    """Replace jsonargparse's message about an unknown key by one that suggests the most similar of ``keys``."""
     if (match := _UNKNOWN.fullmatch(message)) is None:
         return message
     key = match["argument"] or match["plain"] or f"{match['group']}.{match['option']}"
@@ -99,44 +99,43 @@ def _with_nearest_key(message: str, keys: Sequence[str]) -> str:
 
 
 def one_line(message: str) -> str:
-    """Shorten an error of jsonargparse to one line: the whole key and the reason, without the list of types tried.
+    """Shorten a jsonargparse error to one line with the whole key and the reason.
 
-    An error of a class's argument is a tree with one level for each class: ``model``, ``detector.backbone``, reason.
+    If classes are nested, the error is a tree with one level for each class: ``model``, ``detector.backbone``, reason.
     """
-    key = ".".join(dict.fromkeys(_KEY.findall(message)))  # a group's key comes twice
+    key = ".".join(dict.fromkeys(_KEY.findall(message)))  # the key of a group appears twice
     shown = _KEY.sub("", message).partition("Subclass types expect one of")[0]
     lines = [line.strip().removeprefix("- ") for line in shown.splitlines()]
     reasons = list(dict.fromkeys(_CALLABLE.sub("", line) for line in lines if not _NOISE.match(line)))
     expected = [match for match in map(_EXPECTED.fullmatch, reasons) if match]
     if causes := [reason for reason in reasons if not _EXPECTED.fullmatch(reason)]:
         reason = _with_nearest_name(re.sub(r"[.?]? Got value: .*", "", " ".join(causes)))
-        # Beside another reason this one says nothing.
-        if (no_class := _NO_CLASS.search(reason)) is not None:
-            rest = _NO_CLASS.sub("", reason)
-            reason = rest or f"{_given(message.splitlines())} names no {no_class['base']}. Give the path of its class."
+        if (no_class := _NO_CLASS.search(reason)) is not None:  # shown only if there is no other reason
+            given, base = _given(message.splitlines()), no_class["base"]
+            reason = _NO_CLASS.sub("", reason) or f"{given} is not a {base}. Give the import path of a class."
     else:
         reason = f"{_given(lines)} does not fit. Give {_alternatives(expected)}."
     if not key:
         return reason
-    if NO_KEY in reason:  # both keys of this message are relative
+    if NO_KEY in reason:  # this message contains two keys, both relative to ``key``
         return f"{key}.{reason.replace('did you mean ', f'did you mean {key}.')}"
     return f"{key}: {reason}"
 
 
 def _given(lines: Sequence[str]) -> str:
-    """The value that does not fit. Messages are nested, and the first line is about the innermost value."""
+    """Return the value that was rejected: the first one in the message, which is the innermost of nested values."""
     return next((match[1] for match in map(_VALUE.search, lines) if match), "the value")
 
 
 def _alternatives(expected: Sequence[re.Match[str]]) -> str:
-    """The types and values that fit, ``int, 'a', 'b' or null``."""
+    """Return the accepted types and values as text: ``int, 'a', 'b' or null``."""
     names = [match["type"] or match["choices"] or "the path of a class" for match in expected]
     names = list(dict.fromkeys(name for given in names for name in given.replace("NoneType", "null").split(", ")))
     return " or ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def _with_nearest_name(reason: str) -> str:
-    """Add the most similar class to the message about one that a module does not have."""
+    """Add the most similar name to a message about a name that a module does not have."""
     if (match := _NO_ATTRIBUTE.search(reason)) is None:
         return reason
     module = sys.modules.get(match["module"])

@@ -1,4 +1,4 @@
-"""Text from files and from others, made harmless for a terminal and for a Markdown page."""
+"""Makes text from files and users safe to show on a terminal, to put in a Markdown page or to use as a folder name."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import sys
 from rich.console import Console
 from rich.text import Text
 
-# What Markdown and HTML read as markup; an underscore only at the edge of a word.
+# Characters that are markup in Markdown or HTML. An underscore is markup only at the edge of a word.
 _MARKUP = re.compile(r"[\\<>&|*`\[\]]|\b_(?=\W|$)|(?<!\w)_")
-# Folders below one another: no part is "..", hidden, or too long for a file system.
+# A relative path of folders. No folder is "..", hidden, or too long for a file system.
 _FOLDERS = re.compile(r"[\w+-][\w.+-]{0,99}(/[\w+-][\w.+-]{0,99})*")
 
 
 def is_folder_name(name: str) -> bool:
-    """Whether a name, ``table1`` or ``table5/steps``, can be a folder below another one."""
+    """Return whether a name such as ``table1`` or ``table5/steps`` is a safe relative path of folders."""
     return _FOLDERS.fullmatch(name) is not None
 
 
@@ -26,17 +26,17 @@ def plain(text: object) -> str:
 
 
 def markdown(text: str) -> str:
-    """Return text as Markdown that shows just this text: neither markup nor HTML, in a table or outside."""
+    """Escape text for Markdown, so that a page or a table cell shows it literally."""
     return _MARKUP.sub(lambda match: f"&#{ord(match[0])};", plain(text))
 
 
 def show(line: str) -> None:
-    """Print one line on the terminal, without markup or escape sequences that it may contain."""
+    """Print text as one line on the terminal. Markup and escape sequences in it have no effect."""
     Console().print(Text(plain(line)), soft_wrap=True)
 
 
 def replace_unprintable() -> None:
-    """Let standard output and standard error replace characters that the terminal's encoding lacks, not raise."""
+    """Make standard output and standard error replace characters that their encoding lacks, instead of raising."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

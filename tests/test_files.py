@@ -117,7 +117,7 @@ def test_a_file_that_is_set_aside_gets_the_first_free_number(tmp_path, capsys):
         set_aside(tmp_path / "a.json")
     set_aside(tmp_path / "a.json")  # there is none any more
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.1.json": "first", "a.2.json": "second"}
-    assert "it is a.2.json now" in capsys.readouterr().out
+    assert "a.json existed already and was renamed to a.2.json" in capsys.readouterr().out
 
 
 def test_another_error_stays_what_it_is(tmp_path):

@@ -1,1 +1,1 @@
-"""A run: its directory, record, logs and console output."""
+"""Everything around the training of a run: presets, directory, checkpoints, record, logs and console output."""

@@ -1,4 +1,4 @@
-"""The commit of this repository that a run or a measurement used."""
+"""Finds the commit of this repository that a run or a measurement used."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import subprocess
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Changes of reports and records do not count: they do not change what is run.
+# Only these paths count as code: a changed report or record does not change what a run computes.
 _CODE = ("train.py", "fpn_lightning", "configs", "benchmarks", "requirements.lock")
 
 
 def git_commit(repository: Path = REPOSITORY) -> str:
-    """Return the commit of a checkout, with ``+changes`` if its code is modified; ``unknown`` outside a checkout."""
+    """Return a checkout's commit, followed by ``+changes`` if its code is modified; ``unknown`` without a checkout."""
 
     def git(*args: str) -> str:
         return subprocess.run(["git", *args], cwd=repository, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,7 +1,7 @@
-"""Checkpoints of a run: when they are written, so that a run can go on after any interruption, and which is the last.
+"""Writes the checkpoints of a run, so that the run can continue after any interruption, and finds the last checkpoint.
 
-A checkpoint of step N is written after everything that the steps before N log. A validation that is due at step N comes
-after the checkpoint. A resumed run therefore makes it first.
+The checkpoint of step N is written after the steps before N are logged, and before a validation that is due at step N.
+A resumed run therefore starts with that validation.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TO_RESUME = ("loops", "optimizer_states", "lr_schedulers")
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all. Lightning's own class copies them from the folder for temporary files."""
+    """Writes checkpoints completely or not at all. Lightning's own class may copy them from a temporary folder."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint; storage options are not supported."""
@@ -41,12 +41,13 @@ class WholeCheckpointIO(TorchCheckpointIO):
 class RunCheckpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint for runs that may be stopped at any moment.
 
-    In addition to the checkpoints that its arguments ask for, it writes ``last.ckpt`` before every validation, and
-    after the step in which Ctrl-C or SIGTERM arrives. It then ends the run. A second signal ends it at once.
+    The arguments of ModelCheckpoint determine the regular checkpoints. In addition, ``last.ckpt`` is written before
+    every validation, and after the step in which Ctrl-C or SIGTERM arrives; the signal then ends the run. A second
+    signal ends the run at once.
 
-    With ``monitor``, the weights with the best value of that metric (``val/AP``) are in ``best.ckpt``, written right
-    after the validation that gave the value. Lightning's own monitoring would save them before it. All metrics are
-    better if they are higher, so ``mode`` is not used.
+    With ``monitor``, a metric such as ``val/AP``, the weights with the highest value of the metric are saved in
+    ``best.ckpt`` right after the validation that measured the value. Lightning's own monitoring would save before that
+    validation. ``mode`` is not used, because all metrics are better if they are higher.
     """
 
     _received: int | None = None
@@ -54,22 +55,22 @@ class RunCheckpoint(ModelCheckpoint):
     _best: float | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Store ``monitor`` here and not in Lightning's class, which would save before the validation."""
+        """Move ``monitor`` to a private attribute: with it, Lightning's class would save before the validation."""
         super().setup(trainer, pl_module, stage)
         if self.monitor is not None:
             self._monitored, self.monitor = self.monitor, None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state, with the best value so far if a metric is monitored."""
+        """Return Lightning's state and the best value of the monitored metric so far."""
         return super().state_dict() | ({} if self._best is None else {"best": self._best})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best value so far."""
+        """Restore Lightning's state and the best value so far."""
         super().load_state_dict(state_dict)
         self._best = state_dict.get("best")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write ``best.ckpt`` if this validation of ``fit`` is the best so far."""
+        """Write ``best.ckpt`` if this validation has the highest value so far."""
         super().on_validation_end(trainer, pl_module)
         if self._monitored is None or trainer.global_step == 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -83,21 +84,21 @@ class RunCheckpoint(ModelCheckpoint):
         return ExitStack()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Delay signals to the end of a step from now on; do the validation that a killed run did not finish."""
+        """Handle signals at the end of a step from now on; run the validation that a killed run did not finish."""
         super().on_train_start(trainer, pl_module)
         self._received = None
         self._handlers.enter_context(handled_by(self._receive))
         loop = trainer.fit_loop.epoch_loop
         if loop.restarted_on_train_batch_end and _validation_is_due(trainer):
             trainer.validating = True
-            loop.val_loop.restarting = False  # from the first image on
+            loop.val_loop.restarting = False  # start at the first image
             loop.val_loop.run()
             trainer.training = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write a checkpoint if one is due, and before a validation or a stop."""
+        """Write a checkpoint if one is due, and before the run validates or stops."""
         if trainer.fit_loop._should_accumulate():
             return  # a checkpoint does not contain accumulated gradients
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
@@ -116,12 +117,12 @@ class RunCheckpoint(ModelCheckpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stop within a validation of ``fit``; the checkpoint was written before it."""
+        """Stop during a validation of ``fit`` if a signal has arrived; ``last.ckpt`` was written before validating."""
         if self._received is not None:
             raise self._stopped()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Handle a signal that came after the last step."""
+        """Write a checkpoint and stop if a signal has arrived since the last step."""
         super().on_train_end(trainer, pl_module)
         self._handlers.close()
         if self._has_to_stop(trainer):
@@ -129,13 +130,13 @@ class RunCheckpoint(ModelCheckpoint):
             raise self._stopped()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Add the command that continues a stopped run to its exception."""
+        """If a signal stopped the run, add the command that continues the run to the exception."""
         super().on_exception(trainer, pl_module, exception)
         self._handlers.close()
         run = Path(trainer.default_root_dir)
         fits = last_checkpoint(run).parent.resolve() == Path(str(self.dirpath)).resolve()
         if isinstance(exception, Stopped) and fits:
-            exception.advice = "Before the first step has finished there is nothing to continue; start the run again."
+            exception.advice = "No step has finished, so there is nothing to continue; start the run again."
             if any(last_checkpoint(run).parent.glob("*.ckpt")):
                 config = shlex.quote(str(run / "config.yaml"))
                 exception.advice = f"To continue the run: python train.py fit --config {config} --ckpt_path last"
@@ -145,11 +146,11 @@ class RunCheckpoint(ModelCheckpoint):
             raise self._stopped()
         self._received = number
         # A signal handler must not call print(): the signal may arrive during another print().
-        with suppress(OSError):  # the terminal may have gone
-            os.write(2, b"\nStopping after this step, with a checkpoint. A second signal stops at once.\n")
+        with suppress(OSError):  # the terminal may be closed
+            os.write(2, b"\nThe run stops after this step and writes a checkpoint. A second signal stops it at once.\n")
 
     def _has_to_stop(self, trainer: Trainer) -> bool:
-        """Return whether any process has received a signal, so that all processes stop together."""
+        """Return whether any process has received a signal. All processes get the same value and stop together."""
         return trainer.strategy.reduce_boolean_decision(self._received is not None, all=False)
 
     def _stopped(self) -> Stopped:
@@ -167,9 +168,9 @@ def _validation_is_due(trainer: Trainer) -> bool:
 
 
 def newest_checkpoint(run: Path) -> Path:
-    """Path of ``last.ckpt``, or of the newest other checkpoint of the run if that one is missing or damaged.
+    """Return the path of ``last.ckpt``, or of the newest other checkpoint if ``last.ckpt`` is missing or damaged.
 
-    If no checkpoint can be read, the path is that of ``last.ckpt``, so that the message of its reader names it.
+    If no checkpoint can be read, the path of ``last.ckpt`` is returned, so that later errors name this file.
     """
     last = last_checkpoint(run)
     found = (path for path in last.parent.glob("*.ckpt") if path != best_checkpoint(run))
@@ -190,10 +191,10 @@ def steps_taken(path: str, resumes: bool) -> int:
 
     Args:
         path: the checkpoint, given as ``--ckpt_path``.
-        resumes: training continues from it, which needs more than its weights.
+        resumes: whether training continues from the checkpoint, which then needs the state of the optimiser too.
 
     Raises:
-        InputError: if it is not a checkpoint of ours, or lacks what is needed.
+        InputError: if the file is not a checkpoint of this package, or lacks a necessary entry.
     """
     checkpoint = read_checkpoint(path, "--ckpt_path")
     for key in (*_ALWAYS, *(_TO_RESUME if resumes else ())):

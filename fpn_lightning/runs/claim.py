@@ -1,10 +1,10 @@
-"""What ``fit`` does to the folder of its run: checks come first, and an earlier run is never lost by a failure."""
+"""Prepares the folder of a run for ``fit``. Checks precede changes, and a failure never loses an earlier run."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from fpn_lightning.runs.directory import RECORD_NAME, is_finished, last_checkpoi
 OVERWRITE = "--experiment.overwrite true"
 RESUME = "--ckpt_path last"
 EARLIER_RECORD = "metrics.earlier.json"
-"""The record of a run while it is continued."""
+"""File with the record of a finished run while the run is trained longer."""
 
 
 def check_start(directory: Path, overwrite: bool, resume: bool) -> None:
@@ -26,12 +26,12 @@ def check_start(directory: Path, overwrite: bool, resume: bool) -> None:
 
     Args:
         directory: the run's directory.
-        overwrite: replace what is there.
-        resume: the run continues from its last checkpoint.
+        overwrite: whether an earlier run in the folder is replaced.
+        resume: whether the run continues from its last checkpoint.
 
     Raises:
-        InputError: if another process trains there, if there is a run that is neither resumed nor overwritten, or no
-            checkpoint to resume from.
+        InputError: if another process trains in the folder, if the folder holds a run that is neither resumed nor
+            overwritten, or if there is no checkpoint to resume from.
     """
     if directory.is_dir():
         with _alone(directory):
@@ -42,7 +42,7 @@ def check_start(directory: Path, overwrite: bool, resume: bool) -> None:
 def _check_free(directory: Path, overwrite: bool, resume: bool) -> None:
     started = _has_checkpoint(directory)
     if overwrite and resume:
-        raise InputError(f"{OVERWRITE} would replace the run whose checkpoint {RESUME} continues; drop one.")
+        raise InputError(f"{OVERWRITE} would replace the run that {RESUME} continues; use only one of the two.")
     if overwrite:
         return
     aside = "".join(f" The run that was overwritten is in {folder}." for folder in moved_aside(directory)[:1])
@@ -62,7 +62,7 @@ def _check_free(directory: Path, overwrite: bool, resume: bool) -> None:
 
 
 def check_steps(directory: Path, taken: int, asked: int) -> None:
-    """Check that a run that is resumed has something left to do.
+    """Check that a resumed run has something left to do: optimiser steps or the final evaluation.
 
     Args:
         directory: the run's directory.
@@ -89,18 +89,18 @@ def check_output(directory: Path, subcommand: str) -> None:
     """Check that a subcommand does not write over the record and the log of a run.
 
     Args:
-        directory: where it writes.
-        subcommand: its name.
+        directory: the folder that the subcommand writes to.
+        subcommand: name of the subcommand.
 
     Raises:
-        InputError: if that is the folder of a run.
+        InputError: if ``directory`` is the folder of a run.
     """
     if (directory / "config.yaml").exists() and any(
         (directory / name).exists() for name in ("checkpoints", RECORD_NAME)
     ):
         raise InputError(
-            f"experiment.output: {directory} is the folder of a run, whose record and log {subcommand} would change. "
-            "Give another folder."
+            f"experiment.output: {directory} is the folder of a run. {subcommand} would change its record and log; "
+            "give another folder."
         )
 
 
@@ -112,7 +112,7 @@ def check_sources(directory: Path, sources: Mapping[str, str | None]) -> None:
         sources: paths that the new run reads, by configuration key.
 
     Raises:
-        InputError: naming the key.
+        InputError: if a path is inside the run's directory; the message names the key.
     """
     for key, path in sources.items():
         if path is not None and Path(path).resolve().is_relative_to(directory.resolve()):
@@ -126,33 +126,33 @@ def check_sources(directory: Path, sources: Mapping[str, str | None]) -> None:
 def claimed(
     directory: Path, overwrite: bool, resume: bool, trained: Callable[[], bool]
 ) -> Iterator[Callable[[], None]]:
-    """Own a run's folder while the block trains in it.
+    """Keep other processes out of a run's folder while the ``with`` block trains in it.
 
-    An overwritten run is moved aside, to ``seed<n>.replaced``. It is deleted when the new run has finished. If the
-    block fails before it has trained, what it wrote is removed and the earlier run is put back.
+    An overwritten run is moved to ``seed<n>.replaced``, and deleted when the new run has finished. If the block fails
+    before its first optimiser step, the files of the new run are removed and the earlier run is moved back.
 
     Args:
         directory: the run's directory.
-        overwrite: replace what is there.
-        resume: the run continues from its last checkpoint.
-        trained: whether this call has taken an optimiser step.
+        overwrite: whether an earlier run in the folder is replaced.
+        resume: whether the run continues from its last checkpoint.
+        trained: returns whether the block has taken an optimiser step.
 
     Yields:
-        What the block's failure does, for a process that ends without leaving the block.
+        A function that does the same as a failure of the block. A process calls it to end without leaving the block.
 
     Raises:
-        InputError: if another process has begun or finished a run there since :func:`check_start`.
+        InputError: if another process has begun or finished a run in the folder since :func:`check_start`.
     """
     if directory.is_symlink():
-        directory = directory.resolve()  # a link to a disk with more space; the link stays
+        directory = directory.resolve()  # the link, for instance to a larger disk, must not be replaced by a folder
     with ExitStack() as locks:
         new = not directory.exists()
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
-        locks.enter_context(_alone(directory))  # before anything in it is changed
+        locks.enter_context(_alone(directory))  # before anything in the folder is changed
         _check_free(directory, overwrite, resume)
         undo = [_prepare(directory, overwrite, new)]
-        if overwrite and not new:  # it is another folder now
+        if overwrite and not new:  # the folder was replaced by an empty one, which has no lock yet
             locks.enter_context(_alone(directory))
         if not overwrite:
             _tell(directory)
@@ -167,7 +167,7 @@ def _alone(directory: Path) -> Iterator[None]:
         trains = f"another process trains in {directory}"
         lock(handle, trains)
         if not (directory.is_dir() and os.path.samestat(os.fstat(handle), directory.stat())):
-            raise InputError(f"{trains}: wait for it, or stop it first")  # it has just replaced the folder
+            raise InputError(f"{trains}: wait for it, or stop it first")  # the folder was just replaced
         yield
     finally:
         os.close(handle)
@@ -176,7 +176,7 @@ def _alone(directory: Path) -> Iterator[None]:
 def _training(
     directory: Path, trained: Callable[[], bool], undo: list[Callable[[], None]]
 ) -> Iterator[Callable[[], None]]:
-    """Restore the earlier state if the block fails before it has trained; otherwise remove what it no longer needs."""
+    """Restore the earlier state if the block fails before its first step; delete the earlier run on success."""
 
     def failed() -> None:
         if undo and not trained():
@@ -206,8 +206,8 @@ def _prepare(directory: Path, overwrite: bool, new: bool) -> Callable[[], None]:
     record, earlier = directory / RECORD_NAME, directory / EARLIER_RECORD
     changed = [record, earlier, directory / "config.yaml", directory / "metrics.csv"]
     before = {path: path.read_bytes() if path.exists() else None for path in changed}
-    if is_finished(directory):
-        record.replace(earlier)  # of an unfinished lengthening, the earlier record stays
+    if is_finished(directory):  # otherwise keep the earlier record that an unfinished continuation may have left
+        record.replace(earlier)
     record.unlink(missing_ok=True)
 
     def undo() -> None:
@@ -219,13 +219,15 @@ def _prepare(directory: Path, overwrite: bool, new: bool) -> Callable[[], None]:
         if aside is not None:
             aside.rename(directory)
         elif new:
-            _remove_empty(directory.parents)
+            with suppress(OSError):  # remove parents, innermost first, up to the first that is not empty
+                for folder in directory.parents:
+                    folder.rmdir()
 
     return undo
 
 
 def _set_aside(directory: Path) -> Path | None:
-    """Replace a folder by an empty one: move it aside and return its new path, or delete it if it has no results."""
+    """Empty a folder. If it contains results, move them to a new folder and return its path; delete anything else."""
     if not _holds_results(directory):
         shutil.rmtree(directory)
         directory.mkdir()
@@ -241,19 +243,12 @@ def _set_aside(directory: Path) -> Path | None:
     return aside
 
 
-def _remove_empty(folders: Iterable[Path]) -> None:
-    """Remove folders, innermost first, up to the first that is not empty."""
-    with suppress(OSError):
-        for folder in folders:
-            folder.rmdir()
-
-
 def _has_checkpoint(directory: Path) -> bool:
     return any(last_checkpoint(directory).parent.glob("*.ckpt"))
 
 
 def _forget_attempt(directory: Path) -> None:
-    """Remove the logs of a run that ended before its first checkpoint; the next one may have other settings."""
+    """Remove the logs of a run that ended before its first checkpoint; the next run may have other settings."""
     for name in ("metrics.csv", "untrained.yaml", "wandb_id"):
         (directory / name).unlink(missing_ok=True)
     shutil.rmtree(directory / "pictures", ignore_errors=True)
@@ -270,7 +265,7 @@ def _free(directory: Path) -> Path:
 
 
 def _tell(directory: Path) -> None:
-    """Return messages that name the folders of overwritten runs that were not deleted."""
+    """Log where overwritten runs are that were not deleted, and how to restore them."""
     for folder in moved_aside(directory):
         rank_zero_info(
             f"The run that was overwritten is in {folder}. It is deleted when a run in {directory} has finished; to "

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from fpn_lightning.runs.record import Record
 
 SEEDLESS_DIGEST = 2
-"""From this ``schema`` on, ``config_sha256`` does not cover the seed and can be compared between seeds."""
+"""The first ``schema`` of records whose ``config_sha256`` does not include the seed, so that seeds can be compared."""
 _DIGESTS = ("data.fingerprint", "config_sha256")
 
 
 def _conditions(record: Record) -> dict[str, str]:
-    """The values that have to be equal, as text, by key of the record. A value that the record lacks is left out."""
+    """Return the values that must be equal between runs, as text, by key of the record. Absent values are omitted."""
     data, train = record.data, record.train
     found = {
         "data.name": data.name,

@@ -21,13 +21,13 @@ from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.text import plain, replace_unprintable, show
 
 PACKAGE = Path(__file__).parents[1]
-NOISE = re.compile(r"Tip:|=1\.0\)` was configured")  # advertisements, and values of Trainer that the configuration has
+NOISE = re.compile(r"Tip:|=1\.0\)` was configured")  # advertisements, and messages that repeat the configuration
 MAX_CLASSES = 30
-"""The AP of each class is printed without being asked for if there are no more classes than this."""
+"""Largest number of classes for which the AP of each class is printed without ``--verbose true``."""
 
 
 class StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to ``sys.stderr`` as it is now: a progress bar replaces it, so that messages get lines of their own."""
+    """Writes to the current ``sys.stderr``, which a progress bar replaces to keep messages on separate lines."""
 
     def __init__(self, formatter: logging.Formatter | None = None) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class StderrHandler(logging.StreamHandler[TextIO]):
 
 
 def set_up_logging() -> None:
-    """Show our own messages and Lightning's; hide its tips and a warning that only its authors can fix."""
+    """Show the messages of this package and of Lightning, without Lightning's tips and irrelevant warnings."""
     replace_unprintable()
     own = logging.getLogger("fpn_lightning")
     own.setLevel(logging.INFO)
@@ -63,7 +63,7 @@ def set_up_logging() -> None:
 def _as_line(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """Format a warning in one line, with file and line if it comes from another package."""
+    """Format a warning in one line, with file and line number if it comes from another package."""
     ours = Path(filename).is_relative_to(PACKAGE)
     return f"warning: {plain(message)}\n" if ours else f"{filename}:{lineno}: {plain(message)}\n"
 
@@ -86,7 +86,7 @@ def print_metrics(
         area_thresholds: px² between small, medium and large objects.
         per_class: AP by name of class, best first.
         all_classes: print the AP of each class also if there are more than 30 classes.
-        recall_of: what AR is the recall of.
+        recall_of: text that says which boxes AR evaluates; not printed if empty.
     """
     table = Table("", "all", *SIZES.values(), title=Text(plain(title)), title_justify="left")
     by_size = {name: [key for key in size_keys(name) or () if key in metrics] for name in metrics}
@@ -117,10 +117,10 @@ def print_evaluation(title: str, stage: BaseStage, all_classes: bool = False) ->
 
 
 class MetricsTable(Callback):
-    """Prints the metrics of every validation before the end of training, also of the untrained model.
+    """Prints the metrics of every validation before the last step, including those of the untrained model.
 
     Args:
-        title: heading of the table; the step is added to it.
+        title: heading of the table, without the step.
         all_classes: see :func:`print_metrics`.
     """
 
@@ -130,7 +130,7 @@ class MetricsTable(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print a table above the progress bar."""
-        at_the_end = trainer.global_step == trainer.max_steps  # the record is printed then
+        at_the_end = trainer.global_step == trainer.max_steps  # print_record prints these metrics
         within = trainer.global_step == 0 or (trainer.state.fn == "fit" and not at_the_end)
         if within and trainer.is_global_zero and not trainer.sanity_checking:
             assert isinstance(pl_module, BaseStage)
@@ -139,7 +139,7 @@ class MetricsTable(Callback):
 
 
 def print_record(record: Record, path: Path, stage: BaseStage, all_classes: bool = False) -> None:
-    """Print the metrics of a run and, if it is not finished, the reason and how to continue it."""
+    """Print the metrics of a run. If the run is not finished, also print the reason and how to continue."""
     print_evaluation(f"{record.experiment.table}/{record.experiment.row}", stage, all_classes)
     show(f"written to {path}")
     if record.status != FINISHED:

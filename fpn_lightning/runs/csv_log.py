@@ -20,9 +20,10 @@ class AppendingCSVLogger(Logger):
     """Writes ``metrics.csv``: one line per logged step, first column ``step``; new values add columns.
 
     Args:
-        directory: of the run; the file is created with its first line.
-        resume_step: lines from this step on are dropped, because a resumed run computes them again; ``None`` keeps all.
-            An incomplete last line, left by a full disk or a power cut, is dropped as well.
+        directory: the run's directory; the file is created when the first line is logged.
+        resume_step: step of the checkpoint that the run continues from. Lines that were logged after the checkpoint are
+            dropped, because the run logs them again. ``None`` keeps them. An incomplete last line, left by a full disk
+            or a power cut, is always dropped.
     """
 
     def __init__(self, directory: Path, resume_step: int | None = None) -> None:
@@ -71,7 +72,7 @@ class AppendingCSVLogger(Logger):
         values = {name: repr(float(value)) for name, value in metrics.items() if name != "epoch"}
         line = {"step": str(step or 0), **values}
         known = next((old for old in reversed(self._lines) if _same_measurement(old, line)), None)
-        if known is not None:  # a resumed run repeats an evaluation that it made before it stopped
+        if known is not None:  # a resumed run repeats an evaluation that was already logged
             known.update(line)
         else:
             self._lines.append(line)
@@ -83,21 +84,21 @@ class AppendingCSVLogger(Logger):
             with writing(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(self._format([line], header=False))
                 file.flush()
-                os.fsync(file.fileno())  # a checkpoint that counts this line may follow
+                os.fsync(file.fileno())  # a checkpoint saved after this must find the line on disk
 
     @rank_zero_only
     def _rewrite(self) -> None:
         write_whole(self.path, self._format(self._lines, header=True))
 
     def lines(self) -> list[tuple[int, dict[str, float]]]:
-        """All lines logged so far: the step, and the values by name."""
+        """Return all lines logged so far, each as the step and a dictionary of values by name."""
         return [
             (int(line["step"]), {name: float(value) for name, value in line.items() if name != "step" and value})
             for line in self._lines
         ]
 
     def curves(self) -> dict[str, list[tuple[int, float]]]:
-        """All values logged so far, by name; each a list of (step, value)."""
+        """Return all values logged so far: for each name, a list of (step, value)."""
         curves: dict[str, list[tuple[int, float]]] = {}
         for step, values in self.lines():
             for name, value in values.items():
@@ -117,7 +118,7 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]], str]:
     """Return the columns and lines of a log, and the text of an incomplete last line.
 
     Raises:
-        InputError: a line is not one of a log.
+        InputError: if a line has no step, a value that is not a number, or more values than there are columns.
     """
     try:
         whole, _, unfinished = path.read_text(encoding="utf-8").rpartition("\n")
@@ -130,8 +131,8 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]], str]:
             lines.append(line)
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise InputError(
-            f"{path} is damaged ({error}). Correct it by hand, or move it away; the run goes on without its earlier "
-            "curves then."
+            f"{path} is damaged ({error}). Correct the file by hand. Or move it to another folder; the run then "
+            "continues without its earlier curves."
         ) from error
     return list(reader.fieldnames or ["step"]), lines, unfinished
 
@@ -139,12 +140,13 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]], str]:
 def _stays(line: dict[str, str], resume_step: int) -> bool:
     """Return whether a line was logged before the checkpoint of ``resume_step`` was written.
 
-    A training line has the number of its step, from 0; an evaluation line has the number of steps taken before it.
+    The ``step`` of a training line is the index of that step, from 0. The ``step`` of an evaluation line is the number
+    of steps taken before the evaluation.
     """
     trained = any(value for name, value in line.items() if name.startswith("train/"))
     return int(line["step"]) < resume_step + (not trained)
 
 
 def _same_measurement(old: dict[str, str], new: dict[str, str]) -> bool:
-    """Whether two lines have the same step and the same columns."""
+    """Return whether two lines have the same step and values in the same columns."""
     return old["step"] == new["step"] and {name for name, value in old.items() if value} == new.keys()

@@ -1,4 +1,4 @@
-"""The parts of ``fit`` around the training itself: checks before it, metrics before and after it, the record."""
+"""The parts of ``fit`` before and after training: checks, metrics before the first step, final metrics, the record."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from fpn_lightning.stages.base import BaseStage
 
 
 def check_inputs(trainer: Trainer, stage: BaseStage, data: COCODataModule, first: bool) -> None:
-    """Open the data and load the initial weights, so that a mistake is found before anything is changed.
+    """Open the data and load the initial weights, so that errors appear before any file is changed.
 
     Args:
         trainer: the trainer of the run.
         stage: the model.
-        data: the data. All processes open it: they do not know each other yet, and would wait for one that fails.
-        first: whether this is the first process, which loads weights; they may have to be downloaded.
+        data: the data. Every process opens the data, so that wrong data ends every process. The processes are not
+            connected yet; if only one failed, the others would wait for it.
+        first: whether this is the first process. Only this process loads weights, which may have to be downloaded.
 
     Raises:
         InputError: from the data, the weights or the total batch; if no step would be taken; or if
@@ -36,10 +37,10 @@ def check_inputs(trainer: Trainer, stage: BaseStage, data: COCODataModule, first
     """
     for key in ("max_steps", "max_epochs", "limit_train_batches"):
         if getattr(trainer, key) == 0:
-            raise InputError(f"trainer.{key} is 0, so nothing would be trained. Give more, or use validate.")
+            raise InputError(f"trainer.{key} is 0, so nothing would be trained. Set a larger value, or use validate.")
     monitored = getattr(trainer.checkpoint_callback, "monitor", None)
     if monitored is not None and monitored not in (names := [f"val/{name}" for name in stage.metric_names()]):
-        raise InputError(f"checkpoint.monitor is {monitored}; there are: {', '.join(names)}")
+        raise InputError(f"checkpoint.monitor is {monitored}, which is not one of the metrics: {', '.join(names)}")
     stage.trainer = trainer
     trainer.datamodule = data  # type: ignore[attr-defined]  # missing in Lightning's types
     data.setup("fit")
@@ -51,7 +52,7 @@ def check_inputs(trainer: Trainer, stage: BaseStage, data: COCODataModule, first
 def untrained_metrics(
     run: Path, trainer: Trainer, stage: BaseStage, data: COCODataModule, evaluate: bool
 ) -> Metrics | None:
-    """Evaluate the untrained model, or return what the run measured when it was started.
+    """Evaluate the untrained model, or return the metrics that were stored when the run started, if any.
 
     Args:
         run: directory of the run, which keeps the metrics in ``untrained.yaml``.
@@ -96,7 +97,7 @@ def finish(
     """
     ended = end_of_training(trainer)
     trainer.save_checkpoint(last_checkpoint(run), weights_only=False)
-    # Live BatchNorm has other statistics in each process until Lightning starts them anew.
+    # Live BatchNorm has different statistics in each process, until ``validate`` copies those of the first process.
     live_norm = any(isinstance(part, _BatchNorm) and part.training for part in stage.modules())
     if stage.evaluated_step != trainer.global_step or (live_norm and trainer.world_size > 1):
         trainer.validate(stage, data, verbose=False, weights_only=True)

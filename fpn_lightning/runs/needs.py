@@ -1,4 +1,4 @@
-"""Finds the runs that a run depends on: whose proposals it trains on, whose weights it starts from."""
+"""Finds the runs that another run depends on: the run that makes its proposals, and the run of its initial weights."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ _SPLITS = {
 def fill_in_needs(subcommand: str, options: Any) -> None:
     """Set ``data.proposals`` and ``model.init_from`` from the rows named in ``experiment``, unless the user set them.
 
-    A run that resumes, or that evaluates a checkpoint, already has its weights: the run that ``weights_of`` names need
-    not exist any more.
+    With ``ckpt_path``, the weights come from the checkpoint. The run that ``weights_of`` names then does not have to
+    exist.
 
     Args:
         subcommand: name of the subcommand.
-        options: its parsed configuration; changed in place.
+        options: parsed configuration of the subcommand; changed in place.
 
     Raises:
-        InputError: if the other run, or its proposals for a split, do not exist; says which commands make them.
+        InputError: if the needed run, or its proposals for a split, do not exist. The message contains the commands
+            that make them.
     """
     experiment, model = ExperimentOptions(**vars(options.experiment)), options.model.init_args
     splits = [split for key in _SPLITS[subcommand] if (split := options.data[key])]
@@ -60,10 +61,10 @@ class NeededRun:
     """A run that another run depends on.
 
     Args:
-        experiment: names of the run that depends on it.
-        name: row of the needed run, ``table1/c_fpn``.
-        seed: of both runs.
-        data_root: folder of the data; commands name it if it is not the one of row and preset.
+        experiment: names of the run that depends on the needed run.
+        name: row of the needed run, for example ``table1/c_fpn``.
+        seed: seed of both runs.
+        data_root: folder of the data. Commands in messages contain it if row and preset name another folder.
 
     Raises:
         InputError: if ``name`` is not a table and a row.
@@ -80,7 +81,7 @@ class NeededRun:
         self.checkpoint = str(last_checkpoint(self.folder))
 
     def proposals(self, splits: Sequence[str]) -> str:
-        """Folder of its proposals; InputError if those of a split are missing."""
+        """Return the folder of the run's proposals; InputError if a split has none, or other weights made them."""
         folder = self.folder / "proposals"
         missing = [split for split in splits if not (self._finished and (folder / split / HEADER).is_file())]
         if missing:
@@ -93,7 +94,7 @@ class NeededRun:
         return str(folder)
 
     def _check_weights(self, stores: Sequence[Path]) -> None:
-        """Reject a store that other weights than the run's last ones have made."""
+        """Reject stored proposals that were not made with the run's last checkpoint."""
         if not Path(self.checkpoint).is_file():
             return
         with Path(self.checkpoint).open("rb") as file:
@@ -107,12 +108,12 @@ class NeededRun:
                 )
 
     def is_of_another_seed(self, proposals: str) -> bool:
-        """Whether a folder of proposals belongs to this row at another seed."""
+        """Return whether a folder of proposals belongs to the same row with another seed."""
         run = Path(proposals).parent
         return run.parent == self.folder.parent and run != self.folder
 
     def weights(self) -> str:
-        """Its last checkpoint; InputError if the run is missing or unfinished."""
+        """Return the path of the run's last checkpoint; InputError if it is missing or the run is not finished."""
         if not self._usable:
             how = self._how([self._fit_command()])
             raise InputError(f"no finished run of {self.name} in {self.folder} to start from. {how}")
@@ -134,7 +135,7 @@ class NeededRun:
         if self.experiment.root != ExperimentOptions.root:
             words.append(f"--experiment.root {shlex.quote(self.experiment.root)}")
         if self._finished:
-            words.append("--experiment.overwrite true")  # it finished, but its checkpoint is gone
+            words.append("--experiment.overwrite true")  # the run has finished, but its checkpoint is missing
         elif Path(self.checkpoint).is_file():
             words.append("--ckpt_path last")
         return " ".join(words + self._root_option())
@@ -145,10 +146,10 @@ class NeededRun:
         return " ".join(words + self._root_option())
 
     def _root_option(self) -> list[str]:
-        """``--data.root`` if the data is in another folder than that of the row and its preset."""
+        """Return the option ``--data.root`` if the data is in another folder than row and preset name."""
         row = Path("configs", f"{self.name}.yaml")
         files = [BASE_CONFIG, row] if row.is_file() else [BASE_CONFIG]
-        with suppress(InputError):  # experiment.preset is a name without a file
+        with suppress(InputError):  # the preset may not have a file
             files += preset_files(row, self.experiment.preset) if row.is_file() else []
         groups = [yaml.safe_load(file.read_text(encoding="utf-8")).get("data") or {} for file in files]
         usual = next(group["root"] for group in reversed(groups) if "root" in group)

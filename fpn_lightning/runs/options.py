@@ -1,4 +1,4 @@
-"""Checks the options of a subcommand before anything is built, and fills in what they leave open."""
+"""Checks the options of a subcommand before anything is built, and completes them."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from fpn_lightning.weights.init_from import split_source
 
 
 def complete_options(subcommand: str, options: Any, run: Path, output: Path) -> None:
-    """Check the options, and set the proposals and weights that they name by a row.
+    """Check the options. If they name proposals or weights by a row, set the paths.
 
     Args:
-        subcommand: its name.
-        options: its parsed configuration; changed in place.
+        subcommand: name of the subcommand.
+        options: parsed configuration of the subcommand; changed in place.
         run: directory of the run.
-        output: where the subcommand writes.
+        output: folder that the subcommand writes to.
 
     Raises:
-        InputError: naming the wrong option.
+        InputError: if an option is wrong; the message names the option.
     """
     run_directory(options.experiment, options.seed_everything)
     if subcommand != "fit":
         check_output(output, subcommand)
     check_source(subcommand, options.data.predict_split, options.data.predict_path)
     if subcommand == "predict":
-        options.return_predictions = False  # the writers have written them
-    options.weights_only = True  # our checkpoints load without running code from them
+        options.return_predictions = False  # callbacks write predictions to files
+    options.weights_only = True  # load checkpoints without running code from them
     if subcommand == "fit" and options.ckpt_path not in (None, "last", str(last_checkpoint(run))):
         raise InputError(
             "fit only resumes its own run: --ckpt_path last. Weights of another run: --model.init_from PATH"
@@ -52,10 +52,11 @@ def check_run_directory(options: Any, run: Path, resolved: Callable[[], dict[str
     Args:
         options: the completed configuration.
         run: directory of the run.
-        resolved: gives the whole configuration as plain types.
+        resolved: returns the whole configuration, as :meth:`fpn_lightning.cli.CLI.resolved_config` does.
 
     Raises:
-        InputError: if another run is there or is read, or if the run to continue had another configuration.
+        InputError: if the directory contains another run, if the new run reads from the run that it overwrites, or if
+            the run to continue was started with another configuration.
     """
     overwrite, resumes = options.experiment.overwrite, options.ckpt_path is not None
     check_start(run, overwrite, resumes)
@@ -71,12 +72,12 @@ def find_checkpoint(subcommand: str, options: Any, run: Path) -> int | None:
     """Replace ``last`` and ``best`` in ``ckpt_path`` by the path of the file.
 
     Args:
-        subcommand: its name; ``fit`` needs more of a checkpoint than its weights.
-        options: its parsed configuration; changed in place.
+        subcommand: name of the subcommand; ``fit`` also needs the state of the optimiser.
+        options: parsed configuration of the subcommand; changed in place.
         run: directory of the run.
 
     Returns:
-        Optimiser steps that the checkpoint has taken; ``None`` without ``ckpt_path``.
+        Number of optimiser steps before the checkpoint was written; ``None`` without ``ckpt_path``.
 
     Raises:
         InputError: if the checkpoint does not exist or cannot be used.
@@ -84,12 +85,14 @@ def find_checkpoint(subcommand: str, options: Any, run: Path) -> int | None:
     if options.ckpt_path == "best":
         options.ckpt_path = str(best_checkpoint(run))
         if not Path(options.ckpt_path).is_file():
-            raise InputError(f"no {options.ckpt_path}; fit keeps it with --checkpoint.monitor, as in val/AP")
+            raise InputError(
+                f"{options.ckpt_path} does not exist; fit writes it only with --checkpoint.monitor, for instance val/AP"
+            )
     if options.ckpt_path in ("last", str(last_checkpoint(run))):
         options.ckpt_path = str(newest_checkpoint(run))
     return None if options.ckpt_path is None else steps_taken(options.ckpt_path, resumes=subcommand == "fit")
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that writes files; also before the others are started."""
+    """Return whether this process is the one that writes files; known before the other processes are started."""
     return _get_rank() in (None, 0)

@@ -1,8 +1,8 @@
 """``--preset NAME`` runs a row at another scale.
 
 A preset is the file ``configs/presets/<name>.yaml`` with optional files for one stage (``presets/<name>/rpn.yaml``) or
-for one row (``presets/<name>/table1/f_finest.yaml``). The first ``--config`` is the row. Before the command line is
-parsed, the files of the preset that apply to the row are inserted behind it.
+for one row (``presets/<name>/table1/f_finest.yaml``). The first ``--config`` names the row. Before the command line is
+parsed, the preset's files for this row are inserted after that option.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BASE_CONFIG = Path(__file__).parents[1] / "base.yaml"
 """Defaults of every run."""
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 OWN_TABLE = "own"
-"""Table of runs that name none."""
+"""Name of the table for runs whose configuration does not name one."""
 PAPER = "paper"
 """Name of the preset that has no file: the paper's scale, used without ``--preset``."""
 # Stage class -> name of a preset's file for that stage.
@@ -46,7 +46,7 @@ def expand_preset(args: Sequence[str]) -> list[str]:
 
     Raises:
         InputError: if a config does not exist, a file of a preset is given as ``--config``, the preset is unknown, or
-            the first ``--config`` cannot have a preset.
+            ``--preset`` is given and the first ``--config`` is not a row.
     """
     place = next((number for number, word in enumerate(args) if word in SUBCOMMANDS), len(args))
     configs, presets, others = _sort(args[place + 1 :])
@@ -58,7 +58,7 @@ def expand_preset(args: Sequence[str]) -> list[str]:
         row = find_row(Path(configs[0]))
         configs[1:1] = map(str, preset_files(row, presets[0]))
     elif presets and not {"-h", "--help"} & set(others):
-        raise InputError(f"--preset {presets[0]} scales a row: give its file, --config configs/table1/c_fpn.yaml")
+        raise InputError(f"--preset {presets[0]} scales a row: give the row's file, --config configs/table1/c_fpn.yaml")
     files = [Path(config) for config in configs if Path(config).suffix in (".yaml", ".yml") and "://" not in config]
     if files and not any((_read(file).get("experiment") or {}).get("row") for file in files):
         configs.insert(0, json.dumps({"experiment": {"table": OWN_TABLE, "row": files[0].stem}}))
@@ -66,15 +66,15 @@ def expand_preset(args: Sequence[str]) -> list[str]:
 
 
 def preset_files(row: Path, preset: str) -> list[Path]:
-    """Files of a preset that apply to a row, in order: the preset, its part for the stage, its part for the row.
+    """Return a preset's files for a row, in order: the preset, its part for the stage, its part for the row.
 
     Args:
         row: file of the row.
         preset: name of the preset; ``paper`` has no files.
 
     Raises:
-        InputError: if the preset does not exist (names those that do), the file is not a row, or it is the complete
-            configuration of a run, which already contains a preset.
+        InputError: if the preset does not exist (the message lists the presets), the file is not a row, or the file is
+            the complete configuration of a run, which already contains a preset.
     """
     content = _read(row)
     experiment, model = (content.get(key) or {} for key in ("experiment", "model"))
@@ -101,7 +101,7 @@ def preset_files(row: Path, preset: str) -> list[Path]:
 def config_folder(row: Path) -> Path:
     """Return the folder that contains ``presets/`` for a row.
 
-    It is the nearest folder above the row's file that contains it, or ``configs``.
+    This is the nearest folder above the row's file that contains ``presets/``, or else ``configs``.
     """
     above = (*row.parents, *row.absolute().parents)
     return next((folder for folder in above if (folder / "presets").is_dir()), Path("configs"))
@@ -161,7 +161,7 @@ def _sort(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
 
 
 def _check_config(config: str) -> None:
-    """Reject what cannot be a configuration, and a file of a preset, which ``--preset`` reads with its other parts."""
+    """Reject a file that is not a configuration, or that is a part of a preset: ``--preset`` reads all its parts."""
     path = Path(config)
     if config.lstrip().startswith("{"):
         parse_yaml(config, "--config")
@@ -182,7 +182,7 @@ def _check_config(config: str) -> None:
 def _check_form(path: Path, content: dict[str, Any]) -> None:
     """Reject the configuration of a run that is older than ``model.detector``.
 
-    There, the parts of the model were arguments of the stage.
+    In such a configuration, the parts of the model are arguments of the stage.
     """
     model, experiment = (content.get(key) for key in ("model", "experiment"))
     arguments = model.get("init_args") if isinstance(model, dict) else None
@@ -207,5 +207,5 @@ def _tables(folder: Path) -> list[str]:
 def _read(path: Path) -> dict[str, Any]:
     content = read_yaml(path)
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds no mapping of keys to values, so it is not a configuration")
+        raise InputError(f"{path} does not contain a mapping of keys to values, so it is not a configuration")
     return content

@@ -1,8 +1,8 @@
 """Ends all processes of a run together, with one message, when one of them fails or is stopped by a signal.
 
-Otherwise the other processes would wait for it, or fail with errors that do not name the cause. The process
-that ends leaves its message in the store through which the processes found each other. A thread in every process
-looks there. The first process, which owns the terminal, prints the message.
+Without this module, the other processes would wait for the failed process, or fail with errors that do not name the
+cause. The failed process writes its message to the TCPStore through which torch.distributed connects the processes. A
+thread in every process polls this store. The first process, which owns the terminal, prints the message.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ PATIENCE_S = 10.0
 
 
 class ProcessWatch:
-    """Watches the other processes of a run, from when they know each other.
+    """Watches the other processes of a run, from the moment when torch.distributed has connected them.
 
     Args:
         close_terminal: called in the first process before it prints the message, to end a progress bar.
 
     Attributes:
-        cleanups: called after it.
+        cleanups: functions that the first process calls before it prints the message; ``close_terminal`` is the first.
     """
 
     def __init__(self, close_terminal: Callable[[], None]) -> None:
@@ -58,12 +58,12 @@ class ProcessWatch:
         if not dist.is_initialized():
             return
         if not self._ending.is_set():
-            with suppress(dist.DistError):  # the first process has ended; the thread notices it as well
+            with suppress(dist.DistError):  # the first process has ended; the watching thread also notices
                 _store().compare_set(FAILURE, "", json.dumps([status, text]))
-        time.sleep(PATIENCE_S)  # the thread ends this process
+        time.sleep(PATIENCE_S)  # meanwhile the watching thread ends this process
 
     def done(self) -> None:
-        """Stop watching when all processes have finished: the store disappears with the first process."""
+        """Wait for all processes, because the store ends with the first process. Then stop watching."""
         if dist.is_initialized() and not self._ending.is_set():
             store = _store()
             store.add(DONE, 1)
@@ -95,11 +95,11 @@ class ProcessWatch:
                 print(text, file=sys.stderr)
             sys.stderr.flush()
         else:
-            time.sleep(1)  # the first process has to end first, because Lightning kills it if another one failed
+            time.sleep(1)  # the first process must end first: Lightning kills it when another process fails
         os._exit(status)
 
     def _first_has_gone(self) -> None:
-        """End this process as well, unless all processes have finished."""
+        """End this process because the first process has ended, unless all processes have finished."""
         if not self._done.wait(1):
             print(f"process {dist.get_rank()} ends because the first process was killed", file=sys.stderr, flush=True)
             os._exit(1)

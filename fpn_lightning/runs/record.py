@@ -21,7 +21,7 @@ STOPPED_EARLY = "stopped_early"
 OUT_OF_TIME = "out_of_time"
 PARTIAL = "partial"
 _MAX_CURVE_POINTS = 512
-# Strict: the string "3" is not accepted as a number. An unknown key is an error, since it may be a misspelt one.
+# Strict: the string "3" is not accepted as a number. An unknown key is an error, because the key may be misspelt.
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Metrics = dict[str, float | None]
@@ -68,14 +68,14 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """The schedule and speed of training; those of the last stage for a row that is trained in several stages.
+    """The schedule and speed of the run's training. Runs that this run started from are not included.
 
     Attributes:
         steps: optimiser steps.
         total_batch: images per optimiser step, over all devices and accumulation steps.
         num_images: images of the training split.
         seconds_per_step: wall-clock time.
-        lr: learning rate after warm-up, as used: rescaled if the total batch is not the reference's.
+        lr: learning rate after warm-up, and after rescaling to the total batch.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -103,9 +103,9 @@ class Record:
     Attributes:
         experiment: table, row, preset and seed.
         status: ``finished`` if all steps were taken and the whole split was evaluated. Runs with another status are not
-            in tables: ``out_of_time`` (``trainer.max_time``) and ``stopped_early`` took fewer steps; ``partial`` was
-            evaluated on a part of the split.
-        metrics: AP and AR as fractions in [0, 1], ``None`` for an object size without ground truth; also losses.
+            in tables. ``out_of_time`` (after ``trainer.max_time``) and ``stopped_early``: fewer steps were taken.
+            ``partial``: only a part of the split was evaluated.
+        metrics: AP and AR as fractions in [0, 1] (``None`` for an object size without ground truth), and losses.
         area_thresholds: the two areas (px²) between small, medium and large.
         data: the data set.
         train: schedule and training speed.
@@ -123,7 +123,7 @@ class Record:
         curves: for each curve name, a list of (step, value) points. A curve keeps at most 512 points, and fewer if the
             file would exceed 50 kB.
         untrained: metrics of the model before training, if they were measured.
-        per_class: AP of each category by its name, best first; left out where it would make the file too large.
+        per_class: AP of each category by its name, best first; left out if the file would exceed 50 kB.
         reason: why the status is not ``finished``.
         schema: version of the format.
     """
@@ -161,8 +161,8 @@ class Record:
         """Read a record.
 
         Raises:
-            InputError: the file cannot be read, is not JSON or has a later schema, or a key is unknown, missing or
-                out of range. Names the file and the key.
+            InputError: if the file cannot be read, is not JSON or has a later schema, or if a key is unknown, missing
+                or out of range. The message names the file and the key.
         """
         path = Path(path)
         try:
@@ -194,10 +194,12 @@ class Record:
         return record
 
     def save(self, path: str | Path) -> None:
-        """Write the record, whole or not at all, in at most 50 kB; curves are thinned until it fits.
+        """Write the record completely or not at all, in at most 50 kB.
+
+        If the file would be larger, points of curves are left out, and then ``per_class``.
 
         Raises:
-            InputError: a value that :meth:`load` rejects, or more than 50 kB without the curves.
+            InputError: if :meth:`load` would reject a value, or if the record is still too large.
         """
         path = Path(path)
         try:

@@ -32,7 +32,7 @@ from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.weights.init_from import split_source
 
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "pycocotools", "faster-coco-eval", "albumentations")
-# Keys that do not change a run's numbers, or only as a seed does: seed, names, paths, machine, logging.
+# Keys that do not change a run's results, or only as another seed would: seed, names, paths, machine, logging.
 _LEFT_OUT = {
     *("seed_everything", "data.seed", "model.init_args.seed"),
     *("experiment", "wandb", "checkpoint", "detections", "pictures"),
@@ -53,10 +53,11 @@ def hardware(device: torch.device, num_devices: int) -> str:
 
 
 def config_sha256(resolved: dict[str, Any]) -> str:
-    """SHA-256 of a resolved configuration without seed, names, paths, machine and logging.
+    """Compute the SHA-256 of a resolved configuration without seed, names, paths, machine and logging.
 
-    It is the same for all seeds of a row, in any folder. A path counts only as "a path". Proposals, initial
-    weights and new classes count only as given or not; a path and the name of a row are the same.
+    The digest is the same for all seeds of a row, in any folder: every path is replaced by the text "a path". For
+    proposals, initial weights and new classes, only whether they are given is included. A path and the name of a row
+    both count as given.
     """
 
     def relevant(value: Any, name: str) -> Any:
@@ -73,7 +74,7 @@ def config_sha256(resolved: dict[str, Any]) -> str:
         "weights": bool(resolved["model"]["init_args"].get("init_from") or experiment.get("weights_of")),
     }
     if resolved["model"]["init_args"].get("new_classes"):
-        given["new_classes"] = True  # absent otherwise, so that earlier digests stay valid
+        given["new_classes"] = True  # otherwise the key is absent, so that earlier digests stay valid
     content = {"configuration": relevant(resolved, ""), "given": given}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -83,7 +84,7 @@ def parents(stage: BaseStage, data: COCODataModule) -> list[str]:
     checkpoints = []
     if stage.init_from is not None:
         path, digest = Path(split_source(stage.init_from)[1]), "unknown"
-        if path.is_file():  # a resumed run no longer needs it
+        if path.is_file():  # a resumed run no longer needs this file
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         checkpoints.append(f"{stage.init_from} sha256:{digest}")
@@ -93,7 +94,7 @@ def parents(stage: BaseStage, data: COCODataModule) -> list[str]:
 
 
 def end_of_training(trainer: Trainer) -> tuple[str, str | None]:
-    """Return how training ended: a status, and the reason if it is not ``finished``; call it right after training."""
+    """Return the status with which training ended, and the reason if it is not ``finished``; call after training."""
     taken, asked = trainer.global_step, trainer.max_steps
     if trainer.fast_dev_run:  # type: ignore[attr-defined]  # missing in Lightning's types
         return PARTIAL, "trainer.fast_dev_run"
@@ -123,8 +124,8 @@ def build_record(
     """Build the record of a run after its final validation.
 
     Args:
-        stage: the trained model, with the metrics of that validation.
-        data: the data it was trained and evaluated on.
+        stage: the trained model, with the metrics of the final validation.
+        data: the data of training and evaluation.
         trainer: the trainer of the run.
         speed: measured seconds per step and image.
         resolved: the resolved configuration.
@@ -133,10 +134,10 @@ def build_record(
         untrained: metrics before the first step; ``None`` if they were not measured.
 
     Returns:
-        A record; the status of finished training is ``partial`` if only a part of the split was evaluated.
+        The record. Its status is ``partial`` if training has finished but only a part of the split was evaluated.
     """
     described = data.describe("val")
-    device = trainer.strategy.root_device  # the model itself has been moved back to the CPU
+    device = trainer.strategy.root_device  # Lightning has moved the model back to the CPU
     status, reason = ended if ended[0] != FINISHED else _evaluated(stage, described)
     options = ExperimentOptions(**resolved["experiment"])
     return Record(
@@ -147,12 +148,7 @@ def build_record(
         reason=reason,
         metrics=stage.evaluation,
         area_thresholds=stage.detector.scale.area_thresholds,
-        data=Data(
-            name=described["name"],
-            split=described["split"],
-            fingerprint=described["fingerprint"],
-            num_images=described["num_images"],
-        ),
+        data=Data(**described),
         train=Train(
             steps=trainer.global_step,
             total_batch=data.total_batch_size,

@@ -1,4 +1,4 @@
-"""Compare the configuration of a resumed run with the configuration that it was started with."""
+"""Compares the configuration of a resumed run with the configuration that the run was started with."""
 
 from __future__ import annotations
 
@@ -28,15 +28,17 @@ _SAID = {
 
 
 def check_same_config(path: Path, resolved: dict[str, Any]) -> None:
-    """Reject a resumed run if its model, data or training differ from those of its start.
+    """Reject a resumed run if its model, data or training differ from those that the run was started with.
+
+    Keys that are often changed on purpose, such as ``trainer.max_steps``, only give a warning. Keys of the machine and
+    of logging may change.
 
     Args:
-        path: ``config.yaml`` of the run; nothing is checked if there is none.
+        path: ``config.yaml`` of the run; nothing is checked if the file does not exist.
         resolved: the configuration to resume with.
 
     Raises:
-        InputError: naming the keys and values that differ. Keys that are often changed on purpose, such as
-            ``trainer.max_steps``, give a warning; the machine and logging may change.
+        InputError: if other keys differ; the message names these keys and their values.
     """
     if not path.exists():
         return

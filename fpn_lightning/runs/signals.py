@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP end the command with the usual status, 128 + number, instead of 0 or a traceback.
+"""Lets Ctrl-C, SIGTERM and SIGHUP end the command with exit status 128 + signal number, and without a traceback.
 
 SIGHUP arrives when a terminal is closed or a connection breaks, unless the command was started with nohup.
 """
@@ -16,7 +16,7 @@ class Stopped(SystemExit):
     """Raised when a signal asks the process to stop; the exit status is 128 + the signal's number, as in a shell.
 
     Attributes:
-        advice: how to continue the run; empty if nothing was run.
+        advice: text for the user, how to continue the run; empty if training did not start.
     """
 
     code: int
@@ -34,7 +34,7 @@ def stop_now(number: int, frame: Any) -> NoReturn:
 
 @contextmanager
 def handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Let a function handle the three signals in the block, except signals that the process was started to ignore."""
+    """Call a function for SIGINT, SIGTERM and SIGHUP in the block. A signal that the process ignores stays ignored."""
     earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     earlier = {number: old for number, old in earlier.items() if old not in (None, signal.SIG_IGN)}
     if threading.current_thread() is not threading.main_thread():

@@ -37,7 +37,7 @@ class SpeedMonitor(Callback):
 
     @property
     def seconds_per_step(self) -> float | None:
-        """Median over the steps of this process, s; without the first step, which fills caches, if there are others."""
+        """Median time of this process's steps, s. The first step fills caches; it is left out if there are others."""
         steps = self.step_seconds[1:] or self.step_seconds
         return statistics.median(steps) if steps else None
 
@@ -66,7 +66,7 @@ class SpeedMonitor(Callback):
                 "train/peak_memory_mib": peak_memory_mib(pl_module.device),
             }
             for logger in trainer.loggers:
-                logger.log_metrics(values, step=trainer.global_step - 1)  # Lightning numbers the losses from 0
+                logger.log_metrics(values, step=trainer.global_step - 1)  # Lightning logs the first step's losses at 0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the evaluation clock."""
@@ -106,7 +106,7 @@ class StepProgressBar(RichProgressBar):
         super()._update(progress_bar_id, current, visible, hard)
 
     def _add_task(self, total_batches: int | float, description: str, visible: bool = True) -> TaskID:
-        return super()._add_task(total_batches, description, visible=True)  # also before the first batch
+        return super()._add_task(total_batches, description, visible=True)  # show the bar before the first batch
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fill the bar, which does not count batches without readable images."""

@@ -1,8 +1,8 @@
 """Logs to Weights & Biases: one W&B run per run directory, grouped by table and named by row, preset and seed.
 
-W&B's own process keeps the last seconds of a log in memory and loses them if the run is killed, and nothing that it has
-written can be taken back offline. A resumed run therefore sends all earlier lines of ``metrics.csv`` again. Then no
-point is missing, and some points appear twice, with equal values at the same ``trainer/global_step`` (the x axis).
+W&B keeps the last seconds of a log in memory, and loses them if the run is killed. Points that W&B has written offline
+cannot be removed. A resumed run therefore sends all earlier lines of ``metrics.csv`` again. No point is missing then,
+and some points appear twice, with equal values at the same ``trainer/global_step`` (the x axis).
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class RecordingWandbLogger(WandbLogger):
 
     @rank_zero_only
     def finish(self, path: Path, metrics: dict[str, float | None]) -> None:
-        """Upload the record, set the summary to its metrics (by the paper's column names) and end the W&B run.
+        """Upload the record, add its metrics to the summary of the W&B run, and end the W&B run.
 
         Args:
             path: ``metrics.json`` of the run.
-            metrics: of the record, fractions.
+            metrics: the record's metrics, as fractions.
         """
         self.experiment.summary.update(metrics)
         self.experiment.save(str(path), base_path=str(path.parent), policy="now")
@@ -83,11 +83,11 @@ def wandb_logger(options: Any, directory: Path, resolved: dict[str, Any]) -> Rec
 
     Args:
         options: parsed configuration with the groups ``wandb`` and ``experiment``.
-        directory: of the run; W&B writes its own files to ``wandb/`` in it.
+        directory: the run's directory; W&B writes its own files to ``wandb/`` in this directory.
         resolved: the resolved configuration; becomes the config of the W&B run.
     """
     experiment, seed = options.experiment, f"seed{options.seed_everything}"
-    # Without the folder, W&B would write to a temporary one.
+    # If the directory does not exist, W&B writes to a temporary folder.
     directory.mkdir(parents=True, exist_ok=True)
     id_file = directory / "wandb_id"
     if not id_file.exists():

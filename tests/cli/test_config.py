@@ -112,7 +112,7 @@ def complaint(cli, capsys, *args: str) -> str:
         ),
         (
             ("--trainer.callbacks", "[{class_path: EarlyStoping}]"),
-            "trainer.callbacks: [{'class_path': 'EarlyStoping'}] names no Callback. Give the path of its class.",
+            "trainer.callbacks: [{'class_path': 'EarlyStoping'}] is not a Callback. Give the import path of a class.",
         ),
         (
             ("--trainer.callbacks", "lightning.pytorch.callbacks.EarlyStoping"),
@@ -126,7 +126,7 @@ def complaint(cli, capsys, *args: str) -> str:
         (("--seed_everything", "one"), "seed_everything: one does not fit. Give bool or int."),
         (
             ("--seed_everything", "-1"),
-            "seed_everything is -1: give a number from 0 to 2^32 - 1; it is part of the run's folder.",
+            "seed_everything is -1: give a number from 0 to 2^32 - 1. It is part of the name of the run's folder.",
         ),
         (
             ("--trainer.precision", "bf17"),
@@ -267,7 +267,7 @@ def test_a_run_needs_a_name(cli, capsys):
         (("--trainer.strategy", "none"), "trainer.strategy none"),
         (
             ("--trainer.precision", "16-true"),
-            "trainer.precision is 16-true. Give 32-true, 16-mixed, bf16-mixed or bf16-true.",
+            "trainer.precision is 16-true. Use 32-true, 16-mixed, bf16-mixed or bf16-true.",
         ),
         (("--model.optimization.lr", "-1"), "model.optimization.lr is -1.0; it cannot be negative"),
         (("--trainer.val_check_interval", "0"), "trainer.val_check_interval is 0"),

@@ -255,7 +255,8 @@ def test_the_time_of_earlier_calls_does_not_count(cli, arguments, run, monkeypat
 
 
 def test_the_best_checkpoint_has_the_weights_of_the_best_validation(cli, arguments, run, fails, monkeypatch):
-    assert "best.ckpt; fit keeps it with --checkpoint.monitor" in fails("validate", *arguments, "--ckpt_path", "best")
+    error = fails("validate", *arguments, "--ckpt_path", "best")
+    assert "best.ckpt does not exist; fit writes it only with --checkpoint.monitor" in error
     arguments += ["--trainer.val_check_interval", "1", "--checkpoint.monitor", "val/AR100"]
     made_up = iter([0.1, 0.3, 0.2, 0.25])  # of steps 1 to 4; the last is not evaluated twice
     finish = EvaluatedStage._finish_evaluation
@@ -274,7 +275,7 @@ def test_the_best_checkpoint_has_the_weights_of_the_best_validation(cli, argumen
     for name, value in result.model.state_dict().items():
         assert torch.equal(value, checkpoint["state_dict"][name])
     assert not torch.equal(next(iter(weights(run).values())), next(iter(checkpoint["state_dict"].values())))
-    assert "there are: val/AR" in fails("fit", *arguments, "--checkpoint.monitor", "val/APx", *OVERWRITE)
+    assert "not one of the metrics: val/AR" in fails("fit", *arguments, "--checkpoint.monitor", "val/APx", *OVERWRITE)
     assert record(run)["metrics"]["AR100"] == 0.25  # found before the earlier run was moved
 
 
@@ -389,7 +390,7 @@ def test_a_damaged_log_is_named(cli, arguments, run, kill, fails):
         log.write_text(damage)
         error = fails("fit", *arguments, *RESUME)
         assert f"{log} is damaged (" in error
-        assert "move it away" in error
+        assert "move it to another folder" in error
         assert log.read_text() == damage
     log.unlink()
     cli("fit", *arguments, *RESUME)

@@ -138,5 +138,5 @@ def test_a_first_config_that_is_not_a_row_is_named(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(InputError, match=message):
         expand_preset(["fit", "--config", str(file), "--preset", "mini"])
-    with pytest.raises(InputError, match="--preset mini scales a row: give its file"):
+    with pytest.raises(InputError, match="--preset mini scales a row: give the row's file"):
         expand_preset(["fit", "--preset", "mini"])
