@@ -1,1 +1,1 @@
-"""Images, targets and proposals: from files to batches."""
+"""Read images, ground truth and proposals from files and make batches of them."""

@@ -1,7 +1,7 @@
-"""Checks of a split before its first image is used, so that a run does not stop at the thousandth step.
+"""Check a split before training or evaluation starts, so that a fault does not stop a run after hours.
 
-docs/data.md says what is checked when. At COCO's 118k images this takes a second or two: masks were checked when the
-index was built, missing files show in a listing of the folder, and headers are read of a bounded number of images.
+docs/data.md lists all checks. For COCO's 118k training images they take one or two seconds: masks were already checked
+when the index was built, missing files are found by listing the folder, and at most 2000 image headers are read.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ from fpn_lightning.data.dataset import COCODataset
 from fpn_lightning.data.images import check_header
 from fpn_lightning.errors import MOST, InputError, listed
 
-MAX_HEADERS = 2000  # images whose headers are read; in larger splits they are evenly spread
-THREADS = 16  # in parallel, because a network disk answers many requests in the time of one
+MAX_HEADERS = 2000  # largest number of image headers to read; larger splits are sampled evenly
+THREADS = 16  # read headers in parallel, because a network disk answers many requests in the time of one
 
 
 def check_split(
     root: str, split: str, key: str, with_masks: bool, open_dataset: Callable[[], COCODataset]
 ) -> Sequence[str]:
-    """Find all faults of a split that can be found without decoding images, and warn of possible faults.
+    """Return all faults of a split that can be found without decoding images; log a warning for each possible fault.
 
     Args:
         root: the data set's folder.
         split: name of the split.
-        key: configuration key that names it. A ``val_split`` needs annotations; ``train_split`` is checked when opened.
+        key: configuration key of the split. ``data.val_split`` has to have annotations. For ``data.train_split``,
+            ``open_dataset`` checks this.
         with_masks: whether objects need masks.
-        open_dataset: opens the split for use, which may find further problems.
+        open_dataset: opens the split; problems that it raises as InputError are returned too.
 
     Returns:
-        One message for each kind of problem.
+        One message per kind of problem; empty if the split can be used.
     """
     try:
         annotation_file, images = split_paths(root, split)
@@ -58,7 +59,7 @@ def check_split(
     found, remarks = split_findings(index, images, places, with_masks and index.has_annotations)
     for remark in remarks:
         rank_zero_warn(remark)
-    # Boxes in the wrong form may be why no object can be trained on, and are named there.
+    # A fault of the boxes may be part of another message already: that no object can be trained on.
     return problems + [new for new in found if not any(new.partition(": ")[2] in problem for problem in problems)]
 
 
@@ -69,13 +70,13 @@ def split_findings(
 
     Args:
         index: the split's annotations.
-        image_folder: folder of its image files.
-        places: int64, places in the index of the images that are used.
+        image_folder: folder of the split's image files.
+        places: int64, positions in ``index`` of the images that are used.
         with_masks: whether objects need masks.
 
     Returns:
-        ``(problems, remarks)``, one message for each kind. With a problem the split cannot be used; a remark says what
-        may be meant otherwise.
+        ``(problems, remarks)``, one message per kind. A problem makes the split unusable. A remark names data that are
+        valid, but may be a mistake.
     """
     missing = _missing_files(index, image_folder, places)
     problems = [*(_mask_problems(index, places) if with_masks else []), *_file_problems(index, image_folder, missing)]
@@ -92,12 +93,12 @@ def _mask_problems(index: COCOIndex, places: NDArray[np.int64]) -> list[str]:
     if not faulty.size:
         return []
     others = index.objects.annotation_ids[faulty[1:]].tolist()
-    more = f"; {len(others)} others lack one too: {listed(others)}" if others else ""
+    more = f"; other annotations without a usable segmentation ({len(others)}): {listed(others)}" if others else ""
     return [f"{index.annotation_file}: {index.mask_fault(int(faulty[0]))}; {MASKS_NEEDED}{more}"]
 
 
 def _missing_files(index: COCOIndex, image_folder: Path, places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the places of images whose file is missing from the listing of its folder."""
+    """Return the positions in the index of images whose file is missing; each folder is listed only once."""
     folders: dict[str, set[str]] = {}
     missing = []
     for place in places.tolist():
@@ -115,18 +116,18 @@ def _file_problems(index: COCOIndex, image_folder: Path, missing: NDArray[np.int
         return []
     names = [index.file_name(place) for place in missing.tolist()]
     shown = [f"{name} (image {index.image_ids[place]})" for name, place in zip(names, missing.tolist(), strict=True)]
-    # Some tools write the folders of the computer that they run on into 'file_name'.
+    # Some tools write the folder of their own computer into 'file_name'.
     without = sum((image_folder / PureWindowsPath(name).name).is_file() for name in names[:MOST])
     advice = (
         "files of these names are there without a folder: leave the folder out of 'file_name'"
         if without
-        else f"put them there, or leave them out of {index.annotation_file.name}"
+        else f"put them there, or remove them from {index.annotation_file.name}"
     )
     return [f"{image_folder}: {len(missing)} of {len(index)} images are missing: {listed(shown)}; {advice}"]
 
 
 def _headers(index: COCOIndex, image_folder: Path, places: NDArray[np.int64]) -> tuple[list[str], list[str]]:
-    """Return problems and remarks that the headers of image files show."""
+    """Read the headers of image files and return ``(problems, remarks)`` about them."""
     if len(places) > MAX_HEADERS:
         places = places[np.linspace(0, len(places) - 1, MAX_HEADERS).astype(np.int64)]
 
@@ -146,15 +147,15 @@ def _headers(index: COCOIndex, image_folder: Path, places: NDArray[np.int64]) ->
     problems = [answer for answer in answers if isinstance(answer, tuple)]
     turned = sum(answer not in (0, 1) for answer in answers if isinstance(answer, int))
     remarks = [
-        f"{image_folder}: {turned} of the {len(places)} images looked at have an EXIF orientation. It is not applied: "
-        "COCO's boxes belong to the pixels as stored. If yours belong to the turned images, store them turned, without "
-        "the tag"
+        f"{image_folder}: {turned} of the {len(places)} checked images have an EXIF orientation tag. It is not "
+        "applied, because COCO's boxes refer to the stored pixels. If your boxes refer to the turned images, store "
+        "the turned pixels without the tag"
     ]
     return _by_cause(problems), remarks if turned else []
 
 
 def _by_cause(problems: list[tuple[str, str]]) -> list[str]:
-    """Return one message per cause: the problem of the first image, and the names of the other images."""
+    """Merge (image, problem) pairs with equal causes: the first image's problem, and the names of the other images."""
     causes: dict[str, list[tuple[str, str]]] = {}
     for name, problem in problems:
         cause = re.sub(r"\d+", "", problem.rpartition(f"{name}: ")[2])
@@ -162,5 +163,5 @@ def _by_cause(problems: list[tuple[str, str]]) -> list[str]:
     messages = []
     for (_, problem), *others in causes.values():
         names = listed([name for name, _ in others])
-        messages.append(f"{problem}; {len(others)} others are wrong in the same way: {names}" if others else problem)
+        messages.append(f"{problem}; other images with the same fault ({len(others)}): {names}" if others else problem)
     return messages

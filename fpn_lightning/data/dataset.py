@@ -1,4 +1,4 @@
-"""Images with their objects as network inputs, and batches of them."""
+"""The dataset: it reads images with their objects as network inputs, and a collate function makes batches of them."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Sample:
         pixels: uint8 ``(H, W, 3)`` RGB.
         geometry: how the image file became these pixels.
         image_id: COCO image id.
-        targets: the objects to train on; None without annotations.
-        ground_truth: all objects; None without annotations.
-        proposals: fixed proposals; None without a store.
+        targets: the objects to train on; None if the split has no annotations.
+        ground_truth: all objects of the image; None if the split has no annotations.
+        proposals: fixed proposals; None if the dataset has no proposal store.
     """
 
     pixels: NDArray[np.uint8]
@@ -44,18 +44,18 @@ class Sample:
 
 
 class COCODataset(Dataset[Sample]):
-    """Images of one split with their objects, addressed by (position in ``places``, epoch).
+    """Images of one split with their objects. An item's key is a pair (position in ``places``, epoch).
 
     Args:
         index: the split's annotations.
-        image_folder: folder of its image files.
+        image_folder: folder of the split's image files.
         transform: resizing and augmentation.
-        places: int64, places in the index of the images that are used.
-        training: augment images; otherwise only resize them.
+        places: int64 ``(N,)``, positions in ``index`` of the images that are used.
+        training: True augments images, False only resizes them.
         load_masks: load the objects' masks.
         proposals: store of fixed proposals of these images.
-        max_proposals: largest number of proposals of an image; the best are taken.
-        cache_images: keep every resized image in memory, so that it is decoded once.
+        max_proposals: use at most this number of proposals per image, those with the highest objectness.
+        cache_images: keep every resized image in memory, so that each file is decoded only once.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class COCODataset(Dataset[Sample]):
         return sample
 
     def _pixels(self, place: int, geometry: Geometry) -> NDArray[np.uint8]:
-        """Read the image of a place as the network input; a cached image is only flipped."""
+        """Return the network input of the image at position ``place`` of the index; a cached image is only flipped."""
         if self._resized is None:
             return (augment if self.training else resize)(self._stored_pixels(place), geometry)
         if place not in self._resized:
@@ -115,11 +115,11 @@ class COCODataset(Dataset[Sample]):
         return read_image(path, size=(height, width), image_id=int(self.index.image_ids[place]))
 
     def file_name(self, image_id: int) -> str:
-        """Return the name of an image's file, relative to the split's image folder; KeyError for an unknown id."""
+        """Return an image's file name, relative to the split's image folder; raise KeyError for an unknown id."""
         return self.index.file_name(self.index.row(image_id))
 
     def pixels_orig(self, image_id: int) -> NDArray[np.uint8]:
-        """Read an image as stored: uint8 ``(H, W, 3)`` RGB; InputError if it cannot be read."""
+        """Read an image without resizing: uint8 ``(H, W, 3)`` RGB; raise InputError if the file cannot be read."""
         return read_image(self.image_folder / self.file_name(image_id), image_id=image_id)
 
     def _ground_truth(self, place: int) -> GroundTruth:
@@ -138,17 +138,17 @@ class COCODataset(Dataset[Sample]):
 def open_proposals(
     root: str | None, split: str, index: COCOIndex, places: NDArray[np.int64], max_proposals: int
 ) -> ProposalStore | None:
-    """Open the store of a split's proposals, which is a folder named after the split.
+    """Open the store of a split's fixed proposals, the folder ``root/<split>``; return None if ``root`` is None.
 
     Args:
-        root: folder of the stores; None for no proposals.
+        root: folder of the stores.
         split: name of the split.
         index: annotations of the split.
-        places: int64, places in the index of the images whose proposals are needed.
-        max_proposals: number of proposals of an image to use; a store that was made with fewer gives a warning.
+        places: int64, positions in ``index`` of the images that need proposals.
+        max_proposals: number of proposals to use per image. A warning is logged if the store was made with fewer.
 
     Raises:
-        InputError: the store is missing or lacks these images.
+        InputError: the store is missing, or lacks some of these images.
     """
     if root is None:
         return None
@@ -156,16 +156,16 @@ def open_proposals(
     store.check(split, index.fingerprint, index.image_ids[places])
     if store.header.post_nms_topk < max_proposals:
         rank_zero_warn(
-            f"{store.folder} holds at most {store.header.post_nms_topk} proposals of an image; data.train_proposals or "
-            f"data.eval_proposals is {max_proposals}"
+            f"{store.folder} holds at most {store.header.post_nms_topk} proposals per image, but data.train_proposals "
+            f"or data.eval_proposals asks for {max_proposals}"
         )
     return store
 
 
 def mapped_targets(ground_truth: GroundTruth, geometry: Geometry, min_box_size: float) -> Targets:
-    """Map the objects of an image file to its network input and keep those that can be trained on.
+    """Map the objects of an image file to its network input and keep the objects that can be trained on.
 
-    Crowd regions are left out, as are boxes that :func:`~fpn_lightning.data.transforms.usable_boxes` rejects.
+    Crowd regions and boxes that :func:`~fpn_lightning.data.transforms.usable_boxes` rejects are left out.
     """
     single = np.flatnonzero(~ground_truth.is_crowd)
     boxes, kept = usable_boxes(ground_truth.boxes_orig[single], geometry, min_box_size)
@@ -178,9 +178,10 @@ def mapped_targets(ground_truth: GroundTruth, geometry: Geometry, min_box_size: 
 
 
 def mapped_proposals(stored: StoredProposals, geometry: Geometry) -> Proposals:
-    """Map proposals of an image file to its network input, clipped to it, best first.
+    """Map proposals from pixels of the image file to the network input and clip them to it.
 
-    Proposals narrower or lower than 0.001 px are left out, since no box can be regressed from them.
+    The order of the store (best first) is kept. Proposals narrower or lower than 0.001 px after clipping are left out,
+    since no box can be regressed from them.
     """
     boxes, kept = usable_boxes(stored.boxes_orig.astype(np.float64), geometry, min_box_size=0)
     return Proposals(
@@ -192,12 +193,12 @@ def mapped_proposals(stored: StoredProposals, geometry: Geometry) -> Proposals:
 
 @dataclass(frozen=True)
 class Collate:
-    """Pads images at the right and bottom with 0 to one size, a multiple of ``size_divisor``, and stacks them."""
+    """Stack images after padding them with 0, right and bottom, to a common size that ``size_divisor`` divides."""
 
     size_divisor: int = 32
 
     def __call__(self, samples: list[Sample]) -> Batch:
-        """Make a batch of samples: pixels uint8 ``(N, 3, H, W)``; objects and proposals of samples that have them."""
+        """Return a batch with pixels uint8 ``(N, 3, H, W)``; its lists of targets and proposals may be empty."""
         sizes = torch.tensor([sample.geometry.size for sample in samples])
         height, width = (-(-side // self.size_divisor) * self.size_divisor for side in sizes.amax(dim=0).tolist())
         pixels = torch.zeros((len(samples), 3, height, width), dtype=torch.uint8)
@@ -219,9 +220,10 @@ class Collate:
 
 
 def start_worker(worker_id: int) -> None:
-    """Limit a loader's worker to one thread: OpenCV's threads would compete with the other workers.
+    """Prepare a loader's worker: limit OpenCV to one thread, and leave Ctrl-C to the main process.
 
-    Workers ignore Ctrl-C. The main process finishes its step first, and then stops the workers with SIGTERM.
+    More threads would compete with the other workers. On Ctrl-C the main process finishes its training step, for which
+    it needs the workers, and then stops them with SIGTERM.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,7 +1,7 @@
 """Decode image files to uint8 RGB arrays.
 
 The EXIF orientation is *not* applied to images with annotations, since COCO's boxes and sizes refer to the stored
-pixels. It is applied to image folders, so that results match what an image viewer shows.
+pixels. It is applied to images of a folder without annotations, so that results match what an image viewer shows.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from PIL import Image, TiffImagePlugin
 from fpn_lightning.data.jpeg_warnings import LEFT_OVER, jpeg_warnings
 from fpn_lightning.errors import InputError
 
-# Pillow warns of decompression bombs above this number of pixels and rejects images with twice as many.
+# Above this number of pixels, Pillow warns of a decompression bomb; it rejects images with more than twice as many.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
-# Formats that only hold pixels: for EPS, Pillow would run Ghostscript on the file's content.
+# Only formats that hold nothing but pixels. For EPS, Pillow would run Ghostscript on the file's content.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "WEBP", "AVIF")
-ORIENTATION = 0x0112  # EXIF and TIFF tag; 1: as stored
+ORIENTATION = 0x0112  # EXIF and TIFF tag; the value 1 means that the pixels need no turn
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -32,10 +32,10 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # first bytes; the last two are BigTIFF's
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # first bytes of TIFF (two byte orders) and of BigTIFF
 BITS, SAMPLE_FORMAT = 258, 339  # TIFF tags
 SAMPLE_FORMATS = {1: "unsigned integers", 2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex floats"}
-# First and last bytes of a whole file. The last bytes do not occur inside the compressed data.
+# The last bytes of a complete file, by its first bytes. The last bytes do not occur inside the compressed data.
 JPEG_START = b"\xff\xd8"
 WHOLE = {
     JPEG_START: b"\xff\xd9",  # JPEG: start and end of image
@@ -44,20 +44,20 @@ WHOLE = {
 
 
 EXCHANGED = (
-    "if the boxes belong to the picture as viewers turn it, store it turned, without its EXIF tag, and otherwise "
-    "exchange 'width' and 'height'"
+    "if the boxes fit the image as a viewer shows it, turned by its EXIF tag, store the turned pixels without the tag; "
+    "otherwise exchange 'width' and 'height'"
 )
 
 
 class Header(NamedTuple):
-    """What the first bytes of an image file say."""
+    """Properties of an image file that can be read without decoding its pixels."""
 
     size: tuple[int, int]
     """Height and width as stored."""
     kind: str
-    """Pillow's name of the format."""
+    """Pillow's name of the format, such as ``JPEG``."""
     orientation: int
-    """The orientation tag; 1 where it was not asked for."""
+    """The orientation tag; 1 if the file has none or if it was not read."""
     progressive: bool
 
 
@@ -69,23 +69,24 @@ def read_image(
     max_pixels: int = MAX_PIXELS,
     upright: bool = False,
 ) -> NDArray[np.uint8]:
-    """Decode an image file; its extension does not matter.
+    """Decode an image file. The format is recognised by the content, not by the file's extension.
 
-    Grey, palette, CMYK and 16-bit images become 8-bit RGB; an alpha channel is dropped.
+    Grey, palette, CMYK and 16-bit images are converted to 8-bit RGB; an alpha channel is dropped.
 
     Args:
         path: the file.
         size: expected height and width, from the annotation file; None accepts any.
-        image_id: COCO image id, for messages.
-        max_pixels: largest height × width accepted; checked before decoding.
-        upright: apply the orientation tag. ``size`` is the size before that.
+        image_id: COCO image id, for error messages.
+        max_pixels: largest accepted height × width, checked before decoding.
+        upright: turn the image by its orientation tag. ``size`` is the size before the turn.
 
     Returns:
         uint8 ``(H, W, 3)`` RGB, contiguous.
 
     Raises:
-        InputError: the file is missing, empty, cut short, damaged, not an image, too large, of another size, has
-            samples that are no colours of 8 or 16 bits, or (unless ``upright``) is a TIFF with an orientation tag.
+        InputError: the file is missing, empty, cut short, damaged, not an image, too large, or of another size than
+            ``size``; its samples are floats, signed, or wider than 16 bits; or, without ``upright``, it is a TIFF with
+            an orientation tag.
     """
     name = _name(path, image_id)
     try:
@@ -99,40 +100,40 @@ def read_image(
 
 
 def upright_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    """Turn an image of Pillow into what :func:`read_image` returns for its file with ``upright``.
+    """Convert a Pillow image to the array that :func:`read_image` returns for the same file if ``upright`` is true.
 
     Args:
-        image: any mode; an orientation tag is applied.
-        name: what to call it in messages.
+        image: an image of any mode; it is turned by its orientation tag.
+        name: name of the image in error messages.
 
     Returns:
         uint8 ``(H, W, 3)`` RGB, contiguous.
 
     Raises:
-        InputError: its samples are no colours of 8 or 16 bits, or its file is damaged.
+        InputError: the samples are 32-bit floats or integers, or the image file is damaged.
     """
     if image.mode in ("F", "I"):
         raise _no_colours(name, f"32-bit {'floats' if image.mode == 'F' else 'integers'}")
     try:
         pixels, orientation = _rgb(image), 1 if image.format == "TIFF" else _orientation(image)
-    except Exception as error:  # Pillow decodes here
+    except Exception as error:  # the pixels may be decoded only now
         raise _damaged(name, error) from error
     return _turned(pixels, orientation)
 
 
 def check_header(path: str | Path, size: tuple[int, int], image_id: int) -> int:
-    """Check what the first bytes of an annotated image say, a hundredth of the work of decoding it.
+    """Check the header of an annotated image file, in about a hundredth of the time that decoding takes.
 
     Args:
         path: the file.
         size: height and width in the annotation file.
-        image_id: COCO image id, for messages.
+        image_id: COCO image id, for error messages.
 
     Returns:
-        The orientation tag, 1 without one.
+        The orientation tag; 1 if the file has none.
 
     Raises:
-        InputError: as :func:`read_image`, except for damage further inside the file.
+        InputError: as :func:`read_image`, except that damage after the header is not noticed.
     """
     name = _name(path, image_id)
     try:
@@ -158,12 +159,17 @@ def _unreadable(name: str, error: OSError | ValueError) -> InputError:
 def _check(header: Header, name: str, size: tuple[int, int] | None, max_pixels: int, upright: bool) -> None:
     found = header.size
     if header.kind == "TIFF" and header.orientation != 1 and not upright:
-        # Both libraries apply this tag whether asked to or not.
-        raise InputError(f"{name}: a TIFF with an orientation tag; store the pixels as annotated, without it")
+        # OpenCV and Pillow cannot be told to ignore the tag of a TIFF.
+        raise InputError(
+            f"{name}: the file is a TIFF with an orientation tag, which is not supported for annotated images; remove "
+            "the tag and store the pixels as they were annotated"
+        )
     if found[0] * found[1] > max_pixels:
-        raise InputError(f"{name}: {found[1]}×{found[0]} is more than the {max_pixels} pixels allowed; scale it down")
+        raise InputError(
+            f"{name}: {found[1]}×{found[0]} is more than the {max_pixels} pixels allowed; scale the image down"
+        )
     if size is not None and found != tuple(size):
-        advice = EXCHANGED if found == tuple(reversed(size)) else "it was resized, or belongs to another data set"
+        advice = EXCHANGED if found == tuple(reversed(size)) else "the file was resized, or belongs to another data set"
         raise InputError(
             f"{name}: the file is {found[1]}×{found[0]} (width × height) but the annotations say {size[1]}×{size[0]}; "
             f"{advice}"
@@ -173,7 +179,7 @@ def _check(header: Header, name: str, size: tuple[int, int] | None, max_pixels: 
 def _header(file: BinaryIO, name: str, with_orientation: bool) -> Header:
     start = file.read(4)
     if not start:
-        raise InputError(f"{name}: the image file is empty; fetch it again")
+        raise InputError(f"{name}: the image file is empty; copy or download it again")
     try:
         if start in TIFF:
             _check_samples(file, name)
@@ -187,15 +193,15 @@ def _header(file: BinaryIO, name: str, with_orientation: bool) -> Header:
     except InputError:
         raise
     except Image.DecompressionBombError as error:
-        raise InputError(f"{name}: the image is too large ({error}); scale it down") from error
-    except Exception as error:  # Pillow's parsers raise anything: struct.error, EOFError, KeyError ...
+        raise InputError(f"{name}: the image is too large ({error}); scale the image down") from error
+    except Exception as error:  # Pillow's parsers raise many types: struct.error, EOFError, KeyError ...
         raise InputError(
-            f"{name}: not an image of a known format, or cut short; convert it or fetch it again"
+            f"{name}: not an image of a known format, or cut short; convert it to PNG or JPEG, or download it again"
         ) from error
 
 
 def _check_samples(file: BinaryIO, name: str) -> None:
-    """Reject a TIFF of floats or of wide or signed integers: as colours they would be black or white."""
+    """Reject a TIFF of floats, or of integers that are signed or wider than 16 bits."""
     file.seek(0)
     first = file.read(8)
     if first[2:3] == b"+" or first[3:4] == b"+":  # BigTIFF has a longer header
@@ -217,7 +223,7 @@ def _no_colours(name: str, samples: str) -> InputError:
 
 def _orientation(image: Image.Image) -> int:
     if image.format == "PNG" and "exif" not in image.info:
-        return 1  # a tag may follow the pixels, but Pillow would decode all of them to find it
+        return 1  # a PNG may hold the tag after its pixels, but Pillow would decode all pixels to find the tag
     try:
         return int(image.getexif().get(ORIENTATION, 1))
     except Exception:
@@ -227,8 +233,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _decode(content: bytes, name: str, header: Header) -> NDArray[np.uint8]:
-    # OpenCV may fill the missing part of a JPEG or PNG with one colour without an error. A file that does not end as
-    # its format does (cut short, or bytes appended) is therefore decoded by Pillow, which is strict.
+    # OpenCV may fill the missing part of a JPEG or PNG with one colour without an error. A JPEG or PNG without the last
+    # bytes of its format (cut short, or with bytes appended) is therefore decoded by Pillow, which raises an error.
     if all(content.endswith(end) for start, end in WHOLE.items() if content.startswith(start)):
         pixels = _decode_by_opencv(content, name, header)
         if pixels is not None:
@@ -236,7 +242,7 @@ def _decode(content: bytes, name: str, header: Header) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if content.startswith(JPEG_START):
-                _decode_by_opencv(content, name, header)  # Pillow says nothing of a part missing in the middle
+                _decode_by_opencv(content, name, header)  # raises if a part in the middle is missing; Pillow does not
             return _rgb(image)
     except InputError:
         raise
@@ -246,7 +252,7 @@ def _decode(content: bytes, name: str, header: Header) -> NDArray[np.uint8]:
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith("I;16"):
-        # Pillow would clip these to 255 where OpenCV keeps the high byte.
+        # Keep the high byte of 16-bit samples, as OpenCV does. Pillow's conversion would clip them to 255.
         grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     return np.ascontiguousarray(image.convert("RGB"))
@@ -259,7 +265,7 @@ def _turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def _damaged(name: str, error: Exception) -> InputError:
-    return InputError(f"{name}: the image is damaged or cut short ({error}); fetch it again")
+    return InputError(f"{name}: the image is damaged or cut short ({error}); copy or download it again")
 
 
 def _decode_by_opencv(content: bytes, name: str, header: Header) -> NDArray[np.uint8] | None:
@@ -269,8 +275,9 @@ def _decode_by_opencv(content: bytes, name: str, header: Header) -> NDArray[np.u
             pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
         except cv2.error:
             pixels = None
-    # What libjpeg fills is grey, up to the last pixel. After a real last pixel, left-over bytes are padding.
+    # libjpeg fills missing pixels up to the last pixel with grey (128). If the last pixel has another colour, left-over
+    # bytes are only padding, except in a progressive JPEG.
     filled = header.progressive or (pixels is not None and bool((pixels[-1, -1] == 128).all()))
     if damage and (filled or not LEFT_OVER.fullmatch(damage[0])):
-        raise InputError(f"{name}: a part of the JPEG is missing or damaged ({damage[0]}); fetch it again")
+        raise InputError(f"{name}: a part of the JPEG is missing or damaged ({damage[0]}); copy or download it again")
     return None if pixels is None else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)

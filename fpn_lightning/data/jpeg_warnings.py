@@ -1,7 +1,7 @@
 """Catch libjpeg's warnings about a damaged JPEG.
 
-libjpeg fills missing parts of a JPEG with grey or shifted blocks, and continues. Its only sign is a line on the
-process's stderr, which names no file. Neither OpenCV nor Pillow returns that line, so this module reads it from stderr.
+libjpeg fills missing parts of a JPEG with grey or shifted blocks and continues. It reports the damage only as a line on
+the process's stderr, without a file name. Neither OpenCV nor Pillow returns that line, so this module reads stderr.
 """
 
 from __future__ import annotations
@@ -15,23 +15,25 @@ from functools import cache
 from pathlib import Path
 from threading import Lock
 
-STDERR = 2  # the file descriptor, which C code writes to
-# Lines that mean lost pixels. Others, for example about an odd header, do not.
+STDERR = 2  # the file descriptor that C code writes to
+# Warnings after which pixels are missing. Other warnings, for example of an odd header, do no harm.
 DAMAGE = re.compile(
     r"Corrupt JPEG data: (?:premature end of data segment|bad Huffman code|found marker .* instead of RST.*"
     r"|bad arithmetic code|\d+ extraneous bytes before marker 0x(?:c4|d[0-79a]))"
     r"|Inconsistent progression sequence.*|Premature end of JPEG file"
 )
-# Padding after the last pixel, or, in a progressive JPEG and in one with restart markers, bytes that pixels lack.
+# These bytes may be padding after the last pixel. In a progressive JPEG, or in one with restart markers, they may
+# instead be data of pixels that were not decoded.
 LEFT_OVER = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9")
 _one_at_a_time = Lock()
 
 
 @contextmanager
 def jpeg_warnings() -> Iterator[list[str]]:
-    """Yield a list that holds, after the block, the lines of libjpeg that mean lost pixels (it prints the first only).
+    """Collect libjpeg's warnings of missing pixels during a ``with`` block.
 
-    All other lines that were written to stderr meanwhile are passed on.
+    The yielded list is filled when the block ends. libjpeg prints only the first warning of an image. All other lines
+    that were written to stderr during the block are printed when it ends.
     """
     damage: list[str] = []
     with _one_at_a_time:
@@ -52,14 +54,14 @@ def jpeg_warnings() -> Iterator[list[str]]:
 
 @cache
 def _capture(process: int) -> int:
-    """Each process has its own file, because a file shared with forked workers would mix their lines."""
+    """Open the file that captures stderr; one per process, because forked workers would mix their lines in one file."""
     handle, path = tempfile.mkstemp()
     Path(path).unlink()
     return handle
 
 
 def _passed_on(capture: int) -> list[str]:
-    """Empty the file; print lines that are not about damage, and return the others."""
+    """Empty the file of captured lines, print the lines that do not report missing pixels, and return the others."""
     if not (length := os.fstat(capture).st_size):
         return []
     lines = os.pread(capture, length, 0).decode(errors="replace").splitlines()

@@ -1,4 +1,4 @@
-"""Data loaders of one process: a stream for training, and every image once for evaluation."""
+"""Data loaders of one process: an endless stream for training, and one pass over the images for evaluation."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def training_loader(
     num_workers: int = 0,
     images_done: int = 0,
 ) -> TrainingLoader:
-    """Build the training loader of a process; the loader continues where training stopped.
+    """Build the training loader of a process, which starts after the images that were already trained on.
 
     Args:
-        dataset: addressed by (position, epoch).
-        sampler: this process's part of the stream.
-        collate: makes a batch of a list of samples.
-        num_batches: micro-batches of one pass.
-        num_workers: worker processes.
-        images_done: number of images, over all processes, that have been trained on.
+        dataset: its keys are pairs (position, epoch).
+        sampler: yields the micro-batches of this process.
+        collate: turns a list of samples into a batch.
+        num_batches: number of micro-batches in one pass.
+        num_workers: number of worker processes.
+        images_done: number of images, over all processes, that were already trained on.
     """
     loader = TrainingLoader(
         dataset,
@@ -42,7 +42,7 @@ def training_loader(
         worker_init_fn=start_worker,
         pin_memory=torch.cuda.is_available(),
     )
-    # Lightning restores a loader's saved state only if it considers the pass unfinished.
+    # Set here, because Lightning restores a loader's saved state only if it considers the pass unfinished.
     loader.load_state_dict({"images": images_done})
     return loader
 
@@ -54,14 +54,14 @@ def evaluation_loader(
     process: tuple[int, int] = (0, 1),
     num_workers: int = 0,
 ) -> DataLoader[Any]:
-    """Build the evaluation loader of a process: it loads the images of the process once, in order.
+    """Build the evaluation loader of a process, which loads each image of the process once, in order.
 
     Args:
-        dataset: addressed by (position, 0).
-        collate: makes a batch of a list of samples.
-        batch_size: images of one batch.
-        process: rank and number of processes; process r takes the positions r, r + number, ...
-        num_workers: worker processes.
+        dataset: its keys are pairs (position, 0).
+        collate: turns a list of samples into a batch.
+        batch_size: images per batch.
+        process: rank and world size; rank r loads the positions r, r + world size, ...
+        num_workers: number of worker processes.
     """
     return DataLoader(
         dataset,
@@ -76,12 +76,12 @@ def evaluation_loader(
 
 @dataclass(frozen=True)
 class SkippingCollate:
-    """Collates the images that could be read (None if there are none) and lists the skipped ones."""
+    """Collates the images that could be read, and lists the images that could not."""
 
     collate: Collate
 
     def __call__(self, items: list[Sample | Skipped]) -> tuple[Batch | None, list[Skipped]]:
-        """Make a batch of ``items``, which are samples and :class:`Skipped` in any order."""
+        """Return the batch of all samples among ``items`` (None if there are none), and the list of skipped images."""
         samples = [item for item in items if isinstance(item, Sample)]
         skipped = [item for item in items if isinstance(item, Skipped)]
         return self.collate(samples) if samples else None, skipped
@@ -90,10 +90,10 @@ class SkippingCollate:
 class PredictionLoader:
     """Yields the batches of a loader that collates with :class:`SkippingCollate`, and collects the skipped images.
 
-    It is not a ``DataLoader``, because Lightning rebuilds a ``DataLoader`` for prediction.
+    The class does not derive from ``DataLoader``, because Lightning would replace a ``DataLoader`` by a new one.
 
     Attributes:
-        skipped: images of this process that could not be read so far.
+        skipped: images of this process that could not be read in the current pass, so far.
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:

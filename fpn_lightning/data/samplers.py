@@ -1,7 +1,8 @@
-"""Which images are in which batch: a function of (seed, step), the same for any number of processes.
+"""Choose the images of each batch as a function of (seed, step) that does not depend on the number of processes.
 
-Training is one endless stream: every epoch is a shuffle of all images, and global batch t takes the next
-``total_batch_size`` of them. Processes and accumulation steps only cut that batch into pieces.
+Training reads one endless stream of images, in which every epoch is a new shuffle of all images. The global batch of an
+optimiser step is the next ``total_batch_size`` images of the stream. Processes and accumulation steps divide a global
+batch into micro-batches.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fpn_lightning.errors import InputError
 
-# Part of the seed of these random numbers. The transforms use another value, so that their numbers differ.
+# Part of the seed of the shuffles. The transforms use the same seed with another value, so their numbers differ.
 RANDOM_DOMAIN = 0
-Item = tuple[int, int]  # position of an image in the data set, epoch
+Item = tuple[int, int]  # (position of an image in the dataset, epoch)
 
 
 def epoch_order(portrait: NDArray[np.bool_], seed: int, epoch: int) -> NDArray[np.int64]:
     """Shuffle the images of one epoch in pairs of equal orientation.
 
-    Landscape and portrait images in one batch would pad each other to a large square, so they are paired as in the
-    published implementations (two images per GPU). An image without a partner of its kind is the last of the epoch;
-    if an odd number of images came before the epoch it is the first, so that pairs stay aligned with the stream.
+    A landscape and a portrait image in one batch would both be padded to a large square. The published implementations
+    (two images per GPU) pair images of equal orientation for this reason. Images without a partner come last in the
+    epoch. If an odd number of images precedes the epoch in the stream, they come first, so that each pair starts at an
+    even position of the stream.
 
     Args:
         portrait: bool ``(N,)``, whether each image is higher than wide.
@@ -33,7 +35,7 @@ def epoch_order(portrait: NDArray[np.bool_], seed: int, epoch: int) -> NDArray[n
         epoch: from 0.
 
     Returns:
-        int64 ``(N,)``, a permutation of the positions.
+        int64 ``(N,)``, a permutation of 0..N−1.
     """
     random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(RANDOM_DOMAIN, epoch)))
     shuffled = random.permutation(len(portrait))
@@ -48,17 +50,17 @@ def epoch_order(portrait: NDArray[np.bool_], seed: int, epoch: int) -> NDArray[n
 def accumulation_steps(
     total_batch_size: int, batch_size_per_device: int, world_size: int, configured: int | None = None
 ) -> int:
-    """Return micro-batches per optimiser step: total batch size / (images per micro-batch × processes).
+    """Return the micro-batches per optimiser step: total batch size / (images per micro-batch × processes).
 
     Args:
-        total_batch_size: images of one optimiser step.
-        batch_size_per_device: images of one micro-batch of a process.
+        total_batch_size: images per optimiser step.
+        batch_size_per_device: images per micro-batch of a process.
         world_size: number of processes.
         configured: the trainer's ``accumulate_grad_batches``; None if it is not known.
 
     Raises:
-        InputError: the total cannot be divided like this (the message lists the possible images per micro-batch), or
-            ``configured`` is another number.
+        InputError: ``total_batch_size`` is not a multiple of images per micro-batch × processes, or ``configured`` is
+            not the result.
     """
     share, rest = divmod(total_batch_size, world_size)
     if rest:
@@ -82,16 +84,17 @@ def accumulation_steps(
 
 
 class TrainingBatchSampler(Sampler[list[Item]]):
-    """The endless micro-batches of one process, as lists of (position, epoch).
+    """Yields the micro-batches of one process without end, as lists of (position, epoch).
 
-    Piece ``a * world_size + rank`` of a global batch is accumulation step ``a`` of process ``rank``; pieces in that
-    order make up the global batch. Landscape images come first in it, so that larger pieces are of one kind too.
+    A global batch is divided into micro-batches of equal size. Process ``rank`` trains on micro-batch
+    ``a * world_size + rank`` in accumulation step ``a``. A global batch has its landscape images first and its portrait
+    images last, so that micro-batches of more than two images have mostly one orientation.
 
     Args:
-        portrait: bool ``(N,)``, whether each image is higher than wide; at least one image.
-        total_batch_size: images of one optimiser step.
-        batch_size: images of one micro-batch; with ``world_size`` it has to divide ``total_batch_size``.
-        rank: this process.
+        portrait: bool ``(N,)``, N >= 1, whether each image is higher than wide.
+        total_batch_size: images per optimiser step, a multiple of ``batch_size * world_size``.
+        batch_size: images per micro-batch.
+        rank: rank of this process.
         world_size: number of processes.
         seed: non-negative.
     """
@@ -112,12 +115,12 @@ class TrainingBatchSampler(Sampler[list[Item]]):
         self.world_size = world_size
         self.seed = seed
         self.accumulation = accumulation_steps(total_batch_size, batch_size, world_size)
-        # The next iterator begins with this micro-batch.
+        # Index of the micro-batch, counted from the start of training, that a new iterator yields first.
         self.start = 0
         self._orders: dict[int, NDArray[np.int64]] = {}
 
     def global_batch(self, step: int) -> list[Item]:
-        """Return all (position, epoch) of optimiser step ``step``, in order."""
+        """Return the global batch of optimiser step ``step``: all its (position, epoch), landscape images first."""
         items = []
         for count in range(step * self.total_batch_size, (step + 1) * self.total_batch_size):
             epoch, within_epoch = divmod(count, len(self.portrait))
@@ -141,9 +144,9 @@ class TrainingBatchSampler(Sampler[list[Item]]):
 
 
 class EvaluationBatchSampler(Sampler[list[Item]]):
-    """Every image once over all processes: process r takes the positions r, r + world size, ...
+    """Distributes the images over the processes: rank r gets the positions r, r + world size, ..., each once.
 
-    Processes may get different numbers of batches, or none.
+    Processes may get different numbers of batches, and some may get no batch.
     """
 
     def __init__(self, num_images: int, batch_size: int = 1, rank: int = 0, world_size: int = 1) -> None:
@@ -159,19 +162,19 @@ class EvaluationBatchSampler(Sampler[list[Item]]):
 
 
 class TrainingLoader(DataLoader[Any]):
-    """A data loader that counts the images trained on, and continues from there.
+    """A data loader for training that can be resumed: its state is the number of images trained on.
 
-    Only batches handed to the trainer count, not those that workers have prepared. The state is a number of images,
-    so that a run may continue with another number of processes. Iterating again continues the stream; a pass ends
-    when the number of batches reaches a multiple of ``num_batches``.
+    Only batches that the trainer received are counted, not batches that workers have prepared. The state counts images
+    instead of batches, so that a run can be resumed with another number of processes. A new iterator continues the
+    stream. A pass ends when the number of batches reaches a multiple of ``num_batches``.
 
     Args:
-        dataset: addressed by (position, epoch).
-        batch_sampler: this process's part of the stream.
-        num_batches: micro-batches of one pass. It is finite because Lightning prefetches from loaders without a
-            length, and the state would then count a batch that was not trained on.
-        collate_fn, num_workers, worker_init_fn, pin_memory: as in :class:`torch.utils.data.DataLoader`; workers
-            are kept from one pass to the next.
+        dataset: its keys are pairs (position, epoch).
+        batch_sampler: yields the micro-batches of this process.
+        num_batches: number of micro-batches in one pass. A pass is finite, because Lightning prefetches from loaders
+            without a length; the state would then count a batch that was not trained on.
+        collate_fn, num_workers, worker_init_fn, pin_memory: as in :class:`torch.utils.data.DataLoader`. Worker
+            processes are kept from one pass to the next.
     """
 
     def __init__(
@@ -203,15 +206,15 @@ class TrainingLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.stream.start = self.consumed
         remaining = self.num_batches - self.consumed % self.num_batches
-        # In zip, the range comes first, so that zip stops without loading one more batch.
+        # The range is the first argument of zip, because zip would otherwise load one more batch before it stops.
         for _, batch in zip(range(remaining), super().__iter__(), strict=False):
             self.consumed += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Number of images, over all processes, that training has taken from the stream."""
+        """Return the number of images, over all processes, that training has taken from the stream."""
         return {"images": self.consumed * self.stream.batch_size * self.stream.world_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue after this number of images, rounded down to whole micro-batches of all processes."""
+        """Continue after ``state["images"]`` images, rounded down to whole micro-batches of all processes."""
         self.consumed = state["images"] // (self.stream.batch_size * self.stream.world_size)

@@ -59,8 +59,8 @@ def training_images(
     if unseen:
         names = listed([repr(index.categories.names[label]) for label in unseen])
         rank_zero_warn(
-            f"{index.annotation_file.name}: no object to train on of {len(unseen)} of {len(index.categories)} "
-            f"{PLURAL[index.labels]}: {names}"
+            f"{index.annotation_file.name}: {len(unseen)} of {len(index.categories)} {PLURAL[index.labels]} have no "
+            f"object to train on: {names}"
         )
     rank_zero_info(f"{index.annotation_file.name}: training on {len(places)} images; left out: {left_out}")
     return places, counts

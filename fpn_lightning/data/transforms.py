@@ -1,8 +1,8 @@
 """Cropping, resizing and flipping.
 
-Augmentation is a function of (seed, epoch, image id), so it does not depend on workers, processes or resuming. It is
-drawn once per image as a :class:`~fpn_lightning.geometry.Geometry`, which also maps boxes, in float64. albumentations
-transforms the pixels in training; its own random numbers are not used.
+Augmentation is a function of (seed, epoch, image id), so it does not depend on workers, processes or resuming. The
+random choices for an image make one :class:`~fpn_lightning.geometry.Geometry`, which also maps boxes, in float64.
+albumentations transforms the pixels in training, without random numbers of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-# albumentations asks the network for its newest version while it is imported.
+# Without this variable, importing albumentations looks for a newer version on the Internet.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
@@ -26,20 +26,20 @@ from fpn_lightning.geometry import Geometry, Size
 
 SizeRounding = Literal["nearest", "floor"]
 Pixels = NDArray[np.uint8]
-# Makes the random numbers here differ from those of the samplers, which start from the same seed.
+# Part of the seed of the augmentation. The samplers use the same seed with another value, so their numbers differ.
 RANDOM_DOMAIN = 1
 LEAST_SIDE = 1e-3  # px; float32 coordinates of a few thousand pixels cannot resolve less
 
 
 def scaled_size(size: Size, short_side: int, max_side: int, rounding: SizeRounding = "nearest") -> Size:
-    """Height and width after scaling by ``min(short_side / shorter, max_side / longer)``; at least one pixel.
+    """Return height and width after scaling by ``min(short_side / shorter, max_side / longer)``; at least one pixel.
 
-    There is one scale for both limits: limiting one side after the other would round or scale twice.
+    One scale satisfies both limits. Two steps, one for each limit, would round twice.
 
     Args:
         size: height and width.
         short_side: target length of the shorter side (paper: 800).
-        max_side: limit of the longer side (1333 for 800 in the published implementations).
+        max_side: limit of the longer side (1333 in the published implementations, with a ``short_side`` of 800).
         rounding: ``nearest`` as in detectron2, ``floor`` as in torchvision.
     """
     scale = min(short_side / min(size), max_side / max(size))
@@ -49,8 +49,8 @@ def scaled_size(size: Size, short_side: int, max_side: int, rounding: SizeRoundi
 
 
 def large_enough(sides: NDArray[np.float64], min_box_size: float) -> NDArray[np.bool_]:
-    """Whether boxes with these widths and heights ``(B, 2)``, network-input pixels, can be trained on."""
-    # Rounding in float64 must not drop a box of exactly this size.
+    """Return bool ``(B,)``: whether boxes with sides ``(B, 2)``, in network-input pixels, are usable."""
+    # 1e-6 px are subtracted so that a float64 rounding error does not drop a box of exactly ``min_box_size``.
     return np.all(sides >= max(min_box_size - 1e-6, LEAST_SIDE), axis=1)
 
 
@@ -58,7 +58,7 @@ def large_enough(sides: NDArray[np.float64], min_box_size: float) -> NDArray[np.
 class ResizeAndFlip:
     """The paper's augmentation: resizing to a shorter side of 800 px, and a horizontal flip in training.
 
-    A random crop can be added, which the paper does not use; the cropped part is then resized and flipped.
+    A random crop, which the paper does not use, can come before both.
 
     Attributes:
         short_sides: shorter sides in pixels; training draws one per image, evaluation uses the last.
@@ -67,11 +67,11 @@ class ResizeAndFlip:
         flip_probability: in [0, 1].
         min_box_size: training boxes narrower or lower than this, in network-input pixels, are dropped.
         seed: non-negative.
-        random_crop: training crops each image to a height and a width of at least this fraction of the image's,
-            drawn independently; in (0, 1], None for the whole image.
+        random_crop: smallest fraction of the image's height and of its width, in (0, 1], that a random training crop
+            keeps; the two are drawn independently. None: no crop.
 
     Raises:
-        InputError: a value out of range, by its configuration key.
+        InputError: a value is out of range; the message names its configuration key.
     """
 
     short_sides: tuple[int, ...] = (800,)
@@ -98,24 +98,27 @@ class ResizeAndFlip:
                 raise InputError(f"data.{key} is {value}; it has to be {wanted}")
 
     def evaluation_geometry(self, size_orig: Size) -> Geometry:
-        """Resize to the last of ``short_sides``, without flip or crop."""
+        """Return the geometry of an evaluated image: resized to the last of ``short_sides``, without flip or crop."""
         return Geometry(size_orig, scaled_size(size_orig, self.short_sides[-1], self.max_side, self.rounding))
 
     def training_geometry(self, size_orig: Size, image_id: int, epoch: int) -> Geometry:
-        """Draw the augmentation of an image, a function of (seed, epoch, image id); both are non-negative."""
+        """Draw the augmentation of an image from (seed, epoch, image id); epoch and image id must not be negative."""
         random = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(RANDOM_DOMAIN, epoch, image_id)))
-        # Both numbers are always drawn, so that one option does not change the result of the other.
+        # Flip and scale are always drawn, so that the option for one does not change the values drawn for the other.
         flipped = bool(random.random() < self.flip_probability)
         short_side = self.short_sides[int(random.integers(len(self.short_sides)))]
         window, seen = None, size_orig
-        if self.random_crop is not None:  # drawn last, so that it does not change flips and scales
+        if self.random_crop is not None:  # drawn last, so that crops do not change flips and scales
             (top, bottom), (left, right) = (_part(random, side, self.random_crop) for side in size_orig)
             window, seen = (left, top, right, bottom), (bottom - top, right - left)
         return Geometry(size_orig, scaled_size(seen, short_side, self.max_side, self.rounding), flipped, window)
 
 
 def _part(random: np.random.Generator, length: int, least: float) -> tuple[int, int]:
-    """Draw start and end of a part of ``length`` pixels, at least the fraction ``least`` of it; both are uniform."""
+    """Draw start and end of a random part of a side of ``length`` pixels.
+
+    The part's length is uniform from the fraction ``least`` of the side to the whole side; its start is uniform too.
+    """
     part = int(random.integers(max(1, math.ceil(least * length)), length, endpoint=True))
     start = int(random.integers(length - part, endpoint=True))
     return start, start + part
@@ -127,13 +130,13 @@ def usable_boxes(
     """Map boxes of an image file to the network input, clip them, and leave out those that are too small.
 
     Args:
-        boxes_orig: float64 ``(B, 4)`` xyxy, pixels of the image file; may be inverted, empty or outside.
+        boxes_orig: float64 ``(B, 4)`` xyxy, pixels of the image file; may be inverted, empty or outside the image.
         geometry: how the image file becomes the network input.
-        min_box_size: least width and height in network-input pixels, see :func:`large_enough`.
+        min_box_size: least width and height of a box after clipping, in network-input pixels.
 
     Returns:
-        ``(boxes, kept)``: float32 ``(B', 4)`` xyxy, network-input pixels, inside the image; int64 ``(B',)`` ascending
-        indices into ``boxes_orig``, for labels, scores and masks.
+        ``(boxes, kept)``: float32 ``(B', 4)`` xyxy, network-input pixels, inside the image; int64 ``(B',)``, the
+        ascending indices of these boxes in ``boxes_orig``, to select their labels, scores and masks.
     """
     boxes = geometry.clip_to_network(geometry.to_network(boxes_orig))
     kept = np.flatnonzero(large_enough(boxes[:, 2:] - boxes[:, :2], min_box_size))
@@ -141,13 +144,13 @@ def usable_boxes(
 
 
 def augment(pixels: Pixels, geometry: Geometry) -> Pixels:
-    """Crop, resize and flip an image for training; the file's uint8 ``(H, W, 3)`` become ``(H', W', 3)``."""
+    """Crop, resize and flip the pixels of an image file for training: uint8 ``(H, W, 3)`` to ``(H', W', 3)``."""
     augmented: Pixels = _pipeline(geometry.size, geometry.flipped)(image=geometry.crop(pixels))["image"]
     return augmented
 
 
 def resize(pixels: Pixels, geometry: Geometry) -> Pixels:
-    """Make the network input for evaluation: the same pixels as :func:`augment`, without albumentations."""
+    """Crop, resize and flip as :func:`augment` does, with the same resulting pixels, but without albumentations."""
     height, width = geometry.size
     resized = cv2.resize(geometry.crop(pixels), (width, height), interpolation=cv2.INTER_LINEAR)
     pixels = np.asarray(resized, dtype=np.uint8)
@@ -156,8 +159,8 @@ def resize(pixels: Pixels, geometry: Geometry) -> Pixels:
 
 @lru_cache(maxsize=1024)
 def _pipeline(size: Size, flipped: bool) -> A.Compose:
-    # Cached: building one takes as long as resizing an image, and a data set has few sizes. Crops would be too many
-    # to cache, so they are slices.
+    # Pipelines are cached, because building one takes as long as resizing an image, and a data set has few image sizes.
+    # There are too many different crops to cache, so cropping is not a step of the pipeline.
     steps: list[A.BasicTransform] = [A.Resize(*size, interpolation=cv2.INTER_LINEAR, p=1.0)]
     if flipped:
         steps.append(A.HorizontalFlip(p=1.0))

@@ -71,7 +71,7 @@ def test_all_kinds_of_all_splits_in_one_list(tmp_path: Path, splits: dict[str, A
         + str(tmp_path / "annotations" / "instances_train2017.json"),
         "only in this file: (4, 'bus'); only in the other file: none); give both files the same 'categories'",
         "instances_val2017.json: annotation 3 (image 3) has no usable segmentation: it holds neither polygons nor RLE;",
-        "1 others lack one too: 5",
+        "other annotations without a usable segmentation (1): 5",
         "0001.png (image 1): not an image",
         "0002.png (image 2): the file is 24×24 (width × height) but the annotations say 32×24",
     ):
@@ -150,7 +150,7 @@ def test_orientation_tags_are_counted_and_said_once(tmp_path: Path, splits: dict
         with Image.open(tmp_path / "val2017" / name) as image:
             image.save(tmp_path / "val2017" / name, exif=exif)
     (remark,) = setup(tmp_path, splits)
-    assert "val2017: 2 of the 5 images looked at have an EXIF orientation. It is not applied" in remark
+    assert "val2017: 2 of the 5 checked images have an EXIF orientation tag. It is not applied" in remark
 
 
 @pytest.mark.parametrize(
@@ -193,10 +193,10 @@ def test_exchanged_sides_say_once_what_to_do(tmp_path: Path, splits: dict[str, A
     with pytest.raises(InputError) as error:
         setup(tmp_path, splits)
     (problem,) = error.value.problems
-    assert problem.count("if the boxes belong to the picture as viewers turn it") == 1
+    assert problem.count("if the boxes fit the image as a viewer shows it") == 1
     assert "0001.png (image 1): the file is 32×24 (width × height) but the annotations say 24×32" in problem
     assert problem.endswith(
-        "; 4 others are wrong in the same way: " + ", ".join(f"000{i}.png (image {i})" for i in range(2, 6))
+        "; other images with the same fault (4): " + ", ".join(f"000{i}.png (image {i})" for i in range(2, 6))
     )
 
 
@@ -211,7 +211,7 @@ def test_categories_without_objects_to_train_on_are_named(tmp_path: Path, splits
     for content in splits.values():
         content["categories"] = [*content["categories"], {"id": 9, "name": "[b]bus"}]
     (remark,) = setup(tmp_path, splits, num_classes=3)
-    assert remark == "instances_train2017.json: no object to train on of 1 of 3 categories: '[b]bus'"
+    assert remark == "instances_train2017.json: 1 of 3 categories have no object to train on: '[b]bus'"
 
 
 def test_equal_objects_may_have_equal_areas(tmp_path: Path, splits: dict[str, Any]) -> None:
