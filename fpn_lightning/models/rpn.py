@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from torchvision.ops import nms
+from torchvision.ops import batched_nms, nms
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.anchors import AnchorGenerator
@@ -235,10 +235,36 @@ class RPN(nn.Module):
         boxes = clip_boxes(boxes, size)
         large = ((boxes[:, 2:] - boxes[:, :2]) > self.min_size).all(dim=1).nonzero().flatten()
         boxes, scores, levels = boxes[large], scores[large], levels[large]
-        # The host waits for the device at each call of NMS, so call it once for all levels. Different levels get
-        # different offsets, so that their boxes do not overlap. Add the offsets in float64, because float32 would round
-        # the boxes; MPS has no float64.
-        dtype = boxes.dtype if boxes.device.type == "mps" else torch.float64
-        apart = boxes.to(dtype) + (levels * (size.max() + 1))[:, None]
-        keep = nms(apart, scores.to(dtype), self.nms_thresh)[: self.post_nms_topk]
+        # On a CPU, one call per level is faster. On a GPU, one call is faster: the host waits for the GPU at each call.
+        if boxes.device.type == "cpu":
+            keep = nms_per_level(boxes, scores, levels, self.nms_thresh)
+        else:
+            keep = nms_in_one_call(boxes, scores, levels, size.max(), self.nms_thresh)
+        keep = keep[: self.post_nms_topk]
         return Proposals(boxes[keep], scores[keep], levels[keep])
+
+
+def nms_per_level(boxes: Tensor, scores: Tensor, levels: Tensor, nms_thresh: float) -> Tensor:
+    """Apply NMS to the boxes of each level.
+
+    Args:
+        boxes: float ``(B, 4)`` xyxy, network-input pixels.
+        scores: float ``(B,)``.
+        levels: int64 ``(B,)``, the pyramid level of each box.
+        nms_thresh: IoU above which the lower-scored box of the same level is removed.
+
+    Returns:
+        int64, indices of the kept boxes, highest score first. Boxes of equal score are in the order of their indices.
+    """
+    # batched_nms calls NMS once per level if there are more than 1,000 boxes, and sorts equal scores in any order.
+    keep = batched_nms(boxes.double(), scores.double(), levels, nms_thresh).sort().values
+    return keep[scores[keep].argsort(descending=True, stable=True)]
+
+
+def nms_in_one_call(boxes: Tensor, scores: Tensor, levels: Tensor, max_coordinate: Tensor, nms_thresh: float) -> Tensor:
+    """Return the result of :func:`nms_per_level` by one call of NMS; boxes are in [0, ``max_coordinate``]."""
+    # Each level gets another offset, so that boxes of different levels do not overlap. Add the offsets in float64,
+    # because float32 would round the boxes; MPS has no float64.
+    dtype = boxes.dtype if boxes.device.type == "mps" else torch.float64
+    apart = boxes.to(dtype) + (levels * (max_coordinate + 1))[:, None]
+    return nms(apart, scores.to(dtype), nms_thresh)

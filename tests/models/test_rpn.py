@@ -8,7 +8,7 @@ from torchvision.ops import box_iou
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.anchors import AnchorGenerator
-from fpn_lightning.models.rpn import RPN, RPNOutputs
+from fpn_lightning.models.rpn import RPN, RPNOutputs, nms_in_one_call, nms_per_level
 from fpn_lightning.models.sampler import image_seeds
 from tests.models.builders import check_that_a_batch_may_be_split, feature_maps, targets
 
@@ -116,6 +116,21 @@ def test_proposals_are_sorted_inside_and_apart():
         same_level = proposals.levels[:, None] == proposals.levels
         iou = box_iou(proposals.boxes, proposals.boxes).fill_diagonal_(0)
         assert (iou[same_level] <= 0.7 + 1e-5).all()
+
+
+@pytest.mark.parametrize("count", [0, 1, 900, 2500])  # torchvision's batched_nms has another way above 1,000 boxes
+def test_nms_in_one_call_and_per_level_keep_the_same_boxes_in_the_same_order(count):
+    generator = torch.Generator().manual_seed(count)
+    top_left, sides = 200 * torch.rand((2, count, 2), generator=generator)
+    boxes = torch.cat((top_left, top_left + sides / 3), dim=1)
+    levels = torch.randint(2, 6, (count,), generator=generator)
+    scores = torch.randn(count, generator=generator).round(decimals=1)  # many equal scores
+    kept = nms_per_level(boxes, scores, levels, 0.3)
+    assert torch.equal(kept, nms_in_one_call(boxes, scores, levels, boxes.new_tensor(300), 0.3))
+    assert len(kept) < max(count, 2)
+    for level in range(2, 6):
+        overlaps = box_iou(*[boxes[kept[levels[kept] == level]]] * 2)
+        assert (overlaps.fill_diagonal_(0) <= 0.3).all()
 
 
 def test_top_k_is_per_level_before_and_per_image_after_nms():

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fpn_lightning.models.backbones.narrow import NarrowResNet
 from fpn_lightning.models.detector import Detector
+from fpn_lightning.models.rpn import nms_in_one_call
 from fpn_lightning.stages.faster_rcnn import FasterRCNNStage
 from fpn_lightning.structures import Batch
 from tests.models.builders import image_batch, labelled
@@ -57,9 +58,14 @@ def lists(monkeypatch) -> list[int]:
     return seen
 
 
-def test_a_training_step_of_two_images_waits_at_most_12_times(lists):
+def test_a_training_step_of_two_images_waits_at_most_12_times(lists, monkeypatch):
     torch.manual_seed(0)
     stage = FasterRCNNStage(Detector(NarrowResNet(), channels=8, fc_width=16))
+    # The RPN calls NMS once per level on a CPU, and once on a GPU.
+    monkeypatch.setattr(
+        "fpn_lightning.models.rpn.nms_per_level",
+        lambda boxes, scores, levels, thresh: nms_in_one_call(boxes, scores, levels, boxes.new_tensor(320), thresh),
+    )
     images = image_batch([(256, 320), (320, 256)])
     truth = [labelled([[10, 20, 100, 120], [90, 30, 150, 90]], [0, 7]), labelled([[30, 40, 62, 80]], [11])]
     with Synchronisations() as counted:
