@@ -17,13 +17,13 @@ help: ## Show this list
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "Python >= 3.11 is needed; say which: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+		|| { echo "Python >= 3.11 is needed. Give its path: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
-quickstart: $(READY) ## Install, generate data, train, print and write reports/quickstart/ (1 to 3 minutes after installation)
+quickstart: $(READY) ## Install, generate data, train, print and write reports/quickstart/ (1 to 4 minutes after installation)
 	$(BIN)/python -m fpn_lightning.data.synthetic --root data/synthetic
 	$(BIN)/python train.py fit --config configs/quickstart.yaml --experiment.overwrite true
 	$(BIN)/python -m fpn_lightning.reporting --preset quickstart --replace
@@ -43,33 +43,33 @@ format: $(READY) ## Fix and format the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# With -n, make and Snakemake only print what they would do. Otherwise a lock lets one call at a time work in this folder.
-# It ends with its process, also after a kill -9 (Snakemake's own lock would stay).
+# With -n, make and Snakemake only print what they would do. Otherwise, a lock allows one call at a time in this folder.
+# The lock ends with its process, even after kill -9. Snakemake's own lock would remain.
 DRY_RUN := $(if $(findstring n,$(firstword -$(MAKEFLAGS))),--dry-run)
 LOCK := .snakemake/make.lock
 WAIT := mkdir -p $(dir $(LOCK)); flock --nonblock $(LOCK) true || echo "Waiting: another make runs rows here"; flock $(LOCK)
 SNAKEMAKE = +@$(if $(DRY_RUN),,$(WAIT)) $(BIN)/snakemake --nolock --cores $(CORES) --resources gpu=$(GPUS) --config coco=$(COCO) $(DRY_RUN)
 
 row: $(READY) ## Run or resume a row of a table: make row ROW=table1/c_fpn PRESET=mini SEED=0
-	@: $(or $(ROW),$(error Say which row: make row ROW=table1/c_fpn))
+	@: $(or $(ROW),$(error ROW is not set. Give a row: make row ROW=table1/c_fpn))
 	$(SNAKEMAKE) -- runs/$(PRESET)/$(ROW)/seed$(SEED)/metrics.json
 
 mini: $(READY) ## Run all rows with preset mini, three seeds each, and write reports/mini/table1.md to table6.md (3 hours)
 	$(SNAKEMAKE) --forcerun report -- mini
 
-small: $(READY) ## Run rows of Tables 1, 2, 3, 5 and learning curves on 842 real images, and write reports/small/; COCO is in COCO=data/coco
+small: $(READY) ## Run rows of Tables 1, 2, 3, 5 and learning curves on 842 images of COCO, from the folder COCO=data/coco
 	$(SNAKEMAKE) --forcerun report -- small
 
-backbones: $(READY) ## Compare backbones: reports/mini/backbones.md and deep_c2.md (half an hour on two cores)
+backbones: $(READY) ## Compare backbones and write reports/mini/backbones.md and deep_c2.md (half an hour on two cores)
 	$(SNAKEMAKE) --forcerun report -- reports/mini/backbones.md
 
-tuning: $(READY) ## Compare learning rates: reports/mini/tuning.md, or PRESET=small
+tuning: $(READY) ## Compare learning rates and write reports/mini/tuning.md; PRESET=small writes reports/small/tuning.md
 	$(SNAKEMAKE) --forcerun report -- reports/$(PRESET)/tuning.md
 
-report: $(READY) ## Collect finished runs and write every table into reports/
+report: $(READY) ## Collect the records of finished runs and write all tables into reports/
 	$(BIN)/python -m fpn_lightning.reporting
 
-benchmark: $(READY) ## Measure our parts against their peers, and append to reports/benchmarks.md
+benchmark: $(READY) ## Compare the speed of our code with other libraries, and append to reports/benchmarks.md
 	for script in benchmarks/[!_]*.py; do \
 		grep -q '__main__' $$script && { $(BIN)/python $$script || exit 1; }; \
 	done

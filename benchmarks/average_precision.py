@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy and torch start their threads
+os.environ["OMP_NUM_THREADS"] = "1"  # set before NumPy and torch start their threads
 
 import numpy as np
 import torch

@@ -2,7 +2,7 @@
 
     python benchmarks/coco_index.py [--images 118287] [--objects 860001] [--rounds 3]
 
-The annotation file is synthetic and has as many images, objects and polygon points as train2017. "First time" builds
+The annotation file is synthetic, and has as many images, objects and polygon points as train2017. "First time" builds
 our index, which happens once per file. "Again" maps the index, as every later run, process and worker does. pycocotools
 parses the file each time. Every measurement runs in a new process and includes imports during the measured call.
 """
@@ -25,7 +25,7 @@ from compare import append_line
 
 CATEGORIES = 80
 COORDINATES = 45  # mean number of coordinates per object, about that of train2017
-POLYGONS = 5000  # number of different polygons; the objects share them
+POLYGONS = 5000  # number of different polygons; several objects use the same polygon
 
 
 def annotation_texts(images: int, objects: int, random: np.random.Generator) -> Iterator[str]:
@@ -75,7 +75,7 @@ PROGRAMS = {
 
 
 class Cost(NamedTuple):
-    """Seconds of a call, MiB that the call added to the peak, and MiB of the whole process at its peak (Linux)."""
+    """Cost of a call: seconds, growth of the process's peak memory (MiB), and the peak itself (MiB, Linux only)."""
 
     seconds: float
     growth: float
@@ -98,9 +98,9 @@ def main() -> None:
         path = Path(folder) / "instances_train2017.json"
         write_annotations(path, arguments.images, arguments.objects)
         print(f"{path.stat().st_size / 1e6:.0f} MB of annotations")
-        time.sleep(3)  # the index of a file that was written a moment ago would not be used again
+        time.sleep(3)  # the index is not reused if the file was written a moment ago
         first, again, peer = [], [], []
-        for _ in range(arguments.rounds):  # in turn, so that a slow phase of the machine affects all programs
+        for _ in range(arguments.rounds):  # programs take turns: a slow phase of the machine affects all
             path.with_name(f".{path.name}.index").unlink(missing_ok=True)
             first.append(measure("ours", path))
             again.append(measure("ours", path))

@@ -29,7 +29,7 @@ HEADER = (
 
 
 def time_in_turn(works: Mapping[str, Callable[[], Any]], rounds: int = 3) -> dict[str, float]:
-    """Return the shortest seconds of each work. Works take turns, so that a slow phase of the machine affects all."""
+    """Return the shortest time of each work, s. Works take turns, so a slow phase of the machine affects all works."""
     best = dict.fromkeys(works, float("inf"))
     for _ in range(rounds):
         for name, work in works.items():
@@ -41,7 +41,7 @@ def time_in_turn(works: Mapping[str, Callable[[], Any]], rounds: int = 3) -> dic
 
 
 def peak_memory_mib(work: Callable[[], Any], warm_up: Callable[[], Any]) -> float:
-    """Return by how many MiB the peak of a forked process grows while it runs ``work``, without inherited memory.
+    """Return the growth of a forked process's peak memory while it runs ``work``, MiB, without inherited memory.
 
     Call this function before timing anything, because work could reuse memory that earlier work has freed.
 
@@ -58,7 +58,7 @@ def peak_memory_mib(work: Callable[[], Any], warm_up: Callable[[], Any]) -> floa
     try:
         growth = receiver.recv()
     except EOFError:
-        raise RuntimeError("the work failed in the child process; see its traceback above") from None
+        raise RuntimeError("the work failed in the child process; the traceback is above") from None
     finally:
         child.join()
     return float(growth)
@@ -93,13 +93,13 @@ def machine() -> str:
 def append_line(work: str, peer: str, ratio: float, memory: str, path: Path = REPORT, device: str | None = None) -> str:
     """Append one comparison to the report ``path`` and return the line. A new report starts with a header.
 
-    ``ratio`` is the peer's seconds over ours, ``memory`` the peak memory of both programs with units. ``device`` is by
-    default this machine's processor.
+    ``ratio`` is the peer's time divided by our time. ``memory`` is the peak memory of both programs, with units. The
+    default of ``device`` is this machine's processor.
     """
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     line = f"{work} | {peer}: {ratio:.1f} x | {memory} | {device or machine()} | {date} | {git_commit()}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A single write, so that two benchmarks that end at the same time do not mix their lines.
+    # A single write prevents two benchmarks that end at the same time from mixing their lines.
     with path.open("a", encoding="utf-8") as file:
         file.write(("" if file.tell() else HEADER) + line + "\n")
     return line

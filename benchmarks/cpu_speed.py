@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # set before torch starts its threads
 
 import torch
 from compare import REPORT, append_line, peak_memory_mib
@@ -47,7 +47,7 @@ KERNELS = {
     "torchvision.roi_align.default": "pooling",
     "torchvision._roi_align_backward.default": "pooling",
 }
-SMALL = 100_000  # elements; the values of smaller tensors are kept, because boxes cannot be random numbers
+SMALL = 100_000  # number of elements; smaller tensors keep their values, because boxes cannot be random numbers
 Work = Callable[[], Any]
 
 
@@ -88,7 +88,7 @@ def seconds_of(work: Work, repeats: int = 3) -> float:
 
 
 def candidates(func: Any, args: tuple[Any, ...]) -> list[Work]:
-    """Return the recorded call of a kernel, and calls of torch's other implementations of the same operation."""
+    """Return the recorded kernel call, and calls of torch's other implementations of the same operation."""
     made = tree_map_only(Shape, lambda shape: torch.randn(shape.sides), args)
     works: list[Work] = [partial(func, *made)]
     last = tree_map_only(Tensor, lambda x: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x, made)
@@ -100,7 +100,7 @@ def candidates(func: Any, args: tuple[Any, ...]) -> list[Work]:
         works.append(partial(func, *last))
         works.append(partial(torch.ops.aten.mkldnn_convolution, x, weight, bias, padding, stride, dilation, groups))
         plain = weight.shape[2:] == (3, 3) and stride == padding == [1, 1]
-        if plain and torch.backends.nnpack.is_available():  # is_available() also has to run once before NNPACK works
+        if plain and torch.backends.nnpack.is_available():  # NNPACK works only after a call of is_available()
             works.append(partial(torch.ops.fpn_lightning.conv3x3, *made[:3]))
     elif str(func) == "aten.max_pool2d_with_indices.default":
         works.append(partial(func, *last))

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # set before torch starts its threads
 
 import torch
 from compare import REPORT, append_line, peak_memory_mib, time_in_turn
@@ -52,13 +52,13 @@ def detectors(make_backbone: Callable[[], Backbone], proposals: int) -> dict[str
 
 @torch.no_grad()
 def detect(detector: Detector, images: ImageBatch) -> int:
-    """Detect in the images; return the number of proposals that the heads got for the first image."""
+    """Detect objects in the images. Return the number of proposals that the heads processed for the first image."""
     proposals, _ = detector.propose_and_detect(images)
     return min(len(proposals[0]), detector.eval_proposals)
 
 
 def count_flops(detector: Detector, images: ImageBatch) -> tuple[int, int]:
-    """Return the FLOPs of detection, and the number of proposals that the heads got."""
+    """Return the FLOPs of detection, and the number of proposals that the heads processed."""
     with FlopCounterMode(display=False) as counter:
         seen = detect(detector, images)
     return counter.get_total_flops(), seen

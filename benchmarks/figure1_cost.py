@@ -1,7 +1,7 @@
 """Measure the rows of Figure 1: time and memory for one image at test time, and memory of a training step.
 
     python benchmarks/figure1_cost.py [--preset mini] [--rounds 20] [--output reports/records/mini/figure1_cost.json]
-    python benchmarks/figure1_cost.py --preset paper --batch 1 --rounds 3     # ResNet-50 at 800 px; (a) needs the most
+    python benchmarks/figure1_cost.py --preset paper --batch 1 --rounds 3     # ResNet-50 at 800 px; row (a) needs most
 
 Every row of ``configs/figure1/`` is built as for training, with random weights, and gets images of noise.
 
@@ -36,7 +36,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # set before torch starts its threads
 
 import torch
 from compare import REPOSITORY
@@ -75,7 +75,7 @@ def build(row: str, preset: str) -> Design:
     Images have the aspect ratio 4:3, like most images of COCO, and are scaled as the data module scales them.
 
     Raises:
-        InputError: there is no such preset.
+        InputError: if the preset does not exist.
     """
     file = CONFIGS / "figure1" / f"{row}.yaml"
     files = [file, *preset_files(file, preset)]
@@ -84,7 +84,7 @@ def build(row: str, preset: str) -> Design:
     parser.add_subclass_arguments(BaseStage, "model", required=True)
     parser.add_class_arguments(COCODataModule, "data")
     parser.add_argument("--seed_everything", type=int)
-    for group in ("experiment", "trainer", "checkpoint"):  # accepted, but not used by this script
+    for group in ("experiment", "trainer", "checkpoint"):  # accept these groups of options without using them
         parser.add_argument(f"--{group}", type=dict)
     options = parser.parse_args([f"--config={file}" for file in files])
     torch.manual_seed(0)
@@ -115,7 +115,7 @@ def run_network(stage: RPNStage, images: ImageBatch) -> None:
 
 
 def train_step(stage: RPNStage, images: ImageBatch) -> None:
-    """Run the forward and backward pass of a batch on all image scales of the row together."""
+    """Run the forward and backward pass of a batch on all image scales of the row at once."""
     stage.train()
     total = torch.zeros((), device=images.pixels.device)
     for scale in stage.detector.image_scales:
@@ -158,7 +158,7 @@ def memory_mib(row: str, preset: str, work: str, images: int, size: tuple[int, i
     ``images`` is the number of images in the batch, ``size`` their height and width in px.
 
     Raises:
-        InputError: the process ended without an answer, probably because memory ran out.
+        InputError: if the process ended without a result, probably because memory ran out.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -180,7 +180,7 @@ def memory_mib(row: str, preset: str, work: str, images: int, size: tuple[int, i
 def _report_memory(row: str, preset: str, work: str, images: int, size: tuple[int, int], sender: Connection) -> None:
     design = build(row, preset)
     stage = design.stage.to(_device())
-    # Run a small image first, because libraries are loaded and kernels are chosen at the first call.
+    # Run a small image first, because the first call loads libraries and chooses kernels.
     WORKS[work](stage, noise(1, (64, 64), design.size_divisor).to(stage.device))
     stage.zero_grad(set_to_none=True)
     gc.collect()
@@ -191,12 +191,12 @@ def _report_memory(row: str, preset: str, work: str, images: int, size: tuple[in
 
 
 def _peak_mib(device: torch.device) -> float:
-    """Return the peak memory of this process so far, in MiB; on a GPU the peak since the last call."""
+    """Return the peak memory, MiB: on a CPU of this process so far, on a GPU since the last call of this function."""
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device) / 2**20
         torch.cuda.reset_peak_memory_stats(device)
         return peak
-    # On Linux, a program inherits ru_maxrss from the process that started it, but not VmHWM.
+    # On Linux, a program inherits ru_maxrss from the process that started it. VmHWM is not inherited.
     status = Path("/proc/self/status")
     if status.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))):
         return int(found[1]) / 2**10

@@ -42,7 +42,7 @@ SIZES: dict[str, tuple[Backbone, int, tuple[int, int]]] = {
     "small": ("resnet18", 64, (128, 160)),
 }
 PRECISIONS = {"float32": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-MEASUREMENTS = 8  # number of measurements that share the time
+MEASUREMENTS = 8  # number of measurements among which the time is divided
 START, COMPILE = 25, 60  # seconds reserved for building the models, and for compilation
 MIN_ROUNDS, MAX_ROUNDS = 3, 40
 Works = dict[str, Callable[[], Any]]

@@ -40,7 +40,7 @@ Work = Callable[[], Any]
 
 @dataclass
 class Growth:
-    """A quantity that grows, the work whose cost depends on it, and the measurements at each point."""
+    """A growing quantity, work with a cost that depends on this quantity, and the measurements at each point."""
 
     what: str
     work: str
@@ -71,7 +71,7 @@ def train(pair: Pair, images: int, targets: Targets, size: tuple[int, int] = SIZ
 
 
 def measure(growths: Sequence[Growth], warm_ups: Sequence[Work], rounds: int) -> None:
-    """Measure all works, memory first, because a work could reuse memory that a timed work has freed."""
+    """Measure all works. Memory comes before time, because a work could reuse memory that a timed work has freed."""
     for growth, warm_up in zip(growths, warm_ups, strict=True):
         growth.mib = [peak_memory_mib(work, warm_up) for work in growth.works]
     for growth in growths:

@@ -33,7 +33,7 @@ BATCH = 2
 
 
 class Peer:
-    """torchvision's reference pipeline. It flips the images for which ``flips`` is true."""
+    """torchvision's reference pipeline, which flips the images for which ``flips`` is true."""
 
     def __init__(self, root: str, split: str, flips: list[bool]) -> None:
         annotation_file, images = split_paths(root, split)

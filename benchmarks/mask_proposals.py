@@ -86,7 +86,7 @@ def time_rows(short_side: int, rounds: int, output: Path) -> None:
 
 
 def dense_losses(masks: MaskProposer, maps: dict[str, Tensor]) -> Tensor:
-    """Compute a loss with the cost of the losses without sampling: run every MLP over every map."""
+    """Compute a loss that costs as much as the losses without sampling: run every MLP over every map."""
     scores, logits = zip(*(mlp(maps[name]) for name in masks.strides for mlp in masks.mlps), strict=True)
     return F.softplus(torch.cat(scores, dim=1)).sum() + F.softplus(torch.cat(logits, dim=1)).sum()
 

@@ -63,7 +63,7 @@ def write_files(folder: Path, num_images: int, num_boxes: int) -> None:
         file.write("]")
 
 
-# A small process starts the program, because on Linux a program's peak memory includes that of the process starting it.
+# On Linux, a program inherits the peak memory of its parent process. A small process therefore starts each program.
 START = """
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)

@@ -150,7 +150,7 @@ def _calibrate(pair: Pair) -> None:
 
 
 def _copy_weights(theirs: FasterRCNN, ours: Detector) -> None:
-    """Copy torchvision's weights. It has background first; ours has background last, without box deltas for it."""
+    """Copy torchvision's weights. Our background class is last instead of first, and has no box deltas."""
     state = {NEWER_NAMES.sub(r"\1.", name): tensor for name, tensor in theirs.state_dict().items()}
     copied = {}
     for name in ours.state_dict():

@@ -1,4 +1,4 @@
-"""Reproduces "Feature Pyramid Networks for Object Detection" (Lin et al., CVPR 2017) with one config for each row."""
+"""Reproduces "Feature Pyramid Networks for Object Detection" (Lin et al., CVPR 2017), one config per table row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fpn_lightning.stages.mask_proposals import MaskProposalStage
     from fpn_lightning.stages.rpn import RPNStage
 
-# The modules are imported on first use, so that reporting and scoring start without torch and Lightning.
+# Modules are imported when a name is first used, so that reporting and scoring do not import torch and Lightning.
 _MODULES = {
     "COCODataModule": "fpn_lightning.data.datamodule",
     "Detector": "fpn_lightning.models.detector",

@@ -1,12 +1,12 @@
-"""Entry point of the command line: ``fpn-lightning``, ``python -m fpn_lightning`` and ``python train.py`` run it."""
+"""Entry point of the command line, run by ``fpn-lightning``, ``python -m fpn_lightning`` and ``python train.py``."""
 
 import ctypes
 import locale
 import os
 import sys
 
-# PASSIVE: waiting threads sleep instead of spinning. On a shared CPU this makes a training step 3 times faster. The
-# variable is set before the imports below, because OpenMP reads it when torch is imported.
+# With PASSIVE, waiting threads sleep instead of spinning. A training step is then 3 times faster on a shared CPU. The
+# variable must be set before torch is imported, because OpenMP reads the variable during this import.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from fpn_lightning import cli
@@ -30,7 +30,7 @@ def keep_freed_memory() -> None:
 def main() -> None:
     """Run the command line with the arguments of the process."""
     keep_freed_memory()
-    # Libraries read files in the locale's encoding. Only a new process can switch Python to UTF-8.
+    # Libraries read files in the encoding of the locale. Python can switch to UTF-8 only when a process starts.
     if locale.getpreferredencoding(False).upper() not in ("UTF-8", "UTF8"):
         os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:replace")
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])

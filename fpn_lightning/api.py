@@ -30,7 +30,7 @@ ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predictions for one image in order of falling score; tensors are on the CPU.
+    """Predictions for one image, sorted by descending score. All tensors are on the CPU.
 
     Attributes:
         boxes: float64 ``(D, 4)`` xyxy, pixels of the image, clipped to the image.
@@ -51,10 +51,10 @@ class Prediction:
 
 
 class Predictor:
-    """A trained detector that predicts from images; :func:`load` builds one.
+    """A trained detector that predicts objects in images. :func:`load` returns a ``Predictor``.
 
     Args:
-        model: the trained detector, the settings for its images, and its categories.
+        model: the trained detector, its image settings and its categories.
         device: where the detector runs.
         precision: see :func:`load`.
         compile: see :func:`load`.
@@ -78,21 +78,21 @@ class Predictor:
     def predict(
         self, images: ImageLike | Sequence[ImageLike], batch_size: int | None = None, top_k: int = DEFAULT_TOP_K
     ) -> list[Prediction]:
-        """Predict objects in images. The numbers equal those of ``train.py predict --data.predict_path``.
+        """Predict objects in images. The results equal those of ``train.py predict --data.predict_path``.
 
         Args:
             images: one image or a sequence of images. An image is a file, a Pillow image, or a uint8 array
-                ``(H, W, 3)`` RGB. The EXIF orientation of files and Pillow images is applied, so boxes are in pixels
-                of the image as a viewer shows it.
+                ``(H, W, 3)`` RGB. The EXIF orientation of files and Pillow images is applied. Boxes are therefore in
+                pixels of the image that a viewer shows.
             batch_size: images per forward pass; by default the run's ``data.eval_batch_size``, which is 1 in most
-                configs. Images of one batch are padded to one size, which changes the numbers a little.
-            top_k: maximum number of boxes per image; those with the highest scores are returned.
+                configs. Images of one batch are padded to the same size, which changes the results slightly.
+            top_k: maximum number of boxes per image. The boxes with the highest scores are returned.
 
         Returns:
-            One prediction per image, in order. A single image also gives a list.
+            A list with one prediction per image, in the order of the images. For a single image, the list has one item.
 
         Raises:
-            InputError: if an image cannot be used. Names the image.
+            InputError: if an image cannot be used. The message names the image.
         """
         single = isinstance(images, (str, Path, Image.Image, np.ndarray))
         every: Sequence[Any] = [images] if single else list(images)  # type: ignore[arg-type]
@@ -142,21 +142,21 @@ def load(
 ) -> Predictor:
     """Load a model for predictions.
 
-    A file of weights cannot run code. A configuration can: it names classes to import. Use configurations that you
-    trust.
+    Loading weights never runs code from the file. A configuration can run code, because it names classes to import, so
+    load only configurations that you trust.
 
     Args:
-        source: a run directory (its last checkpoint is used); a checkpoint of a run; ``torchvision:PATH`` or
+        source: a run directory, whose last checkpoint is used; a checkpoint of a run; ``torchvision:PATH``;
             ``torchvision:COCO_V1``; or ``detectron2:PATH``.
-        config: configuration file of the model. By default ``config.yaml`` of the checkpoint's run; for weights of
-            torchvision or detectron2 a file in ``zoo/``.
+        config: configuration file of the model. The default is ``config.yaml`` of the checkpoint's run. For weights of
+            torchvision or detectron2, the default is a file in ``zoo/``.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; by default an accelerator, if the machine has one.
-        precision: ``32-true``, ``bf16-mixed``, ... as in ``trainer.precision``, the default.
+        precision: ``32-true``, ``bf16-mixed``, ...; by default the run's ``trainer.precision``.
         compile: compile backbone and pyramid with ``torch.compile`` at the first image, once for all image sizes. The
-            weights must not change afterwards.
+            weights must not change after the first image.
 
     Raises:
-        InputError: if the source cannot be used. Says what to do.
+        InputError: if the source cannot be used. The message says what to do.
     """
     return Predictor(load_model(str(source), config), _device(device), precision, compile)
 
@@ -176,7 +176,7 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 
 def _precision(name: str, device: torch.device) -> Precision:
-    """Return the precision plugin that the command line's trainer uses, so that predictions have the same numbers."""
+    """Return the precision plugin that the command line uses, so that both give the same predictions."""
     name = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed", "16": "16-mixed"}.get(name, name)
     if name not in PRECISIONS:
         raise InputError(f"precision is {name}; it has to be one of {', '.join(PRECISIONS)}")
@@ -201,7 +201,7 @@ def _pixels(image: Any, name: str) -> NDArray[np.uint8]:
         return read_image(image, upright=True)
     if isinstance(image, Image.Image):
         return upright_pixels(image, name)
-    wanted = "Give a file, a Pillow image, or a uint8 array (height, width, 3) in the order RGB"
+    wanted = "Give a file, a Pillow image, or an RGB array of dtype uint8 and shape (height, width, 3)"
     if not isinstance(image, np.ndarray):
         raise InputError(f"{name} is a {type(image).__name__}. {wanted}.")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not 0 < image.size <= 3 * MAX_PIXELS:

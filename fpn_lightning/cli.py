@@ -54,7 +54,7 @@ class CLI(LightningCLI):
     model: BaseStage
     datamodule: COCODataModule
     subcommand: str
-    watch: ClassVar[ProcessWatch | None] = None  # on the class: an error in a subcommand leaves no instance
+    watch: ClassVar[ProcessWatch | None] = None  # a class variable, because a failed subcommand returns no instance
 
     def __init__(self, args: Sequence[str]) -> None:
         """Parse the arguments and run the subcommand.
@@ -62,7 +62,7 @@ class CLI(LightningCLI):
         Args:
             args: arguments without the program's name, with presets expanded.
         """
-        # Building the parser of a subcommand takes a quarter of a second, so only the parser that is needed is built.
+        # Only the parser of the called subcommand is built, because each parser takes a quarter of a second.
         self.called = [name for name in SUBCOMMANDS if name in args[:1]] or SUBCOMMANDS
         super().__init__(
             BaseStage,
@@ -77,16 +77,16 @@ class CLI(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Return the subcommands to build parsers for, each with the arguments of its Trainer method to leave out."""
+        """Return the subcommands that need a parser, each with the Trainer arguments that do not become options."""
         every = LightningCLI.subcommands()
-        return {name: every[name] | {"verbose"} for name in self.called}  # our option --verbose replaces Lightning's
+        return {name: every[name] | {"verbose"} for name in self.called}  # replaced by our --verbose
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add our own groups of arguments, the named callbacks and the links between arguments."""
         parser.add_argument(
-            "--preset", action=PresetAction, help="scale of the run, a file in configs/presets: mini, 8gpu, ..."
+            "--preset", action=PresetAction, help="scale of the run: mini, 8gpu or another file in configs/presets"
         )
-        parser.add_argument("--verbose", type=bool, default=False, help="print the AP of each class, however many")
+        parser.add_argument("--verbose", type=bool, default=False, help="print the AP of every class")
         parser.add_argument("--experiment", type=ExperimentOptions)
         parser.add_argument("--wandb", type=WandbOptions, default=WandbOptions())
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
@@ -100,13 +100,13 @@ class CLI(LightningCLI):
         parser.link_arguments("data.num_classes", "model.init_args.detector.num_classes")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the arguments. LightningCLI's own method would warn, because ``args`` is always passed."""
+        """Parse the arguments. LightningCLI's own method would print a warning, because ``args`` is always given."""
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
-        """Do nothing. LightningCLI's own method would import the class that a checkpoint names."""
+        """Do nothing. LightningCLI's own method would import a class named in the checkpoint, which is unsafe."""
 
-    # ---- before anything is built ----------------------------------------------------------------------------------
+    # ---- before the model and the data are built -------------------------------------------------------------------
 
     @property
     def options(self) -> Any:
@@ -123,7 +123,7 @@ class CLI(LightningCLI):
 
     @property
     def output(self) -> Path:
-        """Output folder: the run directory for ``fit``, else ``experiment.output`` or ``<run>/<subcommand>``."""
+        """Output folder: for ``fit`` the run directory, otherwise ``experiment.output`` or ``<run>/<subcommand>``."""
         if self.subcommand == "fit":
             return self.run
         return Path(self.options.experiment.output or self.run / self.subcommand)
@@ -170,17 +170,17 @@ class CLI(LightningCLI):
         return loggers
 
     def resolved_config(self) -> dict[str, Any]:
-        """Return the whole configuration, including linked values, as dicts, lists and scalars."""
+        """Return the whole configuration as dicts, lists and scalars, including options that other options set."""
         text = self._parser(self.subcommand).dump(self.options, skip_link_targets=False, skip_none=False)
         resolved = yaml.safe_load(text)
-        # These keys describe how the command was called. They are not part of what was run.
+        # These keys describe how the command was called, and do not belong to the run.
         for key in ("config", "ckpt_path", "weights_only", "verbose", "return_predictions"):
             resolved.pop(key, None)
         resolved["experiment"].pop("overwrite", None)
         return resolved
 
     def after_instantiate_classes(self) -> None:
-        """Set ``model.resumes`` if a checkpoint is loaded; reject proposals for a model that does not read any."""
+        """Set ``model.resumes`` if a checkpoint is loaded. Reject proposals if the model does not read proposals."""
         self.model.resumes = self.options.ckpt_path is not None
         if self.options.data.proposals is not None and not self.model.reads_proposals:
             raise InputError(
@@ -191,7 +191,7 @@ class CLI(LightningCLI):
     # ---- fit -------------------------------------------------------------------------------------------------------
 
     def fit(self, **arguments: Any) -> None:
-        """Check everything, then train in the run directory and write the record."""
+        """Check all inputs, then train in the run directory and write the record."""
         trainer, first, resumed_at = self.trainer, is_first_process(), self.checkpoint_step
         check_inputs(trainer, self.model, self.datamodule, first)
         if first and resumed_at is not None:
@@ -232,7 +232,7 @@ class CLI(LightningCLI):
         self._write_summary("val")
 
     def after_test(self) -> None:
-        """Write the metrics to ``metrics.json`` in the output folder, unless the split has no annotations."""
+        """If the split has annotations, write the metrics to ``metrics.json`` in the output folder."""
         if self.datamodule.has_annotations("test"):
             self._write_summary("test")
 
@@ -249,11 +249,11 @@ def main(args: Sequence[str] | None = None) -> CLI:
     """Run the command line.
 
     Args:
-        args: arguments without the program's name; by default those of the process.
+        args: arguments without the program's name; by default the arguments of this process.
 
     Raises:
-        SystemExit: with code 2, after a one-line message, if the user has to fix the input; with code 130 after Ctrl-C
-            and 143 after SIGTERM.
+        SystemExit: with code 2 and an error message if the user has to fix the input, with code 130 after Ctrl-C, and
+            with code 143 after SIGTERM.
     """
     set_up_logging()
     words: list[str] = []
@@ -282,7 +282,7 @@ def main(args: Sequence[str] | None = None) -> CLI:
 
 
 def _input_error(error: BaseException | None) -> BaseException | None:
-    """Return the cause that the user can fix, if any. jsonargparse wraps the errors of constructors in its own."""
+    """Return the cause of an error if the user can fix it. jsonargparse wraps the errors of constructors."""
     ours = InputError | FloatingPointError | MisconfigurationException
     while error is not None and not isinstance(error, ours):
         if isinstance(error, OSError) and (unwritable := cannot_write(error)) is not None:

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
-MOST = 10  # problems in a message, or ids in a problem; any more are counted instead of listed
-MAX_LENGTH = 2000  # printed characters of one problem
+MOST = 10  # maximum number of problems or ids that a message lists; the message gives the number of further items
+MAX_LENGTH = 2000  # maximum number of printed characters per problem
 
 
 class InputError(ValueError):
     """A file, an id or a setting from the user cannot be used.
 
     Args:
-        problems: one message for each problem. It names the file, the image or annotation id, or the configuration
-            key, and says what to do.
+        problems: one message for each problem. A message names the file, the image or annotation id, or the
+            configuration key, and says what to do.
     """
 
     def __init__(self, *problems: str) -> None:
@@ -47,7 +47,7 @@ def first_error(error: ValidationError) -> str:
 
 def complain(error: BaseException) -> int:
     """Print an error message for the user, with one line for each problem. Return the exit status, 2."""
-    # An error from a data loader's worker process has a whole traceback as its message; the cause comes last.
+    # The message of an error in a data loader's worker process is a whole traceback, which ends with the cause.
     message = str(error).rpartition("InputError: ")[2].strip()
     several = re.match(r"\d+ problems:\n", message)
     lines = [_shown(line) for line in (message.split("\n  ") if several else [message])]
@@ -57,6 +57,6 @@ def complain(error: BaseException) -> int:
 
 
 def _shown(line: str) -> str:
-    """Return a problem as one line without control characters, shortened because names in it may have any length."""
+    """Return a problem as one line without control characters. Long text, for example a long name, is shortened."""
     text = plain(" ".join(line.split()))
     return text if len(text) <= MAX_LENGTH else f"{text[: MAX_LENGTH // 2]} … {text[-MAX_LENGTH // 2 :]}"

@@ -1,4 +1,4 @@
-"""Writes files completely or not at all, by renaming a complete temporary file; reads YAML."""
+"""Writes files completely or not at all: a complete temporary file is renamed. Also reads YAML."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.text import show
 
 MAX_VALUES = 100_000
-"""Maximum number of values in a YAML file. A configuration has hundreds; nested aliases can expand to billions."""
+"""Maximum number of values in a YAML file. A configuration has hundreds of values. Nested aliases of a malicious file
+can expand to billions of values."""
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free space for {folder}"),
@@ -39,10 +40,11 @@ def check_free(path: Path, overwrite: bool) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to. It is renamed to ``path`` when the block ends, or removed if the block fails.
+    """Yield a temporary path to write to. The temporary file is renamed to ``path`` when the ``with`` block ends.
 
-    Missing folders are created. If several processes write the same file at once, the last one wins. The content is
-    flushed to the disk before the rename, so after a power cut either the old file or the new file is complete.
+    If the block fails, the temporary file is deleted. Missing folders are created. If several processes write the same
+    file at once, the file of the last process remains. The content is flushed to the disk before the rename. After a
+    power cut, ``path`` is therefore either the complete old file or the complete new file.
 
     Raises:
         InputError: if the file cannot be written; see :func:`writing`.
@@ -50,12 +52,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path.parent.absolute())
-        # A folder is locked, not a file: safetensors replaces the temporary file, and a lock on it would be lost.
+        # The folder is locked, because safetensors replaces the temporary file, and a lock on this file would be lost.
         handle, folder = _locked_temporary_folder(path)
         try:
-            temporary = folder / f"part{path.suffix}"  # a search for ``path.name`` must not find it
+            temporary = folder / f"part{path.suffix}"  # not found by a search for ``path.name``
             yield temporary
-            temporary.chmod(0o644)  # safetensors makes files that only their owner can read
+            temporary.chmod(0o644)  # a file from safetensors can be read only by its owner
             _sync(temporary)
             temporary.replace(path)
             _sync(path.parent)
@@ -65,9 +67,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def set_aside(path: Path) -> None:
-    """Keep an existing file, or a folder with content, under another name before a new one is written.
+    """Rename an existing file, or a folder with content, so that new output does not replace it.
 
-    ``detections.json`` becomes ``detections.1.json``, or gets the next free number.
+    ``detections.json`` is renamed to ``detections.1.json``, or to the next free number.
     """
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         names = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in count(1))
@@ -100,7 +102,7 @@ def parse_yaml(text: str, source: object) -> Any:
     """Read YAML text without running code from it.
 
     Raises:
-        InputError: if the text is not YAML, is nested too deeply, or has too many values. Names the source.
+        InputError: if the text is not YAML, is nested too deeply, or has too many values. The message names ``source``.
     """
     try:
         loader = yaml.SafeLoader(text)
@@ -115,9 +117,9 @@ def parse_yaml(text: str, source: object) -> Any:
 
 
 def _count(node: yaml.Node | None, known: dict[int, int]) -> int:
-    """Count the values of a node with all aliases expanded. A node that contains itself exceeds ``MAX_VALUES``."""
+    """Count the values of a node with all aliases expanded. If a node contains itself, the count is too large."""
     if id(node) not in known:
-        known[id(node)] = MAX_VALUES + 1  # read by the recursion only if the node contains itself
+        known[id(node)] = MAX_VALUES + 1  # the recursion reads this value only if the node contains itself
         pairs = node.value if isinstance(node, yaml.CollectionNode) else []
         parts = [part for pair in pairs for part in (pair if isinstance(pair, tuple) else (pair,))]
         known[id(node)] = 1 + sum(_count(part, known) for part in parts)
@@ -125,7 +127,7 @@ def _count(node: yaml.Node | None, known: dict[int, int]) -> int:
 
 
 def open_alone(path: Path) -> BinaryIO:
-    """Empty a file, open it for writing, and lock it until it is closed or this process ends.
+    """Open an empty file for writing, and lock the file until it is closed or this process ends.
 
     Raises:
         InputError: if another process writes the file.
@@ -146,7 +148,7 @@ def lock(handle: int, held: str) -> None:
 
     Args:
         handle: file descriptor.
-        held: for the error message: what another process does if it has the lock, ``another process writes FILE``.
+        held: start of the error message if another process has the lock, for example ``another process writes FILE``.
 
     Raises:
         InputError: if another process has the lock.
@@ -170,10 +172,10 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def cannot_write(error: OSError, path: Path | None = None) -> InputError | None:
-    """Return an InputError with advice if a file could not be written, or ``None`` for any other ``OSError``.
+    """Return an InputError with advice if ``error`` means that a file cannot be written; otherwise return ``None``.
 
     Args:
-        error: the cause, for instance a full disk or a folder without write permission.
+        error: for example, from a full disk or a folder without write permission.
         path: the file; by default the file that the error names.
     """
     if error.errno not in _ADVICE:
@@ -187,9 +189,9 @@ def _locked_temporary_folder(path: Path) -> tuple[int, Path]:
     """Make a temporary folder beside ``path`` and lock it. The lock ends with this process, even if it is killed."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-        with suppress(FileNotFoundError):  # another process deleted the folder as a leftover before the lock
+        with suppress(FileNotFoundError):  # another process deleted the folder before it was locked
             handle = os.open(folder, os.O_RDONLY)
-            with suppress(OSError):  # some network file systems have no locks; leftovers stay on these
+            with suppress(OSError):  # some network file systems have no locks, so old temporary folders stay there
                 fcntl.flock(handle, fcntl.LOCK_EX)
             if folder.exists():
                 return handle, folder
@@ -198,7 +200,7 @@ def _locked_temporary_folder(path: Path) -> tuple[int, Path]:
 
 @cache
 def _remove_leftovers(folder: Path) -> None:
-    """Delete temporary folders of killed processes. Cached, because listing a folder with many files is slow."""
+    """Delete temporary folders of killed processes. The result is cached, because listing a large folder is slow."""
     for path in folder.glob(".*.part"):
         if _TEMPORARY.fullmatch(path.name) and path.is_dir():
             with suppress(OSError):

@@ -1,7 +1,7 @@
-"""Mapping between the pixels of an image file and the pixels of the network input.
+"""Maps between pixels of an image file and pixels of the network input.
 
-One :class:`Geometry` maps the boxes, proposals and masks of an image. Sizes are ``(height, width)``; boxes are
-``(B, 4)`` xyxy without a "+1".
+The same :class:`Geometry` maps all boxes, proposals and masks of an image. Sizes are ``(height, width)``. Boxes are
+``(B, 4)`` xyxy, without a "+1" in widths or heights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Geometry:
         size_orig: height and width of the image file.
         size: height and width of the network input, without padding.
         flipped: whether the network input is mirrored left to right.
-        window: the part of the image that the network sees, (x1, y1, x2, y2) in px of the image file; None for all.
+        window: the crop that the network sees, (x1, y1, x2, y2) in px of the image file; ``None`` for the whole image.
     """
 
     size_orig: Size
@@ -53,12 +53,12 @@ class Geometry:
         return _clipped(boxes_orig, self.size_orig)
 
     def crop(self, pixels: NDArray[Any]) -> NDArray[Any]:
-        """Return a view ``(H', W', ...)`` of the part of an image file ``(H, W, ...)`` that the network sees."""
+        """Crop pixels ``(H, W, ...)`` of the image file to ``window``. The result ``(H', W', ...)`` is a view."""
         left, top, right, bottom = self._seen()
         return pixels[top:bottom, left:right]
 
     def hide_unseen(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return a mask ``(H, W)`` of the image file with zeros outside the part that the network sees."""
+        """Set a mask ``(H, W)`` in pixels of the image file to zero outside ``window``."""
         if self.window is None:
             return mask
         seen = np.zeros_like(mask)
@@ -66,7 +66,7 @@ class Geometry:
         return seen
 
     def mirror_masks(self, masks: NDArray[Any]) -> NDArray[Any]:
-        """Mirror masks ``(P, m, m)`` over boxes if ``flipped``, as a view. The inverse is the same operation."""
+        """If ``flipped``, return a mirrored view of box masks ``(P, m, m)``. Mirroring is its own inverse."""
         return masks[:, :, ::-1] if self.flipped else masks
 
     def _seen(self) -> tuple[int, int, int, int]:
@@ -74,15 +74,18 @@ class Geometry:
         return (0, 0, width, height) if self.window is None else self.window
 
     def _offset_and_scale(self, back: bool = False) -> tuple[list[int], list[float]]:
-        """Return the window's corner and the factors to network-input pixels (or ``back``), each for x, y, x, y."""
+        """Return the window's top left corner and the scale factors, each as x, y, x, y.
+
+        The factors map to network-input pixels, or with ``back`` to pixels of the image file.
+        """
         (height, width), (left, top, right, bottom) = self.size, self._seen()
         seen_width, seen_height = right - left, bottom - top
-        # Compute the factor of each direction from the sizes: the inverse of a rounded factor would be rounded twice.
+        # Both factors are computed from the sizes, because the inverse of a rounded factor would be rounded twice.
         scale = [seen_width / width, seen_height / height] if back else [width / seen_width, height / seen_height]
         return [left, top] * 2, scale * 2
 
     def _mirrored(self, boxes: Boxes) -> Boxes:
-        """Mirror boxes of the network input if ``flipped``."""
+        """If ``flipped``, mirror boxes in network-input pixels."""
         if not self.flipped:
             return boxes
         width = self.size[1]

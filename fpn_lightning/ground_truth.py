@@ -1,4 +1,4 @@
-"""The annotated objects of an image, with the unchanged numbers of the annotation file. Does not import torch."""
+"""The annotated objects of an image, with the numbers as in the annotation file. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class RLE(TypedDict):
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """All G annotated objects of one image for metrics and pictures, with crowd regions, in the order of the file.
+    """All G annotated objects of one image, including crowd regions, in the order of the annotation file.
 
-    The arrays stay on the CPU when a batch is moved to a device.
+    Metrics and pictures use these objects. The arrays stay on the CPU when a batch is moved to a device.
 
     Attributes:
         image_id: COCO image id.

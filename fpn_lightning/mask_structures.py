@@ -1,6 +1,6 @@
 """Segment proposals of one image, in pixels of the network input or of the image file.
 
-Shape shorthand: P proposals of one image, m the side of a mask in cells.
+In shapes, P is the number of proposals of one image, and m is the height and width of a mask.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ class MaskProposals(_TensorStruct):
     """Segment proposals of one image, best first.
 
     Attributes:
-        mask_logits: float32 ``(P, m, m)`` mask logits in each window, rows from top to bottom.
-        windows: float32 ``(P, 4)`` xyxy squares, network-input pixels; they may extend outside the image.
+        mask_logits: float32 ``(P, m, m)`` mask logits in each window; row 0 is the top row.
+        windows: float32 ``(P, 4)`` xyxy squares, network-input pixels. A window may extend beyond the image.
         scores: float32 ``(P,)`` logits, descending.
-        levels: int64 ``(P,)`` the pyramid level k that gave the proposal.
+        levels: int64 ``(P,)`` pyramid level k that produced each proposal.
     """
 
     mask_logits: Tensor
@@ -35,13 +35,13 @@ class MaskProposals(_TensorStruct):
 
 @dataclass
 class MaskProposalsOrig(_TensorStruct):
-    """Segment proposals of one image in pixels of the image file, best first, on the CPU; ``predict`` returns them.
+    """Segment proposals of one image as ``predict`` returns them: in pixels of the image file, best first, on the CPU.
 
     Attributes:
-        image_id: COCO image id, or 1..n in the order of file names for a folder of images.
+        image_id: COCO image id; in a folder of images, the position of the file in the sorted file names, from 1.
         masks: P masks of the size of the image file; a mask may be empty.
         scores: float32 ``(P,)`` logits, descending.
-        levels: int64 ``(P,)`` the pyramid level k that gave the proposal.
+        levels: int64 ``(P,)`` pyramid level k that produced each proposal.
     """
 
     image_id: int

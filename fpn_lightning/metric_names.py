@@ -10,13 +10,13 @@ import re
 from collections.abc import Sequence
 
 SIZES = {"s": "small", "m": "medium", "l": "large"}
-"""COCO's object sizes, by their letter in metric names."""
+"""COCO's object sizes. The keys are the letters in metric names."""
 
 COCO_AREAS = (32**2, 96**2)
-"""COCO's area thresholds: small to medium, and medium to large objects, px²."""
+"""COCO's area thresholds, px²: between small and medium objects, and between medium and large objects."""
 
 AREA_SUFFIXES = ("", *(f"_{size}" for size in SIZES))
-"""Suffixes of AR: for all objects, then for each size."""
+"""Suffixes of AR: first the suffix for all objects, then one suffix for each object size."""
 
 _SPLIT_BY_SIZE = re.compile(r"(?:.*_)?(?:AP|AR\d+k?)")
 _RECALL = re.compile(r"(?:.*_)?AR(?P<count>\d+)(?P<thousands>k?)")
@@ -29,13 +29,13 @@ def percent(fraction: float) -> float:
 
 
 def size_classes(area_thresholds: Sequence[float]) -> str:
-    """Describe the size classes. An object whose area equals a threshold belongs to two classes, as in COCO."""
+    """Describe the size classes. As in COCO, an object with an area equal to a threshold belongs to both classes."""
     small, large = area_thresholds
     return f"small ≤ {small:g} px² ≤ medium ≤ {large:g} px² ≤ large"
 
 
 def recall_key(limit: int, suffix: str = "") -> str:
-    """Return the paper's name of the average recall for ``limit`` proposals per image: ``AR100``, ``AR1k``."""
+    """Return the paper's name of average recall with ``limit`` proposals per image, for example ``AR1k`` for 1000."""
     number = f"{limit // 1000}k" if limit % 1000 == 0 else str(limit)
     return f"AR{number}{suffix}"
 
@@ -43,7 +43,7 @@ def recall_key(limit: int, suffix: str = "") -> str:
 def size_keys(key: str) -> tuple[str, str, str] | None:
     """Return a metric's names for small, medium and large objects: ``APs``, ``APm``, ``APl`` for ``AP``.
 
-    Returns ``None`` if COCO does not split the metric by size (``AP50``), or if it is a metric of one size (``APs``).
+    Returns ``None`` if COCO does not split the metric by size (``AP50``), or if the metric is for one size (``APs``).
     """
     if not _SPLIT_BY_SIZE.fullmatch(key):
         return None
@@ -53,11 +53,14 @@ def size_keys(key: str) -> tuple[str, str, str] | None:
 
 
 def proposal_count(key: str) -> int | None:
-    """Return the proposals per image of an AR over all objects: 1000 for ``AR1k``; ``None`` for any other metric."""
+    """Return the number of proposals per image in the name of an AR, for example 1000 for ``AR1k``.
+
+    Returns ``None`` for an AR of one object size and for any other metric.
+    """
     match = _RECALL.fullmatch(key)
     return None if match is None else int(match["count"]) * (1000 if match["thousands"] else 1)
 
 
 def is_fraction(key: str) -> bool:
-    """Return whether a metric is an AP or AR, with values in [0, 1], rather than a loss."""
+    """Return whether a metric is an AP or AR, with values in [0, 1], and not a loss."""
     return _FRACTION.fullmatch(key) is not None

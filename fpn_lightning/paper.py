@@ -1,7 +1,7 @@
-"""Tables as data: the paper's Tables 1-6 with every printed number, and comparisons of our own.
+"""Reads tables from YAML files: the paper's Tables 1-6 with every printed number, and our own tables.
 
-Tables are read from YAML files of one form: ``paper.yaml`` has the paper's tables, ``own_tables.yaml`` has our own, and
-``reports/tables/*.yaml`` has those of a user.
+All files have the same format. ``paper.yaml`` contains the paper's tables, ``own_tables.yaml`` contains our own tables,
+and ``reports/tables/*.yaml`` contains the tables of a user.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Setting:
     """How the numbers of a paper's table were measured (FPN §4, §5).
 
     Attributes:
-        data: names of the data set that a record may have; the first is shown.
+        data: accepted names of the data set in a record. Pages show the first name.
         train_split: the training data, in words.
-        eval_splits: names of the evaluation split; minival2014 and val2017 are the same images.
-        eval_images: number of images in that split.
+        eval_splits: accepted names of the evaluation split. minival2014 and val2017 contain the same images.
+        eval_images: number of images in the evaluation split.
         steps: optimiser steps of the last training stage.
         total_batch: images per optimiser step.
         lr: learning rate for ``total_batch``, before its first drop.
@@ -50,7 +50,13 @@ class Setting:
 
 @dataclass(frozen=True, config=_STRICT)
 class Column:
-    """A column: the name of its metric, its heading if that is not the name, and the block of columns that it is in."""
+    """A column of a table.
+
+    Attributes:
+        key: name of the metric.
+        label: heading; by default the name of the metric.
+        group: heading of the group of columns that contains this column; empty without a group.
+    """
 
     key: str
     label: str = ""
@@ -63,7 +69,7 @@ class Column:
 
     @property
     def full_heading(self) -> str:
-        """The heading, after the name of the block if the column is in one."""
+        """The heading of the column, preceded by the heading of its group if the column is in a group."""
         return f"{self.group} {self.heading}".strip()
 
 
@@ -72,18 +78,20 @@ class Row:
     """A row of a table.
 
     Attributes:
-        label: name of the row; for a row of the paper, the name in the paper.
-        details: text for each of the table's descriptive columns.
-        metrics: the paper's numbers in percent, by metric name; a number that the paper does not print is absent.
-        literature: whether the paper quotes the row from other work. Such a row is never run here.
-        ours: whether the row is our own and not in the paper's table.
-        same_as: ``table/row`` of the same model in another table, whose records are used if this row has none.
-        reference: the row that is subtracted from this row in its gap. Default: the table's reference row.
+        label: name of the row, as in the paper if the row is from the paper.
+        details: text for each descriptive column of the table.
+        metrics: the paper's numbers in percent, by metric name. Numbers that the paper does not print are left out.
+        literature: whether the paper quotes the row from other work. Quoted rows are not run here.
+        ours: whether we added the row to the paper's table.
+        same_as: ``table/row`` of the same model in another table. If this row has no records, the records of the other
+            row are used.
+        reference: the row with which this row is compared: gap = this row - reference. By default the table's
+            ``reference``.
         note: a remark below the table.
-        steps: optimiser steps, if not those of the table's setting.
-        backbone: name of the backbone, if not that of the table's setting.
+        steps: optimiser steps, if they differ from the table's setting.
+        backbone: name of the backbone, if it differs from the table's setting.
         seconds_per_image: the paper's test time.
-        device: the hardware on which the paper measured that time.
+        device: the hardware on which the paper measured the test time.
     """
 
     label: str
@@ -106,14 +114,14 @@ class Table:
 
     Attributes:
         title: one line that says what is compared.
-        columns: the metrics.
-        rows: by id, which is ``experiment.row`` of the row's runs. A ``*`` in the id of one of our rows matches any
-            name. The matched name replaces ``*`` in label and reference.
-        setting: how the paper's numbers were measured; ``None`` only for a table of ours.
-        reference: the row that is subtracted from the others in their gaps.
+        columns: one column for each metric.
+        rows: rows by id. The id equals ``experiment.row`` of the row's runs. A ``*`` in the id of one of our rows
+            matches any name. The matched name replaces ``*`` in label and reference.
+        setting: how the paper's numbers were measured; ``None`` only for a table of our own.
+        reference: the row with which the other rows are compared: gap = other row - reference.
         details: headings of the descriptive columns.
-        extra: by preset, names of further metrics, which are shown if records have them.
-        ours: whether the comparison is our own, without numbers of the paper.
+        extra: for each preset, names of further metrics. A further metric is shown if records contain it.
+        ours: whether the table is our own and has no numbers of the paper.
     """
 
     title: str
@@ -127,51 +135,51 @@ class Table:
 
     @property
     def main(self) -> Column:
-        """The column to show if there is room for one: the first that COCO splits by object size, or else the first."""
+        """The column to show if only one fits: the first metric that COCO splits by object size, or else the first."""
         return next((column for column in self.columns if size_keys(column.key)), self.columns[0])
 
     def steps(self, row: Row) -> int | None:
-        """Optimiser steps of the last training stage of ``row`` in the paper; ``None`` for a table of ours."""
+        """Optimiser steps of the last training stage of ``row`` in the paper; ``None`` for a table of our own."""
         return row.steps or (self.setting.steps if self.setting else None)
 
     def backbone(self, row: Row) -> str | None:
-        """Backbone of ``row`` in the paper; ``None`` for a table of ours."""
+        """Name of the backbone of ``row`` in the paper; ``None`` for a table of our own."""
         return row.backbone or (self.setting.backbone if self.setting else None)
 
 
 def parse(text: str, source: str, others: Mapping[str, Table] | None = None) -> dict[str, Table]:
-    """Read tables from the text of a file like ``paper.yaml``, in its order.
+    """Read tables from YAML text in the format of ``paper.yaml``. The order of the tables is kept.
 
     Args:
-        text: the YAML.
+        text: the YAML text.
         source: name of the text in error messages.
-        others: tables of other files, which ``same_as`` may name.
+        others: tables of other files. ``same_as`` may name rows of these tables.
 
     Raises:
-        InputError: the text is not YAML, a key is unknown or missing, a value has the wrong type, or a value
-            names a row or table that does not exist. The message names the key.
+        InputError: if the text is not YAML, a key is unknown or missing, a value has the wrong type, or a value names a
+            row or table that does not exist. The message names the key.
     """
     try:
         content = parse_yaml(text, source)
-        # Pydantic builds nested dataclasses from mappings in its strict mode only if it reads JSON.
+        # In strict mode, pydantic builds nested dataclasses from mappings only if the input is JSON.
         tables = TypeAdapter(dict[str, Table]).validate_json(json.dumps(content, default=str))
     except ValidationError as error:
         raise InputError(f"{source}: {first_error(error)}") from error
     known = {**(others or {}), **tables}
     for name, table in tables.items():
         if wrong := [part for part in (name, *table.rows) if not is_folder_name(part.replace("*", "any"))]:
-            raise InputError(f"{source}: {name}: {wrong[0]!r} cannot be the name of a file; choose another name")
+            raise InputError(f"{source}: {name}: {wrong[0]!r} cannot be a file name. Choose another name.")
         if others and name in others:
-            raise InputError(f"{source}: {name}: there is another table of this name; choose another name")
+            raise InputError(f"{source}: {name}: another file has a table of this name. Choose another name.")
         _check(name, table, known, source)
     return tables
 
 
 def _check(name: str, table: Table, known: Mapping[str, Table], source: str) -> None:
     if not table.columns:
-        raise InputError(f"{source}: {name}.columns: the table has no column")
+        raise InputError(f"{source}: {name}.columns: the table has no columns. Add at least one column.")
     if table.setting is None and not table.ours:
-        raise InputError(f"{source}: {name}.setting: the key is missing; a table of your own needs ours: true instead")
+        raise InputError(f"{source}: {name}.setting: the key is missing. For a table of your own, set ours: true.")
     if table.reference is not None and table.reference not in table.rows:
         raise InputError(f"{source}: {name}.reference: there is no row {table.reference!r}")
     keys = {column.key for column in table.columns}
@@ -181,7 +189,7 @@ def _check(name: str, table: Table, known: Mapping[str, Table], source: str) -> 
             raise InputError(f"{where}.reference: there is no row {row.reference!r}")
         for part, given, allowed in (("metrics", row.metrics, keys), ("details", row.details, set(table.details))):
             if unknown := sorted(set(given) - allowed):
-                raise InputError(f"{where}.{part}.{unknown[0]}: not among the columns of the table")
+                raise InputError(f"{where}.{part}.{unknown[0]}: the table has no such column")
         if row.same_as is not None:
             other_table, _, other_row = row.same_as.partition("/")
             if other_table not in known or other_row not in known[other_table].rows:
@@ -194,18 +202,18 @@ def _packaged(name: str) -> str:
 
 @cache
 def paper_tables() -> dict[str, Table]:
-    """The tables of ``paper.yaml``. Every call returns the same objects, so callers must not change them."""
+    """Return the tables of ``paper.yaml``. All calls return the same objects, so callers must not change the tables."""
     return parse(_packaged("paper.yaml"), "paper.yaml")
 
 
 def all_tables(folder: Path) -> dict[str, Table]:
-    """The paper's tables, then those of ``own_tables.yaml``, then those of a user.
+    """Return the paper's tables, then the tables of ``own_tables.yaml``, then the tables of a user.
 
     Args:
-        folder: holds the user's ``*.yaml``; may be absent.
+        folder: folder of the user's ``*.yaml`` files. The folder may be absent.
 
     Raises:
-        InputError: a file cannot be read, has an error (see :func:`parse`) or repeats the name of a table.
+        InputError: if a file cannot be read, has an error (see :func:`parse`) or repeats the name of a table.
     """
     tables = dict(paper_tables())
     tables |= parse(_packaged("own_tables.yaml"), "own_tables.yaml", tables)

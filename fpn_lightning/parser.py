@@ -1,4 +1,4 @@
-"""Lightning's argument parser, with one-line errors and with ``null`` as a value at any depth."""
+"""Lightning's argument parser, with one-line errors. It accepts ``null`` as a value of any nested option."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import read_yaml
 
-# jsonargparse's messages about an unknown option; they contain its name and may contain its group and its value.
+# jsonargparse's messages about an unknown option. A message contains the option's name, and may contain its group and
+# its value.
 _UNKNOWN = re.compile(
     r"unrecognized arguments: --(?P<argument>[^\s=]+)(?:[= ].*)?"
     r"|Group '(?P<group>[^']+)' does not accept option '(?P<option>[^']+)'"
@@ -22,7 +23,7 @@ _UNKNOWN = re.compile(
 )
 _NO_ATTRIBUTE = re.compile(r"module '(?P<module>[\w.]+)' has no attribute '(?P<name>\w+)'")
 _KEY = re.compile(r'Parser key "([^"]+)"(?: element \d+)?:\s*')
-# Lines of a jsonargparse error that are not shown: they list the types that were tried and repeat the value.
+# These lines of a jsonargparse error are not shown, because they only list the tried types and repeat the value.
 _NOISE = re.compile(
     r"Does not validate against|Subtypes: |Errors:|Given value|Problem with given class_path|Expected a path but|$"
 )
@@ -37,12 +38,12 @@ NO_KEY = ": there is no such key"
 
 
 class Parser(LightningArgumentParser):
-    """Parser that raises :class:`InputError` instead of printing the usage, and accepts ``null`` in nested classes."""
+    """Parser that raises :class:`InputError` instead of printing the usage. Nested classes may have ``null`` values."""
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *rest: Any, **options: Any
     ) -> Any:
-        """Parse the arguments. The base class passes ``null`` to nested parsers as ``--key=None``; read it as null."""
+        """Parse the arguments. ``--key=None`` is read as null, because nested parsers receive null as ``None``."""
         words = sys.argv[1:] if args is None else args
         words = [re.sub(r"^(--[\w.]+)=None$", r"\1=null", word) for word in words]
         return super().parse_args(words, *rest, **options)
@@ -62,12 +63,14 @@ class Parser(LightningArgumentParser):
 
 
 def with_file(message: str, words: Sequence[str]) -> str:
-    """Put the name of the last configuration file that sets a key before an error message about this key.
+    """Prefix an error message about a key with the name of the last configuration file that sets the key.
 
     Args:
-        message: ``trainer.max_steps: five does not fit``. Returned unchanged if the key is an option in ``words``, or
-            in no file.
+        message: for example ``trainer.max_steps: five does not fit``.
         words: arguments of the program, with ``--config=FILE`` for each configuration file.
+
+    Returns:
+        The message. It is unchanged if the key is an option in ``words``, or if no file sets the key.
     """
     key = re.match(r"[a-z]\w*(?:\.\w+)+", message)
     if key is None or any(word.partition("=")[0] == f"--{key[0]}" for word in words):
@@ -78,7 +81,7 @@ def with_file(message: str, words: Sequence[str]) -> str:
 
 
 def _holds(content: object, keys: Sequence[str]) -> bool:
-    """Return whether nested mappings contain a key path, which may leave out ``init_args``."""
+    """Return whether nested mappings contain a path of keys. The path may leave out ``init_args``."""
     if not keys:
         return True
     if not isinstance(content, dict):
@@ -90,7 +93,7 @@ def _holds(content: object, keys: Sequence[str]) -> bool:
 
 
 def _with_nearest_key(message: str, keys: Sequence[str]) -> str:
-    """Replace jsonargparse's message about an unknown key by one that suggests the most similar of ``keys``."""
+    """Replace jsonargparse's message about an unknown key by a message that suggests the most similar of ``keys``."""
     if (match := _UNKNOWN.fullmatch(message)) is None:
         return message
     key = match["argument"] or match["plain"] or f"{match['group']}.{match['option']}"
@@ -99,18 +102,19 @@ def _with_nearest_key(message: str, keys: Sequence[str]) -> str:
 
 
 def one_line(message: str) -> str:
-    """Shorten a jsonargparse error to one line with the whole key and the reason.
+    """Shorten a jsonargparse error to one line with the full key and the reason.
 
-    If classes are nested, the error is a tree with one level for each class: ``model``, ``detector.backbone``, reason.
+    For nested classes, the error is a tree with one level per class, for example ``model``, then ``detector.backbone``,
+    then the reason.
     """
-    key = ".".join(dict.fromkeys(_KEY.findall(message)))  # the key of a group appears twice
+    key = ".".join(dict.fromkeys(_KEY.findall(message)))  # without repetitions: the key of a group appears twice
     shown = _KEY.sub("", message).partition("Subclass types expect one of")[0]
     lines = [line.strip().removeprefix("- ") for line in shown.splitlines()]
     reasons = list(dict.fromkeys(_CALLABLE.sub("", line) for line in lines if not _NOISE.match(line)))
     expected = [match for match in map(_EXPECTED.fullmatch, reasons) if match]
     if causes := [reason for reason in reasons if not _EXPECTED.fullmatch(reason)]:
         reason = _with_nearest_name(re.sub(r"[.?]? Got value: .*", "", " ".join(causes)))
-        if (no_class := _NO_CLASS.search(reason)) is not None:  # shown only if there is no other reason
+        if (no_class := _NO_CLASS.search(reason)) is not None:  # this reason is shown only if it is the only reason
             given, base = _given(message.splitlines()), no_class["base"]
             reason = _NO_CLASS.sub("", reason) or f"{given} is not a {base}. Give the import path of a class."
     else:
@@ -123,7 +127,7 @@ def one_line(message: str) -> str:
 
 
 def _given(lines: Sequence[str]) -> str:
-    """Return the value that was rejected: the first one in the message, which is the innermost of nested values."""
+    """Return the rejected value. The first value in the message is the innermost of nested values."""
     return next((match[1] for match in map(_VALUE.search, lines) if match), "the value")
 
 
@@ -135,7 +139,7 @@ def _alternatives(expected: Sequence[re.Match[str]]) -> str:
 
 
 def _with_nearest_name(reason: str) -> str:
-    """Add the most similar name to a message about a name that a module does not have."""
+    """If a module lacks a name, add the module's most similar name to the message."""
     if (match := _NO_ATTRIBUTE.search(reason)) is None:
         return reason
     module = sys.modules.get(match["module"])

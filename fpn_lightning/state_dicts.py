@@ -1,4 +1,4 @@
-"""Reads state dicts without running code from the file, and compares their tensors with a model's."""
+"""Reads state dicts without running code from the file, and compares their tensors with the tensors of a model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from torch import Tensor
 from fpn_lightning.errors import InputError
 
 State = dict[str, Tensor]
-COUNTER = "num_batches_tracked"  # of BatchNorm; unused if momentum is a number, and absent from older files
-# Prefixes that a wrapper adds to all names of a model's tensors: DataParallel, torch.compile, LightningModules.
+COUNTER = "num_batches_tracked"  # BatchNorm's counter; unused if momentum is a number, and absent from older files
+# Prefixes that DataParallel, torch.compile and LightningModules add to all tensor names of a model.
 WRAPPERS = ("module.", "_orig_mod.", "model.", "detector.")
-MAX_NAMES = 5  # tensors named in one message
+MAX_NAMES = 5  # maximum number of tensor names in one message
 
 
 def read_file(path: str, named_by: str) -> Any:
@@ -36,7 +36,7 @@ def read_file(path: str, named_by: str) -> Any:
     try:
         if path.endswith(".safetensors"):
             return load_file(path)
-        # torchvision's training script saves its arguments, a Namespace, in the same file.
+        # A file from torchvision's training script also contains the script's arguments, a Namespace.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can make torch.load raise anything
@@ -48,7 +48,9 @@ def read_file(path: str, named_by: str) -> Any:
 
 
 def read_state_dict(path: str, named_by: str) -> State:
-    """Read a state dict: a whole file, or its entry ``model`` (torchvision, detectron2) or ``state_dict`` (Lightning).
+    """Read a state dict from a file.
+
+    The state dict is the entry ``model`` (torchvision, detectron2) or ``state_dict`` (Lightning), or the whole file.
 
     Raises:
         InputError: see :func:`read_file` and :func:`checked`.
@@ -62,25 +64,25 @@ def read_state_dict(path: str, named_by: str) -> State:
 
 
 def unwrapped(state: Mapping[str, Tensor], path: str, named_by: str) -> State:
-    """Remove the wrappers' prefixes that all names share, and warn that the prefixes were removed."""
+    """Remove prefixes of wrappers that all names share, and warn that the prefixes were removed."""
     left_out = ""
     while state and (prefix := next((w for w in WRAPPERS if all(name.startswith(w) for name in state)), "")):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
         left_out += prefix
     if left_out:
-        warnings.warn(f"{named_by} {path}: the prefix {left_out} of all its tensors is left out", stacklevel=2)
+        warnings.warn(f"{named_by} {path}: the prefix {left_out} of all tensor names is left out", stacklevel=2)
     return dict(state)
 
 
 def checked(state: Mapping[Any, Any], path: str, named_by: str) -> State:
-    """Return the mapping if it is a state dict: names and dense tensors of finite real numbers.
+    """Check that a mapping is a state dict, which maps names to dense tensors of finite real numbers.
 
     Raises:
-        InputError: naming the first entry that is not such a tensor.
+        InputError: if an entry is invalid. The message names the first invalid entry.
     """
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise InputError(f"{named_by}: {path} is not a state dict: {name!r} is not a tensor under a name.")
+            raise InputError(f"{named_by}: {path} is not a state dict: entry {name!r} is not a named tensor.")
         if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex() or tensor.is_quantized:
             raise InputError(f"{named_by}: {path}: {name} is not a dense tensor of real numbers.")
         if not tensor.isfinite().all():
@@ -93,14 +95,17 @@ def checked(state: Mapping[Any, Any], path: str, named_by: str) -> State:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Differences between the tensors of a file and of a model. Names are sorted; BatchNorm's counters are left out."""
+    """Differences between the tensors of a file and the tensors of a model.
+
+    Names are sorted. BatchNorm's counters are left out.
+    """
 
     missing: list[str]
     """Names that only the model has."""
     unexpected: list[str]
     """Names that only the file has."""
     misshapen: list[str]
-    """One text per tensor whose shape differs: ``NAME is (2, 3) in the file, (4, 3) in the model``."""
+    """One text for each tensor with different shapes: ``NAME is (2, 3) in the file, (4, 3) in the model``."""
 
     @property
     def problems(self) -> list[str]:
@@ -113,7 +118,7 @@ class Comparison:
 
 
 def compare(model: Mapping[str, Tensor], file: Mapping[str, Tensor]) -> Comparison:
-    """Compare names and shapes of a model's tensors with those of a file; both use the model's names."""
+    """Compare the names and shapes of tensors in a model and in a file. Both mappings use the model's names."""
     ours = {name: tuple(tensor.shape) for name, tensor in model.items() if not name.endswith(COUNTER)}
     theirs = {name: tuple(tensor.shape) for name, tensor in file.items() if not name.endswith(COUNTER)}
     return Comparison(

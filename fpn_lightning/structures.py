@@ -1,11 +1,11 @@
-"""The structures that data, models, stages and evaluation pass to each other, with their shapes and units.
+"""The structures that data, models, stages and evaluation exchange, with their shapes and units.
 
-Shape shorthand: N images, H x W the padded height and width of a batch, G objects of one image, P proposals of one
-image, D detections of one image, K foreground classes.
+Letters in shapes: N images in a batch, padded to H x W; G objects, P proposals or D detections of one image; K
+foreground classes.
 
-Boxes are float32 ``(., 4)`` xyxy in pixels of the *network input* (after resizing and flipping, before padding),
-without a "+1" in widths or heights. Names of boxes in pixels of the image file end in ``_orig``. Sizes are
-``(height, width)``.
+Boxes are float32 ``(., 4)`` xyxy in pixels of the *network input*, which is the resized and flipped image without
+padding. Widths and heights have no "+1". The name of a box tensor in pixels of the image file ends in ``_orig``. Sizes
+are ``(height, width)``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fpn_lightning.ground_truth import RLE, GroundTruth
 
 @dataclass
 class _TensorStruct:
-    """A structure with the methods ``to`` and ``pin_memory`` that Lightning and the DataLoader call."""
+    """Base class with the methods ``to`` and ``pin_memory``, which Lightning and the DataLoader call."""
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         def visit(value: Any) -> Any:
@@ -50,7 +50,7 @@ class ImageBatch(_TensorStruct):
     """The images of one batch, padded at the right and bottom to a common size.
 
     Attributes:
-        pixels: uint8 ``(N, 3, H, W)`` RGB in [0, 255], padded with 0. The backbone normalises them on the device.
+        pixels: uint8 ``(N, 3, H, W)`` RGB in [0, 255], padded with 0. The backbone normalises the pixels on the device.
         sizes: int64 ``(N, 2)`` height and width of each image without padding, network-input pixels.
         image_ids: int64 ``(N,)`` COCO image ids.
         geometries: how each image file became the network input; ``geometries[n].size`` equals ``sizes[n]``.
@@ -65,14 +65,14 @@ class ImageBatch(_TensorStruct):
         return self.pixels.shape[0]
 
     def only(self, n: int) -> ImageBatch:
-        """Return a batch that has only image ``n``, with the same padding."""
+        """Return a batch of image ``n`` alone, with the same padding."""
         one = slice(n, n + 1)
         return ImageBatch(self.pixels[one], self.sizes[one], self.image_ids[one], self.geometries[one])
 
 
 @dataclass
 class Targets(_TensorStruct):
-    """The objects of one image that a model is trained on; crowd regions and very small objects are left out.
+    """The objects of one image that a model is trained on, without crowd regions and very small objects.
 
     Attributes:
         boxes: float32 ``(G, 4)`` xyxy, network-input pixels, inside the image.
@@ -91,8 +91,9 @@ class Proposals(_TensorStruct):
 
     Attributes:
         boxes: float32 ``(P, 4)`` xyxy, network-input pixels, inside the image.
-        objectness: float32 ``(P,)`` logits, descending. Probabilities would tie, because a float32 sigmoid saturates.
-        levels: int64 ``(P,)`` the pyramid level k whose anchor gave the proposal.
+        objectness: float32 ``(P,)`` logits, descending. A float32 sigmoid saturates, so high probabilities would be
+            equal.
+        levels: int64 ``(P,)`` pyramid level k of the anchor of each proposal.
     """
 
     boxes: Tensor
@@ -125,13 +126,13 @@ class _BoxesOrig(_TensorStruct):
 
 @dataclass
 class ProposalsOrig(_BoxesOrig):
-    """Region proposals of one image in pixels of the image file, best first, on the CPU; ``predict`` returns them.
+    """Region proposals of one image as ``predict`` returns them: in pixels of the image file, best first, on the CPU.
 
     Attributes:
-        image_id: COCO image id, or 1..n in the order of file names for a folder of images.
+        image_id: COCO image id; in a folder of images, the position of the file in the sorted file names, from 1.
         boxes_orig: float64 ``(P, 4)`` xyxy, pixels of the image file, inside the image.
         objectness: float32 ``(P,)`` logits, descending.
-        levels: int64 ``(P,)`` the pyramid level k whose anchor gave the proposal.
+        levels: int64 ``(P,)`` pyramid level k of the anchor of each proposal.
     """
 
     objectness: Tensor
@@ -162,10 +163,10 @@ class Detections(_TensorStruct):
 
 @dataclass
 class DetectionsOrig(_BoxesOrig):
-    """Detections of one image in pixels of the image file, best first, on the CPU; ``predict`` returns them.
+    """Detections of one image as ``predict`` returns them: in pixels of the image file, best first, on the CPU.
 
     Attributes:
-        image_id: COCO image id, or 1..n in the order of file names for a folder of images.
+        image_id: COCO image id; in a folder of images, the position of the file in the sorted file names, from 1.
         boxes_orig: float64 ``(D, 4)`` xyxy, pixels of the image file, inside the image.
         scores: float32 ``(D,)`` probabilities in [0, 1], descending.
         labels: int64 ``(D,)`` in [0, K).
@@ -181,9 +182,10 @@ class Batch(_TensorStruct):
 
     Attributes:
         images: N images.
-        targets: N targets; empty for a split without annotations and for a folder of images.
-        ground_truths: N ground truths; empty if ``targets`` is empty.
-        proposals: N proposals from ``data.proposals``, mapped to the network input; empty if that key is null.
+        targets: training targets of each image; empty for a split without annotations and for a folder of images.
+        ground_truths: annotated objects of each image; empty if ``targets`` is empty.
+        proposals: proposals of each image from ``data.proposals``, in network-input pixels; empty if
+            ``data.proposals`` is null.
     """
 
     images: ImageBatch

@@ -1,4 +1,4 @@
-"""Makes text from files and users safe to show on a terminal, to put in a Markdown page or to use as a folder name."""
+"""Makes text from files and users safe for the terminal, for Markdown pages and for folder names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def is_folder_name(name: str) -> bool:
 
 
 def plain(text: object) -> str:
-    r"""Return text as one line: line breaks and control characters become escapes, ``\n`` or ``\x1b``."""
+    r"""Return text as one line. Line breaks and control characters are replaced by escapes such as ``\n``."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in str(text))
 
 
@@ -31,12 +31,12 @@ def markdown(text: str) -> str:
 
 
 def show(line: str) -> None:
-    """Print text as one line on the terminal. Markup and escape sequences in it have no effect."""
+    """Print text as one line on the terminal. Markup and escape sequences in the text have no effect."""
     Console().print(Text(plain(line)), soft_wrap=True)
 
 
 def replace_unprintable() -> None:
-    """Make standard output and standard error replace characters that their encoding lacks, instead of raising."""
+    """Let standard output and standard error replace characters that their encoding lacks, instead of raising."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

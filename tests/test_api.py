@@ -150,7 +150,11 @@ def test_an_unusable_source_or_option_is_named(faster_rcnn, home, tmp_path):
     shutil.copy(faster_rcnn / "checkpoints" / "last.ckpt", tmp_path / "moved.ckpt")
     cases += [
         (faster_rcnn / "checkpoints" / "last.ckpt", {"config": tmp_path / "fast.yaml"}, "a Fast R-CNN on fixed prop"),
-        (tmp_path / "moved.ckpt", {}, r"no config.yaml beside it or above its folder.*config='RUN/config.yaml'"),
+        (
+            tmp_path / "moved.ckpt",
+            {},
+            r"no config.yaml in the checkpoint's folder or one folder above.*config='RUN/config.yaml'",
+        ),
         (tmp_path / "moved.ckpt", {"config": home / "table1/c_fpn/seed0/config.yaml"}, "of another model"),
         (
             tmp_path / "moved.ckpt",

@@ -1,11 +1,12 @@
 """Finds the config files of a run, the runs that it needs first, and the command that trains it.
 
-Most tables are folders of ``configs/``. Some tables compare rows of Table 1 under one more override: a file in
-``configs/backbones/`` or ``configs/learning_curves.yaml``, which names its table in ``experiment.table``. The tables
-``tuning/<table>/lr<learning rate>`` have the override ``configs/tuning/<preset>.yaml``.
+Most tables are folders of ``configs/``. Some tables compare rows of Table 1 with a further override file, from
+``configs/backbones/`` or ``configs/learning_curves.yaml``. The override file names its table in ``experiment.table``.
+The tables ``tuning/<table>/lr<learning rate>`` have the override ``configs/tuning/<preset>.yaml``.
 
-The config of a row names the rows whose runs it needs, with the same preset and seed: ``experiment.proposals_of`` is
-the row of the RPN whose proposals are used in training; training starts from the weights of ``experiment.weights_of``.
+The config of a row names the rows that it needs. The needed runs have the same preset and seed.
+``experiment.proposals_of`` names the row of the RPN that makes the proposals for training. ``experiment.weights_of``
+names the row that provides the initial weights.
 
 Paths are relative to the repository, where Snakemake is called.
 """
@@ -30,11 +31,11 @@ from fpn_lightning.runs.record import FINISHED, Experiment
 
 CONFIGS = Path("configs")
 TUNING = re.compile(r"tuning/(?P<table>[^/]+)/lr(?P<lr>[^/]+)")
-# Folders of generated data sets, each with its options for python -m fpn_lightning.data.synthetic.
+# Folder of each generated data set, and its options of python -m fpn_lightning.data.synthetic.
 DATA_SETS = {"data/synthetic-mini": "--train 5000 --val 500 --split tune=500"}
-# Lists of COCO image ids. python -m fpn_lightning.data.subset builds a split from a list, with the list's name.
+# Lists of COCO image ids. From each list, python -m fpn_lightning.data.subset builds a split with the name of the list.
 SUBSETS = CONFIGS / "splits"
-# Keys of ``experiment`` that name the rows whose runs a run needs.
+# Keys of ``experiment`` that name the rows on which a run depends.
 PROPOSALS, WEIGHTS = "proposals_of", "weights_of"
 # Keys of ``data`` that name the splits of a run, with COCODataModule's defaults.
 SPLITS = {"train_split": "train2017", "val_split": "val2017"}
@@ -47,7 +48,7 @@ class Run:
     preset: str
     """Name of a file in ``configs/presets``, or ``paper``."""
     table: str
-    """Folder of ``configs``, or the table of a comparison (``deep_c2``, ``tuning/table1/lr0.002``)."""
+    """Folder of ``configs``, or a table made by an override, for example ``deep_c2`` or ``tuning/table1/lr0.002``."""
     row: str
     """Name of the row's file."""
     seed: int
@@ -59,7 +60,7 @@ class Run:
 
     @property
     def record(self) -> str:
-        """Path of the run's record, the only output of training that Snakemake knows of.
+        """Path of the run's record, which is the only output of training that Snakemake tracks.
 
         Raises:
             InputError: if the record says that the run is not finished.
@@ -67,7 +68,7 @@ class Run:
         if (record := record_of(self.folder)) is not None and record.status != FINISHED:
             raise InputError(
                 f"{self.folder} holds a run that is not finished ({record.outcome}). Delete its {RECORD_NAME} and "
-                "give the same command again; it then continues the run"
+                "give the same command again, which then continues the run"
             )
         return str(self.folder / RECORD_NAME)
 
@@ -88,8 +89,8 @@ class Run:
         """The row's file.
 
         Raises:
-            InputError: if the row has no file. Lists the existing rows, or names the row with the same model, whose
-                run counts for both.
+            InputError: if the row has no file. The message lists the existing rows. If another row is the same model,
+                the message names the other row, whose run is used for both rows.
         """
         return find_row(CONFIGS / self.config_table / f"{self.row}.yaml")
 
@@ -107,7 +108,7 @@ class Run:
         """All config files of the run, in order: the row, the files of its preset, overrides.
 
         Raises:
-            InputError: if the row or preset does not exist. Lists the existing ones.
+            InputError: if the row or the preset does not exist. The message lists the existing rows or presets.
         """
         return [self.config, *preset_files(self.config, self.preset), *self.overrides()]
 
@@ -122,17 +123,17 @@ class Run:
 
     @property
     def proposer(self) -> Run | None:
-        """The run whose proposals this run uses in training, if any."""
+        """The run that provides the proposals for training, if any."""
         return self._beside(self.setting("experiment", PROPOSALS))
 
     @property
     def source(self) -> Run | None:
-        """The run whose weights this run starts from, if any."""
+        """The run that provides the initial weights, if any."""
         return self._beside(self.setting("experiment", WEIGHTS))
 
     @property
     def shares(self) -> bool:
-        """Whether this Fast R-CNN and its RPN start from the same run and so share features (FPN §5.2, Table 5)."""
+        """Whether this Fast R-CNN shares features with its RPN, as both start from one run (FPN §5.2, Table 5)."""
         return self.source is not None and self.proposer is not None and self.proposer.source == self.source
 
     @property
@@ -152,11 +153,14 @@ class Run:
         return self.folder / "proposals"
 
     def store(self, split: str) -> str:
-        """Return the header of a split's proposal store. It is written last, so the store is complete if it exists."""
+        """Return the path of the header of a split's proposal store. The store is complete if the header exists."""
         return str(self.proposals / split / HEADER)
 
     def data(self) -> list[str]:
-        """Return the last-written file of each data set or split that a rule makes; none for downloaded data."""
+        """For each data set or split that a rule makes, return the file that is written last.
+
+        The list is empty for downloaded data.
+        """
         root = str(preset(self.preset).get("data", {}).get("root"))
         if root in DATA_SETS:
             return [f"{root}/synthetic.json"]
@@ -164,20 +168,20 @@ class Run:
         return [f"{root}/annotations/instances_{split}.json" for split in built]
 
     def needs(self) -> list[str]:
-        """Return files that other rules have to make first: data, the record of another run, its proposals."""
+        """Return the files that other rules have to make first: data, the record of ``source``, needed proposals."""
         stores = [self.proposer.store(split) for split in self.splits()] if self.proposer else []
         return [*self.data(), *([self.source.record] if self.source else []), *stores]
 
     def inputs(self) -> list[str]:
-        """Return all files that the run depends on; none for a finished run, so that it is never trained again."""
+        """Return all files that the run depends on. A finished run has none, so that it is never trained again."""
         return [] if Path(self.record).exists() else [*map(str, self.configs()), *self.needs()]
 
     def store_inputs(self, split: str) -> list[str]:
-        """Return files that a split's proposal store depends on; none for an existing store."""
+        """Return the files that a split's proposal store depends on. An existing store has none."""
         return [] if Path(self.store(split)).exists() else [self.record, *self.data()]
 
     def start(self) -> str:
-        """Return the option that resumes the run from its last checkpoint, or that overwrites a run without one."""
+        """Return the option that resumes the run, or that overwrites the run if it has files but no checkpoint."""
         if self.checkpoint.exists():
             return "--ckpt_path last"
         started = self.folder.is_dir() and any(path.is_file() for path in self.folder.rglob("*"))
@@ -209,7 +213,8 @@ class Run:
         """
         if not self.shares or self.proposer is None:
             raise InputError(
-                f"{self.folder} does not share features with an RPN: experiment.{WEIGHTS} has to be the same for both"
+                f"{self.folder} does not share features with an RPN. The configs of both have to set the same "
+                f"experiment.{WEIGHTS}."
             )
         checkpoints = [self.proposer.checkpoint, self.checkpoint, self.combined]
         return " ".join([python(), "-m fpn_lightning.weights.combine", *map(str, checkpoints)])
@@ -218,19 +223,22 @@ class Run:
         # With one thread, parallel runs do not compete for cores, and results do not depend on the number of cores.
         environment = ["OMP_NUM_THREADS=1"]
         if devices(self.preset) > 1:
-            # Lightning then starts a process for each device. By default it would expect a SLURM task for each device.
+            # With this value, Lightning starts one process per device instead of expecting one SLURM task per device.
             environment += ["SLURM_JOB_NAME=interactive"]
         return " ".join([*environment, python(), "train.py"])
 
 
 def comparisons() -> dict[str, Path]:
-    """Return the tables that compare rows of Table 1 under another setting, each with its override file."""
+    """Return the tables that compare rows of Table 1 with an override. The values are the override files."""
     overrides = [*sorted((CONFIGS / "backbones").glob("*.yaml")), CONFIGS / "learning_curves.yaml"]
     return {_read(override)["experiment"]["table"]: override for override in overrides}
 
 
 def preset(name: str) -> dict[str, Any]:
-    """Return the content of a preset's file; empty for ``paper`` and for names that :meth:`Run.configs` rejects."""
+    """Return the content of a preset's file, or an empty dictionary if there is no file.
+
+    The preset ``paper`` has no file. :meth:`Run.configs` rejects unknown presets.
+    """
     file = CONFIGS / "presets" / f"{name}.yaml"
     return _read(file) if file.is_file() else {}
 
@@ -242,7 +250,7 @@ def devices(preset_name: str) -> int:
 
 
 def gpus(preset_name: str) -> int:
-    """Return the number of GPUs that a preset asks for."""
+    """Return the number of GPUs that a preset uses."""
     return devices(preset_name) if preset(preset_name).get("trainer", {}).get("accelerator") == "gpu" else 0
 
 
@@ -252,7 +260,7 @@ def cores(preset_name: str) -> int:
 
 
 def python() -> str:
-    """Return the interpreter that runs Snakemake, as a relative path if it is inside this folder."""
+    """Return the path of this Python interpreter. The path is relative if the interpreter is inside this folder."""
     relative = os.path.relpath(sys.executable)
     return shlex.quote(sys.executable if relative.startswith("..") else relative)
 

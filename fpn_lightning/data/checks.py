@@ -1,7 +1,7 @@
 """Check a split before training or evaluation starts, so that a fault does not stop a run after hours.
 
-docs/data.md lists all checks. For COCO's 118k training images they take one or two seconds: masks were already checked
-when the index was built, missing files are found by listing the folder, and at most 2000 image headers are read.
+docs/data.md lists all checks. The checks of COCO's 118k training images take one or two seconds. Masks were already
+checked when the index was built. Missing files are found by listing the folder. At most 2000 image headers are read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fpn_lightning.data.images import check_header
 from fpn_lightning.errors import MOST, InputError, listed
 
 MAX_HEADERS = 2000  # largest number of image headers to read; larger splits are sampled evenly
-THREADS = 16  # read headers in parallel, because a network disk answers many requests in the time of one
+THREADS = 16  # number of threads that read headers; a network disk answers parallel requests much faster
 
 
 def check_split(
@@ -35,10 +35,10 @@ def check_split(
     Args:
         root: the data set's folder.
         split: name of the split.
-        key: configuration key of the split. ``data.val_split`` has to have annotations. For ``data.train_split``,
-            ``open_dataset`` checks this.
+        key: configuration key of the split. This function checks that ``data.val_split`` has annotations.
+            ``open_dataset`` checks that ``data.train_split`` has annotations.
         with_masks: whether objects need masks.
-        open_dataset: opens the split; problems that it raises as InputError are returned too.
+        open_dataset: function that opens the split. If the function raises InputError, its problems are returned, too.
 
     Returns:
         One message per kind of problem; empty if the split can be used.
@@ -59,14 +59,14 @@ def check_split(
     found, remarks = split_findings(index, images, places, with_masks and index.has_annotations)
     for remark in remarks:
         rank_zero_warn(remark)
-    # A fault of the boxes may be part of another message already: that no object can be trained on.
+    # The error "none of its objects can be trained on" may already contain a fault of the boxes. Report it only once.
     return problems + [new for new in found if not any(new.partition(": ")[2] in problem for problem in problems)]
 
 
 def split_findings(
     index: COCOIndex, image_folder: Path, places: NDArray[np.int64], with_masks: bool
 ) -> tuple[list[str], list[str]]:
-    """Check the images of a split that are used, and their masks.
+    """Check the files and masks of a split's used images, and the boxes and areas of all objects of the split.
 
     Args:
         index: the split's annotations.
@@ -75,8 +75,8 @@ def split_findings(
         with_masks: whether objects need masks.
 
     Returns:
-        ``(problems, remarks)``, one message per kind. A problem makes the split unusable. A remark names data that are
-        valid, but may be a mistake.
+        ``(problems, remarks)``, one message per kind. A problem makes the split unusable. A remark is about valid data
+        that may be a mistake.
     """
     missing = _missing_files(index, image_folder, places)
     problems = [*(_mask_problems(index, places) if with_masks else []), *_file_problems(index, image_folder, missing)]
@@ -98,7 +98,7 @@ def _mask_problems(index: COCOIndex, places: NDArray[np.int64]) -> list[str]:
 
 
 def _missing_files(index: COCOIndex, image_folder: Path, places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the positions in the index of images whose file is missing; each folder is listed only once."""
+    """Return the index positions of all images without a file. Each folder is listed only once."""
     folders: dict[str, set[str]] = {}
     missing = []
     for place in places.tolist():
@@ -119,9 +119,9 @@ def _file_problems(index: COCOIndex, image_folder: Path, missing: NDArray[np.int
     # Some tools write the folder of their own computer into 'file_name'.
     without = sum((image_folder / PureWindowsPath(name).name).is_file() for name in names[:MOST])
     advice = (
-        "files of these names are there without a folder: leave the folder out of 'file_name'"
+        "files with these names lie directly in this folder: leave the folder out of 'file_name'"
         if without
-        else f"put them there, or remove them from {index.annotation_file.name}"
+        else f"copy the images into this folder, or remove them from {index.annotation_file.name}"
     )
     return [f"{image_folder}: {len(missing)} of {len(index)} images are missing: {listed(shown)}; {advice}"]
 
@@ -147,15 +147,18 @@ def _headers(index: COCOIndex, image_folder: Path, places: NDArray[np.int64]) ->
     problems = [answer for answer in answers if isinstance(answer, tuple)]
     turned = sum(answer not in (0, 1) for answer in answers if isinstance(answer, int))
     remarks = [
-        f"{image_folder}: {turned} of the {len(places)} checked images have an EXIF orientation tag. It is not "
-        "applied, because COCO's boxes refer to the stored pixels. If your boxes refer to the turned images, store "
+        f"{image_folder}: {turned} of the {len(places)} checked images have an EXIF orientation tag. The tag is "
+        "ignored, because COCO's boxes refer to the stored pixels. If your boxes refer to the turned images, store "
         "the turned pixels without the tag"
     ]
     return _by_cause(problems), remarks if turned else []
 
 
 def _by_cause(problems: list[tuple[str, str]]) -> list[str]:
-    """Merge (image, problem) pairs with equal causes: the first image's problem, and the names of the other images."""
+    """Merge (image, problem) pairs with the same cause into one message.
+
+    The message has the problem of the first image and the names of the other images.
+    """
     causes: dict[str, list[tuple[str, str]]] = {}
     for name, problem in problems:
         cause = re.sub(r"\d+", "", problem.rpartition(f"{name}: ")[2])

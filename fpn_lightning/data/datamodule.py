@@ -34,51 +34,56 @@ POSITIVE += ["max_train_images", "max_val_images", "train_proposals", "eval_prop
 class COCODataModule(pl.LightningDataModule):
     """Batches (:class:`fpn_lightning.structures.Batch`) of a data set in COCO's layout.
 
-    Annotations are ``root/annotations/instances_<split>.json``, images ``root/<split>/<file_name>``. The defaults are
-    the paper's (FPN §5.1, §5.2).
+    The annotation file of a split is ``root/annotations/instances_<split>.json``. Its images are
+    ``root/<split>/<file_name>``. The default values are the paper's (FPN §5.1, §5.2).
 
     Args:
         root: the data set's folder.
         train_split: split to train on.
         val_split: split to validate on.
         test_split: split to test on; it may have no annotations.
-        num_classes: foreground classes; has to be the number of categories in the annotation files, or of
-            supercategories.
-        labels: train and evaluate on the annotation files' categories, or on the supercategories that they are grouped
-            into (12 in COCO).
-        total_batch_size: images of one optimiser step: processes × images per process × accumulation steps.
-        batch_size_per_device: images of one training micro-batch.
-        eval_batch_size: images of one evaluation batch. With 1, no image is padded to the size of another.
-        short_side: length of the shorter side after resizing. If there are several, training draws one per image and
-            epoch, evaluation uses the last.
-        max_side: limit of the longer side.
-        size_rounding: ``nearest`` (as detectron2) or ``floor`` (as torchvision).
+        num_classes: number of foreground classes: the number of categories in the annotation files, or of
+            supercategories if ``labels`` is ``supercategory``.
+        labels: classes to train and evaluate on: the annotation files' categories or supercategories (12 in COCO).
+        total_batch_size: images per optimiser step: processes × images per process × accumulation steps.
+        batch_size_per_device: images per training micro-batch of one process.
+        eval_batch_size: images per evaluation batch. With 1, no image is padded to the size of another image.
+        short_side: length of the shorter side after resizing, in pixels. From a list, training draws one length per
+            image and epoch, and evaluation uses the last length.
+        max_side: largest length of the longer side after resizing, in pixels.
+        size_rounding: rounding of resized sides: ``nearest`` (as in detectron2) or ``floor`` (as in torchvision).
         flip_probability: probability of a horizontal flip in training.
-        random_crop: crop each training image, before resizing, to a height and a width of at least this fraction of
-            the image's, in (0, 1]; None, as in the paper, for whole images. Objects and proposals are clipped.
-        size_divisor: batches are padded to a multiple of it; the largest stride of the backbone.
-        min_box_size: training boxes narrower or lower than this, in network-input pixels, are left out and counted.
-        load_masks: load the objects' masks, which mask proposals need for training and evaluation.
+        random_crop: smallest fraction, in (0, 1], of an image's height and width that a random training crop keeps.
+            The crop precedes resizing. Objects and proposals are clipped to the crop. None (as in the paper): no crop.
+        size_divisor: heights and widths of batches are padded to a multiple of this number, which should be the
+            largest stride of the backbone.
+        min_box_size: smallest width and height of a training box, in network-input pixels. Smaller boxes are left out
+            of training.
+        load_masks: load the objects' masks, which are needed to train and evaluate mask proposals.
         skip_images_without_objects: leave images without a usable object out of training.
         num_workers: worker processes per loader.
-        seed: order and augmentation are a function of it, the epoch and the image id.
-        max_train_images: number of images to train on, the first by id; None for all.
-        max_val_images: number of images to validate on, the first by id; None for all.
-        proposals: folder with a store of fixed proposals for each split, named after it (``<run>/proposals``).
-        train_proposals: number of proposals of an image to train on; the best are taken.
-        eval_proposals: the same in evaluation and prediction.
-        cache_images: keep every resized image in memory (0.4 MB for one of 320 x 448 px), so that it is decoded once;
-            for small data sets, one ``short_side``, no ``random_crop`` and ``num_workers`` 0.
+        seed: seed of the order of the images (drawn per epoch) and of the augmentation (drawn per epoch and image id).
+        max_train_images: train only on this number of images, those with the lowest ids; None: all images.
+        max_val_images: validate only on this number of images, those with the lowest ids; None: all images.
+        proposals: folder of fixed proposals, such as ``<run>/proposals``. The store of a split is the subfolder with
+            the split's name.
+        train_proposals: train only on this number of fixed proposals per image, those with the highest objectness.
+        eval_proposals: evaluate and predict only with this number of fixed proposals per image, those with the highest
+            objectness.
+        cache_images: keep every resized image in memory (0.4 MB for 320 × 448 px), so that each file is decoded only
+            once. Requires a small data set, one ``short_side``, no ``random_crop`` and ``num_workers`` 0.
         predict_split: split that ``predict`` reads.
-        predict_path: folder of images, or one image file, that ``predict`` reads instead; it does not need ``root``.
+        predict_path: folder of images, or one image file. ``predict`` reads this path instead of ``predict_split``, and
+            does not need ``root``.
 
     Attributes:
-        dropped: for each reason (``inverted``, ``empty``, ``outside``, ``small``, ``crowd``), the number of objects
-            left out of training. ``images_without_objects`` and, if ``max_train_images`` leaves some out,
-            ``images_over_the_limit`` are numbers of images left out. Known after ``setup``.
+        dropped: number of objects left out of training, by reason (``inverted``, ``empty``, ``outside``, ``small``,
+            ``crowd``), and number of images left out, by reason (``images_without_objects`` and, if
+            ``max_train_images`` leaves out images, ``images_over_the_limit``). Empty before ``setup``.
 
     Raises:
-        InputError: a wrong value, by its ``data.`` key; or, in ``setup``, missing or wrong data.
+        InputError: an option has a wrong value (the message names its ``data.`` key), or ``setup`` finds missing or
+            wrong data.
     """
 
     def __init__(
@@ -113,7 +118,7 @@ class COCODataModule(pl.LightningDataModule):
         predict_path: str | None = None,
     ) -> None:
         super().__init__()
-        # If there are fewer images than processes, a process may get no image.
+        # Accept a loader without batches: if there are fewer images than processes, some processes get no image.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.root = root
         self.train_split = train_split
@@ -149,17 +154,17 @@ class COCODataModule(pl.LightningDataModule):
                 raise InputError(f"data.{key} is {value}; it has to be at least {least}")
         if cache_images and (num_workers > 0 or random_crop is not None or len(short_sides) > 1):
             raise InputError(
-                "data.cache_images keeps one size of each image in one process: set data.num_workers to 0, "
+                "data.cache_images needs a single process and one fixed size per image: set data.num_workers to 0, "
                 "data.random_crop to null and data.short_side to one number"
             )
 
     @property
     def categories(self) -> Categories | None:
-        """Categories or supercategories that labels stand for; None before ``setup`` or without annotation files."""
+        """The categories or supercategories of labels 0..K−1; None before ``setup`` or if the files have none."""
         return self._first.categories if self._first else None
 
     def prepare_data(self) -> None:
-        """Index the annotations in one process per machine, so that the others only map the result."""
+        """Build the index of the annotations in one process per machine. Other processes only map its file."""
         stage = str(self.trainer.state.fn.value) if self.trainer and self.trainer.state.fn else "fit"
         for role in ROLES.get(stage, ()):
             if split := self._splits[role]:
@@ -167,10 +172,10 @@ class COCODataModule(pl.LightningDataModule):
                     COCOIndex.open(split_paths(self.root, split)[0])
 
     def setup(self, stage: str | None = None) -> None:
-        """Open and check the splits that a stage needs (None: all); log what training leaves out.
+        """Open and check the splits that ``stage`` needs (None: all splits). Log what training leaves out.
 
         Raises:
-            InputError: with all problems of all splits in one list.
+            InputError: a split is missing or has a fault. The error lists all problems of all splits.
         """
         problems: list[str] = []
         for role in ROLES.get(stage, ()) if stage else ("train", "val", "test", "predict"):
@@ -185,7 +190,7 @@ class COCODataModule(pl.LightningDataModule):
     def train_dataloader(self) -> TrainingLoader:
         """Return a loader of this process's part of the training stream, starting at the trainer's step.
 
-        A pass ends at ``trainer.max_steps``. If only epochs are given, it ends when all images have been used once.
+        A pass ends at ``trainer.max_steps``. Without ``max_steps``, a pass is one epoch, rounded up to whole steps.
         """
         dataset = self._dataset("train")
         rank, world_size = self._process()
@@ -204,19 +209,22 @@ class COCODataModule(pl.LightningDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of optimiser steps in which every training image is used once, rounded up."""
+        """Number of optimiser steps per epoch, rounded up."""
         return -(-len(self._dataset("train")) // self.total_batch_size)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Return a loader; all processes together load every validation image once."""
+        """Return a loader of this process's validation images. Each image is loaded by exactly one process."""
         return self._loader(self._dataset("val"), self.collate)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Return a loader; all processes together load every test image once."""
+        """Return a loader of this process's test images. Each image is loaded by exactly one process."""
         return self._loader(self._dataset("test"), self.collate)
 
     def predict_dataloader(self) -> PredictionLoader:
-        """Return a loader; all processes together load every image of ``predict_split`` or ``predict_path`` once."""
+        """Return a loader of this process's share of ``predict_path`` or ``predict_split``.
+
+        Each image is loaded by exactly one process.
+        """
         return PredictionLoader(self._loader(self.prediction_images, SkippingCollate(self.collate)))
 
     @cached_property
@@ -230,21 +238,24 @@ class COCODataModule(pl.LightningDataModule):
         """Return the number of micro-batches in an optimiser step.
 
         Raises:
-            InputError: ``total_batch_size`` is not a multiple of devices × images per device.
+            InputError: ``total_batch_size`` is not a multiple of ``world_size`` × ``batch_size_per_device``.
         """
         return accumulation_steps(self.total_batch_size, self.batch_size_per_device, world_size)
 
     def describe(self, split: str) -> dict[str, Any]:
-        """Describe a split, given as ``train``, ``val``, ``test``, ``predict`` or by its name, for a record.
+        """Describe a split for the record of a run.
+
+        Args:
+            split: ``train``, ``val``, ``test``, ``predict`` or the name of a split.
 
         Returns:
-            ``name``: the annotation file's description, or the name of the root folder if it has none; it ends in
-            "labels are supercategories" where they are. ``split``: name of the split. ``fingerprint``: sha256 of the
-            annotation file. ``num_images``: number of images used.
+            ``name``: the annotation file's description, or else the name of the root folder; ends in "labels are
+            supercategories" if ``labels`` is ``supercategory``. ``split``: name of the split. ``fingerprint``: sha256
+            of the annotation file. ``num_images``: number of images used.
         """
         role = next((role for role, name in self._splits.items() if split in (role, name)), None)
         if role is None:
-            raise InputError(f"there is no split {split!r} here; the splits are {self._splits}")
+            raise InputError(f"there is no split {split!r} in data; the splits are {self._splits}")
         dataset = self._dataset(role)
         name = dataset.index.description or Path(self.root).resolve().name
         return {
@@ -255,11 +266,11 @@ class COCODataModule(pl.LightningDataModule):
         }
 
     def has_annotations(self, role: Role) -> bool:
-        """Return whether a split has annotations to evaluate with; COCO's test sets have none."""
+        """Return whether a split has annotations to evaluate with. COCO's test sets have no annotations."""
         return self._dataset(role).index.has_annotations
 
     def proposal_store(self, role: Role) -> ProposalStore | None:
-        """Return the store of a split's fixed proposals, or None."""
+        """Return the store of a split's fixed proposals, or None if ``data.proposals`` is not set."""
         return self._dataset(role).proposals
 
     @property

@@ -1,4 +1,4 @@
-"""The dataset: it reads images with their objects as network inputs, and a collate function makes batches of them."""
+"""A dataset that makes network inputs from images and their objects, and a collate function that makes batches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Sample:
 
     Attributes:
         pixels: uint8 ``(H, W, 3)`` RGB.
-        geometry: how the image file became these pixels.
+        geometry: crop, resizing and flip that turned the image file into ``pixels``.
         image_id: COCO image id.
         targets: the objects to train on; None if the split has no annotations.
         ground_truth: all objects of the image; None if the split has no annotations.
@@ -44,14 +44,14 @@ class Sample:
 
 
 class COCODataset(Dataset[Sample]):
-    """Images of one split with their objects. An item's key is a pair (position in ``places``, epoch).
+    """Images of one split with their objects. ``dataset[i, epoch]`` is image ``places[i]``, augmented for ``epoch``.
 
     Args:
         index: the split's annotations.
         image_folder: folder of the split's image files.
         transform: resizing and augmentation.
         places: int64 ``(N,)``, positions in ``index`` of the images that are used.
-        training: True augments images, False only resizes them.
+        training: True augments images, False only resizes images.
         load_masks: load the objects' masks.
         proposals: store of fixed proposals of these images.
         max_proposals: use at most this number of proposals per image, those with the highest objectness.
@@ -101,7 +101,7 @@ class COCODataset(Dataset[Sample]):
         return sample
 
     def _pixels(self, place: int, geometry: Geometry) -> NDArray[np.uint8]:
-        """Return the network input of the image at position ``place`` of the index; a cached image is only flipped."""
+        """Return the network input of the image at index position ``place``. A cached image only has to be flipped."""
         if self._resized is None:
             return (augment if self.training else resize)(self._stored_pixels(place), geometry)
         if place not in self._resized:
@@ -138,17 +138,18 @@ class COCODataset(Dataset[Sample]):
 def open_proposals(
     root: str | None, split: str, index: COCOIndex, places: NDArray[np.int64], max_proposals: int
 ) -> ProposalStore | None:
-    """Open the store of a split's fixed proposals, the folder ``root/<split>``; return None if ``root`` is None.
+    """Open ``root/<split>``, the store of a split's fixed proposals. Return None if ``root`` is None.
 
     Args:
         root: folder of the stores.
         split: name of the split.
         index: annotations of the split.
         places: int64, positions in ``index`` of the images that need proposals.
-        max_proposals: number of proposals to use per image. A warning is logged if the store was made with fewer.
+        max_proposals: number of proposals to use per image. A warning is logged if the store was written with a lower
+            limit.
 
     Raises:
-        InputError: the store is missing, or lacks some of these images.
+        InputError: the store is missing or damaged, belongs to another split, or lacks an image.
     """
     if root is None:
         return None
@@ -156,14 +157,14 @@ def open_proposals(
     store.check(split, index.fingerprint, index.image_ids[places])
     if store.header.post_nms_topk < max_proposals:
         rank_zero_warn(
-            f"{store.folder} holds at most {store.header.post_nms_topk} proposals per image, but data.train_proposals "
-            f"or data.eval_proposals asks for {max_proposals}"
+            f"{store.folder} has at most {store.header.post_nms_topk} proposals per image, but data.train_proposals "
+            f"or data.eval_proposals is {max_proposals}"
         )
     return store
 
 
 def mapped_targets(ground_truth: GroundTruth, geometry: Geometry, min_box_size: float) -> Targets:
-    """Map the objects of an image file to its network input and keep the objects that can be trained on.
+    """Map the boxes of an image's objects to the network input and keep the objects that can be trained on.
 
     Crowd regions and boxes that :func:`~fpn_lightning.data.transforms.usable_boxes` rejects are left out.
     """
@@ -178,10 +179,10 @@ def mapped_targets(ground_truth: GroundTruth, geometry: Geometry, min_box_size: 
 
 
 def mapped_proposals(stored: StoredProposals, geometry: Geometry) -> Proposals:
-    """Map proposals from pixels of the image file to the network input and clip them to it.
+    """Map proposals from pixels of the image file to pixels of the network input, and clip them to the image.
 
-    The order of the store (best first) is kept. Proposals narrower or lower than 0.001 px after clipping are left out,
-    since no box can be regressed from them.
+    The order stays the same: descending objectness. Proposals narrower or lower than 0.001 px after clipping are left
+    out, because a box cannot be regressed from an empty proposal.
     """
     boxes, kept = usable_boxes(stored.boxes_orig.astype(np.float64), geometry, min_box_size=0)
     return Proposals(
@@ -193,12 +194,12 @@ def mapped_proposals(stored: StoredProposals, geometry: Geometry) -> Proposals:
 
 @dataclass(frozen=True)
 class Collate:
-    """Stack images after padding them with 0, right and bottom, to a common size that ``size_divisor`` divides."""
+    """Pad images with 0 on the right and at the bottom to a common multiple of ``size_divisor``, and stack them."""
 
     size_divisor: int = 32
 
     def __call__(self, samples: list[Sample]) -> Batch:
-        """Return a batch with pixels uint8 ``(N, 3, H, W)``; its lists of targets and proposals may be empty."""
+        """Return a batch with pixels uint8 ``(N, 3, H, W)``. Data that samples lack become empty lists."""
         sizes = torch.tensor([sample.geometry.size for sample in samples])
         height, width = (-(-side // self.size_divisor) * self.size_divisor for side in sizes.amax(dim=0).tolist())
         pixels = torch.zeros((len(samples), 3, height, width), dtype=torch.uint8)
@@ -220,10 +221,10 @@ class Collate:
 
 
 def start_worker(worker_id: int) -> None:
-    """Prepare a loader's worker: limit OpenCV to one thread, and leave Ctrl-C to the main process.
+    """Prepare a worker process of a data loader: limit OpenCV to one thread and ignore Ctrl-C.
 
-    More threads would compete with the other workers. On Ctrl-C the main process finishes its training step, for which
-    it needs the workers, and then stops them with SIGTERM.
+    More OpenCV threads would compete with the other workers. After Ctrl-C, the main process still needs its workers to
+    finish the training step. Then the main process stops the workers with SIGTERM.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

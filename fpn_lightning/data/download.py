@@ -1,8 +1,8 @@
 """Download COCO: ``python -m fpn_lightning.data.download --root data/coco``.
 
-Each archive is fetched to ``ROOT/archives``, compared with its SHA-256, unpacked in COCO's layout (``ROOT/train2017``,
-``ROOT/annotations``) and deleted. The same command continues a download that was stopped: a ``.part`` file holds the
-first bytes of an archive, and an archive stays until all of its files are unpacked.
+Each archive is fetched to ``ROOT/archives``, checked by its SHA-256, unpacked in COCO's layout (``ROOT/train2017``,
+``ROOT/annotations``) and deleted. To continue a stopped download, run the same command again. A ``.part`` file contains
+the bytes of an archive that were already fetched. An archive is deleted only after all of its files are unpacked.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fpn_lightning.text import replace_unprintable
 COCO_URL = "http://images.cocodataset.org"
 SPLITS = ("train", "val", "annotations", "test")
 DEFAULT_SPLITS = SPLITS[:3]
-RETRIES = 4  # further attempts after a connection without a new byte
+RETRIES = 4  # give up after more than this number of consecutive connections without a new byte
 TIMEOUT_S = 30.0
 CHUNK_BYTES = 1 << 20
 TEMPORARY_STATUS = {408, 425, 429, 500, 502, 503, 504}
@@ -43,10 +43,10 @@ class Archive:
     """One of COCO's archives.
 
     Attributes:
-        name: its file name without ``.zip``.
-        bytes: its size.
-        sha256: its checksum.
-        images: number of images in it; 0 if it holds annotations.
+        name: file name without ``.zip``.
+        bytes: size of the archive.
+        sha256: checksum of the archive.
+        images: number of images in the archive; 0 if the archive contains annotations.
     """
 
     name: str
@@ -60,18 +60,21 @@ class Archive:
 
     @property
     def unpacked_bytes(self) -> int:
-        """Approximate size in bytes after unpacking: JPEG files do not compress, COCO's JSON shrinks to about 0.3."""
+        """Approximate size in bytes after unpacking.
+
+        In a zip archive, COCO's JSON files have about 0.3 of their size. JPEG files have almost their full size.
+        """
         return int(self.bytes * (1.05 if self.images else 4))
 
     def is_unpacked(self, root: Path) -> bool:
-        """Whether all of its images, or the annotation files that this package reads, are in ``root``."""
+        """Return whether ``root`` has all images of the archive, or the annotation files that this package reads."""
         if self.images:
             return sum(1 for _ in (root / self.name).glob("*.jpg")) == self.images
         parts = ("instances_train", "instances_val") if "trainval" in self.name else ("image_info_test",)
         return all((root / "annotations" / f"{part}{self.name[-4:]}.json").is_file() for part in parts)
 
 
-# cocodataset.org publishes no checksums; these sizes and SHA-256 are the ones that TensorFlow Datasets records.
+# cocodataset.org publishes no checksums. These sizes and SHA-256 checksums come from TensorFlow Datasets.
 ARCHIVES = (
     Archive("train2017", 19336861798, "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929", 118287),
     Archive("val2017", 815585330, "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05", 5000),
@@ -89,13 +92,15 @@ ARCHIVES = (
 def download_coco(
     root: Path, year: int = 2017, splits: Sequence[str] = DEFAULT_SPLITS, base_url: str = COCO_URL
 ) -> None:
-    """Fetch COCO and unpack it in COCO's layout. Complete files are kept, unfinished downloads are continued.
+    """Download COCO and unpack it into ``root``. Complete files are kept, and unfinished downloads are continued.
 
     Args:
-        root: folder of the data set; made if missing. An archive that you put into ``root/archives`` is used.
+        root: folder of the data set; created if missing. An archive that is already in ``root/archives`` is not
+            downloaded again.
         year: 2017 or 2014.
-        splits: of ``train`` and ``val`` (images, and the annotations of both), ``annotations`` (these alone) and
-            ``test`` (images and their ``image_info`` files).
+        splits: any of ``train``, ``val``, ``annotations`` and ``test``. ``train`` and ``val`` give the images of the
+            split and the annotations of both splits. ``annotations`` gives only the annotations of ``train`` and
+            ``val``. ``test`` gives the test images and their ``image_info`` files.
         base_url: address of COCO's server, or of a mirror with the same paths and archives.
 
     Raises:
@@ -106,7 +111,7 @@ def download_coco(
     folder = root / "archives"
     names = {f"{split}{year}" for split in splits} | {f"image_info_test{year}" for split in splits if split == "test"}
     names |= {f"annotations_trainval{year}" for split in splits if split != "test"}
-    # The smallest first, so that errors appear early.
+    # Download the smallest archive first, so that errors appear early.
     archives = sorted((one for one in ARCHIVES if one.name in names), key=lambda archive: archive.bytes)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     try:
@@ -134,7 +139,7 @@ def download_coco(
 
 
 def fetch(url: str, part: Path, size: int, bars: Progress) -> None:
-    """Fetch the bytes of ``url`` that ``part`` still lacks, until it has ``size`` of them.
+    """Download ``url`` until the file ``part`` has ``size`` bytes. Bytes that ``part`` already has are not fetched.
 
     Raises:
         InputError: the server cannot be reached, does not have the file, has a file of another size, or keeps closing
@@ -155,7 +160,7 @@ def fetch(url: str, part: Path, size: int, bars: Progress) -> None:
 
 
 def _receive(url: str, sink: BinaryIO, size: int, report: Callable[[], None]) -> object:
-    """Append the bytes of one connection to ``sink``; return why the connection ended, for a message."""
+    """Append the bytes of one connection to ``sink``. Return why the connection ended, for an error message."""
     headers = {"Range": f"bytes={sink.tell()}-", "User-Agent": "fpn_lightning"}
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S) as answer:
@@ -187,14 +192,16 @@ def check(path: Path, sha256: str, bars: Progress) -> None:
     with bars.open(path, "rb", description=f"check {path.name}") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     if actual != sha256:
-        raise InputError(f"{path}: its SHA-256 is {actual}, but COCO's archive has {sha256}; delete it and {AGAIN}")
+        raise InputError(
+            f"{path}: its SHA-256 is {actual}, but COCO's archive has {sha256}; delete the file and {AGAIN}"
+        )
 
 
 def unpack(path: Path, root: Path, bars: Progress) -> None:
     """Unpack a checked archive into ``root``; existing files of the right size are kept.
 
     Raises:
-        InputError: a file exists with another size.
+        InputError: an existing file has another size than the file in the archive.
         OSError: a file cannot be written.
     """
     temporary = path.with_name(f"{path.name}.member")
@@ -209,13 +216,16 @@ def unpack(path: Path, root: Path, bars: Progress) -> None:
                     shutil.copyfileobj(source, sink, CHUNK_BYTES)
                 temporary.replace(target)
             elif target.stat().st_size != member.file_size:
-                raise InputError(f"{target} differs from the file in {path.name}; move it away and {AGAIN}")
+                raise InputError(f"{target} differs from the file in {path.name}; move your file away and {AGAIN}")
             bars.advance(bar, member.file_size)
     temporary.unlink(missing_ok=True)
 
 
 def _check_space(root: Path, archives: list[Archive]) -> None:
-    """Check that the disk has space for these archives; each is deleted before the next, larger one is downloaded."""
+    """Check that the disk has space for all unpacked archives and for the largest archive itself.
+
+    Each archive is deleted before the next archive is downloaded.
+    """
     parts = [root / "archives" / f"{archive.name}.zip.part" for archive in archives]
     needed = sum(archive.unpacked_bytes for archive in archives) + max((one.bytes for one in archives), default=0)
     needed -= sum(part.stat().st_size for part in parts if part.exists())
@@ -223,13 +233,13 @@ def _check_space(root: Path, archives: list[Archive]) -> None:
     if needed > free:
         names = ", ".join(f"{archive.name}.zip" for archive in archives)
         raise InputError(
-            f"{root}: {names} need about {needed:,} bytes and {free:,} are free; free some space or ask for "
+            f"{root}: {names} need about {needed:,} bytes, but only {free:,} bytes are free; free some space or give "
             "fewer --splits"
         )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns 0: complete, 2: it cannot be done, 130: interrupted."""
+    """Run the command line. Return 0 if the download is complete, 2 after an error, and 130 after Ctrl-C."""
     parser = argparse.ArgumentParser("python -m fpn_lightning.data.download", description="Fetch and unpack COCO.")
     add = parser.add_argument
     add("--root", type=Path, required=True, help="folder of the data set")

@@ -1,7 +1,7 @@
 """A folder of images, or one image file, without annotations: the input of ``predict --data.predict_path``.
 
-Files that cannot be read are skipped and listed at the end. The EXIF orientation is applied, so that results match
-what an image viewer shows; there are no annotations that refer to the stored pixels.
+Files that cannot be read are skipped and listed at the end. The EXIF orientation is applied, so that predictions fit
+the image as an image viewer shows it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Skipped:
 
 
 def _images_in(folder: Path, prefix: str, seen: set[Path]) -> Iterator[str]:
-    """The names of the images in a folder and the folders in it; links are followed, but no folder is read twice."""
+    """Yield the names of all images in a folder and its subfolders. Links are followed; each folder is read once."""
     if (real := folder.resolve()) in seen:
         return
     seen.add(real)
@@ -49,17 +49,18 @@ def _images_in(folder: Path, prefix: str, seen: set[Path]) -> Iterator[str]:
 
 
 class ImageFolder(Dataset[Sample | Skipped]):
-    """Images of a folder and of the folders in it, addressed as :class:`~fpn_lightning.data.dataset.COCODataset` is.
+    """Images of a folder and its subfolders, with keys as in :class:`~fpn_lightning.data.dataset.COCODataset`.
 
-    Image ids are 1..n by sorted file name (with its folders), whether or not the file can be read. In a folder, hidden
-    files and folders and files whose extension is not in ``EXTENSIONS`` are ignored. A single file may have any name.
+    File names (with their subfolders) are sorted and get the image ids 1..n. Unreadable files get an id, too. In a
+    folder, hidden files, hidden folders and all files with an extension outside ``EXTENSIONS`` are ignored. If ``path``
+    is a single file, it may have any name.
 
     Args:
         path: a folder or a file.
-        transform: resizing.
+        transform: resizes the images.
 
     Raises:
-        InputError: the path does not exist, or the folder does not hold an image.
+        InputError: the path does not exist, or the folder does not contain an image.
     """
 
     def __init__(self, path: str | Path, transform: ResizeAndFlip) -> None:
@@ -70,7 +71,7 @@ class ImageFolder(Dataset[Sample | Skipped]):
         if path.is_dir():
             self.file_names = sorted(_images_in(path, "", set()))
             if not self.file_names:
-                raise InputError(f"data.predict_path: neither {path} nor a folder in it holds an image")
+                raise InputError(f"data.predict_path: neither {path} nor its subfolders contain an image")
         elif not path.is_file():
             raise InputError(
                 f"data.predict_path: {path} is neither a folder nor a file; give a folder of images or one image"
@@ -91,9 +92,9 @@ class ImageFolder(Dataset[Sample | Skipped]):
         return Sample(resize(pixels, geometry), geometry, image_id)
 
     def file_name(self, image_id: int) -> str:
-        """Name of an image's file in the folder."""
+        """Return an image's file name, relative to ``folder``."""
         return self.file_names[image_id - 1]
 
     def pixels_orig(self, image_id: int) -> NDArray[np.uint8]:
-        """The image as a viewer shows it: uint8 ``(H, W, 3)`` RGB; InputError if it cannot be read."""
+        """Read an image as a viewer shows it: uint8 ``(H, W, 3)`` RGB. Raise InputError if the file cannot be read."""
         return read_image(self.folder / self.file_name(image_id), upright=True)

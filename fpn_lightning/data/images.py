@@ -1,7 +1,8 @@
 """Decode image files to uint8 RGB arrays.
 
 The EXIF orientation is *not* applied to images with annotations, since COCO's boxes and sizes refer to the stored
-pixels. It is applied to images of a folder without annotations, so that results match what an image viewer shows.
+pixels. The EXIF orientation is applied to images without annotations, so that predictions fit the image as an image
+viewer shows it.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from PIL import Image, TiffImagePlugin
 from fpn_lightning.data.jpeg_warnings import LEFT_OVER, jpeg_warnings
 from fpn_lightning.errors import InputError
 
-# Above this number of pixels, Pillow warns of a decompression bomb; it rejects images with more than twice as many.
+# Pillow warns of a decompression bomb above this number of pixels, and rejects an image above twice this number.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
-# Only formats that hold nothing but pixels. For EPS, Pillow would run Ghostscript on the file's content.
+# Accept only formats without programs in the file. For an EPS file, Pillow would run Ghostscript on the file's content.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "WEBP", "AVIF")
-ORIENTATION = 0x0112  # EXIF and TIFF tag; the value 1 means that the pixels need no turn
+ORIENTATION = 0x0112  # EXIF and TIFF tag; its value is 1 for an upright image
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -35,7 +36,7 @@ TURNS = {
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # first bytes of TIFF (two byte orders) and of BigTIFF
 BITS, SAMPLE_FORMAT = 258, 339  # TIFF tags
 SAMPLE_FORMATS = {1: "unsigned integers", 2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex floats"}
-# The last bytes of a complete file, by its first bytes. The last bytes do not occur inside the compressed data.
+# The first bytes of a format, and the last bytes of a complete file. The last bytes never occur in compressed data.
 JPEG_START = b"\xff\xd8"
 WHOLE = {
     JPEG_START: b"\xff\xd9",  # JPEG: start and end of image
@@ -44,8 +45,8 @@ WHOLE = {
 
 
 EXCHANGED = (
-    "if the boxes fit the image as a viewer shows it, turned by its EXIF tag, store the turned pixels without the tag; "
-    "otherwise exchange 'width' and 'height'"
+    "if the boxes fit the image as a viewer shows it (turned by its EXIF tag), store the turned pixels without the "
+    "tag; otherwise exchange 'width' and 'height' in the annotations"
 )
 
 
@@ -57,7 +58,7 @@ class Header(NamedTuple):
     kind: str
     """Pillow's name of the format, such as ``JPEG``."""
     orientation: int
-    """The orientation tag; 1 if the file has none or if it was not read."""
+    """Value of the orientation tag; 1 if the file has no tag or if the tag was not read."""
     progressive: bool
 
 
@@ -75,18 +76,18 @@ def read_image(
 
     Args:
         path: the file.
-        size: expected height and width, from the annotation file; None accepts any.
+        size: expected height and width, from the annotation file; None accepts any size.
         image_id: COCO image id, for error messages.
         max_pixels: largest accepted height × width, checked before decoding.
-        upright: turn the image by its orientation tag. ``size`` is the size before the turn.
+        upright: turn the image as its orientation tag says. ``size`` is the size before the turn.
 
     Returns:
         uint8 ``(H, W, 3)`` RGB, contiguous.
 
     Raises:
-        InputError: the file is missing, empty, cut short, damaged, not an image, too large, or of another size than
-            ``size``; its samples are floats, signed, or wider than 16 bits; or, without ``upright``, it is a TIFF with
-            an orientation tag.
+        InputError: the file is missing, empty, cut short, damaged, not an image, too large, or has another size than
+            ``size``. Also raised for samples that are floats, signed, or wider than 16 bits, and for a TIFF with an
+            orientation tag if ``upright`` is false.
     """
     name = _name(path, image_id)
     try:
@@ -100,7 +101,7 @@ def read_image(
 
 
 def upright_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    """Convert a Pillow image to the array that :func:`read_image` returns for the same file if ``upright`` is true.
+    """Convert a Pillow image to an upright RGB array, equal to ``read_image(path, upright=True)`` for the same file.
 
     Args:
         image: an image of any mode; it is turned by its orientation tag.
@@ -116,13 +117,13 @@ def upright_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
         raise _no_colours(name, f"32-bit {'floats' if image.mode == 'F' else 'integers'}")
     try:
         pixels, orientation = _rgb(image), 1 if image.format == "TIFF" else _orientation(image)
-    except Exception as error:  # the pixels may be decoded only now
+    except Exception as error:  # Pillow may decode the pixels only now
         raise _damaged(name, error) from error
     return _turned(pixels, orientation)
 
 
 def check_header(path: str | Path, size: tuple[int, int], image_id: int) -> int:
-    """Check the header of an annotated image file, in about a hundredth of the time that decoding takes.
+    """Check the header of an annotated image file. The check is about 100 times faster than decoding the file.
 
     Args:
         path: the file.
@@ -130,10 +131,10 @@ def check_header(path: str | Path, size: tuple[int, int], image_id: int) -> int:
         image_id: COCO image id, for error messages.
 
     Returns:
-        The orientation tag; 1 if the file has none.
+        Value of the orientation tag; 1 if the file has no tag.
 
     Raises:
-        InputError: as :func:`read_image`, except that damage after the header is not noticed.
+        InputError: for the same reasons as :func:`read_image`, except damage after the header, which is not noticed.
     """
     name = _name(path, image_id)
     try:
@@ -201,7 +202,7 @@ def _header(file: BinaryIO, name: str, with_orientation: bool) -> Header:
 
 
 def _check_samples(file: BinaryIO, name: str) -> None:
-    """Reject a TIFF of floats, or of integers that are signed or wider than 16 bits."""
+    """Reject a TIFF file with samples that are floats, signed integers or wider than 16 bits."""
     file.seek(0)
     first = file.read(8)
     if first[2:3] == b"+" or first[3:4] == b"+":  # BigTIFF has a longer header
@@ -223,7 +224,7 @@ def _no_colours(name: str, samples: str) -> InputError:
 
 def _orientation(image: Image.Image) -> int:
     if image.format == "PNG" and "exif" not in image.info:
-        return 1  # a PNG may hold the tag after its pixels, but Pillow would decode all pixels to find the tag
+        return 1  # a tag after the pixels of a PNG is ignored: Pillow would decode all pixels to find the tag
     try:
         return int(image.getexif().get(ORIENTATION, 1))
     except Exception:
@@ -233,8 +234,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _decode(content: bytes, name: str, header: Header) -> NDArray[np.uint8]:
-    # OpenCV may fill the missing part of a JPEG or PNG with one colour without an error. A JPEG or PNG without the last
-    # bytes of its format (cut short, or with bytes appended) is therefore decoded by Pillow, which raises an error.
+    # OpenCV may fill the missing part of a JPEG or PNG with one colour and report no error. Pillow raises an error.
+    # Pillow therefore decodes each JPEG or PNG that does not end with the last bytes of its format.
     if all(content.endswith(end) for start, end in WHOLE.items() if content.startswith(start)):
         pixels = _decode_by_opencv(content, name, header)
         if pixels is not None:
@@ -242,7 +243,7 @@ def _decode(content: bytes, name: str, header: Header) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if content.startswith(JPEG_START):
-                _decode_by_opencv(content, name, header)  # raises if a part in the middle is missing; Pillow does not
+                _decode_by_opencv(content, name, header)  # notices a missing middle part, unlike Pillow
             return _rgb(image)
     except InputError:
         raise
@@ -275,8 +276,8 @@ def _decode_by_opencv(content: bytes, name: str, header: Header) -> NDArray[np.u
             pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
         except cv2.error:
             pixels = None
-    # libjpeg fills missing pixels up to the last pixel with grey (128). If the last pixel has another colour, left-over
-    # bytes are only padding, except in a progressive JPEG.
+    # libjpeg fills missing pixels with grey (128), up to the last pixel. If the last pixel has another colour, no pixel
+    # is missing, and left-over bytes are padding. In a progressive JPEG, the colour of the last pixel proves nothing.
     filled = header.progressive or (pixels is not None and bool((pixels[-1, -1] == 128).all()))
     if damage and (filled or not LEFT_OVER.fullmatch(damage[0])):
         raise InputError(f"{name}: a part of the JPEG is missing or damaged ({damage[0]}); copy or download it again")

@@ -1,7 +1,8 @@
 """Catch libjpeg's warnings about a damaged JPEG.
 
-libjpeg fills missing parts of a JPEG with grey or shifted blocks and continues. It reports the damage only as a line on
-the process's stderr, without a file name. Neither OpenCV nor Pillow returns that line, so this module reads stderr.
+libjpeg fills missing parts of a JPEG with grey or shifted blocks and continues. libjpeg reports the damage only as a
+line on the process's stderr, without a file name. Neither OpenCV nor Pillow returns that line, so this module reads
+stderr.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from pathlib import Path
 from threading import Lock
 
 STDERR = 2  # the file descriptor that C code writes to
-# Warnings after which pixels are missing. Other warnings, for example of an odd header, do no harm.
+# Warnings that mean missing pixels. Other warnings, for example about an unusual header, are harmless.
 DAMAGE = re.compile(
     r"Corrupt JPEG data: (?:premature end of data segment|bad Huffman code|found marker .* instead of RST.*"
     r"|bad arithmetic code|\d+ extraneous bytes before marker 0x(?:c4|d[0-79a]))"
     r"|Inconsistent progression sequence.*|Premature end of JPEG file"
 )
-# These bytes may be padding after the last pixel. In a progressive JPEG, or in one with restart markers, they may
-# instead be data of pixels that were not decoded.
+# A warning about extra bytes before the end of the image. The bytes may be padding after the last pixel. In a
+# progressive JPEG, or a JPEG with restart markers, the bytes may instead be the data of pixels that were not decoded.
 LEFT_OVER = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9")
 _one_at_a_time = Lock()
 
@@ -33,7 +34,7 @@ def jpeg_warnings() -> Iterator[list[str]]:
     """Collect libjpeg's warnings of missing pixels during a ``with`` block.
 
     The yielded list is filled when the block ends. libjpeg prints only the first warning of an image. All other lines
-    that were written to stderr during the block are printed when it ends.
+    that were written to stderr during the block are printed to stderr when the block ends.
     """
     damage: list[str] = []
     with _one_at_a_time:
@@ -54,14 +55,17 @@ def jpeg_warnings() -> Iterator[list[str]]:
 
 @cache
 def _capture(process: int) -> int:
-    """Open the file that captures stderr; one per process, because forked workers would mix their lines in one file."""
+    """Open a temporary file that captures stderr.
+
+    Each process has its own file, because forked workers would mix their lines in a shared file.
+    """
     handle, path = tempfile.mkstemp()
     Path(path).unlink()
     return handle
 
 
 def _passed_on(capture: int) -> list[str]:
-    """Empty the file of captured lines, print the lines that do not report missing pixels, and return the others."""
+    """Empty the capture file. Return the lines that report missing pixels, and print all other lines to stderr."""
     if not (length := os.fstat(capture).st_size):
         return []
     lines = os.pread(capture, length, 0).decode(errors="replace").splitlines()

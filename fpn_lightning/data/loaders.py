@@ -23,10 +23,10 @@ def training_loader(
     num_workers: int = 0,
     images_done: int = 0,
 ) -> TrainingLoader:
-    """Build the training loader of a process, which starts after the images that were already trained on.
+    """Build the training loader of one process. The loader starts after the images that were already trained on.
 
     Args:
-        dataset: its keys are pairs (position, epoch).
+        dataset: dataset that is indexed by pairs (position, epoch).
         sampler: yields the micro-batches of this process.
         collate: turns a list of samples into a batch.
         num_batches: number of micro-batches in one pass.
@@ -42,7 +42,7 @@ def training_loader(
         worker_init_fn=start_worker,
         pin_memory=torch.cuda.is_available(),
     )
-    # Set here, because Lightning restores a loader's saved state only if it considers the pass unfinished.
+    # Set the loader's state here. Lightning restores a loader's state only if Lightning takes the pass for unfinished.
     loader.load_state_dict({"images": images_done})
     return loader
 
@@ -54,10 +54,10 @@ def evaluation_loader(
     process: tuple[int, int] = (0, 1),
     num_workers: int = 0,
 ) -> DataLoader[Any]:
-    """Build the evaluation loader of a process, which loads each image of the process once, in order.
+    """Build the evaluation loader of one process. The loader loads each image of the process once, in order.
 
     Args:
-        dataset: its keys are pairs (position, 0).
+        dataset: dataset that is indexed by pairs (position, 0).
         collate: turns a list of samples into a batch.
         batch_size: images per batch.
         process: rank and world size; rank r loads the positions r, r + world size, ...
@@ -76,12 +76,12 @@ def evaluation_loader(
 
 @dataclass(frozen=True)
 class SkippingCollate:
-    """Collates the images that could be read, and lists the images that could not."""
+    """Collate function that makes a batch of the readable images and lists the unreadable images."""
 
     collate: Collate
 
     def __call__(self, items: list[Sample | Skipped]) -> tuple[Batch | None, list[Skipped]]:
-        """Return the batch of all samples among ``items`` (None if there are none), and the list of skipped images."""
+        """Return a batch of all samples in ``items`` (None if no image could be read) and a list of skipped images."""
         samples = [item for item in items if isinstance(item, Sample)]
         skipped = [item for item in items if isinstance(item, Skipped)]
         return self.collate(samples) if samples else None, skipped
@@ -93,7 +93,7 @@ class PredictionLoader:
     The class does not derive from ``DataLoader``, because Lightning would replace a ``DataLoader`` by a new one.
 
     Attributes:
-        skipped: images of this process that could not be read in the current pass, so far.
+        skipped: images of this process that could not be read so far in the current pass.
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:

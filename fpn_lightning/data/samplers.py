@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fpn_lightning.errors import InputError
 
-# Part of the seed of the shuffles. The transforms use the same seed with another value, so their numbers differ.
+# Spawn key of the shuffles. transforms.py uses the same seed with another spawn key, so its random numbers differ.
 RANDOM_DOMAIN = 0
 Item = tuple[int, int]  # (position of an image in the dataset, epoch)
 
@@ -26,8 +26,8 @@ def epoch_order(portrait: NDArray[np.bool_], seed: int, epoch: int) -> NDArray[n
 
     A landscape and a portrait image in one batch would both be padded to a large square. The published implementations
     (two images per GPU) pair images of equal orientation for this reason. Images without a partner come last in the
-    epoch. If an odd number of images precedes the epoch in the stream, they come first, so that each pair starts at an
-    even position of the stream.
+    epoch. If the epoch starts at an odd position of the stream (counted from 0), images without a partner come first.
+    Each pair therefore starts at an even position of the stream.
 
     Args:
         portrait: bool ``(N,)``, whether each image is higher than wide.
@@ -50,7 +50,7 @@ def epoch_order(portrait: NDArray[np.bool_], seed: int, epoch: int) -> NDArray[n
 def accumulation_steps(
     total_batch_size: int, batch_size_per_device: int, world_size: int, configured: int | None = None
 ) -> int:
-    """Return the micro-batches per optimiser step: total batch size / (images per micro-batch × processes).
+    """Return the number of accumulation steps: total batch size / (images per micro-batch × processes).
 
     Args:
         total_batch_size: images per optimiser step.
@@ -59,20 +59,20 @@ def accumulation_steps(
         configured: the trainer's ``accumulate_grad_batches``; None if it is not known.
 
     Raises:
-        InputError: ``total_batch_size`` is not a multiple of images per micro-batch × processes, or ``configured`` is
-            not the result.
+        InputError: ``total_batch_size`` is not a multiple of images per micro-batch × processes, or ``configured``
+            differs from the result.
     """
     share, rest = divmod(total_batch_size, world_size)
     if rest:
         raise InputError(
-            f"data.total_batch_size {total_batch_size} cannot be split over {world_size} processes; "
-            "use a number of devices that divides it"
+            f"data.total_batch_size {total_batch_size} cannot be divided equally among {world_size} processes; "
+            "use a number of devices that divides data.total_batch_size"
         )
     if share % batch_size_per_device:
         valid = ", ".join(str(size) for size in range(1, share + 1) if share % size == 0)
         raise InputError(
-            f"data.batch_size_per_device {batch_size_per_device} does not divide the {share} images that each of "
-            f"{world_size} processes takes of data.total_batch_size {total_batch_size}; use one of {valid}"
+            f"data.batch_size_per_device {batch_size_per_device} does not divide {share}, the number of images per "
+            f"process (data.total_batch_size {total_batch_size} / {world_size} processes); use one of {valid}"
         )
     steps = share // batch_size_per_device
     if configured not in (None, steps):
@@ -84,11 +84,11 @@ def accumulation_steps(
 
 
 class TrainingBatchSampler(Sampler[list[Item]]):
-    """Yields the micro-batches of one process without end, as lists of (position, epoch).
+    """Yields the micro-batches of one process without end. A micro-batch is a list of pairs (position, epoch).
 
     A global batch is divided into micro-batches of equal size. Process ``rank`` trains on micro-batch
-    ``a * world_size + rank`` in accumulation step ``a``. A global batch has its landscape images first and its portrait
-    images last, so that micro-batches of more than two images have mostly one orientation.
+    ``a * world_size + rank`` in accumulation step ``a``. In a global batch, landscape images come before portrait
+    images, so that at most one micro-batch of a global batch mixes both orientations.
 
     Args:
         portrait: bool ``(N,)``, N >= 1, whether each image is higher than wide.
@@ -115,12 +115,12 @@ class TrainingBatchSampler(Sampler[list[Item]]):
         self.world_size = world_size
         self.seed = seed
         self.accumulation = accumulation_steps(total_batch_size, batch_size, world_size)
-        # Index of the micro-batch, counted from the start of training, that a new iterator yields first.
+        # Index of the first micro-batch that a new iterator yields, counted from the start of training.
         self.start = 0
         self._orders: dict[int, NDArray[np.int64]] = {}
 
     def global_batch(self, step: int) -> list[Item]:
-        """Return the global batch of optimiser step ``step``: all its (position, epoch), landscape images first."""
+        """Return the (position, epoch) pairs of all images of optimiser step ``step``, landscape images first."""
         items = []
         for count in range(step * self.total_batch_size, (step + 1) * self.total_batch_size):
             epoch, within_epoch = divmod(count, len(self.portrait))
@@ -169,10 +169,10 @@ class TrainingLoader(DataLoader[Any]):
     stream. A pass ends when the number of batches reaches a multiple of ``num_batches``.
 
     Args:
-        dataset: its keys are pairs (position, epoch).
+        dataset: dataset that is indexed by pairs (position, epoch).
         batch_sampler: yields the micro-batches of this process.
-        num_batches: number of micro-batches in one pass. A pass is finite, because Lightning prefetches from loaders
-            without a length; the state would then count a batch that was not trained on.
+        num_batches: number of micro-batches in one pass, which is the loader's length. Without a length, Lightning
+            would prefetch batches, and the state would count a prefetched batch as trained on.
         collate_fn, num_workers, worker_init_fn, pin_memory: as in :class:`torch.utils.data.DataLoader`. Worker
             processes are kept from one pass to the next.
     """
@@ -206,7 +206,7 @@ class TrainingLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.stream.start = self.consumed
         remaining = self.num_batches - self.consumed % self.num_batches
-        # The range is the first argument of zip, because zip would otherwise load one more batch before it stops.
+        # The range is the first argument of zip. Otherwise, zip would load one more batch before it stops.
         for _, batch in zip(range(remaining), super().__iter__(), strict=False):
             self.consumed += 1
             yield batch

@@ -1,7 +1,8 @@
-"""A split of chosen images: ``python -m fpn_lightning.data.subset --root data/coco --ids IDS.txt --split NAME``.
+"""Build a split: ``python -m fpn_lightning.data.subset --root data/coco --ids IDS.txt --split NAME``.
 
-A list of ids (``configs/splits/``) defines the images, so that everybody who has COCO gets the same split. Their
-annotations are copied as they are, images are hard links, or copies where the file system has no links.
+A list of image ids (``configs/splits/``) defines the split, so that everybody who has COCO gets the same split. The
+annotations of these images are copied unchanged. The image files are hard links, or copies if the file system does not
+support links.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ SOURCES = ("train2017", "val2017")
 
 @dataclass(frozen=True)
 class Part:
-    """The images of the list that one source split has.
+    """The images of a new split that come from one source split.
 
     Attributes:
-        index: the source's annotations.
-        ids: ids of the wanted images.
-        images: the image files, by their names in the annotation file.
+        index: annotations of the source split.
+        ids: ids of the images to take.
+        images: for each ``file_name`` in the annotations, the path of the image file.
     """
 
     index: COCOIndex
@@ -49,35 +50,35 @@ def build_subset(
     box_areas: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Build a split from the images of a list.
+    """Build a split from a list of image ids.
 
     Args:
         root: folder of a data set in COCO's layout.
         ids: file with an image id in each line; ``#`` starts a comment.
         split: name of the new split.
-        out: folder of the data set that gets the split; by default ``root``.
+        out: folder of the data set to which the split is added; by default ``root``.
         sources: splits of ``root`` that are searched for the images, in this order.
-        box_areas: state the area of each object's box instead of its mask's, so that size classes are those of a data
-            set without masks.
+        box_areas: set each object's ``area`` to the area of its box instead of its mask. Small, medium and large
+            objects are then defined as in a data set without masks.
         overwrite: replace a split of this name that has other images or annotations.
 
     Returns:
-        The annotation file written. The annotation file is written last, whole or not at all.
+        Path of the new annotation file. The annotation file is written last, completely or not at all.
 
     Raises:
-        InputError: naming all ids and image files that are missing, or the fault of a file; or if there is another
-            split of this name.
+        InputError: ids or image files are missing (the message lists them), a file is invalid, or another split with
+            this name exists.
     """
     out = root if out is None else out
     if split in sources and out.resolve() == root.resolve():
-        raise InputError(f"images are also taken from --split {split}; choose another name for the new split")
+        raise InputError(f"--split {split} is also a source of images (--from); choose another name for the new split")
     parts = _parts(root, ids, sources)
     document = _document(parts, split, box_areas)
     path = out / "annotations" / f"instances_{split}.json"
     content = json.dumps(document, separators=(",", ":")).encode()
     if path.exists() and not overwrite and path.read_bytes() != content:
-        raise InputError(f"{path} exists and is another split. Give another --split, or --overwrite to replace it")
-    read_annotations(path, content)  # two sources may have objects with the same id
+        raise InputError(f"{path} exists with other content. Give another --split, or --overwrite to replace the file")
+    read_annotations(path, content)  # raises InputError if two sources have annotations with the same id
     for part in parts:
         for name, image in part.images.items():
             _place(image, out / split / name)
@@ -86,7 +87,7 @@ def build_subset(
 
 
 def read_ids(path: Path) -> list[int]:
-    """Read a list of image ids; InputError naming the line that is not a new id."""
+    """Read a list of image ids. Raise InputError for a line that is not an id or repeats an earlier id."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -97,15 +98,15 @@ def read_ids(path: Path) -> list[int]:
         if not text:
             continue
         if not (text.isascii() and text.isdigit()) or int(text) in ids:
-            raise InputError(f"{path}: line {number} is {text!r}; write one image id a line, each once")
+            raise InputError(f"{path}: line {number} is {text!r}; write one image id per line, and each id only once")
         ids[int(text)] = number
     if not ids:
-        raise InputError(f"{path}: has no image id; write one a line")
+        raise InputError(f"{path}: the file contains no image id; write one image id per line")
     return list(ids)
 
 
 def _parts(root: Path, ids: Path, sources: Sequence[str]) -> list[Part]:
-    """Find the images in the sources; an image of several sources is taken from the first."""
+    """Find the images in the source splits. An image that is in several source splits is taken from the first one."""
     left, parts = set(read_ids(ids)), []
     for source in sources:
         annotations = root / "annotations" / f"instances_{source}.json"
@@ -159,24 +160,24 @@ def _check_names(names: Iterable[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise InputError(f"{name} is the name of two images of different splits; take them from one split (--from)")
+            raise InputError(f"two splits have different images named {name}; take both images from one split (--from)")
         seen.add(name)
 
 
 def _place(image: Path, target: Path) -> None:
-    """Link or copy an image file; keep an existing file that is equal."""
+    """Link or copy an image file to ``target``. Keep an existing ``target`` with the same content."""
     if target.is_file() and filecmp.cmp(image, target, shallow=False):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(image.resolve(), target)  # not a link to a link, whose target may be relative
-    except OSError:  # another file system, or another file of that name
+        os.link(image.resolve(), target)  # a symbolic link is resolved first, because it may be relative
+    except OSError:  # ``target`` is on another file system, or exists with other content
         with whole_file(target) as temporary:
             shutil.copyfile(image, temporary)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns 0, or 2 if the split cannot be built."""
+    """Run the command line. Return 0, or 2 if the split cannot be built."""
     parser = argparse.ArgumentParser(
         "python -m fpn_lightning.data.subset", description="Build a split of chosen images."
     )
@@ -184,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--root", type=Path, required=True, help="folder of a data set in COCO's layout")
     add("--ids", type=Path, required=True, help="file with an image id in each line")
     add("--split", required=True, help="name of the new split")
-    add("--out", type=Path, help="folder of the data set that gets the split (default: --root)")
+    add("--out", type=Path, help="folder of the data set to add the split to (default: --root)")
     add(
         "--from",
         dest="sources",
@@ -193,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="SPLIT",
         help="splits of --root that are searched for the images (default: train2017 val2017)",
     )
-    add("--box-areas", action="store_true", help="state the areas of boxes instead of masks")
+    add("--box-areas", action="store_true", help="set each object's 'area' to its box's area")
     add("--overwrite", action="store_true", help="replace another split of this name")
     try:
         path = build_subset(**vars(parser.parse_args(arguments)))

@@ -1,4 +1,4 @@
-"""Choosing the images to train on: those with an object that can be trained on."""
+"""Choose the images to train on: all images, or only the images with an object that can be trained on."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ def training_images(
     skip_images_without_objects: bool = True,
     limit: int | None = None,
 ) -> tuple[NDArray[np.int64], dict[str, int]]:
-    """Choose the images to train on; count and log what is left out at the scale of evaluation.
+    """Choose the images to train on. Count and log the objects and images that are left out.
 
     Args:
         index: the annotations.
-        transform: gives the size of every network input.
+        transform: gives the size of each network input. Objects are measured at the size used in evaluation.
         skip_images_without_objects: leave out images without an object to train on.
-        limit: number of images to train on, the first by id; None for all.
+        limit: largest number of images to train on. The images with the lowest ids are kept; None: all images.
 
     Returns:
-        ``(places, counts)``: int64 places of the images in the index, ascending; number of objects left out for each
-        reason of :func:`unusable_objects` and as ``crowd``, and of images left out (``images_without_objects`` and, if
-        the limit leaves some out, ``images_over_the_limit``).
+        ``(places, counts)``. ``places`` is int64: positions of the chosen images in the index, ascending. ``counts``
+        has the number of objects left out for each reason of :func:`unusable_objects` and as ``crowd``. The number of
+        images left out is ``counts["images_without_objects"]`` plus, if ``limit`` leaves out images,
+        ``counts["images_over_the_limit"]``.
 
     Raises:
         InputError: the split has no annotations, or no object to train on.
@@ -73,16 +74,16 @@ def _nothing_usable(index: COCOIndex, counts: dict[str, int]) -> str:
     if counts["crowd"] == total:
         return (
             f"{index.annotation_file}: all {total} objects are crowd regions ('iscrowd' is 1), which are not trained "
-            "on; set 'iscrowd' to 0 for single objects, also for those with RLE"
+            "on; set 'iscrowd' to 0 for single objects, even if their segmentation is RLE"
         )
     reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
     fault = boxes_fault(index.objects.boxes_xywh, index.sizes[index.object_places])
-    advice = "check their boxes, and data.min_box_size and data.short_side if they are too small"
+    advice = "check the boxes; if the boxes are too small, change data.min_box_size or data.short_side"
     return f"{index.annotation_file}: none of its {total} objects can be trained on ({reasons}); {fault or advice}"
 
 
 def unusable_objects(index: COCOIndex, sizes: NDArray[np.int64], min_box_size: float) -> dict[str, NDArray[Any]]:
-    """Find the objects that cannot be trained on, with one reason each; crowd regions are not counted.
+    """Find the objects that cannot be trained on, and give one reason for each object. Ignore crowd regions.
 
     Args:
         index: the annotations.
@@ -90,8 +91,9 @@ def unusable_objects(index: COCOIndex, sizes: NDArray[np.int64], min_box_size: f
         min_box_size: least width and height in network-input pixels.
 
     Returns:
-        For each reason a bool ``(M,)``: ``inverted`` (negative width or height), ``empty`` (zero width or height),
-        ``outside`` (outside the image), ``small`` (the part inside the image is smaller than ``min_box_size``).
+        A bool array ``(M,)`` for each reason: ``inverted`` (negative width or height), ``empty`` (zero width or
+        height), ``outside`` (outside the image), ``small`` (the part inside the image is smaller than
+        ``min_box_size``).
     """
     objects, places = index.objects, index.object_places
     extent = objects.boxes_xywh[:, 2:]

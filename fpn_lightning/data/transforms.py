@@ -1,8 +1,8 @@
 """Cropping, resizing and flipping.
 
 Augmentation is a function of (seed, epoch, image id), so it does not depend on workers, processes or resuming. The
-random choices for an image make one :class:`~fpn_lightning.geometry.Geometry`, which also maps boxes, in float64.
-albumentations transforms the pixels in training, without random numbers of its own.
+random choices for an image are stored as one :class:`~fpn_lightning.geometry.Geometry`, which also maps the boxes, in
+float64. In training, albumentations transforms the pixels as the geometry says, and draws no random numbers.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from fpn_lightning.geometry import Geometry, Size
 
 SizeRounding = Literal["nearest", "floor"]
 Pixels = NDArray[np.uint8]
-# Part of the seed of the augmentation. The samplers use the same seed with another value, so their numbers differ.
+# First part of the augmentation's spawn key. samplers.py uses the same seed with another spawn key.
 RANDOM_DOMAIN = 1
-LEAST_SIDE = 1e-3  # px; float32 coordinates of a few thousand pixels cannot resolve less
+LEAST_SIDE = 1e-3  # px; about the precision of float32 coordinates of a few thousand pixels
 
 
 def scaled_size(size: Size, short_side: int, max_side: int, rounding: SizeRounding = "nearest") -> Size:
@@ -61,14 +61,15 @@ class ResizeAndFlip:
     A random crop, which the paper does not use, can come before both.
 
     Attributes:
-        short_sides: shorter sides in pixels; training draws one per image, evaluation uses the last.
+        short_sides: lengths of the shorter side, in pixels. Training draws one length per image and epoch; evaluation
+            uses the last length.
         max_side: limit of the longer side, in pixels.
         rounding: see :func:`scaled_size`.
         flip_probability: in [0, 1].
         min_box_size: training boxes narrower or lower than this, in network-input pixels, are dropped.
         seed: non-negative.
-        random_crop: smallest fraction of the image's height and of its width, in (0, 1], that a random training crop
-            keeps; the two are drawn independently. None: no crop.
+        random_crop: smallest fraction, in (0, 1], of an image's height and width that a random training crop keeps.
+            Height and width of the crop are drawn independently. None: no crop.
 
     Raises:
         InputError: a value is out of range; the message names its configuration key.
@@ -104,7 +105,7 @@ class ResizeAndFlip:
     def training_geometry(self, size_orig: Size, image_id: int, epoch: int) -> Geometry:
         """Draw the augmentation of an image from (seed, epoch, image id); epoch and image id must not be negative."""
         random = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(RANDOM_DOMAIN, epoch, image_id)))
-        # Flip and scale are always drawn, so that the option for one does not change the values drawn for the other.
+        # Always draw both numbers, so that the options for flips and scales do not influence each other.
         flipped = bool(random.random() < self.flip_probability)
         short_side = self.short_sides[int(random.integers(len(self.short_sides)))]
         window, seen = None, size_orig
@@ -115,9 +116,10 @@ class ResizeAndFlip:
 
 
 def _part(random: np.random.Generator, length: int, least: float) -> tuple[int, int]:
-    """Draw start and end of a random part of a side of ``length`` pixels.
+    """Draw a random interval of a side of ``length`` pixels, and return its start and end.
 
-    The part's length is uniform from the fraction ``least`` of the side to the whole side; its start is uniform too.
+    The length of the interval is uniform between ``least * length`` and ``length``. The start of the interval is
+    uniform, too.
     """
     part = int(random.integers(max(1, math.ceil(least * length)), length, endpoint=True))
     start = int(random.integers(length - part, endpoint=True))
@@ -127,7 +129,7 @@ def _part(random: np.random.Generator, length: int, least: float) -> tuple[int, 
 def usable_boxes(
     boxes_orig: NDArray[np.float64], geometry: Geometry, min_box_size: float
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Map boxes of an image file to the network input, clip them, and leave out those that are too small.
+    """Map boxes of an image file to the network input, clip them to the image, and leave out boxes that are too small.
 
     Args:
         boxes_orig: float64 ``(B, 4)`` xyxy, pixels of the image file; may be inverted, empty or outside the image.
@@ -135,8 +137,9 @@ def usable_boxes(
         min_box_size: least width and height of a box after clipping, in network-input pixels.
 
     Returns:
-        ``(boxes, kept)``: float32 ``(B', 4)`` xyxy, network-input pixels, inside the image; int64 ``(B',)``, the
-        ascending indices of these boxes in ``boxes_orig``, to select their labels, scores and masks.
+        ``(boxes, kept)``. ``boxes`` is float32 ``(B', 4)`` xyxy, network-input pixels, inside the image. ``kept`` is
+        int64 ``(B',)``: the ascending indices of these boxes in ``boxes_orig``, to select their labels, scores and
+        masks.
     """
     boxes = geometry.clip_to_network(geometry.to_network(boxes_orig))
     kept = np.flatnonzero(large_enough(boxes[:, 2:] - boxes[:, :2], min_box_size))
@@ -150,7 +153,7 @@ def augment(pixels: Pixels, geometry: Geometry) -> Pixels:
 
 
 def resize(pixels: Pixels, geometry: Geometry) -> Pixels:
-    """Crop, resize and flip as :func:`augment` does, with the same resulting pixels, but without albumentations."""
+    """Crop, resize and flip without albumentations. The resulting pixels equal those of :func:`augment`."""
     height, width = geometry.size
     resized = cv2.resize(geometry.crop(pixels), (width, height), interpolation=cv2.INTER_LINEAR)
     pixels = np.asarray(resized, dtype=np.uint8)
@@ -159,8 +162,8 @@ def resize(pixels: Pixels, geometry: Geometry) -> Pixels:
 
 @lru_cache(maxsize=1024)
 def _pipeline(size: Size, flipped: bool) -> A.Compose:
-    # Pipelines are cached, because building one takes as long as resizing an image, and a data set has few image sizes.
-    # There are too many different crops to cache, so cropping is not a step of the pipeline.
+    # Pipelines are cached, because building a pipeline takes as long as resizing an image. Cropping is not a step of
+    # the pipeline, because a pipeline for each different crop would not fit into the cache.
     steps: list[A.BasicTransform] = [A.Resize(*size, interpolation=cv2.INTER_LINEAR, p=1.0)]
     if flipped:
         steps.append(A.HorizontalFlip(p=1.0))

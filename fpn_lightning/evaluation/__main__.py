@@ -50,32 +50,32 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "results",
         type=Path,
-        help="COCO result list with image_id, score and bbox (xywh) or segmentation; without segm, a segmentation is "
-        "scored as its box. Or the folder of a proposal store",
+        help="COCO result file, or the folder of a proposal store. Each result has image_id, score and bbox (xywh) or "
+        "segmentation. Without --metric segm, a result without bbox is scored by the box around its segmentation",
     )
     parser.add_argument(
         "--metric",
         required=True,
         choices=("proposals", "bbox", "segm"),
-        help="proposals: class-agnostic recall of boxes (Table 1); bbox, segm: AP and recall of boxes or masks",
+        help="proposals: class-agnostic recall of boxes (Table 1); bbox: AP and AR of boxes; segm: AP and AR of masks",
     )
     parser.add_argument(
         "--class-agnostic",
         action="store_true",
-        help="with bbox or segm: class-agnostic recall (Table 6) instead of AP; proposals are always class-agnostic",
+        help="class-agnostic recall (Table 6) instead of AP, for bbox or segm; proposals are always class-agnostic",
     )
     parser.add_argument(
         "--labels",
         choices=get_args(Labels),
         default="category",
-        help="use categories as classes, or supercategories for results of a model with data.labels supercategory",
+        help="classes to evaluate; choose supercategory if the model was trained with data.labels supercategory",
     )
     parser.add_argument(
         "--limits",
         type=int,
         nargs="+",
-        help="detections kept per image; default: 10 30 100 1000 for proposals, 10 100 1000 with --class-agnostic, "
-        "else 1 10 100. AP always uses 100",
+        help="numbers of detections per image for AR. Default: 10 30 100 1000 for proposals; 10 100 1000 with "
+        "--class-agnostic; otherwise 1 10 100. AP always uses 100 detections",
     )
     parser.add_argument(
         "--area-thresholds",
@@ -89,25 +89,25 @@ def build_parser() -> argparse.ArgumentParser:
         "--backend",
         choices=get_args(Backend),
         default="faster-coco-eval",
-        help="evaluator of bbox and segm; class-agnostic recall does not use it, but equals both evaluators' values",
+        help="library that computes AP; not used for class-agnostic recall",
     )
     parser.add_argument(
         "--per-class",
         action="store_true",
-        help="with bbox or segm: also print the AP of each class, best first, and write it to --output as per_class",
+        help="for bbox or segm: print the AP of each class, best first, and write it to --output as per_class",
     )
     parser.add_argument(
         "--output",
         type=Path,
-        help="write the metrics as fractions to this JSON file; null where there is no ground truth",
+        help="write the metrics to this JSON file as fractions; a metric without ground truth is null",
     )
     return parser
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code (2 for input that cannot be used)."""
+    """Run the command and return the exit code: 0, or 2 for invalid input."""
     arguments = build_parser().parse_args(args)
-    from fpn_lightning.evaluation.scoring import score_files  # slow to import, and not needed for --help
+    from fpn_lightning.evaluation.scoring import score_files  # a slow import that --help does not need
 
     replace_unprintable()
     try:
@@ -119,7 +119,7 @@ def main(args: Sequence[str] | None = None) -> int:
         Console().print(_table(values, title, "metric"))
         show(f"size classes: {size_classes(arguments.area_thresholds)}")
         one_class = arguments.metric == "proposals" or arguments.class_agnostic
-        show(f"AR: recall of all results, {'all classes as one' if one_class else 'mean over the classes'}")
+        show(f"AR: recall of all results, {'class-agnostic' if one_class else 'mean over the classes'}")
         if arguments.per_class:
             Console().print(_table(class_values, f"{title} by class", "AP of"))
         if arguments.output is not None:

@@ -11,17 +11,19 @@ from numpy.typing import NDArray
 from fpn_lightning.errors import InputError
 from fpn_lightning.ground_truth import RLE, GroundTruth
 
-if TYPE_CHECKING:  # scoring a file does not import torch
+if TYPE_CHECKING:  # a slow import that scoring files does not need
     from torch import Tensor
 
 
 @dataclass(frozen=True)
 class FileResults:
-    """Predictions of one image or file, with the exact boxes of a result file (xyxy would round them).
+    """Predictions of one image or of a whole result file.
+
+    Boxes are xywh as in the file, because a conversion to xyxy would round the boxes.
 
     Attributes:
         boxes_xywh: float64 ``(D, 4)`` pixels of the image file, any order; not used if masks are scored.
-        scores: float64 ``(D,)`` higher is better; logits or probabilities.
+        scores: float64 ``(D,)`` logits or probabilities; higher is better.
         labels: int64 ``(D,)`` in [0, K); not used for class-agnostic recall.
         masks: D masks of the image file's size; empty if boxes are scored.
         areas: float64 ``(D,)`` px²; if empty, the areas of the boxes or masks are used.
@@ -35,7 +37,7 @@ class FileResults:
 
     @property
     def objectness(self) -> NDArray[np.float64]:
-        """The scores, under the name that they have in proposals."""
+        """The scores, under the name that ``ProposalsOrig`` uses."""
         return self.scores
 
 
@@ -44,21 +46,21 @@ def float_rows(values: Tensor | NDArray[Any], name: str, width: int | None = Non
 
     Args:
         values: any real dtype, any device.
-        name: what to call the values in messages.
+        name: name of the values in error messages.
         width: length of the second dimension; ``None`` for a one-dimensional array.
 
     Raises:
-        InputError: another shape, or a value that is not finite.
+        InputError: if the shape is wrong or a value is not finite.
     """
     # Move to the CPU first, because MPS has no float64. Convert before NumPy, because NumPy has no bfloat16.
     array = values.detach().cpu().double().numpy() if hasattr(values, "detach") else np.asarray(values, np.float64)
     if array.size == 0:
         return array.reshape((0,) if width is None else (0, width))
     if array.shape[1:] != (() if width is None else (width,)):
-        raise InputError(f"{name} has shape {array.shape}: give {'(n,)' if width is None else f'(n, {width})'}")
+        raise InputError(f"{name} has shape {array.shape}: give shape {'(n,)' if width is None else f'(n, {width})'}")
     if not np.isfinite(array).all():
         row = int(np.argwhere(~np.isfinite(array))[0, 0])
-        raise InputError(f"{name} holds {array[row].tolist()} in row {row}: give finite numbers")
+        raise InputError(f"{name} contains {array[row].tolist()} in row {row}: give finite numbers")
     return array
 
 
@@ -68,14 +70,14 @@ def object_columns(
     """Return areas, crowd flags and labels of the objects of an image, each ``(G,)``.
 
     Raises:
-        InputError: naming the image, if lengths disagree or a value is not finite.
+        InputError: if lengths differ or a value is not finite. The message names the image.
     """
     name = f"image {ground_truth.image_id}: the objects' "
     areas, labels = float_rows(ground_truth.areas, name + "areas"), float_rows(ground_truth.labels, name + "labels")
     is_crowd = float_rows(ground_truth.is_crowd, name + "is_crowd") != 0
     if not len(areas) == len(is_crowd) == len(labels):
         raise InputError(
-            f"{name}columns have {len(areas)} areas, {len(is_crowd)} is_crowd and {len(labels)} labels: give one entry "
-            "per object to each"
+            f"{name}lists differ in length: {len(areas)} areas, {len(is_crowd)} is_crowd, {len(labels)} labels. Give "
+            "one entry per object in each list."
         )
     return areas, is_crowd, labels

@@ -1,6 +1,6 @@
 """COCO's average precision of detections as a metric that is updated image by image (FPN §5.2, Tables 2 to 5).
 
-Detections and objects are kept as arrays until they are evaluated: 48 bytes per detection, 56 bytes per object.
+The metric stores detections and objects as arrays: 48 bytes per detection, 56 bytes per object.
 
 Shapes: D detections and G objects of one image.
 """
@@ -32,25 +32,25 @@ Array = Tensor | NDArray[Any]
 
 
 class AveragePrecision(Metric):
-    """Average precision over a split, equal to COCO's evaluator on the same boxes.
+    """Average precision over a split, with the same value as COCO's evaluator for the same boxes.
 
-    The order of the images and the number of processes do not change a bit of the result, because images are evaluated
-    in the order of their ids. With several processes, the first process evaluates and sends the values to the others.
+    Images are evaluated in the order of their ids. The result is therefore bit-identical for any order of updates and
+    any number of processes. The first process evaluates, and sends the values to the other processes.
 
     Args:
         area_thresholds: two areas in px² of the image file; the first separates small from medium objects, the second
             medium from large.
-        limits: numbers of detections kept per image and class. Each limit gives ``AR<limit>`` and ``AR<limit>_s``,
-            ``_m``, ``_l``. AP always uses 100.
-        backend: ``faster-coco-eval``, or the reference ``pycocotools``.
+        limits: numbers of detections kept per image and class. Each limit adds the metrics ``AR<limit>``,
+            ``AR<limit>_s``, ``AR<limit>_m`` and ``AR<limit>_l``. AP always uses 100 detections.
+        backend: library that computes AP, ``faster-coco-eval`` or the reference ``pycocotools``.
 
     Attributes:
-        images: for each image int64 ``(1, 3)``: id, D, G.
-        detections: for each image float64 ``(D, 6)``: box xywh, score, label.
-        objects: for each image float64 ``(G, 7)``: box xywh, area, crowd flag, label.
+        images: int64 ``(1, 3)`` per image, with image id, D and G.
+        detections: float64 ``(D, 6)`` per image, with box (xywh), score and label.
+        objects: float64 ``(G, 7)`` per image, with box (xywh), area, crowd flag and label.
 
     Raises:
-        InputError: limits or thresholds that cannot be used.
+        InputError: if limits or thresholds are invalid.
     """
 
     is_differentiable = False
@@ -68,7 +68,7 @@ class AveragePrecision(Metric):
     ) -> None:
         # torchmetrics' own function to gather states fails if a process has no image.
         super().__init__(dist_sync_fn=_gather)
-        area_ranges(area_thresholds)  # rejects thresholds that cannot be used
+        area_ranges(area_thresholds)  # rejects invalid thresholds
         self.area_thresholds = tuple(area_thresholds)
         self.limits = check_limits(limits)
         self.backend: Backend = backend
@@ -78,25 +78,28 @@ class AveragePrecision(Metric):
 
     @property
     def num_images(self) -> Tensor:
-        """int64 scalar on the metric's device: number of different images that this process has seen."""
+        """Number of different images that this process has added, an int64 scalar on the metric's device."""
         ids = {image_id for rows in self.images for image_id in rows[:, 0].tolist()}
         return torch.tensor(len(ids), device=self.device)
 
     def update(self, prediction: DetectionsOrig, ground_truth: GroundTruth) -> None:
-        """Add one image. Images without detections must be added as well, because recall counts their objects.
+        """Add one image. Images without detections must be added as well, because their objects lower AP and AR.
 
         Args:
             prediction: detections of the image. Detections with equal scores stay in the given order.
-            ground_truth: objects of the same image; their labels have the same numbering as the detections' labels.
+            ground_truth: objects of the same image. Objects and detections use the same labels.
 
         Raises:
-            InputError: naming the image, if the arguments are of different images, lengths disagree, a value is not
-                finite or a label is not a whole number.
+            InputError: if the arguments belong to different images, lengths differ, a value is not finite or a label is
+                not a whole number. The message names the image.
         """
         image_id = prediction.image_id
         if image_id != ground_truth.image_id:
             other = ground_truth.image_id
-            raise InputError(f"detections of image {image_id} with the objects of image {other}: give the same image")
+            raise InputError(
+                f"the detections belong to image {image_id}, but the objects to image {other}: give detections and "
+                "objects of the same image"
+            )
         detected = _table(
             f"image {image_id}: ",
             (prediction.boxes_xywh, "boxes_xywh", 4),
@@ -119,10 +122,11 @@ class AveragePrecision(Metric):
 
         Returns:
             Fractions in [0, 1], the same on every process: ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``,
-            ``AR<limit>``, ``AR<limit>_s``, ``_m``, ``_l``. 0 without detections, ``None`` without ground truth.
+            ``AR<limit>``, ``AR<limit>_s``, ``_m``, ``_l``. A metric is 0 without detections, and ``None`` without
+            ground truth.
 
         Raises:
-            InputError: if an image was added twice with different content. Equal content is counted once.
+            InputError: if an image was added twice with different content. An exact duplicate is ignored.
         """
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         outcome: list[Any] = [None]
@@ -142,8 +146,8 @@ class AveragePrecision(Metric):
     def per_class(self, names: Mapping[int, str]) -> Values:
         """Return ``AP`` by class name, best first; classes without ground truth (``None``) come last.
 
-        Every process must call this method, because it calls :meth:`compute`. If two labels share a name, the label is
-        appended to the name.
+        Every process must call this method, because :meth:`compute` exchanges data between processes. If several labels
+        have the same name, each name is followed by its label in parentheses.
         """
         self.compute()
         return by_class_name(self._class_values, names)
@@ -161,10 +165,11 @@ class AveragePrecision(Metric):
 
 @contextlib.contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Pause Python's search for reference cycles, which records do not form.
+    """Pause Python's cyclic garbage collector; the records have no reference cycles.
 
-    The search visits all objects of the process each time that many new ones were created. For hundreds of thousands of
-    records it would take a third of the evaluation's time (benchmarks/average_precision.py).
+    While many objects are created, the collector visits all objects of the process again and again. With hundreds of
+    thousands of records, garbage collection would take a third of the evaluation's time
+    (benchmarks/average_precision.py).
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -178,34 +183,37 @@ def _collector_paused() -> Iterator[None]:
 def _table(owner: str, *columns: tuple[Array, str, int | None]) -> NDArray[np.float64]:
     """Join columns of equal length into one array; the last column must contain whole numbers.
 
-    Messages start with ``owner``. Each column is given as the arguments of :func:`float_rows`.
+    Each column is a tuple ``(values, name, width)``, as in :func:`float_rows`. Error messages start with ``owner``.
     """
     arrays = [float_rows(values, owner + name, width) for values, name, width in columns]
     lengths = [len(array) for array in arrays]
     if len(set(lengths)) > 1:
         counts = ", ".join(f"{length} {name}" for length, (_, name, _) in zip(lengths, columns, strict=True))
-        raise InputError(f"{owner}{counts}: give one entry per box to each")
+        raise InputError(f"{owner}lists differ in length: {counts}. Give one entry per box in each list.")
     if (arrays[-1] != np.floor(arrays[-1])).any():
-        raise InputError(f"{owner}labels holds {arrays[-1].tolist()}: give whole numbers")
+        raise InputError(f"{owner}labels are {arrays[-1].tolist()}: give whole numbers")
     return np.column_stack(arrays)
 
 
 def _gather(part: Tensor, group: Any = None) -> list[Tensor]:
-    """Gather one state from all processes that have images, in the order of ranks, on the CPU."""
+    """Gather one state of the metric on the CPU, in the order of ranks, from all processes that have images."""
     parts: list[Any] = [None] * torch.distributed.get_world_size(group)
     torch.distributed.all_gather_object(parts, part.cpu().numpy(), group)
     return [torch.from_numpy(array) for array in parts if array.size] or [part]
 
 
 def _joined(state: Tensor | list[Tensor]) -> NDArray[Any]:
-    """Join a state to one array. Before torchmetrics gathers processes, a state is a list of one tensor per image."""
+    """Join a state of the metric to one array.
+
+    A state is a list with one tensor per image. After torchmetrics has gathered all processes, a state is one tensor.
+    """
     if isinstance(state, list):
         state = torch.cat(state) if state else torch.zeros(0)
     return state.cpu().numpy()
 
 
 def _records(images: NDArray[np.int64], detections: NDArray[np.float64], objects: NDArray[np.float64]) -> Records:
-    """Build an evaluator's records. Images are in the order of their ids, and each image is included once."""
+    """Build the records for the evaluator, with each image once, in ascending order of image ids."""
     images = images.reshape(-1, 3).astype(np.int64)
     ends = images[:, 1:].cumsum(axis=0)
     rows: dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
@@ -214,7 +222,7 @@ def _records(images: NDArray[np.int64], detections: NDArray[np.float64], objects
         if image_id in rows and not all(map(np.array_equal, own, rows[image_id])):
             raise InputError(
                 f"image {image_id} was evaluated twice, with different results; "
-                "use a sampler that yields each image of the split once, in one process"
+                "use a sampler that yields each image of the split once over all processes"
             )
         rows[image_id] = own
     records = Records()

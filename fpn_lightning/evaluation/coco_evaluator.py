@@ -1,8 +1,8 @@
 """COCO's average precision of boxes or masks, computed by ``faster-coco-eval`` or ``pycocotools``.
 
-``faster-coco-eval`` is the default because it is fast, ``pycocotools`` is the reference; both give the same numbers.
-The numbers are read from the evaluators' arrays ``precision`` and ``recall``. The array ``stats`` is not used, because
-it is fixed to the limits 1, 10 and 100.
+``faster-coco-eval`` is the default, because it is fast. ``pycocotools`` is the reference. Both libraries give the same
+values. AP and AR are computed from the arrays ``precision`` and ``recall`` of these libraries. The array ``stats`` is
+not used, because ``stats`` supports only the limits 1, 10 and 100.
 
 Shapes: D detections and G objects of one image; T = 10 IoU thresholds 0.50, 0.55, ..., 0.95; R = 101 recall levels; K
 classes; A = 4 area ranges (all, small, medium, large); L limits.
@@ -34,14 +34,16 @@ IoUType = Literal["bbox", "segm"]
 Record = dict[str, Any]
 Values = dict[str, float | None]
 ClassValues = dict[int, float | None]
-AP_LIMIT = 100  # detections per image and class that AP uses, for all limits of recall
+AP_LIMIT = 100  # AP uses 100 detections per image and class, whatever the limits of AR are
 
 
 class Records:
-    """Detections and objects of a split as one dictionary each, because neither evaluator can read arrays directly.
+    """The detections and objects of a split, as one dictionary per detection or object.
+
+    Neither ``faster-coco-eval`` nor ``pycocotools`` can read arrays.
 
     Args:
-        iou_type: which shapes are compared, boxes (``bbox``) or masks (``segm``).
+        iou_type: ``bbox`` to compare boxes, ``segm`` to compare masks.
     """
 
     def __init__(self, iou_type: IoUType = "bbox") -> None:
@@ -51,7 +53,7 @@ class Records:
         self.objects: list[Record] = []
 
     def add(self, prediction: FileResults, ground_truth: GroundTruth) -> None:
-        """Add one image. Images without detections must be added as well, because recall counts their objects.
+        """Add one image. Images without detections must be added as well, because their objects lower AP and AR.
 
         Detections with equal scores stay in the given order. Detections and objects use the same labels.
         """
@@ -72,7 +74,7 @@ class Records:
             self.detections.append({**record, "id": len(self.detections) + 1, "iscrowd": 0})
         columns = (column.tolist() for column in (ground_truth.areas, ground_truth.is_crowd, ground_truth.labels))
         for what, area, crowd, label in zip(annotated, *columns, strict=True):
-            # Ids from 1: both evaluators read id 0 as "unmatched".
+            # Ids start at 1, because both evaluators use id 0 for "unmatched".
             record = {"image_id": image_id, "category_id": label, shape: what, "area": area}
             self.objects.append({**record, "id": len(self.objects) + 1, "iscrowd": int(crowd)})
 
@@ -88,22 +90,22 @@ def average_precision(
     area_thresholds: Sequence[float] = (32**2, 96**2),
     backend: Backend = "faster-coco-eval",
 ) -> tuple[Values, ClassValues]:
-    """Compute average precision, and recall for each limit, as means over the classes.
+    """Compute AP, and AR for each limit, both averaged over the classes.
 
     Args:
-        records: all images; the evaluators modify the records.
+        records: detections and objects of all images. The evaluators modify these records.
         limits: numbers of detections kept per image and class, for ``AR<limit>``.
         area_thresholds: two areas in px² of the image file; the first separates small from medium objects, the second
             medium from large.
-        backend: the evaluator.
+        backend: library that computes AP.
 
     Returns:
         ``(values, class_values)``, fractions in [0, 1], ``None`` without ground truth. The values are ``AP``, ``AP50``,
         ``AP75``, ``APs``, ``APm``, ``APl`` and for every limit ``AR<limit>``, ``AR<limit>_s``, ``_m``, ``_l``. For
-        masks all names start with ``segm_``. The class values are the ``AP`` of each label that occurs.
+        masks, all names start with ``segm_``. The class values are the ``AP`` of each label in the records.
 
     Raises:
-        InputError: limits or thresholds that cannot be used.
+        InputError: if limits or thresholds are invalid.
     """
     ascending = check_limits(limits)
     evaluated = check_limits(tuple({*limits, AP_LIMIT}))
@@ -128,7 +130,7 @@ def average_precision(
 def by_class_name(class_values: Mapping[int, float | None], names: Mapping[int, str]) -> Values:
     """Return values by class name, best first; classes without ground truth (``None`` or missing) come last.
 
-    If two classes share a name, the class id is appended to the name.
+    If several classes have the same name, each name is followed by its class id in parentheses.
     """
     shared = Counter(names.values())
     rows = [
@@ -141,7 +143,7 @@ def by_class_name(class_values: Mapping[int, float | None], names: Mapping[int, 
 def _evaluate(
     records: Records, limits: tuple[int, ...], area_thresholds: Sequence[float], backend: Backend
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return precision ``(T, R, K, A, L)`` and recall ``(T, K, A, L)``; -1 without ground truth."""
+    """Return precision ``(T, R, K, A, L)`` and recall ``(T, K, A, L)``; values without ground truth are -1."""
     coco, evaluator_class = (
         (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster)
         if backend == "faster-coco-eval"

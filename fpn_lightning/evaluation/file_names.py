@@ -1,4 +1,7 @@
-"""Checks that results belong to the images of an annotation file; results of other images would get low scores."""
+"""Checks that results belong to the images of an annotation file.
+
+Without this check, results of other images would silently get low scores.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ from fpn_lightning.errors import InputError
 
 
 class FileNames:
-    """Compares the names of files in results with those in the annotation file."""
+    """Compares the ``file_name`` of results with the file names in the annotation file."""
 
     def __init__(self, index: COCOIndex) -> None:
         self.index = index
         self._checked: set[tuple[int, str]] = set()
 
     def check(self, name: str, image_id: int, given: object) -> None:
-        """Check ``given``, the ``file_name`` of a result, if there is one. Messages start with ``name``.
+        """Check ``given``, the ``file_name`` of a result; accept a missing file name. Messages start with ``name``.
 
         Raises:
             InputError: if the annotation file has another file name for this image id.
@@ -27,11 +30,11 @@ class FileNames:
         own = self.index.file_name(self.index.row(image_id))
         elsewhere = self._image_ids.get(given, image_id)
         if elsewhere != image_id or not _alike(own, given):
-            belongs = f", which is image {elsewhere} in the annotation file" if elsewhere != image_id else ""
+            belongs = f" (the file of image {elsewhere})" if elsewhere != image_id else ""
             raise InputError(
-                f"{name}: file_name is {given!r}{belongs}, but the annotation file's image {image_id} is {own!r}. The "
-                "image ids belong to other data, or `predict` has numbered the images of a folder. Score the split "
-                "that the results are for, and predict with --data.predict_split"
+                f"{name}: file_name is {given!r}{belongs}, but in the annotation file, image {image_id} is {own!r}. "
+                "The ids belong to another data set, or `predict` has numbered the images of a folder. Give the "
+                "annotation file of the predicted split, or predict the split again with --data.predict_split"
             )
         self._checked.add((image_id, given))
 
@@ -41,9 +44,9 @@ class FileNames:
 
 
 def _alike(own: str, given: str) -> bool:
-    """Return whether two file names may be of one image: their folders, extensions and a prefix may differ.
+    """Return whether two file names may belong to the same image. Folder, extension and a prefix may differ.
 
-    For example, COCO 2014 adds the prefix ``COCO_val2014_`` to the name of the same image in COCO 2017.
+    For example, a file name in COCO 2014 is the file name in COCO 2017 with the prefix ``COCO_val2014_``.
     """
     names, others = ({Path(file).name, Path(file).stem} for file in (own, given.replace("\\", "/")))
     return any(one.endswith(other) or other.endswith(one) for one in names for other in others)

@@ -1,7 +1,7 @@
 """COCO's greedy matching of detections to objects, for boxes and masks, to compute recall.
 
-Ignored objects (crowds, and objects outside the area range) are left out. COCO matches a detection to an ignored object
-only if no other object fits, and does not count the detection as a false positive. This affects precision, not recall.
+Crowds, and objects outside the area range, are left out, because COCO ignores such objects in recall. In COCO, a
+detection that fits only an ignored object is not a false positive, which affects precision but not recall.
 
 Shapes: D detections and G objects of one image, T = 10 IoU thresholds, A area ranges, L limits.
 """
@@ -15,23 +15,23 @@ from numpy.typing import NDArray
 
 from fpn_lightning.errors import InputError
 
-# COCO caps thresholds at 1 - 1e-10; all of these are smaller.
+# COCO limits IoU thresholds to 1 - 1e-10. The largest threshold, 0.95, is below this limit.
 IOU_THRESHOLDS: NDArray[np.float64] = np.linspace(0.5, 0.95, 10)
 MAX_AREA = 1e5**2
 
 
 def area_ranges(area_thresholds: Sequence[float]) -> NDArray[np.float64]:
-    """Return the bounds of the areas of all, small, medium and large objects. Both bounds are inclusive, as in COCO.
+    """Return the area ranges of all, small, medium and large objects. Both bounds are inclusive, as in COCO.
 
     Args:
         area_thresholds: two areas in px² of the image file; the first separates small from medium objects, the second
             medium from large.
 
     Returns:
-        float64 ``(4, 2)`` lower and upper bound. An object exactly on a threshold belongs to both size classes.
+        float64 ``(4, 2)`` lower and upper bounds. An object whose area equals a threshold belongs to two size classes.
 
     Raises:
-        InputError: unless the thresholds are two ascending areas between 0 and 1e10.
+        InputError: if the thresholds are not two ascending areas between 0 and 1e10.
     """
     if len(area_thresholds) != 2 or not 0 < area_thresholds[0] < area_thresholds[1] < MAX_AREA:
         raise InputError(
@@ -43,16 +43,16 @@ def area_ranges(area_thresholds: Sequence[float]) -> NDArray[np.float64]:
 
 
 def box_iou_xywh(boxes: NDArray[np.float64], gt_boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the IoU of boxes with the same order of operations as COCO's mask API, so that every bit is equal.
+    """Compute the IoU of boxes. The result is bit-identical to COCO's mask API (same order of operations).
 
     Args:
         boxes: float64 ``(D, 4)`` xywh, in any unit.
         gt_boxes: float64 ``(G, 4)`` xywh, in the same unit.
 
     Returns:
-        float64 ``(D, G)`` in [0, 1]; 0 where boxes only touch or one of them has no area.
+        float64 ``(D, G)`` in [0, 1]; 0 if boxes only touch, or if a box has no area.
     """
-    # Compute as (G, D): NumPy's loops are fastest if the longer axis, D, is the inner one.
+    # Compute a (G, D) array, because NumPy is fastest if the longer axis, D, is the inner axis.
     x, y, width, height = np.ascontiguousarray(boxes.T)
     gt_x, gt_y, gt_width, gt_height = np.ascontiguousarray(gt_boxes.T)[:, :, None]
     overlap = np.minimum(width + x, gt_width + gt_x)
@@ -64,7 +64,7 @@ def box_iou_xywh(boxes: NDArray[np.float64], gt_boxes: NDArray[np.float64]) -> N
     overlap *= overlap_height
     union = width * height + gt_width * gt_height
     union -= overlap
-    # Avoid 0 / 0 for two boxes without area. Where the overlap is 0, the IoU is 0 for any divisor.
+    # Avoid 0 / 0 for two boxes without area. If the overlap is 0, the IoU is 0 for any divisor.
     union[overlap == 0] = 1
     overlap /= union
     return overlap.T
@@ -87,32 +87,34 @@ def ignored_objects(
 
 
 def count_matches(ious: NDArray[np.float64], gt_ignore: NDArray[np.bool_], limits: Sequence[int]) -> NDArray[np.int64]:
-    """Count the objects of one image that COCO's greedy matching assigns to detections, for boxes or masks.
+    """Count the matched objects of one image with COCO's greedy matching, for boxes or masks.
 
-    Detections choose in order of score. Each detection takes the free object with the highest IoU at or above the
-    threshold; among equal IoUs, the last object. Later detections do not change what earlier detections take, so one
-    pass gives the counts of every limit. Whether an object is free depends on the threshold and the area range: one
-    integer per object holds these A·T bits. One pass over the pairs with IoU >= 0.5 therefore counts all thresholds and
-    ranges.
+    Detections are matched in descending order of score. Each detection takes the unmatched object with the highest IoU,
+    if the IoU is at or above the threshold. Among equal IoUs, the detection takes the last object. Later detections do
+    not change the matches of earlier detections, so one pass gives the counts for all limits.
+
+    The same pass also gives the counts for all IoU thresholds and area ranges. One integer per object stores A·T bits,
+    one bit per area range and threshold. A bit is 1 while a detection can take the object.
 
     Args:
-        ious: float64 ``(D, G)``, detections by descending score; objects by category, then in the order of the file.
-        gt_ignore: bool ``(A, G)``, at most 6 ranges; true for crowds and objects outside the area range, which are not
-            matched.
+        ious: float64 ``(D, G)``. Detections are in descending order of score. Objects are sorted by category, and
+            within a category as in the file.
+        gt_ignore: bool ``(A, G)``, A <= 6; true for crowds and for objects outside the area range. Ignored objects are
+            not matched.
         limits: ``(L,)`` numbers of detections kept, ascending.
 
     Returns:
-        int64 ``(T, A, L)`` matched objects.
+        int64 ``(T, A, L)`` numbers of matched objects.
     """
     num_ranges, num_thresholds = len(gt_ignore), len(IOU_THRESHOLDS)
     num_bits = num_ranges * num_thresholds
-    by_object = ious.T  # contiguous in memory, because box_iou_xywh returns a transposed array
+    by_object = ious.T  # contiguous, because box_iou_xywh returns a transposed array
     gt_idxs, det_idxs = np.nonzero(by_object >= IOU_THRESHOLDS[0])
     pair_ious = ious[det_idxs, gt_idxs]
     order = np.lexsort((-gt_idxs, -pair_ious, det_idxs))
     levels = np.searchsorted(IOU_THRESHOLDS, pair_ious[order], side="right")
 
-    # Bit a * T + t stands for area range a and threshold t.
+    # Bit a * T + t belongs to area range a and threshold t.
     each_range = sum(1 << a * num_thresholds for a in range(num_ranges))
     bits_of_level = [((1 << level) - 1) * each_range for level in range(num_thresholds + 1)]
     one_range = (1 << num_thresholds) - 1

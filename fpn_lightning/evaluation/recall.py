@@ -1,7 +1,8 @@
-"""COCO's exact class-agnostic average recall: counts matches image by image, and computes the values of a split.
+"""COCO's class-agnostic average recall: counts matched objects image by image, and computes the AR of a split.
 
-The numbers equal ``eval["recall"]`` of COCO's own evaluator with ``useCats=0``: matched objects over objects, averaged
-over ten IoU thresholds. This module does not import torch, because scoring a file does not need torch.
+AR is the number of matched objects divided by the number of objects, averaged over ten IoU thresholds. The values are
+exactly the means of ``eval["recall"]`` of COCO's evaluator with ``useCats=0``. This module does not import torch,
+because scoring a file does not need torch.
 
 Shapes: D detections and G objects of one image, T = 10 IoU thresholds, A = 4 area ranges (all, small, medium, large),
 L limits.
@@ -31,8 +32,8 @@ class Counts(NamedTuple):
     """Numbers of objects in one image or several images.
 
     Attributes:
-        matched: int64 ``(T, A, L)`` objects that the best proposals match.
-        objects: int64 ``(A,)`` objects in the area range, without crowds.
+        matched: int64 ``(T, A, L)`` numbers of objects that are matched by the best proposals, for each limit.
+        objects: int64 ``(A,)`` numbers of objects in each area range, without crowds.
     """
 
     matched: NDArray[np.int64]
@@ -52,16 +53,16 @@ def count_boxes(
     ranges: NDArray[np.float64],
     limits: Sequence[int],
 ) -> Counts:
-    """Count the objects of one image, and the objects that its proposals match.
+    """Count all objects of one image, and the objects matched by box proposals.
 
     Args:
         prediction: proposals of the image, any order. Proposals with equal scores stay in the given order.
-        ground_truth: objects of the image, any order. For equal IoUs, matching uses COCO's order, ascending labels.
+        ground_truth: objects of the image, any order. Matching sorts the objects by label, as COCO does.
         ranges: float64 ``(A, 2)``, see :func:`area_ranges`.
         limits: ``(L,)`` numbers of proposals kept, ascending.
 
     Raises:
-        InputError: naming the image, if lengths disagree or a value is not finite.
+        InputError: if lengths differ or a value is not finite. The message names the image.
     """
     name = f"image {ground_truth.image_id}: "
     boxes = float_rows(prediction.boxes_xywh, name + "boxes_xywh", 4)
@@ -70,8 +71,8 @@ def count_boxes(
     gt_idxs, gt_ignore, num_objects = _counted_objects(ground_truth, ranges)
     if len(boxes) != len(objectness) or len(gt_boxes) != len(ground_truth.areas):
         raise InputError(
-            f"{name}{len(boxes)} boxes_xywh and {len(objectness)} objectness, {len(gt_boxes)} boxes_xywh and "
-            f"{len(ground_truth.areas)} areas of objects: give one entry per box to each"
+            f"{name}the proposals have {len(boxes)} boxes_xywh and {len(objectness)} objectness, the objects have "
+            f"{len(gt_boxes)} boxes_xywh and {len(ground_truth.areas)} areas: give one entry per box in each list"
         )
     best = np.argsort(-objectness, kind="stable")[: limits[-1]]
     return Counts(count_matches(box_iou_xywh(boxes[best], gt_boxes[gt_idxs]), gt_ignore, limits), num_objects)
@@ -83,11 +84,10 @@ def count_segments(
     ranges: NDArray[np.float64],
     limits: Sequence[int],
 ) -> Counts:
-    """Do the same as :func:`count_boxes` for masks, which are compared as run lengths.
+    """Count all objects of one image, and the objects matched by mask proposals (RLE); see :func:`count_boxes`.
 
     Raises:
-        InputError: naming the image, if objects have no masks, lengths or image sizes disagree, or a value is not
-            finite.
+        InputError: if objects have no masks, lengths or mask sizes differ, or a value is not finite.
     """
     check_masks(ground_truth)
     masks, gt_masks, name = prediction.masks, ground_truth.masks, f"image {ground_truth.image_id}: "
@@ -96,8 +96,8 @@ def count_segments(
     if len(masks) != len(scores):
         raise InputError(f"{name}{len(masks)} masks and {len(scores)} scores: give one score per mask")
     if len(sizes := {tuple(mask["size"]) for mask in (*masks, *gt_masks)}) > 1:
-        # The mask API would give an IoU of -1, which would count as 0.
-        raise InputError(f"{name}masks of different sizes, {sorted(sizes)}: give masks of the image file")
+        # For different sizes, the mask API returns an IoU of -1, and the mask would silently stay unmatched.
+        raise InputError(f"{name}the masks have different sizes, {sorted(sizes)}: give masks of the image file's size")
     best = np.argsort(-scores, kind="stable")[: limits[-1]]
     ious = mask_iou([masks[i] for i in best], [gt_masks[i] for i in gt_idxs])
     return Counts(count_matches(ious, gt_ignore, limits), num_objects)
@@ -106,11 +106,11 @@ def count_segments(
 def _counted_objects(
     ground_truth: GroundTruth, ranges: NDArray[np.float64]
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_], NDArray[np.int64]]:
-    """Return the objects of an image that count in at least one area range, in COCO's order (by label).
+    """Select the objects that are evaluated in at least one area range, sorted by label as in COCO.
 
     Returns:
-        Their indices ``(G,)``, whether they are ignored in each range ``(A, G)``, and the number of objects that count
-        in each range ``(A,)``.
+        ``(G,)`` indices of the selected objects; ``(A, G)`` true if a selected object is ignored in a range; ``(A,)``
+        number of objects that are evaluated in each range.
     """
     areas, is_crowd, labels = object_columns(ground_truth)
     gt_ignore = ignored_objects(areas, is_crowd, ranges)
@@ -127,7 +127,7 @@ def mask_iou(masks: Sequence[RLE], gt_masks: Sequence[RLE]) -> NDArray[np.float6
 
 
 def recall_values(counts: Counts, limits: Sequence[int], prefix: str = "") -> dict[str, float | None]:
-    """Return fractions in [0, 1] by metric name, from counts of a split; ``None`` for a size without ground truth."""
+    """Compute AR by metric name from the counts of a split: in [0, 1]; ``None`` for a size without ground truth."""
     matched, objects = counts.matched.mean(axis=0), counts.objects.tolist()
     return {
         prefix + recall_key(limit, suffix): float(matched[a, i] / objects[a]) if objects[a] else None

@@ -24,18 +24,19 @@ class Recall(Metric):
     Memory does not grow with the number of images. The counts of several processes are summed.
 
     Args:
-        limits: numbers of proposals kept per image. Each limit gives ``AR<limit>`` and ``AR<limit>_s``, ``_m``, ``_l``.
+        limits: numbers of proposals kept per image. Each limit adds the metrics ``AR<limit>``,
+            ``AR<limit>_s``, ``AR<limit>_m`` and ``AR<limit>_l``.
         area_thresholds: two areas in px² of the image file; the first separates small from medium objects, the second
             medium from large.
 
     Attributes:
         prefix: start of the name of every metric.
-        matched: int64 ``(T, A, L)`` number of matched objects.
-        gt_counts: int64 ``(A,)`` number of objects that are not ignored.
+        matched: int64 ``(T, A, L)`` numbers of matched objects.
+        gt_counts: int64 ``(A,)`` numbers of objects in each area range, without crowds.
         num_images: int64 scalar, number of images.
 
     Raises:
-        InputError: limits or thresholds that cannot be used.
+        InputError: if limits or thresholds are invalid.
     """
 
     is_differentiable = False
@@ -60,7 +61,7 @@ class Recall(Metric):
     def add(self, counts: Counts) -> None:
         """Add the counts of one image."""
         device = self.matched.device
-        # Not in place: if reset() ran in Lightning's inference mode, its zeros cannot be modified outside that mode.
+        # Do not add in place: zeros that reset() created in inference mode cannot be modified outside that mode.
         self.matched = self.matched + torch.from_numpy(counts.matched).to(device)
         self.gt_counts = self.gt_counts + torch.from_numpy(counts.objects).to(device)
         self.num_images = self.num_images + 1
@@ -72,21 +73,27 @@ class Recall(Metric):
 
 
 class ProposalRecall(Recall):
-    """Average recall of proposals over a split, equal to COCO's evaluator with ``useCats=0`` (FPN §5.1)."""
+    """Average recall of box proposals over a split, equal to that of COCO's evaluator with ``useCats=0`` (FPN §5.1)."""
 
     def update(self, prediction: ProposalsOrig, ground_truth: GroundTruth) -> None:
-        """Add one image, also one without proposals, because recall counts its objects; see :func:`count_boxes`."""
+        """Add one image; see :func:`count_boxes`.
+
+        Images without proposals must be added as well, because their objects lower the recall.
+        """
         self.add(count_boxes(prediction, ground_truth, self.area_ranges, self.limits))
 
 
 class SegmentRecall(Recall):
     """Average recall of segment proposals over a split: ``segm_AR1k``, ``segm_AR1k_s`` and so on (FPN §6).
 
-    The size of an object is the ``area`` of its mask in the annotation file.
+    The size class of an object depends on its ``area`` in the annotation file.
     """
 
     prefix = "segm_"
 
     def update(self, prediction: MaskProposalsOrig, ground_truth: GroundTruth) -> None:
-        """Add one image, also one without proposals, because recall counts its objects; see :func:`count_segments`."""
+        """Add one image; see :func:`count_segments`.
+
+        Images without proposals must be added as well, because their objects lower the recall.
+        """
         self.add(count_segments(prediction, ground_truth, self.area_ranges, self.limits))

@@ -26,18 +26,18 @@ from fpn_lightning.evaluation.plain_boxes import LARGEST, LARGEST_SCORE, LEAST_S
 from fpn_lightning.ground_truth import RLE
 
 Entry = dict[str, Any]
-TAKEN = object()  # replaces a result that was moved into arrays; None would also be read from ``null`` in the file
+TAKEN = object()  # marks a result that was moved into arrays; None could be a ``null`` in the file
 
 
 class StoredResults:
-    """The proposals of a store. They are read image by image, because a store may be larger than the memory.
+    """Reads a proposal store image by image, because a store may be larger than the memory.
 
     Args:
         folder: ``<run>/proposals/<split>``.
         fingerprint: sha256 of the annotation file.
 
     Raises:
-        InputError: the store is not complete, or was made from another annotation file.
+        InputError: if the store is incomplete, or was made from another annotation file.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
@@ -53,12 +53,12 @@ class StoredResults:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """All results of a file, image by image.
+    """All results of a file, sorted by image.
 
     Attributes:
-        results: the results of all images. Within an image they are sorted by category id, then by position in the
-            file, which is COCO's order of equal scores.
-        rows: for each image id, the range of its results.
+        results: the results of all images. The results of an image are sorted by category id, then by position in the
+            file. COCO uses this order for equal scores.
+        rows: for each image id, the slice of its results in ``results``.
     """
 
     results: FileResults
@@ -76,16 +76,17 @@ def read_results(path: Path, index: COCOIndex, with_masks: bool = False, with_cl
     """Read a COCO result list into arrays, which take 56 bytes per box.
 
     Args:
-        path: the list; may be empty. Each entry has ``image_id``, ``score`` and ``bbox`` (xywh) or ``segmentation``.
+        path: JSON list, which may be empty. Each entry has ``image_id``, ``score`` and ``bbox`` (xywh) or
+            ``segmentation``.
         index: the annotation file that the results are for.
-        with_masks: read ``segmentation`` (RLE or polygons) instead of boxes. Otherwise read ``bbox``, or the box around
-            ``segmentation`` if an entry has no ``bbox``.
-        with_classes: require a ``category_id`` of the annotation file in every entry. Otherwise category ids only
-            decide the order of equal scores.
+        with_masks: read ``segmentation`` (RLE or polygons) instead of boxes. If false, read ``bbox``; for an entry
+            without ``bbox``, use the box around ``segmentation``.
+        with_classes: require a ``category_id`` of the annotation file in every entry. If false, category ids are
+            optional and only determine the order of equal scores.
 
     Raises:
-        InputError: naming file, entry and image, if a value is missing, unknown, not finite or of a wrong size; or if
-            the results cannot belong to these images.
+        InputError: if a value is missing, unknown, not finite or of a wrong size, or if the results cannot belong to
+            the images of ``index``. The message names the file and, for a wrong value, the entry and the image.
     """
     columns = _Columns(path, index, with_masks, with_classes)
     if not with_masks and (plain := read_plain_boxes(path, index, with_classes)) is not None:
@@ -98,7 +99,7 @@ def read_results(path: Path, index: COCOIndex, with_masks: bool = False, with_cl
 
 
 class _Columns:
-    """The results of a file. The JSON parser passes each result to :meth:`take`, which moves it into arrays."""
+    """The results of a file. The JSON parser calls :meth:`take` for each result to move the result into arrays."""
 
     def __init__(self, path: Path, index: COCOIndex, with_masks: bool, with_classes: bool) -> None:
         self.path, self.index = path, index
@@ -113,13 +114,14 @@ class _Columns:
     def take(self, entry: Entry) -> object:
         """Check a result and move it into the arrays."""
         if "image_id" not in entry:
-            return entry  # a segmentation inside a result, or an entry that _read_list rejects
+            return entry  # either a segmentation inside a result, or an entry that _read_list rejects
         name = _name(self.path, len(self.ids), entry["image_id"])
         image_id = _integer(name, "image_id", entry["image_id"])
         if image_id not in self.sizes:
             raise InputError(
-                f"{name}: the annotation file lists no such image; score the split that the results are for (`predict` "
-                "numbers the images of a folder from 1: to score its results, use --data.predict_split)"
+                f"{name}: the annotation file lists no such image; give the annotation file of the predicted split. "
+                "(`predict` numbers the images of a folder from 1. To get the split's image ids, use "
+                "--data.predict_split)"
             )
         self.files.check(name, image_id, entry.get("file_name"))
         if not _is_number(entry.get("score"), LARGEST_SCORE):
@@ -147,12 +149,13 @@ class _Columns:
         if self.with_masks or (segmentation and not box):
             self.mask_rows.append(len(self.ids))
             self.masks.append(_mask(name, segmentation, size))
-            box = [0, 0, 0, 0]  # _boxes replaces it by the mask's box
+            box = [0, 0, 0, 0]  # placeholder; _boxes() inserts the box around the mask
         elif not _is_box(box):
             raise InputError(f"{name}: bbox is {_shown(box)}; give four finite numbers x, y, width, height below 1e15")
         elif min(box[2:]) < LEAST_SIDE:
             raise InputError(
-                f"{name}: bbox is {_shown(box)}, with a negative width or height; give x, y, width, height, not corners"
+                f"{name}: bbox is {_shown(box)}, with a negative width or height; give x, y, width, height instead of "
+                "two corners"
             )
         if not self.with_masks:
             self.boxes.extend(box)
@@ -175,14 +178,16 @@ class _Columns:
         return ResultTable(table, rows)
 
     def _boxes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return boxes, float64 ``(D, 4)`` xywh, and areas, float64 ``(D,)`` px²; no areas if masks are scored."""
+        """Return boxes, float64 ``(D, 4)`` xywh, and areas, float64 ``(D,)`` px² or empty if masks are scored."""
         if self.with_masks:
             return np.zeros((len(self.ids), 4)), np.zeros(0)
         boxes = np.asarray(self.boxes).reshape(-1, 4)
         areas = boxes[:, 2] * boxes[:, 3]
-        if self.masks:  # like pycocotools, use the area of the mask although boxes are scored
+        if self.masks:  # As in pycocotools, the area of the mask is used, although boxes are scored
             boxes[self.mask_rows] = mask_api.toBbox(self.masks)
-            areas[self.mask_rows] = [mask_api.area(mask) for mask in self.masks]  # a list may have at most 255 masks
+            areas[self.mask_rows] = [
+                mask_api.area(mask) for mask in self.masks
+            ]  # area() accepts at most 255 masks at once
         if fault := boxes_fault(boxes, self.index.sizes[np.searchsorted(self.index.image_ids, self.ids)]):
             raise InputError(f"{self.path}: {fault}")
         return boxes, areas
@@ -200,7 +205,7 @@ def _read_list(path: Path, take: Callable[[Entry], object], taken: array[int]) -
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a complete JSON file ({error}); write it again") from error
     if not isinstance(content, list):
-        raise InputError(f"{path}: holds no JSON list; give a COCO result file (the annotation file comes first)")
+        raise InputError(f"{path}: is not a JSON list; give first the annotation file, then a COCO result file")
     for row, entry in enumerate(content):
         if entry is not TAKEN:
             raise InputError(f"{path}: entry {row} has no image_id; give a list of COCO results")
@@ -217,7 +222,7 @@ def _is_id(value: object) -> TypeGuard[int]:
 
 
 def _is_number(value: object, largest: float) -> bool:
-    # False for NaN and Infinity, which Python's JSON parser accepts.
+    # NaN and Infinity, which Python's JSON parser accepts, are not numbers here.
     return type(value) in (int, float) and -largest < value < largest  # type: ignore[operator]
 
 
@@ -226,12 +231,12 @@ def _is_box(value: object) -> bool:
 
 
 def _shown(value: object) -> str:
-    text = reprlib.repr(value)  # repr would fail on deeply nested values; reprlib shortens them
+    text = reprlib.repr(value)  # repr fails on deeply nested values, which reprlib shortens
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _integer(name: str, key: str, value: object) -> int:
-    """Return an id as an integer. 101.0 is accepted, because files written from float arrays contain such ids."""
+    """Return an id as an integer. A float such as 101.0 is accepted, because ids in float arrays are written so."""
     if type(value) is float and value.is_integer():
         value = int(value)
     if not _is_id(value):
@@ -240,7 +245,7 @@ def _integer(name: str, key: str, value: object) -> int:
 
 
 def _mask(name: str, segmentation: Any, size: list[int]) -> RLE:
-    """Convert a segmentation to compressed RLE. :func:`_check_covered` checks its counts, for many masks at once."""
+    """Convert a segmentation to compressed RLE. The counts are checked later by :func:`_check_covered`."""
     is_compressed = (
         isinstance(segmentation, dict)
         and segmentation.get("size") == size
@@ -250,14 +255,14 @@ def _mask(name: str, segmentation: Any, size: list[int]) -> RLE:
     if not is_compressed and (fault := segmentation_fault(segmentation, *size)):
         raise InputError(
             f"{name}: segmentation is not a mask of the image: {fault}; "
-            "give {'size': [height, width], 'counts': ...} of the image file"
+            "give {'size': [height, width], 'counts': ...} with the size of the image file"
         )
     return compressed_rle(segmentation, *size)
 
 
 def _check_covered(path: Path, ids: array[int], masks: list[RLE], rows: array[int]) -> None:
-    """Raise InputError for a mask whose counts do not sum to height x width, on which COCO's mask API may hang."""
-    # A call for a hundred masks takes a fifth of the time of a hundred calls.
+    """Raise InputError if the counts of a mask do not sum to height x width. COCO's mask API may hang on such masks."""
+    # One call for a hundred masks is five times as fast as a hundred calls.
     for first in range(0, len(masks), 100):
         some = masks[first : first + 100]
         covered: NDArray[np.int64] = covered_pixels([mask["counts"] for mask in some])

@@ -22,10 +22,10 @@ from fpn_lightning.ground_truth import GroundTruth
 def all_images(
     index: COCOIndex, results: ResultTable | StoredResults, with_masks: bool = False
 ) -> Iterator[tuple[FileResults, GroundTruth]]:
-    """Yield the results and the objects of every image of an annotation file, also of images without results.
+    """Yield the results and the objects of every image of an annotation file, including images without results.
 
     Raises:
-        InputError: naming the object without a usable mask.
+        InputError: if an object has no valid mask. The message names the object.
     """
     for row, image_id in enumerate(index.image_ids.tolist()):
         annotation_ids, boxes, areas, is_crowd, labels = index.objects_of(row)
@@ -34,7 +34,7 @@ def all_images(
 
 
 def score_files(arguments: argparse.Namespace) -> tuple[Values, Values]:
-    """Read both files, and score the results with the settings of the command line.
+    """Read the annotation file and the results, and score the results as the command line says.
 
     Returns:
         The metrics, and AP by class name (empty for class-agnostic recall).
@@ -46,9 +46,13 @@ def score_files(arguments: argparse.Namespace) -> tuple[Values, Values]:
     # Check the settings first, because reading the files may take minutes.
     limits, ranges = check_limits(arguments.limits or default), area_ranges(thresholds)
     if arguments.per_class and not with_classes:
-        raise InputError("--per-class goes with --metric bbox or segm, without --class-agnostic; drop one of them")
+        raise InputError(
+            "--per-class needs AP: use --metric bbox or segm without --class-agnostic, or remove --per-class"
+        )
     if stored and metric != "proposals":
-        raise InputError(f"{arguments.results} is a folder, so a store of proposals: score it with --metric proposals")
+        raise InputError(
+            f"{arguments.results} is a folder; give a result file, or score a proposal store with --metric proposals"
+        )
     index = COCOIndex.open(arguments.annotations, arguments.labels, only_boxes=not with_masks)
     for remark in area_remarks(index):
         print(f"note: {remark}", file=sys.stderr)
@@ -60,7 +64,7 @@ def score_files(arguments: argparse.Namespace) -> tuple[Values, Values]:
         else read_results(arguments.results, index, with_masks, with_classes)
     )
     if isinstance(results, ResultTable) and not results.rows:
-        print(f"note: {arguments.results} holds no results, so everything is 0", file=sys.stderr)
+        print(f"note: {arguments.results} contains no results, so all metrics are 0", file=sys.stderr)
     images = all_images(index, results, with_masks)
     if not with_classes:
         count, prefix = (count_segments, "segm_") if with_masks else (count_boxes, "")

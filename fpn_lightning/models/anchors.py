@@ -2,10 +2,13 @@
 
 Shape shorthand: L maps, A_l anchors per cell of map l, H_l x W_l size of map l.
 
-The anchors of row i and column j of a map with stride s are centred at x = j * s, y = i * s. They are not rounded, as
-in detectron2. torchvision's anchors differ in two ways (DEVIATIONS.md, "Anchors"): torchvision rounds their corners to
-whole pixels, and computes the stride of a map as ``padded image side // map side``. For example, p6 of a padded side of
-800 px has 13 rows, so its stride is 61 in torchvision and 64 here. Weights from torchvision need torchvision's anchors.
+The anchors of row i and column j of a map with stride s are centred at x = j * s, y = i * s. Like detectron2, this
+module does not round the corners of anchors.
+
+torchvision's anchors differ in two ways (DEVIATIONS.md, "Anchors"). First, torchvision rounds the corners of anchors to
+whole pixels. Second, torchvision computes the stride of a map as ``padded image side // map side``. For example, if the
+padded side is 800 px, p6 has 13 rows, and the stride of p6 is 61 in torchvision and 64 here. Use the convention
+``torchvision`` for weights that were trained with torchvision's anchors.
 """
 
 from __future__ import annotations
@@ -41,9 +44,10 @@ class AnchorGenerator(nn.Module):
 
     Args:
         strides: stride of every map, finest first, ``{"p2": 4, ...}``.
-        sizes: anchor sizes (√area, px) of every map, finest map first. FPN has one size per map; a single map has all.
+        sizes: anchor sizes (√area, px) of every map, finest map first. FPN has one size per map;
+            a pyramid with a single map has all sizes on this map.
         ratios: height / width of the anchors (FPN §4.1).
-        convention: ``exact`` or ``torchvision``; the module's docstring has the differences.
+        convention: ``exact`` or ``torchvision``; the docstring of this module explains the differences.
 
     Raises:
         InputError: if ``sizes`` does not have one entry for each map.
@@ -71,7 +75,10 @@ class AnchorGenerator(nn.Module):
             self.register_buffer(f"cell_{name}", cell.float(), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any) -> Self:
-        """Move or convert the module, but keep float32 anchors: half precision would shift them by whole pixels."""
+        """Move or convert the module, but keep the anchors in at least float32.
+
+        Half precision would shift anchors by whole pixels.
+        """
 
         def at_least_float32(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
@@ -86,8 +93,8 @@ class AnchorGenerator(nn.Module):
             map_sizes: ``(H_l, W_l)`` of every map, in the order of ``strides``.
 
         Returns:
-            L tensors ``(H_l * W_l * A_l, 4)`` xyxy, network-input pixels, ordered by row, column and anchor of the
-            cell. Anchors that extend outside the image are kept (FPN §4.1).
+            L tensors ``(H_l * W_l * A_l, 4)`` xyxy, network-input pixels, ordered by row, then column, then anchor
+            of the cell. Anchors that extend outside the image are kept (FPN §4.1).
         """
         anchors = []
         finest = next(iter(self.strides.values()))

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-# Largest decoded dw and dh. They keep exp() finite: a side grows at most by the factor 1000 / 16.
+# Upper limit of decoded dw and dh. This limit keeps exp() finite: a side grows at most by the factor 1000 / 16.
 MAX_LOG_SCALE = math.log(1000.0 / 16)
 
 
@@ -22,7 +22,7 @@ class BoxCoder:
         self.weights = weights
 
     def encode(self, references: Tensor, boxes: Tensor) -> Tensor:
-        """Compute the offsets ``(R, 4)`` from reference boxes to boxes, times ``weights``.
+        """Compute the offsets ``(R, 4)`` from reference boxes to boxes, multiplied by ``weights``.
 
         Args:
             references: ``(R, 4)`` xyxy with positive sides.

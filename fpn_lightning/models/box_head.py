@@ -16,7 +16,7 @@ class BoxHead(nn.Module):
     """Base class of box heads.
 
     Attributes:
-        resolution: S; the head reads regions that are pooled to S x S.
+        resolution: S; the input regions are pooled to S x S.
         out_features: F.
     """
 
@@ -51,7 +51,7 @@ class TwoFCHead(BoxHead):
 
 
 class Conv5Head(BoxHead):
-    """The head of the C4 baseline: runs the conv5 stage on regions of 14 x 14, and averages its 7 x 7 output.
+    """The head of the C4 baseline, which runs conv5 on regions of 14 x 14 and averages the 7 x 7 output of conv5.
 
     The head ("conv5") and its pooling are from the paper; the stride of 2 and the average are from Detectron.
 
@@ -78,7 +78,7 @@ class BoxPredictor(nn.Module):
     Args:
         in_features: F.
         num_classes: K, without background.
-        unused_logits: U, further logits without a class; see :class:`fpn_lightning.models.roi_heads.RoIHeads`.
+        unused_logits: U, number of logits without a class; see :class:`fpn_lightning.models.roi_heads.RoIHeads`.
     """
 
     def __init__(self, in_features: int, num_classes: int, unused_logits: int = 0) -> None:
@@ -118,7 +118,7 @@ def check_box_head(head: BoxHead, channels: int) -> None:
 
 
 def init_linear(layer: nn.Linear) -> nn.Linear:
-    """Set Xavier-uniform weights over the fan-in (as in Detectron) and zero biases, in place."""
+    """Initialise in place, as in Detectron: weights Xavier-uniform over the fan-in, biases 0."""
     nn.init.kaiming_uniform_(layer.weight, a=1)
     nn.init.zeros_(layer.bias)
     return layer

@@ -1,8 +1,8 @@
 """3x3 convolutions on the CPU by Winograd's algorithm (Lavin and Gray, CVPR 2016).
 
 For 6 x 6 output pixels and one pair of input and output channels, oneDNN needs 324 multiplications and NNPACK's
-Winograd algorithm needs 64. torch calls oneDNN by default, and NNPACK only for batches of 16 or more images. The
-rounding errors of NNPACK are four times as large as oneDNN's: 4e-6 of the outputs' standard deviation.
+Winograd algorithm needs 64. torch calls oneDNN by default, and NNPACK only for batches of 16 or more images. NNPACK's
+rounding errors are 4e-6 of the outputs' standard deviation, which is four times as large as oneDNN's.
 ``torch.backends.nnpack.set_flags(False)`` switches NNPACK off.
 """
 
@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
-# For fewer channels or pixels NNPACK is slower than oneDNN, because every call transforms the weights.
+# With fewer channels or pixels, NNPACK is slower than oneDNN, because every call of NNPACK transforms the weights.
 MIN_CHANNELS, MIN_PIXELS = 64, 2500
-# Larger maps are convolved in parts, because the memory that NNPACK needs grows with its input.
+# Maps with more pixels are convolved in parts, because NNPACK needs more memory for a larger input.
 MAX_PIXELS = 2**14
 _NO_STRIDE = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)  # stride, padding, dilation, transposed, output padding, groups
 
 
 @torch.library.custom_op("fpn_lightning::conv3x3", mutates_args=(), device_types="cpu")
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute a 3x3 convolution with stride 1 and padding 1; NNPACK also computes the gradient of ``x``.
+    """Compute a 3x3 convolution with stride 1 and padding 1, and the gradient of ``x``, by NNPACK.
 
     Args:
         x: float32 ``(N, C, H, W)``.
@@ -38,7 +38,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     parts = -(-height * width // MAX_PIXELS)
     rows = -(-height // parts)
     output = x.new_empty(len(x), len(weight), height, width) if parts > 1 or len(x) > 1 else None
-    for n in range(len(x)):  # one by one, because NNPACK's algorithm for batches is much slower
+    for n in range(len(x)):  # one image at a time, because NNPACK is much slower on a batch
         for start in range(0, height, rows):
             end = min(start + rows, height)
             part = x[n : n + 1, :, max(0, start - 1) : end + 1]
@@ -64,7 +64,8 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Ten
     x, weight = ctx.saved_tensors
     needs_grad_x, *others = ctx.needs_input_grad
     grad_weight = grad_bias = None
-    if any(others):  # before the gradient of x exists, because this call needs memory for copies of x and grad
+    # The next call copies x and grad. It comes before grad_x is computed, because grad_x would take further memory.
+    if any(others):
         _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
             grad, x, weight, [len(weight)], *_NO_STRIDE, [False, *others]
         )
@@ -84,7 +85,7 @@ def _flops(x: torch.Size, weight: torch.Size, bias: Any, *, out_shape: torch.Siz
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution that calls :func:`conv3x3` for large float32 maps on a CPU, where this is faster."""
+    """A convolution that calls :func:`conv3x3` for large float32 maps on a CPU, where NNPACK is faster."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self._conv3x3_is_faster(input, weight):
@@ -102,7 +103,7 @@ class Conv2d(nn.Conv2d):
             and min(weight.shape[:2]) >= MIN_CHANNELS
             and x.shape[2] * x.shape[3] >= MIN_PIXELS
             and x.is_contiguous()
-            and not torch.compiler.is_exporting()  # other runtimes do not have this operator
+            and not torch.compiler.is_exporting()  # conv3x3 does not exist in other runtimes
             and not torch.is_autocast_enabled("cpu")
             and _nnpack_is_on()
         )

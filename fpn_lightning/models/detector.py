@@ -38,16 +38,16 @@ MakeMasks = Callable[[int, dict[str, int], float], MaskProposer]
 
 @dataclass(frozen=True)
 class Scale:
-    """Sizes and areas in pixels that have to fit the size of the images; a preset sets them together."""
+    """Sizes and areas in pixels that depend on the size of the images; a preset sets all of these values."""
 
     base_anchor_size: float = 32
-    """Size (√area) of the smallest anchors, px of the network input (FPN §4.1). For mask proposals, the size of objects
-    on the finest level (FPN §6)."""
+    """Size (√area) of the smallest anchors, px of the network input (FPN §4.1). For mask proposals, the size of the
+    objects that the finest level predicts (FPN §6)."""
     canonical_size: float = 224
-    """Size (√area) of boxes that are pooled from p4, px of the network input (FPN Eq. 1)."""
+    """Smallest size (√area) of boxes that are pooled from p4, px of the network input (FPN Eq. 1)."""
     area_thresholds: tuple[float, float] = (32**2, 96**2)
-    """The area between small and medium objects, and the area between medium and large objects, px² of the image file.
-    The default is COCO's."""
+    """Areas that separate small from medium objects and medium from large objects, px² of the image file. The defaults
+    are COCO's."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ class Anchors:
     """The anchors of each map (FPN §4.1)."""
 
     octaves: Sequence[Sequence[int]] = ((0,), (1,), (2,), (3,), (4,))
-    """One list for each map, finest map first; octave i means anchors of size ``scale.base_anchor_size * 2**i``."""
+    """One list for each map, finest map first; octave i gives anchors of size ``scale.base_anchor_size * 2**i``."""
     ratios: Sequence[float] = (0.5, 1.0, 2.0)
     """Height / width of the anchors."""
     convention: AnchorConvention = "exact"
     """``exact``, or ``torchvision`` for weights that were trained with torchvision's anchors."""
 
 
-@final  # for jsonargparse: no class_path is needed, and an override can set a single key
+@final  # so that jsonargparse needs no class_path, and an override can set a single key
 class Detector(nn.Module):
     """A backbone, a pyramid and the heads that read its maps.
 
@@ -78,11 +78,11 @@ class Detector(nn.Module):
         box_head: ``2fc`` (two fully connected layers) or ``conv5`` (the backbone's last stage, on regions of c4).
         fc_width: number of outputs of each layer of ``2fc``.
         channels: channels d of every map (256 in the paper, 128 for masks).
-        num_classes: K; the command line sets it to ``data.num_classes``.
+        num_classes: K; the command line sets ``num_classes`` to ``data.num_classes``.
         anchors: anchors of the RPN.
-        scale: sizes and areas in pixels that have to fit the size of the images.
-        image_scales: factors by which each image is resized at test time; the RPN's proposals on all of these sizes
-            are merged (Figure 1(a)).
+        scale: sizes and areas in pixels that depend on the size of the images.
+        image_scales: factors by which each image is resized at test time. The RPN's proposals at all scales are merged
+            (FPN Fig. 1(a)).
         eval_proposals: number of the RPN's best proposals that the RoI heads get at test time (FPN §5.2: 1000).
         channels_last: store maps with channels innermost, which is faster for some backbones and devices. Results
             differ by rounding only.
@@ -116,7 +116,8 @@ class Detector(nn.Module):
         self.image_scales = check_scales(image_scales)
         if self.image_scales != (1.0,) and (roi_heads is not None or masks is not None):
             raise InputError(
-                "model.detector.image_scales is for an RPN alone. Remove it, or set roi_heads and masks to null."
+                "model.detector.image_scales needs a detector with only an RPN. Set roi_heads and masks to null, or "
+                "remove image_scales."
             )
         self.eval_proposals = eval_proposals
         self.backbone = backbone
@@ -126,7 +127,7 @@ class Detector(nn.Module):
                 f"model.detector.pyramid: {type(self.pyramid).__name__} does not set {', '.join(undeclared)}. Set the "
                 "attributes of fpn_lightning.models.pyramids.Pyramid."
             )
-        # Build the box head before the RPN: the order determines the initial weights that a seed gives.
+        # Build the box head before the RPN, because the order determines the initial weights for a given seed.
         head = self._box_head(box_head, fc_width) if roi_heads else None
         backbone.keep(self.pyramid.used)
         check_pyramid(self.pyramid, backbone.channels, backbone.strides)
@@ -143,7 +144,8 @@ class Detector(nn.Module):
             self.masks = masks(channels, strides, scale.base_anchor_size)
         self._compiled: Callable[[Tensor], dict[str, Tensor]] | None = None
         if channels_last:
-            # A convolution's output has the memory format of its weights. Loading or moving weights keeps their format.
+            # The weights of a convolution determine the memory format of its output. Loading or moving weights keeps
+            # their memory format.
             self.to(memory_format=torch.channels_last)
 
     def _box_head(self, name: HeadName, fc_width: int) -> BoxHead:
@@ -154,14 +156,14 @@ class Detector(nn.Module):
         if not isinstance(self.pyramid, SingleMap) or self.pyramid.level != level_of(top) - 1:
             raise InputError(
                 f"model.detector.box_head 'conv5' reads the single map c{level_of(top) - 1}, but the pyramid is "
-                f"{type(self.pyramid).__name__} with maps {', '.join(self.pyramid.strides)}. Use SingleMap with level "
-                f"{level_of(top) - 1}, or '2fc'."
+                f"{type(self.pyramid).__name__} with maps {', '.join(self.pyramid.strides)}. Set pyramid to SingleMap "
+                f"with level {level_of(top) - 1}, or box_head to '2fc'."
             )
         out_features = self.backbone.channels[top]
         return Conv5Head(self.backbone.take_stage(top), out_features)
 
     def require(self, user: str, *heads: str) -> None:
-        """Check that the detector has these heads (of ``rpn``, ``roi_heads``, ``masks``) and no other head.
+        """Check that the detector has the given heads (among ``rpn``, ``roi_heads``, ``masks``) and no other head.
 
         A head that the stage ``user`` does not train would cost time, and DDP would wait for its gradients.
 
@@ -171,9 +173,9 @@ class Detector(nn.Module):
         for head in ("rpn", "roi_heads", "masks"):
             built = getattr(self, head) is not None
             if built and head not in heads:
-                raise InputError(f"model.detector.{head}: {user} does not use it. Set it to null.")
+                raise InputError(f"model.detector.{head}: {user} does not use this head. Set {head} to null.")
             if not built and head in heads:
-                raise InputError(f"model.detector.{head} is null, but {user} needs it.")
+                raise InputError(f"model.detector.{head} is null, but {user} needs this head.")
 
     def forward(self, images: ImageBatch) -> dict[str, Tensor]:
         """Compute the maps that all heads read: ``{"p2": (N, d, H_2, W_2), ...}``, finest first."""
@@ -184,13 +186,13 @@ class Detector(nn.Module):
         return self.pyramid(self.backbone.features(pixels))
 
     def compile_maps(self, constant_weights: bool) -> None:
-        """Let the next forward pass compile backbone and pyramid, once for all image sizes; heads are not compiled.
+        """Make the next forward pass compile the backbone and the pyramid for all image sizes, but not the heads.
 
         Args:
             constant_weights: compile the weights as constants. The maps are then computed faster, but later changes of
                 the weights have no effect.
         """
-        from torch._inductor import config as inductor  # imported only if needed, because it takes two seconds
+        from torch._inductor import config as inductor  # imported here, because this import takes two seconds
 
         compiled = torch.compile(self._maps, dynamic=True)
 
@@ -203,7 +205,7 @@ class Detector(nn.Module):
         self._compiled = run
 
     def propose(self, images: ImageBatch) -> list[Proposals]:
-        """Propose regions in every image, network-input pixels, best first; proposals of all scales are merged."""
+        """Propose boxes in every image, in network-input pixels, best first; merge the proposals of all scales."""
         rpn = self.rpn
         assert rpn is not None
         return propose_on_scales(
@@ -215,7 +217,7 @@ class Detector(nn.Module):
         )
 
     def detect(self, images: ImageBatch, proposals: Sequence[Proposals]) -> list[Detections]:
-        """Detect objects in every image from fixed proposals, network-input pixels, best first."""
+        """Detect objects in every image from fixed proposals: boxes in network-input pixels, best first."""
         assert self.roi_heads is not None
         return self.roi_heads.predict(self(images), proposals, images.sizes)
 
@@ -230,6 +232,6 @@ class Detector(nn.Module):
         return proposals, self.roi_heads.predict(maps, best, images.sizes)
 
     def propose_masks(self, images: ImageBatch) -> list[MaskProposals]:
-        """Propose masks in every image, network-input pixels, best first."""
+        """Propose masks in every image, with windows in network-input pixels, best first."""
         assert self.masks is not None
         return self.masks.predict(self(images), images.sizes)

@@ -30,7 +30,8 @@ def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
     """
     if not scales or not all(math.isfinite(scale) and scale > 0 for scale in scales) or len(set(scales)) < len(scales):
         raise InputError(
-            f"model.detector.image_scales is {list(scales)}. Set it to different positive numbers, such as [0.5, 1]."
+            f"model.detector.image_scales is {list(scales)}. Set image_scales to different positive numbers, such as "
+            "[0.5, 1]."
         )
     return tuple(scales)
 
@@ -38,8 +39,8 @@ def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
 def scale_images(images: ImageBatch, scale: float) -> ImageBatch:
     """Resize the images of a batch by a factor.
 
-    Each image is resized without its padding, so that padding does not mix into its pixels. Interpolation is bilinear,
-    with antialiasing for scales below 1. The new sides are rounded to whole pixels and are at least 1 px.
+    Each image is resized without its padding, so that interpolation does not mix padding into the image. Interpolation
+    is bilinear, with antialiasing for scales below 1. The new sides are rounded to whole pixels and are at least 1 px.
 
     Args:
         images: the batch.
@@ -64,8 +65,8 @@ def scale_images(images: ImageBatch, scale: float) -> ImageBatch:
 def boxes_between_scales(boxes: Tensor, size: Tensor, new_size: Tensor) -> Tensor:
     """Map boxes from an image to the same image at another size.
 
-    The factor of each axis is the ratio of the two sizes. It differs slightly from the scale, because sizes are rounded
-    to whole pixels.
+    The factor along each axis is ``new_size / size``. This factor differs slightly from the scale, because sizes are
+    rounded to whole pixels.
 
     Args:
         boxes: ``(P, 4)`` xyxy, pixels of the image at ``size``.
@@ -87,7 +88,7 @@ def merge_proposals(
     Args:
         of_scales: proposals of each scale, in pixels of the network input.
         size: height and width of the image, network-input pixels.
-        nms_thresh: IoU above which the proposal with the lower objectness is removed, also between scales.
+        nms_thresh: IoU above which the proposal with the lower objectness is removed, even if the scales differ.
         post_nms_topk: largest number of proposals to keep.
 
     Returns:
@@ -118,8 +119,9 @@ def propose_on_scales(
         post_nms_topk: see :func:`merge_proposals`.
 
     Returns:
-        Proposals of each of the N images, in pixels of ``images``, highest objectness first. ``levels`` is
-        ``k - round(log2(scale))``: in pixels of ``images``, p4 at scale 2 has the stride of p3.
+        Proposals of each of the N images, in pixels of ``images``, highest objectness first. A proposal
+        from level k at a scale gets the level ``k - round(log2(scale))``. For example, in pixels of ``images``, p4 at
+        scale 2 has the stride of p3.
     """
     if tuple(scales) == (1.0,):
         return propose(images)

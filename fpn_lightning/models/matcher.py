@@ -1,9 +1,9 @@
 """Matching of reference boxes (anchors or proposals) with ground truth by IoU (Faster R-CNN §3.1.2, Fast R-CNN §2.3).
 
-Shape shorthand: G ground-truth boxes, B reference boxes, C ground-truth boxes at a time.
+Shape shorthand: G ground-truth boxes, B reference boxes, C ground-truth boxes of one step.
 
-An image of 800 px has 200,000 anchors and up to hundreds of objects. IoUs are computed for a few objects at a time, so
-that memory does not grow with the number of objects.
+An image of 800 px has 200,000 anchors and may have hundreds of objects. Each step computes the IoUs of a few objects
+with all reference boxes, so that memory does not grow with the number of objects.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ class Matcher:
     """Labels each reference box positive (1), negative (0) or ignored (-1).
 
     Args:
-        positive_iou: a box whose highest IoU is at least this is positive (0.7 in the RPN, 0.5 in the RoI heads).
-        negative_iou: a box whose highest IoU is lower than this is negative. All other boxes are ignored.
-        keep_best: also label as positive the box with the highest IoU of each object, or all such boxes if several tie
-            (Faster R-CNN §3.1.2, rule (i)).
+        positive_iou: a box is positive if its highest IoU is at least ``positive_iou`` (RPN: 0.7, RoI heads: 0.5).
+        negative_iou: a box is negative if its highest IoU is below ``negative_iou``. Boxes between the thresholds are
+            ignored.
+        keep_best: for each object, the box with the highest IoU is positive, too. In a tie, all boxes with the highest
+            IoU are positive (Faster R-CNN §3.1.2, rule (i)).
 
     Raises:
         InputError: unless ``0 <= negative_iou <= positive_iou <= 1``.
@@ -48,8 +49,8 @@ class Matcher:
             references: ``(B, 4)`` xyxy, of the same dtype.
 
         Returns:
-            ``matched_idxs`` int64 ``(B,)``, index of the object with the highest IoU: the first if several tie, 0 if G
-            is 0. ``match_labels`` int8 ``(B,)`` in {1, 0, -1}.
+            ``matched_idxs`` int64 ``(B,)``, index of the object with the highest IoU; in a tie, the first object; 0 if
+            G is 0. ``match_labels`` int8 ``(B,)`` in {1, 0, -1}.
         """
         matched_idxs = torch.zeros(len(references), dtype=torch.int64, device=references.device)
         if len(boxes) == 0:
@@ -64,7 +65,7 @@ class Matcher:
             best_iou = torch.maximum(best_iou, highest)
             if self.keep_best:
                 best_of_object = iou.amax(dim=1, keepdim=True)
-                # An object that overlaps no reference box (best IoU 0) must not make all of them positive.
+                # If an object overlaps no reference box, its best IoU is 0. Boxes with IoU 0 must not become positive.
                 is_best |= ((iou == best_of_object) & (best_of_object > 0)).any(dim=0)
         match_labels = torch.full_like(matched_idxs, -1, dtype=torch.int8)
         match_labels.masked_fill_(best_iou < self.negative_iou, 0)

@@ -3,9 +3,11 @@
 Shape shorthand: N images, C_k channels of c_k, d channels of every p_k (256 in the paper), H_k x W_k size of level k.
 
 A pyramid is built from the channels and strides of the backbone's outputs: ``FPN(in_channels, strides, out_channels)``.
-It declares the channels and strides of its own maps, which the heads read. All pyramids except :class:`SingleMap` have
-three parts: *lateral* 1x1 convolutions (c_k to d channels); a *merge* of their outputs into maps m_k, which differs
-between pyramids; and *output* 3x3 convolutions (m_k to p_k). No non-linearity follows these convolutions (FPN §3).
+A pyramid declares the channels and strides of its own maps; the heads use these values.
+
+All pyramids except :class:`SingleMap` have three parts. *Lateral* 1x1 convolutions turn each c_k into a map with d
+channels. A *merge* combines these maps into maps m_k; the merge differs between pyramids. *Output* 3x3 convolutions
+turn each m_k into p_k. No non-linearity follows the lateral and output convolutions (FPN §3).
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from fpn_lightning.models.convolution import Conv2d
 
 
 def init_conv(conv: nn.Conv2d) -> nn.Conv2d:
-    """Set Xavier-uniform weights (Detectron's choice for pyramids) and zero biases, in place."""
-    nn.init.kaiming_uniform_(conv.weight, a=1)  # a=1 gives Xavier over the fan-in, like Caffe2's XavierFill
+    """Initialise in place, as Detectron does for pyramids: weights Xavier-uniform over the fan-in, biases 0."""
+    nn.init.kaiming_uniform_(conv.weight, a=1)  # a=1 gives Caffe2's XavierFill
     nn.init.zeros_(conv.get_parameter("bias"))
     return conv
 
@@ -44,7 +46,7 @@ class Pyramid(nn.Module):
     Attributes:
         out_channels: channels of every map.
         strides: stride of each map in network-input pixels, finest first, ``{"p2": 4, ...}``.
-        used: names of the backbone's outputs that the pyramid reads; the backbone may drop all layers after them.
+        used: names of the backbone's outputs that the pyramid reads; the backbone may drop all later layers.
     """
 
     out_channels: int
@@ -57,9 +59,10 @@ class Pyramid(nn.Module):
 
 
 class SingleMap(Pyramid):
-    """One output of the backbone, unchanged (FPN Fig. 1(b)): C4 in rows (a), C5 in rows (b).
+    """One output of the backbone, unchanged (FPN Fig. 1(b)).
 
-    In these rows, the RPN has anchors of all sizes on this map.
+    The paper uses c4 in rows (a) and c5 in rows (b) of its tables. The RPN then has anchors of all sizes on the single
+    map.
 
     Args:
         in_channels: ``{"c2": C_2, ...}``.
@@ -77,8 +80,8 @@ class SingleMap(Pyramid):
         super().__init__()
         if f"c{level}" not in in_channels:
             raise InputError(
-                f"model.detector.pyramid: the backbone has no map of level {level}; it has {', '.join(in_channels)}. "
-                "Set level to the number of one of these maps."
+                f"model.detector.pyramid: the backbone has no map of level {level}, only {', '.join(in_channels)}. "
+                "Set level to the level of one of these maps."
             )
         self.level = level
         self.used = (f"c{level}",)
@@ -93,8 +96,8 @@ class SingleMap(Pyramid):
 class MergedPyramid(Pyramid):
     """Base class of pyramids with lateral convolutions, a merge and output convolutions.
 
-    Subclasses define the merge. If the pyramid has p5, it also has p6, which is p5 subsampled with stride 2; only the
-    RPN reads p6 (FPN §4.1).
+    Subclasses define the merge. A pyramid with p5 also has p6, which is p5 subsampled with stride 2. Only the RPN reads
+    p6 (FPN §4.1).
 
     Args:
         in_channels: ``{"c2": C_2, ..., "c5": C_5}``, finest first.
@@ -102,8 +105,8 @@ class MergedPyramid(Pyramid):
         out_channels: d.
 
     Attributes:
-        laterals: slice of the levels, finest first, that have a lateral convolution.
-        outputs: slice of the levels, finest first, that have an output convolution.
+        laterals: slice that selects the levels with a lateral convolution from the list of levels, finest first.
+        outputs: slice that selects the levels with an output convolution from the list of levels, finest first.
     """
 
     laterals = slice(None)
@@ -127,11 +130,11 @@ class MergedPyramid(Pyramid):
             self.strides[f"p{self.top + 1}"] = 2 * strides[f"c{self.top}"]
 
     def merge(self, features: dict[str, Tensor]) -> dict[int, Tensor]:
-        """Compute the maps m_k, ``(N, d, H_k, W_k)`` each, by level k."""
+        """Compute the maps m_k: a dictionary from level k to ``(N, d, H_k, W_k)``."""
         raise NotImplementedError
 
     def coarser(self, top: Tensor) -> dict[str, Tensor]:
-        """Compute the maps above ``top``, the coarsest p_k: one map with every second row and column of ``top``."""
+        """Compute the maps that are coarser than ``top``: one map with every second row and column of ``top``."""
         return {f"p{self.top + 1}": top[..., ::2, ::2]}
 
     def lateral(self, features: dict[str, Tensor], k: int) -> Tensor:
@@ -148,9 +151,10 @@ class MergedPyramid(Pyramid):
 
 
 class FPN(MergedPyramid):
-    """Feature Pyramid Network: rows (c); FPN §3, Fig. 1(d). Arguments as in :class:`MergedPyramid`.
+    """The Feature Pyramid Network (FPN §3, Fig. 1(d)), rows (c) of the paper's tables.
 
-    The coarsest map is m5 = lateral(c5). The finer maps are m_k = lateral(c_k) + upsampled m_(k+1).
+    The arguments are those of :class:`MergedPyramid`. The coarsest map is m5 = lateral(c5). The finer maps are
+    m_k = lateral(c_k) + upsampled m_(k+1).
     """
 
     def merge(self, features: dict[str, Tensor]) -> dict[int, Tensor]:
@@ -158,12 +162,15 @@ class FPN(MergedPyramid):
         merged = {self.top: self.lateral(features, self.top)}
         for k in reversed(self.levels[:-1]):
             lateral = self.lateral(features, k)
-            merged[k] = lateral.add_(upsample_to(merged[k + 1], lateral))  # in place, because these maps are large
+            merged[k] = lateral.add_(upsample_to(merged[k + 1], lateral))  # in place to save memory
         return merged
 
 
 class BottomUpPyramid(MergedPyramid):
-    """A pyramid without top-down path: rows (d), similar to SSD; Fig. 1(c). Arguments as in :class:`MergedPyramid`."""
+    """A pyramid without a top-down path, similar to SSD (FPN Fig. 1(c)), rows (d) of the paper's tables.
+
+    The arguments are those of :class:`MergedPyramid`.
+    """
 
     def merge(self, features: dict[str, Tensor]) -> dict[int, Tensor]:
         """Return the lateral outputs unchanged: m_k = lateral(c_k)."""
@@ -171,9 +178,9 @@ class BottomUpPyramid(MergedPyramid):
 
 
 class SSDPyramid(BottomUpPyramid):
-    """A bottom-up pyramid that, like SSD, has no fine maps: p4 and p5 from c4 and c5, and new maps p6 and p7 (FPN §1).
+    """A bottom-up pyramid without fine maps, like SSD (FPN §1): p4 and p5 from c4 and c5, and new maps p6 and p7.
 
-    Arguments as in :class:`MergedPyramid`.
+    The arguments are those of :class:`MergedPyramid`.
     """
 
     def __init__(self, in_channels: dict[str, int], strides: dict[str, int], out_channels: int = 256) -> None:
@@ -186,7 +193,7 @@ class SSDPyramid(BottomUpPyramid):
         )
 
     def coarser(self, top: Tensor) -> dict[str, Tensor]:
-        """Compute p6 and p7, each by a ReLU and a 3x3 convolution with stride 2 on the map before it."""
+        """Compute p6 from p5 and p7 from p6, each by a ReLU and a 3x3 convolution with stride 2."""
         outputs = {}
         for name, conv in self.extra_convs.items():
             outputs[name] = top = conv(F.relu(top))
@@ -194,9 +201,10 @@ class SSDPyramid(BottomUpPyramid):
 
 
 class TopDownPyramid(MergedPyramid):
-    """A top-down path without lateral connections: rows (e). Arguments as in :class:`MergedPyramid`.
+    """A pyramid with a top-down path but without lateral connections, rows (e) of the paper's tables.
 
-    The coarsest map is m5 = lateral(c5). Every finer map m_k is m_(k+1), upsampled to the size of c_k.
+    The arguments are those of :class:`MergedPyramid`. The coarsest map is m5 = lateral(c5). Every finer map m_k is
+    m_(k+1), upsampled to the size of c_k.
     """
 
     laterals = slice(-1, None)
@@ -210,9 +218,12 @@ class TopDownPyramid(MergedPyramid):
 
 
 class FinestLevel(FPN):
-    """The finest map of FPN alone, with the anchors of all levels: rows (f). Arguments as in :class:`MergedPyramid`."""
+    """Only the finest map of FPN, rows (f) of the paper's tables.
 
-    outputs = slice(1)  # DDP waits for the gradient of every parameter, and unused convolutions would get no gradient
+    The RPN has anchors of all sizes on this map. The arguments are those of :class:`MergedPyramid`.
+    """
+
+    outputs = slice(1)  # unused output convolutions would get no gradient, but DDP would wait for it
 
 
 @torch.no_grad()
@@ -220,7 +231,7 @@ def check_pyramid(pyramid: Pyramid, channels: dict[str, int], strides: dict[str,
     """Compute a pyramid's maps from zeros, and compare them with the channels and strides that the pyramid declares.
 
     Args:
-        pyramid: a new pyramid.
+        pyramid: the pyramid to check.
         channels: channels of the backbone's outputs.
         strides: strides of the backbone's outputs.
 
@@ -228,7 +239,7 @@ def check_pyramid(pyramid: Pyramid, channels: dict[str, int], strides: dict[str,
         InputError: if the pyramid cannot read the backbone's outputs, or if names, channels or sizes differ.
     """
     name, coarsest = type(pyramid).__name__, max(strides.values())
-    # If the coarsest map has 1 x 2 cells, a declared stride that is too small or too large gives another size.
+    # For this image size, the coarsest map has 1 x 2 cells. Every wrong stride then gives a map of another size.
     side = min(max(coarsest, *pyramid.strides.values()), 4 * coarsest)
     size = (side, 2 * side)
     maps = {c: torch.zeros(1, channels[c], *(-(-length // s) for length in size)) for c, s in strides.items()}

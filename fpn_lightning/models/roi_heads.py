@@ -28,12 +28,12 @@ from fpn_lightning.structures import Detections, Proposals, Targets
 
 @dataclass
 class RoISample:
-    """The regions of a batch that enter the losses.
+    """The sampled regions of a batch, for which the losses are computed.
 
     Attributes:
         boxes: N tensors ``(R_n, 4)`` xyxy, network-input pixels; R is the sum of the R_n.
         labels: int64 ``(R,)`` in [0, K], K for background.
-        matched_boxes: ``(R, 4)`` box of the object that each region overlaps most; ignored for background.
+        matched_boxes: ``(R, 4)`` box of the object that each region overlaps most; unused for background.
     """
 
     boxes: list[Tensor]
@@ -42,13 +42,13 @@ class RoISample:
 
 
 class RoIHeads(nn.Module):
-    """Classifies regions and refines their boxes, class by class.
+    """Classifies regions, and refines the boxes of regions separately for each class.
 
     Args:
         pooler: pools regions from the maps.
         box_head: computes features from pooled regions.
         num_classes: K; the background has label K.
-        positive_iou: regions with at least this IoU with an object get its class; all others are background.
+        positive_iou: a region with at least this IoU with an object gets the object's class, others are background.
         batch_size_per_image: number of regions that are sampled per image for the losses (FPN §5.2: 512).
         positive_fraction: largest fraction of foreground regions in a sample.
         smooth_l1_beta: difference at which smooth L1 changes from quadratic to linear.
@@ -56,10 +56,10 @@ class RoIHeads(nn.Module):
         delta_weights: factors on the box targets (dx, dy, dw, dh).
         score_thresh: detections with at most this probability are removed.
         nms_thresh: IoU above which the lower-scored detection of the same class is removed.
-        detections_per_image: largest number of detections of an image; those with the highest scores are kept.
+        detections_per_image: largest number of detections of an image; detections with the highest scores are kept.
         min_size: detections with a side of at most this length (px) are removed.
-        unused_logits: U, the number of logits after the background's that take part in the softmax but have no class.
-            torchvision's COCO model has one for each category id below 91 that COCO does not use.
+        unused_logits: U, number of logits without a class, after the background's logit. Unused logits take part in
+            the softmax. torchvision's COCO models have an unused logit for each category id below 91 that COCO lacks.
 
     Raises:
         InputError: if ``num_classes``, ``batch_size_per_image`` or ``detections_per_image`` is below 1, or
@@ -96,7 +96,7 @@ class RoIHeads(nn.Module):
         self.box_head = box_head
         self.predictor = BoxPredictor(box_head.out_features, num_classes, unused_logits)
         self.num_classes = num_classes
-        # Regions that overlap no object are background as well, since fixed proposals have few other negatives.
+        # Regions that overlap no object are background, too, because fixed proposals contain few other negatives.
         self.matcher = Matcher(positive_iou, positive_iou, keep_best=False)
         self.sampler = Sampler(batch_size_per_image, positive_fraction)
         self.box_coder = BoxCoder(delta_weights)
@@ -123,7 +123,7 @@ class RoIHeads(nn.Module):
 
     @torch.no_grad()
     def sample(self, proposals: Sequence[Proposals], targets: Sequence[Targets], seeds: Tensor) -> RoISample:
-        """Label proposals by their overlap with ground truth, and draw a random sample of them for the losses.
+        """Label proposals by their overlap with ground truth, and draw a random sample of the proposals for the losses.
 
         Ground-truth boxes are added to the proposals, so that at least one candidate overlaps each object.
 
@@ -137,7 +137,7 @@ class RoIHeads(nn.Module):
         matches = [
             self.matcher(target.boxes.to(boxes), boxes) for target, boxes in zip(targets, candidates, strict=True)
         ]
-        # Pad every image with ignored candidates (-1) to the same length.
+        # Pad the labels of every image to the same length with -1 (ignored).
         match_labels = pad_sequence([labels for _, labels in matches], batch_first=True, padding_value=-1)
         positive, negative = self.sampler(match_labels, seeds)
         boxes, labels, matched_boxes = [], [], []
@@ -163,7 +163,7 @@ class RoIHeads(nn.Module):
         """Compute the classification and the box loss of a random sample of regions (Fast R-CNN eq. 1).
 
         Each loss is a sum over the sampled regions, divided by ``N * batch_size_per_image``. The divisor does not
-        depend on the sample, so splitting a batch does not change its gradient.
+        depend on the sample, so splitting a batch over processes does not change the gradient.
 
         Args:
             features: ``{"p2": (N, d, H_2, W_2), ...}``.

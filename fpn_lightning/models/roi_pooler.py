@@ -1,4 +1,4 @@
-"""Pooling of each region from the pyramid level that fits its size (FPN §4.2, Eq. 1).
+"""RoI pooling from the pyramid level that fits the size of each region (FPN §4.2, Eq. 1).
 
 Shape shorthand: N images, d channels of every map, R regions (RoIs) of the whole batch, S output side of pooling.
 
@@ -18,9 +18,9 @@ from torchvision.ops import roi_align, roi_pool
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.pyramids import level_of
 
-# Rounding corners of up to 1333 px to float32 changes the size of a box by up to 1.5e-6 octaves. Without this
-# tolerance, the level of a box of exactly 224 px would depend on its position. The tolerance lowers the size at which
-# this level begins by 0.0016 px.
+# Rounding coordinates of up to 1333 px to float32 changes the size of a box by up to 1.5e-6 octaves. Without a
+# tolerance, the level of a box of exactly 224 px would depend on the position of the box. The tolerance lowers the
+# smallest size of a box on level 4 by 0.0016 px.
 LEVEL_TOLERANCE = 1e-5  # octaves
 
 PoolingOp = Literal["pool", "align"]
@@ -48,18 +48,19 @@ def assign_boxes_to_levels(
 
 
 class RoIPooler(nn.Module):
-    """Pools every region to S x S cells from the map that fits its size, or from the only map.
+    """Pools every region to S x S values from the map that fits the region's size (FPN Eq. 1).
 
-    The pyramid declares the strides: strides inferred from the sizes of maps would be wrong for odd image sizes.
+    The pyramid declares the strides. Strides inferred from the sizes of maps would be wrong for odd image sizes.
 
     Args:
         strides: stride of each map of the pyramid, finest first, ``{"p2": 4, ...}``.
         resolution: S.
-        canonical_size: size √(wh), px, of boxes that are pooled from ``canonical_level`` (FPN Eq. 1).
+        canonical_size: smallest size √(wh), px, of boxes that are pooled from ``canonical_level`` (FPN Eq. 1).
         op: ``pool`` (maximum over quantised bins) or ``align`` (bilinear samples).
         canonical_level: k0 of FPN Eq. 1.
-        max_level: the coarsest level that is pooled from (5, because p6 is for the RPN only, FPN §4.1).
-        sampling_ratio: samples of ``align`` per bin and axis; 0 for one sample per map cell in the bin (detectron2).
+        max_level: the coarsest level from which regions are pooled (5, because only the RPN reads p6, FPN §4.1).
+        sampling_ratio: number of samples of ``align`` along each axis of a bin. 0 means one sample for each map cell
+            that the bin spans (detectron2).
         aligned: whether ``align`` puts pixel centres at 0.5 (detectron2) instead of 0 (Detectron, torchvision).
 
     Raises:
@@ -117,13 +118,13 @@ class RoIPooler(nn.Module):
         regions = torch.cat((image, every), dim=1)  # (R, 5)
         levels = self.levels_of(every)
         in_use = torch.arange(self.min_level, self.max_level + 1, device=levels.device)
-        counts = (levels[:, None] == in_use).sum(dim=0).tolist()  # the only wait for the device
+        counts = (levels[:, None] == in_use).sum(dim=0).tolist()  # the only synchronisation with the device
         by_level = levels.argsort(stable=True)
         pooled = [
             self._pool(features[name], regions[places], stride)
             for name, stride, places in zip(self.names, self.strides, by_level.split(counts), strict=True)
         ]
-        # Sort the pooled regions from the order of levels back to the order of the boxes.
+        # The pooled regions are sorted by level. Restore the order of the boxes.
         return torch.cat(pooled)[by_level.argsort()]
 
     def _pool(self, feature: Tensor, regions: Tensor, stride: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""Random choice of the anchors, RoIs or cells that enter a loss (Faster R-CNN §3.1.3, Fast R-CNN §2.3, FPN App. A).
+"""Random sampling of the anchors, RoIs or cells for a loss (Faster R-CNN §3.1.3, Fast R-CNN §2.3, FPN App. A).
 
-The choice depends on one seed per image and the index of the candidate, not on a global random state. Therefore it does
-not change with the device, with the split of a batch over processes, or when a run is resumed.
+The sample depends only on a seed for each image and on the indices of the candidates, not on a global random state.
+Therefore the sample is the same on every device, for every split of a batch over processes, and after a run is resumed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def image_seeds(seed: int, step: int, image_ids: Tensor) -> Tensor:
         step: the optimiser step of the batch.
         image_ids: int64 ``(N,)``.
     """
-    # Computed on the CPU, because adding a CPU scalar to a tensor of another device does not wait for a transfer.
+    # `run` is on the CPU, because adding a CPU scalar to a tensor on another device does not wait for a transfer.
     run = _mix(torch.tensor([seed, step], dtype=torch.int64) + _GOLDEN)
     return _mix(_mix(image_ids + run[0]) + run[1])
 
@@ -59,7 +59,7 @@ class Sampler:
 
     Args:
         batch_size_per_image: largest number of candidates that are drawn for one image.
-        positive_fraction: largest fraction of positives; missing positives are replaced by negatives.
+        positive_fraction: largest fraction of positives; if positives are missing, negatives replace them.
     """
 
     def __init__(self, batch_size_per_image: int = 256, positive_fraction: float = 0.5) -> None:

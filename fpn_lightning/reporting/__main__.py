@@ -1,4 +1,7 @@
-"""``python -m fpn_lightning.reporting``: copy records of finished runs; write tables of the paper's and our numbers."""
+"""Copies the records of finished runs, and writes pages that show our numbers beside the paper's.
+
+Run it with ``python -m fpn_lightning.reporting``.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,8 @@ def _parser() -> argparse.ArgumentParser:
         "--reports",
         type=Path,
         default=Path("reports"),
-        help="folder of the copied records and of the pages; your own tables are read from its tables/*.yaml "
-        "(default: %(default)s)",
+        help="folder for the copied records and the pages; the files tables/*.yaml in this folder define tables of "
+        "your own (default: %(default)s)",
     )
     parser.add_argument("--preset", nargs="+", metavar="NAME", help="presets to render (default: all with records)")
     parser.add_argument(
@@ -45,14 +48,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--replace",
         action="store_true",
-        help="replace copied records even if the new run has other data or another configuration; with --preset, only "
-        "records of these presets",
+        help="replace copied records even if the new run has other data or another configuration; with --preset, "
+        "replace only records of the named presets",
     )
     return parser
 
 
 def _gather(arguments: argparse.Namespace, records_root: Path, console: Console) -> Kept:
-    """Copy the records of finished runs into ``records_root`` and print which runs are unfinished."""
+    """Copy the records of finished runs into ``records_root`` and print the names of unfinished runs."""
 
     def replace(preset: str) -> bool:
         return arguments.replace and (not arguments.preset or preset in arguments.preset)
@@ -91,11 +94,11 @@ def _render(preset: str, tables: Mapping[str, Table], arguments: argparse.Namesp
 
 
 def _show_not_copied(kept: Kept, records_root: Path, console: Console) -> None:
-    """Print which records were not copied. This is printed after the tables, so that it is not overlooked."""
+    """Print which records were not copied, after the tables, where users do not overlook these lines."""
     for path, reasons in kept.not_added.items():
         text = (
             f"not copied: the record for {path}, because {plain('; '.join(reasons))}. Run all seeds of a row with one "
-            "configuration, or give the runs of another configuration a name of their own with --experiment.variant"
+            "configuration, or name the other configuration with --experiment.variant"
         )
         console.print(Text(text, style="bold yellow"), soft_wrap=True)
     for path, reasons in kept.left_alone.items():
@@ -111,10 +114,10 @@ def _show_not_copied(kept: Kept, records_root: Path, console: Console) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line with ``argv``, by default the arguments of the process.
+    """Run the command line. ``argv`` defaults to the arguments of the process.
 
     Returns:
-        Exit status: 0, also if records were not copied; 2 after an error message on standard error.
+        Exit status: 2 if an error was printed, else 0. Records that were not copied are not an error.
     """
     arguments = _parser().parse_args(argv)
     replace_unprintable()
@@ -125,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = presets(records_root)
         tables = all_tables(arguments.reports / "tables")
         if unknown := [name for name in arguments.tables if name not in tables]:
-            raise InputError(f"--tables {unknown[0]}: there is no such table; there are: {', '.join(tables)}")
+            raise InputError(f"--tables {unknown[0]}: there is no such table; the tables are {', '.join(tables)}")
         for preset in arguments.preset or known:
             if preset not in known:
                 names = ", ".join(known) or "none"

@@ -15,10 +15,10 @@ from fpn_lightning.reporting.summary import RowSummary, TableSummary, minus
 
 AS_IN_PAPER, REVERSED, WITHIN_NOISE, NOT_COMPARED = "✓", "✗", "·", "n/a"
 RULE = (
-    f"Order of the two rows: {AS_IN_PAPER} as in the paper, {REVERSED} reversed, {WITHIN_NOISE} within noise, "
-    f"{NOT_COMPARED} not comparable. The difference of two rows is more than noise if its mean over the seeds is "
-    f"larger than {FACTOR} times its sample standard deviation. Two rows are compared only if they have two seeds in "
-    "common."
+    f"A sign compares the order of two rows with their order in the paper: {AS_IN_PAPER} same order, {REVERSED} "
+    f"reversed order, {WITHIN_NOISE} our difference is within noise, {NOT_COMPARED} not comparable. A difference is "
+    f"within noise if the absolute value of its mean over seeds is at most {FACTOR} times its sample standard "
+    "deviation. Two rows are compared only if they have at least two seeds in common."
 )
 
 
@@ -27,9 +27,9 @@ class Agreement:
     """The order of our rows, compared with the paper's.
 
     Attributes:
-        counts: a sentence, ``27 of 40 comparisons of two rows as in the paper, 1 reversed, 12 within noise.``
+        counts: a sentence, ``Of 40 comparisons of two rows, 27 agree with the paper, …``.
         signs: one line for each pair of rows, with a sign in each column.
-        differences: the same lines and columns, with our difference of the two rows and the paper's difference.
+        differences: the lines and columns of ``signs``, with our and the paper's difference of the two rows.
     """
 
     counts: str
@@ -38,7 +38,7 @@ class Agreement:
 
 
 def agreement(summary: TableSummary) -> Agreement | None:
-    """Compare all pairs of rows that were run; ``None`` if the paper has a difference for none of the pairs."""
+    """Compare all pairs of rows that were run; ``None`` if the paper's numbers do not order any of these pairs."""
     rows = [row for row in summary.run if row.row.metrics]
     pairs = list(combinations(rows, 2))
     columns = [column for column in summary.columns if any(_paper(summary, column, *pair) for pair in pairs)]
@@ -54,12 +54,12 @@ def agreement(summary: TableSummary) -> Agreement | None:
     return Agreement(
         _counts(summary, columns, Counter(sign for line in signs for sign in line[2:])),
         Grid("Agreement with the paper", header, signs, left=2),
-        Grid("First row minus second row in points: ours (the paper's)", header, differences, left=2),
+        Grid("First row minus second row in points: ours (the paper's in brackets)", header, differences, left=2),
     )
 
 
 def short(row: RowSummary) -> str:
-    """The letter at the start of the row's label, ``(c)``, or else the whole label."""
+    """The letter at the start of a row's label (``(c)``). For a label without a letter, the whole label."""
     letter = re.match(r"\(\w\)(?= )", row.row.label)
     return letter[0] if letter else row.row.label
 
@@ -67,7 +67,7 @@ def short(row: RowSummary) -> str:
 def _paper(summary: TableSummary, column: Column, first: RowSummary, second: RowSummary) -> float | None:
     """The paper's difference of two rows in points; ``None`` if a number is missing or the two numbers are equal.
 
-    For a recall that the paper does not print (AR10), the numbers of the table's main column (AR100) are used.
+    If the paper does not print a recall (AR10), its numbers in the table's main column (AR100) are used.
     """
     key = summary.table.main.key if column in summary.extra and proposal_count(column.key) else column.key
     return minus(first.row.metrics.get(key), second.row.metrics.get(key)) or None
@@ -89,10 +89,10 @@ def _counts(summary: TableSummary, columns: list[Column], signs: Counter[str]) -
     if not compared:
         return "No pair of rows has two seeds in common, so the order is not compared."
     text = (
-        f"{signs[AS_IN_PAPER]} of {compared} comparisons of two rows as in the paper, {signs[REVERSED]} reversed, "
-        f"{signs[WITHIN_NOISE]} within noise"
+        f"Of {compared} comparisons of two rows, {signs[AS_IN_PAPER]} agree with the paper. The others are reversed "
+        f"({signs[REVERSED]}) or within noise ({signs[WITHIN_NOISE]})."
     )
-    text += f"; {signs[NOT_COMPARED]} not comparable." if signs[NOT_COMPARED] else "."
+    text += f" Not comparable: {signs[NOT_COMPARED]}." if signs[NOT_COMPARED] else ""
     if extra := [column.heading for column in columns if column in summary.extra]:
-        text += f" For {' and '.join(extra)}, not printed in the paper, its {summary.table.main.heading} is used."
+        text += f" The paper does not print {' and '.join(extra)}; its {summary.table.main.heading} is used instead."
     return text

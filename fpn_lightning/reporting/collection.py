@@ -15,17 +15,17 @@ from fpn_lightning.runs.directory import RECORD_NAME, moved_aside
 from fpn_lightning.runs.record import FINISHED, Record
 from fpn_lightning.text import markdown
 
-_KEPT = "*/*/**/seed*"  # <table>/<row>/seed<n>, where table and row may be several folders
+_KEPT = "*/*/**/seed*"  # <table>/<row>/seed<n>; table and row can be nested folders
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What :func:`collect` did with the record of each run. Files are those of ``reports/records/``.
+    """What :func:`collect` did with the record of each run. All files are in ``reports/records/``.
 
     Attributes:
         written: files that were written.
         left_alone: files that were not replaced, with the reasons.
-        not_added: files that were not written because the run differs from the row's other seeds, with the reasons.
+        not_added: files that were not written, with the differences between the run and the row's other seeds.
         unfinished: names of the runs that have no record or are not finished, with status and reason if recorded.
     """
 
@@ -38,13 +38,13 @@ class Kept:
 def collect(
     runs: Iterable[tuple[str, Record | None]], records_root: Path, replace: Callable[[str], bool] = lambda preset: False
 ) -> Kept:
-    """Copy the record of every finished run. A copy that has other data or another configuration is not replaced.
+    """Copy the record of every finished run. A record with other data or configuration does not replace a copy.
 
     Args:
         runs: name and record of each run, from :func:`local_runs` or :func:`wandb_runs`. If several finished runs
-            belong to one experiment, the last one is used.
+            belong to one experiment, the last run is used.
         records_root: folder of the copies, ``<preset>/<table>/<row>/seed<n>.json``. No copy is ever deleted.
-        replace: takes the name of a preset; returns whether its copies are replaced in any case.
+        replace: takes the name of a preset; returns True to write all records of this preset without comparison.
 
     Raises:
         InputError: a record is malformed or is in the folder of another experiment.
@@ -69,7 +69,7 @@ def collect(
 
 
 def _load_checked(path: Path, root: Path) -> Record:
-    """Load a record; InputError if the folder is that of another experiment, because a run was copied or renamed."""
+    """Load a record. Raise InputError if a copied or renamed run put the record into another experiment's folder."""
     record = Record.load(path)
     expected = root / record.experiment.path
     if path not in (expected / RECORD_NAME, expected.with_suffix(".json")):
@@ -78,7 +78,10 @@ def _load_checked(path: Path, root: Path) -> Record:
 
 
 def local_runs(runs_root: Path) -> Iterable[tuple[str, Record | None]]:
-    """Yield folder and record (or ``None``) of each run in ``<runs_root>/<preset>/<table>/<row>/seed<n>/``."""
+    """Yield folder and record of each run in ``<runs_root>/<preset>/<table>/<row>/seed<n>/``.
+
+    The record is ``None`` if the run has not written its record, or if the run was moved aside.
+    """
     for folder in sorted(runs_root.glob(f"*/{_KEPT}")):
         path = folder / RECORD_NAME
         if folder.is_dir() and re.fullmatch(r"seed\d+", folder.name):
@@ -91,7 +94,7 @@ def load_all(records_root: Path, preset: str) -> list[Record]:
     """Load the kept records of a preset, ordered by table, row and seed.
 
     Raises:
-        InputError: a record is malformed, is in the folder of another experiment or is not that of a finished run.
+        InputError: a record is malformed, is in the folder of another experiment, or is of an unfinished run.
     """
     records = []
     for path in sorted((records_root / preset).glob(f"{_KEPT}.json")):
@@ -103,7 +106,7 @@ def load_all(records_root: Path, preset: str) -> list[Record]:
 
 
 def _as_text(record: Record) -> Record:
-    """Escape the free text of a record for pages and terminals; names of folders have no characters to escape."""
+    """Escape the free text of a record for pages and terminals. Folder names contain no special characters."""
     data = record.data
     return replace(
         record,
@@ -136,7 +139,7 @@ def wandb_runs(project: str, api: Any = None) -> Iterable[tuple[str, Record | No
     Raises:
         InputError: the project cannot be read, or a record is malformed. The message names the run.
     """
-    import wandb  # not at the top of the file: this import takes seconds
+    import wandb  # imported here because the import takes seconds
 
     try:
         api = wandb.Api() if api is None else api
@@ -147,7 +150,7 @@ def wandb_runs(project: str, api: Any = None) -> Iterable[tuple[str, Record | No
             yield str(run.name), _download(run, project)
     except InputError:
         raise
-    except (wandb.errors.Error, ValueError, OSError) as error:  # ValueError: no such project; OSError: the network
+    except (wandb.errors.Error, ValueError, OSError) as error:  # ValueError: no such project; OSError: no network
         raise InputError(f"--wandb-project {project} cannot be read: {error}. Check the name and the login.") from error
 
 
@@ -156,7 +159,7 @@ def _download(run: Any, project: str) -> Record | None:
         file = run.file(RECORD_NAME)
     except IndexError:
         return None
-    if not file.size:  # the server lists files that were never uploaded, with size 0
+    if not file.size:  # the server also lists files that were never uploaded; their size is 0
         return None
     with tempfile.TemporaryDirectory() as folder:
         file.download(root=folder, replace=True).close()

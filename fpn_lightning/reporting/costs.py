@@ -1,7 +1,8 @@
 """Time, memory and parameters of the rows of a table, measured together on one machine.
 
-The speeds in run records cannot be compared: they were measured at different times, while the machine did other work.
-The costs in a file ``records/<preset>/<table>_cost.json`` can be compared. ``benchmarks/figure1_cost.py`` writes one.
+The speeds in run records cannot be compared, because the runs were measured at different times, while the machine did
+other work. ``benchmarks/figure1_cost.py`` measures all rows in one run, so that their costs can be compared. It writes
+``records/<preset>/<table>_cost.json``.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ class RowCost:
     """The cost of one row.
 
     Attributes:
-        seconds_per_image: at test time, with one image at a time.
-        network_seconds_per_image: the network's part of ``seconds_per_image``; the rest is mostly NMS.
+        seconds_per_image: time per image at test time, with batch size 1.
+        network_seconds_per_image: the part of ``seconds_per_image`` that the network takes; the rest is mostly NMS.
         test_memory_mib: peak memory that testing one image adds, MiB.
         train_step_memory_mib: peak memory that the forward and backward pass of one training step add, MiB.
-        train_step_memory_note: how the step was run, if the row is not trained with such a step.
+        train_step_memory_note: how the step was run, if it is not the step that the row is trained with.
         parameters: number of parameters of the model.
     """
 
@@ -87,12 +88,12 @@ class Costs:
 
 
 def costs_file(table: str, preset: str, records_root: Path) -> Path:
-    """The file of the costs of a table's rows. It is absent if they were not measured."""
+    """The path of the file with the costs of a table's rows. The file is absent if no costs were measured."""
     return records_root / preset / f"{table}_cost.json"
 
 
 def costs_of(summary: TableSummary, records_root: Path) -> Costs | None:
-    """The costs of a table's rows in ``records_root``; ``None`` if they were not measured.
+    """Load the costs of a table's rows from ``records_root``; ``None`` if no costs were measured.
 
     Raises:
         InputError: the file is malformed or names a row that the table does not have.
@@ -103,23 +104,24 @@ def costs_of(summary: TableSummary, records_root: Path) -> Costs | None:
     costs, known = Costs.load(path), [row.id for row in summary.rows]
     for row in costs.rows:
         if row not in known:
-            raise InputError(f"{path}: rows.{row}: {summary.name} has no such row; it has {', '.join(known)}")
+            raise InputError(f"{path}: rows.{row}: {summary.name} has no such row; its rows are {', '.join(known)}")
     return costs
 
 
 def measured_on(costs: Costs) -> str:
-    """How the costs were measured, in sentences."""
+    """Sentences that say how the costs were measured."""
     height, width = costs.image_size
     return (
-        f"All rows were measured in one run: {costs.hardware}, {costs.date}, commit {costs.commit}; images of "
-        f"{height} × {width} px, one at a time at test time, {costs.batch} in a training step. The time outside the "
-        "network is mostly non-maximum suppression. Memory is the peak memory that this work adds. A training step is "
-        "a forward and a backward pass, without the optimiser. In brackets: the cost divided by the reference row's."
+        f"The costs of all rows were measured in one run (hardware: {costs.hardware}; date: {costs.date}; commit: "
+        f"{costs.commit}). Images have {height} × {width} px. At test time, the model gets one image at a time; in a "
+        f"training step, {costs.batch} images. The time outside the network is mostly non-maximum suppression. Memory "
+        "is the peak memory that testing one image or one training step adds. A training step is a forward and a "
+        "backward pass, without the optimiser. A number in brackets is the cost divided by the reference row's cost."
     )
 
 
 def cost_grid(summary: TableSummary, costs: Costs) -> Grid:
-    """One line for each row: its costs and, in brackets, each cost divided by that of the reference row."""
+    """One line for each row, with its costs. In brackets: the cost divided by the reference row's cost."""
     columns = {
         "parameters": ("parameters", "{:,}"),
         "s/image": ("seconds_per_image", "{:.3f}"),
@@ -141,18 +143,18 @@ def cost_grid(summary: TableSummary, costs: Costs) -> Grid:
 
 
 def cost_warnings(summary: TableSummary, costs: Costs) -> Iterator[str]:
-    """Yield a warning for each row whose records and costs are of models with different numbers of parameters."""
+    """Warn of each row whose run records and measured costs have different numbers of parameters."""
     for row in summary.run:
         counts, cost = {record.parameters for record in row.records}, costs.rows.get(row.id)
         if cost is not None and counts != {cost.parameters}:
             yield (
-                f"{row.row.label}: the model whose cost was measured has {cost.parameters:,} parameters, the model of "
-                f"the records {' and '.join(f'{count:,}' for count in sorted(counts))}."
+                f"{row.row.label}: the model in the cost measurement has {cost.parameters:,} parameters, but the model "
+                f"in the run records has {' and '.join(f'{count:,}' for count in sorted(counts))}."
             )
 
 
 def cost_notes(summary: TableSummary, costs: Costs) -> Iterator[str]:
-    """Yield the note of each row that has one."""
+    """Yield each row's note about the memory of a training step."""
     for row in summary.rows:
         if (cost := costs.rows.get(row.id)) and cost.train_step_memory_note:
             yield f"{row.row.label}, memory of a training step: {cost.train_step_memory_note}."

@@ -20,7 +20,7 @@ Point = tuple[float, float | None]
 
 @dataclass(frozen=True)
 class Panel:
-    """One subplot: the labels of the x axis (``places``) and, by row id, a point or ``None`` for each label."""
+    """One subplot. ``places`` are the labels of the x axis. ``rows`` has a point or ``None`` per label, by row id."""
 
     title: str
     places: list[str]
@@ -29,7 +29,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Gaps:
-    """The gaps to the reference row in one column, in points, by row id: the paper's and ours."""
+    """The paper's and our gaps to the reference row in one column, in points, by row id."""
 
     title: str
     paper: dict[str, Point]
@@ -38,7 +38,7 @@ class Gaps:
 
 @dataclass(frozen=True)
 class Cloud:
-    """One scatter plot: by row id, the cost (x) and the metric (y)."""
+    """One scatter plot. ``rows`` has the cost (x) and the metric (y), by row id."""
 
     x_label: str
     rows: dict[str, tuple[float, Point]]
@@ -62,13 +62,13 @@ def _point(found: Sample | None) -> Point | None:
 
 
 def _panel(title: str, places: Iterable[str], rows: dict[str, list[Point | None]]) -> list[Panel]:
-    """A list with one panel of the rows that have a point; an empty list if no row has one."""
+    """A list with one panel of the rows that have a point; an empty list if no row has a point."""
     filled = {row: points for row, points in rows.items() if any(points)}
     return [Panel(title, list(places), filled)] if filled else []
 
 
 def by_size(summary: TableSummary) -> list[Panel]:
-    """Panels for each column that COCO splits by object size: our numbers, then the paper's if it has any."""
+    """Panels for each column that COCO splits by object size: first our numbers, then the paper's, if any."""
     panels = []
     for column in summary.table.columns:
         keys = size_keys(column.key) or ()
@@ -86,8 +86,8 @@ def by_size(summary: TableSummary) -> list[Panel]:
 def by_proposals(summary: TableSummary) -> list[Panel]:
     """A panel of each row's recall against the number of proposals.
 
-    There is no panel if the records have fewer than two numbers of proposals. There is none for tables of AP, where
-    recall is that of detections, not of proposals.
+    The list is empty if the records have recall at fewer than two numbers of proposals. It is also empty for tables of
+    AP, because their recall is measured on detections, not on proposals.
     """
     keys = {key for row in summary.run for record in row.records for key in record.metrics}
     counts = {count: key for key in sorted(keys) if (count := proposal_count(key)) is not None}
@@ -99,7 +99,7 @@ def by_proposals(summary: TableSummary) -> list[Panel]:
 
 
 def by_step(summary: TableSummary) -> list[Panel]:
-    """Panels of each row's metric against the training step, for the columns validated at three steps or more."""
+    """Panels of each row's metric against the training step, for columns that were validated three times or more."""
     panels = []
     for column in summary.columns:
         curves = {row.id: [dict(run.curves.get(f"val/{column.key}", ())) for run in row.records] for row in summary.run}
@@ -114,7 +114,7 @@ def by_step(summary: TableSummary) -> list[Panel]:
 
 
 def by_gap(summary: TableSummary) -> list[Gaps]:
-    """The gaps of every column in which our rows have a gap; an empty list if the paper has no gap in any column."""
+    """The gaps of each column in which we have a gap. The list is empty if the paper has no gap in any column."""
     rows = [row for row in summary.run if (reference := summary.reference(row)) and reference.id != row.id]
     found = []
     for column in summary.columns:
@@ -130,7 +130,7 @@ def by_gap(summary: TableSummary) -> list[Gaps]:
 
 
 def by_cost(summary: TableSummary, costs: Costs) -> list[Cloud]:
-    """The main metric against time and against memory, for the rows that have records and measured costs."""
+    """Plots of the main metric against time and memory, with the rows that have both records and measured costs."""
     axes = {
         "seconds an image, test time": "seconds_per_image",
         "memory at test time (MiB)": "test_memory_mib",

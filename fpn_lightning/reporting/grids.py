@@ -1,4 +1,4 @@
-"""Tables as text cells, which are the same in Markdown, LaTeX and on the terminal."""
+"""Tables of text cells. Markdown, LaTeX and the terminal show the same cells."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fpn_lightning.reporting.summary import RowSummary, TableSummary
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of text cells. The first ``left`` columns have words, aligned to the left; the others have numbers."""
+    """A table of text cells. The first ``left`` columns contain words, aligned left; the rest contain numbers."""
 
     title: str
     header: list[str]
@@ -22,7 +22,7 @@ class Grid:
 
 
 def number(value: float | None, places: int = 1, sign: bool = False) -> str:
-    """Format a number for a cell: ``None`` as an empty text, zero without a minus sign."""
+    """Format a number for a cell. ``None`` gives an empty text; zero never gets a minus sign."""
     if value is None:
         return ""
     rounded = round(value, places) + 0.0  # -0.0 + 0.0 is 0.0
@@ -42,7 +42,7 @@ def measured(sample: Sample | None) -> str:
 
 
 def status(row: RowSummary) -> str:
-    """The number of seeds, or the reason why the row has no number of ours."""
+    """The number of seeds, or the reason why we have no numbers for the row."""
     if row.row.literature:
         return "literature"
     if row.mixed:
@@ -51,7 +51,7 @@ def status(row: RowSummary) -> str:
 
 
 def gap_cell(summary: TableSummary, row: RowSummary, key: str) -> str:
-    """Format our gap to the reference row. If both rows have the same seeds, add the spread, and a dot for noise."""
+    """Format our gap to the reference row. If both rows have the same seeds, add the spread and the dot for noise."""
     gap, paired, reference = summary.ours_gap(row, key), summary.paired_gap(row, key), summary.reference(row)
     same = reference is not None and len(paired.values) == len(row.records) == len(reference.records)
     return with_spread(gap, paired.std if same else None, sign=True) + (" ·" if same and paired.sign == 0 else "")
@@ -60,7 +60,7 @@ def gap_cell(summary: TableSummary, row: RowSummary, key: str) -> str:
 def results(summary: TableSummary) -> list[Grid]:
     """The paper's numbers and ours side by side, one grid for each block of columns.
 
-    If the model of a row was also evaluated before training, a second line has the numbers of that evaluation.
+    If the model of a row was also evaluated before training, a second line shows its numbers before training.
     """
     grids: list[Grid] = []
     for group in dict.fromkeys(column.group for column in summary.table.columns):
@@ -96,7 +96,7 @@ def _headings(summary: TableSummary, columns: Iterable[Column]) -> list[str]:
 def _side_by_side(
     summary: TableSummary, columns: Iterable[Column], paper: dict[str, str], ours: dict[str, str]
 ) -> list[str]:
-    """The cells of one line, in the order of :func:`_headings`; ``paper`` and ``ours`` have the cells by metric."""
+    """The cells of one line, in the order of :func:`_headings`. ``paper`` and ``ours`` map metrics to cells."""
     cells = []
     for column in columns:
         cells += [paper.get(column.key, "")] if _has_paper(summary, column) else []
@@ -105,9 +105,9 @@ def _side_by_side(
 
 
 def gaps(summary: TableSummary) -> list[Grid]:
-    """The gap of each row to its reference row, the paper's beside ours; no grid if none of our rows has a gap.
+    """The gap of each row to its reference row, the paper's beside ours.
 
-    A row is left out if neither we nor the paper have a gap for it.
+    The list is empty if none of our rows has a gap. A row without any gap, ours or the paper's, is left out.
     """
     columns, references, lines, run = summary.columns, [], [], False
     for row in summary.rows:
@@ -146,7 +146,7 @@ def _average(values: Iterable[float | None]) -> str:
 
 
 def each(values: Iterable[int], joint: str = ", ") -> str:
-    """The distinct values as text, sorted: ``400, 1,500``."""
+    """The distinct values as text, in ascending order: ``400, 1,500``."""
     return joint.join(f"{value:,}" for value in sorted(set(values)))
 
 

@@ -1,4 +1,4 @@
-"""Find rows whose runs were made under different conditions. These runs are not averaged, and the pages name them."""
+"""Find rows whose runs differ in data, schedule or configuration. Such runs are not averaged; the pages name them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def cell(record: Record) -> str:
 
 
 def set_apart(records: Iterable[Record]) -> tuple[list[Record], dict[str, str]]:
-    """Separate the records of one preset that may be averaged from the records that may not.
+    """Split the records of one preset into rows whose runs may be averaged and rows whose runs differ.
 
     Returns:
-        The records that may be averaged, ordered by table, row and seed. For each other row (``table1/c_fpn``), a
-        warning that names its records and their differences.
+        The records that may be averaged, ordered by table, row and seed; and warnings by row (``table1/c_fpn``). A
+        warning names the records of a row whose runs differ, and the differences.
     """
     kept: list[Record] = []
     warnings: dict[str, str] = {}
@@ -44,7 +44,7 @@ def _warning(name: str, runs: list[Record], found: dict[str, dict[str, list[Reco
     )
     files = ", ".join(f"records/{record.experiment.path}.json" for record in runs)
     return (
-        f"The runs of {name} are not averaged and their numbers are not shown, because they differ: "
+        f"The runs of {name} are not averaged and their numbers are not shown, because the runs differ: "
         f"{'; '.join(parts)}. The records are {files}. Run all seeds with one configuration, or remove the records of "
         "the other configurations."
     )

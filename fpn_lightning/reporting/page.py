@@ -24,9 +24,10 @@ _REMARKS = re.compile(r"(?:About|Written of) the records of commits? ([0-9a-f]{7
 def summaries(
     preset: str, tables: Mapping[str, Table], records: list[Record], records_root: Path, also: Collection[str] = ()
 ) -> list[TableSummary]:
-    """Summarise the tables of a preset that get a page: those in ``also`` and those with own records or measured costs.
+    """Summarise the tables of a preset that get a page.
 
-    ``records`` are all records of the preset. Costs are read from ``records_root`` (``reports/records``).
+    A table gets a page if its name is in ``also``, or if it has records of its own or measured costs. ``records`` are
+    all records of the preset. Costs are read from ``records_root`` (``reports/records``).
     """
     present = {record.experiment.table for record in records}
 
@@ -42,7 +43,7 @@ def markdown(summary: TableSummary, costs: Costs | None, shown: Sequence[Shown],
     """The page of a table as Markdown, with pictures from ``folder/pictures`` and remarks from ``folder/../records``.
 
     Raises:
-        InputError: the first line of the remarks does not name the commits of the records.
+        InputError: the first line of the remarks does not name commits.
     """
     parts = [f"# {prose.heading(summary)}"]
     parts += warned([*summary.warnings, *(cost_warnings(summary, costs) if costs else ())])
@@ -74,9 +75,9 @@ def write(summary: TableSummary, folder: Path) -> list[Path]:
         The paths of ``<table>.md``, ``.csv``, ``.tex`` and each ``<table>_<figure>.svg``.
 
     Raises:
-        InputError: the remarks or the costs are malformed.
+        InputError: the file with the remarks or the file with the costs is malformed.
     """
-    from fpn_lightning.reporting import plots  # not at the top of the file: matplotlib takes a second
+    from fpn_lightning.reporting import plots  # imported here because matplotlib takes a second to load
 
     costs = costs_of(summary, folder.parent / "records")
     shown = plots.draw(summary, costs, folder)
@@ -89,8 +90,8 @@ def write(summary: TableSummary, folder: Path) -> list[Path]:
 def _remarks(summary: TableSummary, records_root: Path) -> Iterator[str]:
     """The remarks that a person wrote in ``<preset>/<table>/remarks.md``.
 
-    The first line of the file names commits. If a record is of another commit, the remarks are left out, because they
-    may be wrong about that record.
+    The first line of the file names the commits of the records that the remarks describe. If a record has another
+    commit, the remarks are left out, because they may be wrong about this record.
     """
     path = records_root / summary.preset / summary.name / "remarks.md"
     if not path.is_file():
@@ -104,15 +105,15 @@ def _remarks(summary: TableSummary, records_root: Path) -> Iterator[str]:
 
 
 def _pictures(summary: TableSummary, folder: Path) -> Iterator[str]:
-    """The pictures of the table's rows from ``pictures/``, which is beside the page."""
+    """The pictures of the table's rows. Their files are in the folder ``pictures/`` beside the page."""
     named = ((row, f"pictures/{summary.name}_{row.id}.png") for row in summary.rows)
     found = [(row, name) for row, name in named if (folder / name).is_file()]
     if found:
         yield "## Pictures"
         yield (
-            "Each picture has a validation image with the predictions of the row's trained model, and the feature "
-            "maps. Proposals have the colour of their pyramid level, detections that of their category. Ground truth "
-            "is dashed."
+            "Each picture shows a validation image with the predictions of the row's trained model, and the feature "
+            "maps of this model. The colour of a proposal shows its pyramid level; the colour of a detection shows its "
+            "category. The boxes of the ground truth are dashed."
         )
     for row, name in found:
         yield f"{row.row.label}:"

@@ -1,6 +1,6 @@
 """Draw the figures of a table as SVG; the same numbers give the same bytes.
 
-Importing matplotlib takes a second. Other modules therefore import this module only in the function that draws.
+Importing matplotlib takes a second. Therefore other modules import this module inside the function that draws.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _STYLES = (
     ("#0072B2", "X"),
     ("#999999", "*"),
 )
-"""Colours and markers of rows: Okabe and Ito's colours for colour-blind readers, with grey in place of yellow, which is
-too pale on white. The markers distinguish rows without colour."""
+"""Colours and markers of rows. The colours are Okabe and Ito's palette for colour-blind readers, with grey in place of
+yellow, because yellow is too pale on white. The markers distinguish the rows when colours cannot be seen."""
 
 _SETTINGS: Any = {
     "font.family": "sans-serif",
@@ -46,9 +46,9 @@ _SETTINGS: Any = {
     "grid.color": "#e4e4e4",
     "grid.linewidth": 0.8,
     "legend.frameon": False,
-    "figure.facecolor": "white",  # a transparent background would be dark on GitHub's dark pages
+    "figure.facecolor": "white",  # a transparent figure would be unreadable on GitHub's dark pages
     "svg.fonttype": "none",  # keeps text searchable and the file small
-    "svg.hashsalt": "fpn_lightning",  # the same ids in every run
+    "svg.hashsalt": "fpn_lightning",  # gives the elements the same ids in every run
 }
 
 
@@ -62,13 +62,13 @@ class Style:
 
 
 def row_styles(labels: dict[str, str]) -> dict[str, Style]:
-    """Assign styles to row ids in order, so that row (a) looks the same in all tables. After eight, styles repeat."""
+    """Assign styles to row ids in order, so that row (a) looks the same in all tables. Styles repeat after eight."""
     return {row: Style(label, *_STYLES[index % len(_STYLES)]) for index, (row, label) in enumerate(labels.items())}
 
 
 @contextmanager
 def _svg_figure(path: Path, height: float) -> Iterator[Figure]:
-    """Open an empty figure, ``height`` inches high. It is written to ``path`` when the ``with`` block ends."""
+    """Open an empty figure, ``height`` inches high. The figure is saved to ``path`` when the ``with`` block ends."""
     with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(9.0, height), layout="constrained")  # a page on GitHub is about nine inches wide
         yield figure
@@ -78,7 +78,7 @@ def _svg_figure(path: Path, height: float) -> Iterator[Figure]:
 
 
 def draw(summary: TableSummary, costs: Costs | None, folder: Path) -> list[Shown]:
-    """Write the figures of a table as SVG into ``folder``; none if fewer than two rows were run."""
+    """Write the figures of a table as SVG into ``folder``. If fewer than two rows were run, write nothing."""
     if len(summary.run) < 2:
         return []
     styles = row_styles({row.id: row.row.label for row in summary.rows if not row.row.literature})
@@ -98,15 +98,15 @@ def draw(summary: TableSummary, costs: Costs | None, folder: Path) -> list[Shown
         caption = f"{title} per image. Bands: {spread}"
         draw_lines(add("proposals", title, caption), [recall], "proposals an image", styles, scale="log")
     if panels := by_step(summary):
-        caption = f"Metrics of the validations during training, in %. Bands: {spread}"
+        caption = f"Metrics of validation during training, in %. Bands: {spread}"
         draw_lines(add("curves", "Learning curves", caption), panels, "steps", styles)
     if gaps := by_gap(summary):
         title = "Gaps to the reference row"
-        caption = f"{title}, in points. Open marks: the paper's; filled marks: ours. Error bars: {spread}"
+        caption = f"{title}, in points. Open marks show the paper's gaps, filled marks ours. Error bars: {spread}"
         draw_gaps(add("gaps", title, caption), gaps, styles)
     if costs and (clouds := by_cost(summary, costs)):
         title = f"{summary.table.main.heading} against time and memory"
-        caption = f"{title}. Higher is better, further left is cheaper. Error bars: {spread}"
+        caption = f"{title}. A higher mark is better; a mark further left is cheaper. Error bars: {spread}"
         draw_clouds(add("cost", title, caption), clouds, f"{summary.table.main.heading} (%)", styles)
     return shown
 
@@ -157,7 +157,7 @@ def draw_lines(path: Path, panels: list[Panel], x_label: str, styles: dict[str, 
 
 
 def draw_gaps(path: Path, columns: list[Gaps], styles: dict[str, Style]) -> None:
-    """Draw one panel for each column, all with one scale: the paper's gaps as open marks, ours as filled marks."""
+    """Draw one panel for each column, with a common scale. Open marks are the paper's gaps, filled marks are ours."""
     rows = [row for row in styles if any(row in gaps.ours or row in gaps.paper for gaps in columns)]
     across = min(4, len(columns))
     with _svg_figure(path, 1.2 + -(-len(columns) // across) * (0.5 + 0.24 * len(rows))) as figure:
@@ -183,7 +183,7 @@ def draw_gaps(path: Path, columns: list[Gaps], styles: dict[str, Style]) -> None
 
 
 def draw_clouds(path: Path, clouds: list[Cloud], y_label: str, styles: dict[str, Style]) -> None:
-    """Draw panels side by side with one vertical scale: one mark for each row. Both axes start at zero."""
+    """Draw panels side by side, with one mark for each row and a common vertical scale. Both axes start at zero."""
     with _svg_figure(path, 3.6) as figure:
         grid = figure.subplots(1, len(clouds), sharey=True, squeeze=False)
         for axes, cloud in zip(grid.flat, clouds, strict=True):
@@ -199,7 +199,7 @@ def draw_clouds(path: Path, clouds: list[Cloud], y_label: str, styles: dict[str,
 
 
 def _axes(figure: Figure, count: int, across: int, share: bool = False) -> Any:
-    """Axes for ``count`` panels, ``across`` side by side; with ``share``, all have one scale. Unused axes are off."""
+    """Axes for ``count`` panels, ``across`` in each line. With ``share``, the panels have a common scale."""
     grid = figure.subplots(-(-count // across), across, sharex=share, sharey=share, squeeze=False)
     for axes in grid.flat[count:]:
         axes.set_axis_off()
@@ -209,9 +209,10 @@ def _axes(figure: Figure, count: int, across: int, share: bool = False) -> Any:
 def _legend(
     figure: Figure, styles: dict[str, Style], rows: set[str], marker: str | None, line: Literal["", "-"]
 ) -> None:
-    """Draw a legend of ``rows``, in the table's order. It is outside the axes, so that it hides no data.
+    """Draw a legend of ``rows`` in the table's order, outside the axes, so that no data is hidden.
 
-    ``marker`` replaces the markers of the rows. The legend of a plot of lines is beside the axes, others are below.
+    ``marker`` replaces the markers of the rows. In a line plot, the legend is beside the axes; in other plots, it is
+    below the axes.
     """
     named = [style for row, style in styles.items() if row in rows]
     handles = [Line2D([], [], color=style.colour, marker=marker or style.marker, linestyle=line) for style in named]

@@ -31,7 +31,7 @@ def _paper(summary: TableSummary) -> list[str]:
     if (theirs := summary.table.setting) is None:
         return []
     return [
-        f"The paper: {summary.table.title}. Unless a row says otherwise, the paper trained a model with "
+        f"The paper's table: “{summary.table.title}”. Unless a row says otherwise, the paper trained a model with "
         f"{theirs.backbone} on {theirs.data[0]} {theirs.train_split} for {theirs.steps:,} steps of "
         f"{theirs.total_batch} images and evaluated it on {theirs.eval_images:,} images."
     ]
@@ -40,9 +40,9 @@ def _paper(summary: TableSummary) -> list[str]:
 def _ours(summary: TableSummary) -> str:
     records, preset = summary.records, summary.preset
     if not records and summary.mixed:
-        return f"Ours: no number is shown under preset {preset}; the warnings say why."
+        return f"Our runs: no number is shown for preset {preset}; the warnings give the reasons."
     if not records:
-        return f"Ours: no row of this table has been run under preset {preset}."
+        return f"Our runs: no row of this table has been run with preset {preset}."
     images = {
         f"{'' if r.train.num_images is None else f'{r.train.num_images:,} training images and '}"
         f"{r.data.num_images:,} evaluation images of {r.data.name}"
@@ -50,7 +50,7 @@ def _ours(summary: TableSummary) -> str:
     }
     seeds = each(r.experiment.seed for r in records)
     return (
-        f"Ours: {_distinct(images)}; {each((r.train.steps for r in records), ' or ')} steps of "
+        f"Our runs: {_distinct(images)}; {each((r.train.steps for r in records), ' or ')} training steps of "
         f"{each((r.train.total_batch for r in records), ' or ')} images; {'seeds' if ',' in seeds else 'seed'} {seeds}."
     )
 
@@ -60,23 +60,24 @@ def _comparability(summary: TableSummary) -> list[str]:
         return []
     if summary.preset not in FULL_SCALE_PRESETS:
         return [
-            f"Preset {summary.preset} is not the paper's scale. Do not compare individual numbers with the paper's; "
-            "compare the order of the rows and the gaps between them."
+            f"Preset {summary.preset} differs from the paper in data, backbone or schedule. Do not compare individual "
+            "numbers with the paper's numbers. Compare the order of the rows, and the gaps between rows."
         ]
     mismatches = [
-        f"No difference to the paper is shown for {row.row.label}: {'; '.join(row.mismatches)}."
+        f"For {row.row.label}, the difference to the paper is not shown, because {'; '.join(row.mismatches)}."
         for row in summary.rows
         if row.mismatches
     ]
-    return mismatches or ["Data, schedule and backbone are the paper's."]
+    return mismatches or ["Our runs use the paper's data, schedule and backbone."]
 
 
 CELLS = (
-    "AP and AR are in percent. ± is the sample standard deviation over seeds; for a gap, it is that of the differences "
-    "seed by seed. A gap with a dot (·) is within noise. –: no object of this size is in the ground truth. n/a: the "
-    "record does not have the metric. s/step and s/image are means over seeds; peak MiB is the maximum over seeds."
+    "AP and AR are in percent. The number after ± is the sample standard deviation over seeds. For a gap, it is the "
+    "standard deviation of the differences between runs with the same seed. A gap with a dot (·) is within noise. A "
+    "dash (–) means that the ground truth has no object of this size. “n/a” means that the record does not have the "
+    "metric. s/step and s/image are means over seeds; peak MiB is the maximum over seeds."
 )
-"""An explanation of the cells, for readers of the page."""
+"""Explains the cells of a table to the readers of its page."""
 
 
 def provenance(summary: TableSummary) -> list[str]:
@@ -101,7 +102,7 @@ def notes(summary: TableSummary) -> list[str]:
     lines = []
     for row in summary.rows:
         if source := row.shared_from:
-            lines.append(f"{row.row.label}: the same model as {source}, whose records are used.")
+            lines.append(f"{row.row.label}: this row shows the records of {source}, which is the same model.")
         if row.row.note:
             lines.append(f"{row.row.label}: {row.row.note}.")
     if summary.unlisted:

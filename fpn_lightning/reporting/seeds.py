@@ -1,8 +1,8 @@
 """Statistics over seeds: mean and spread of a row, difference of two rows, and whether a difference is more than noise.
 
-Runs with the same seed share the order of the data and the initial weights of the layers that they have in common, so
-rows are compared seed by seed. A difference is more than noise if its mean is larger than twice its sample standard
-deviation. The rule is strict because seeds are few.
+Rows are compared seed by seed, because runs with the same seed share the order of the data and the initial weights of
+common layers. A difference is more than noise if the absolute value of its mean is larger than twice its sample
+standard deviation. The rule is strict because there are few seeds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fpn_lightning.metric_names import percent
 from fpn_lightning.runs.record import Metrics, Record
 
 FACTOR = 2
-"""A mean difference has to exceed this number of its sample standard deviations to be more than noise."""
+"""A difference is more than noise if its absolute mean exceeds ``FACTOR`` times its sample standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,17 @@ class Sample:
 
     @property
     def mean(self) -> float | None:
-        """``None`` without a value, as for an object size without ground truth or two rows without a common seed."""
+        """Mean over seeds; ``None`` if there is no value, as for an object size without ground truth."""
         return statistics.fmean(self.values) if self.values else None
 
     @property
     def std(self) -> float | None:
-        """Sample standard deviation (n - 1); ``None`` below two seeds."""
+        """Sample standard deviation (n - 1); ``None`` with fewer than two seeds."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     @property
     def sign(self) -> int | None:
-        """1 or -1 if the difference is more than noise, 0 if it is within noise, ``None`` below two seeds."""
+        """1 or -1 if the difference is more than noise, 0 if within noise, ``None`` with fewer than two seeds."""
         if self.mean is None or self.std is None:
             return None
         if abs(self.mean) <= FACTOR * self.std:
@@ -44,18 +44,18 @@ class Sample:
 
 
 def sample(blocks: list[Metrics], key: str) -> Sample | None:
-    """The values of ``key`` in the metrics of several seeds (``blocks``); ``None`` if no block has ``key``."""
+    """The metric ``key`` of each seed; ``blocks`` has the metrics of each seed. ``None`` if no block has ``key``."""
     found = [block[key] for block in blocks if key in block]
     return Sample(tuple(percent(value) for value in found if value is not None)) if found else None
 
 
 def difference(left: list[Record], right: list[Record], key: str) -> Sample:
-    """``left`` minus ``right`` in the metric ``key``, in points, for each seed with a value in both."""
+    """``left`` minus ``right`` in the metric ``key``, in points, for each seed for which both have a value."""
     of_left, of_right = _by_seed(left, key), _by_seed(right, key)
     return Sample(tuple(of_left[seed] - of_right[seed] for seed in sorted(of_left.keys() & of_right.keys())))
 
 
 def _by_seed(records: list[Record], key: str) -> dict[int, float]:
-    """The metric in percent by seed."""
+    """The metric ``key`` in percent, by seed."""
     values = {record.experiment.seed: record.metrics.get(key) for record in records}
     return {seed: percent(value) for seed, value in values.items() if value is not None}

@@ -15,7 +15,7 @@ from fpn_lightning.reporting.seeds import Sample, difference, sample
 from fpn_lightning.runs.record import Record
 
 FULL_SCALE_PRESETS = ("8gpu", "1gpu", "paper")
-"""Presets with the paper's data, backbone and schedule. Only their numbers are compared with the paper's numbers."""
+"""Presets with the paper's data, backbone and schedule. Numbers of other presets are not compared with the paper's."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class RowSummary:
     """A row and its records.
 
     Attributes:
-        id: ``c_fpn``.
-        row: the row of the table.
-        records: ordered by seed; empty if the row was not run or its runs differ.
-        shared_from: the row (``table2/c_fpn``) of another table whose records are used, if this row has none.
+        id: id of the row, such as ``c_fpn``.
+        row: label, numbers and settings of the row in the table.
+        records: run records, ordered by seed; empty if the row was not run or its runs differ.
+        shared_from: another table's row (``table2/c_fpn``) that ``records`` come from; ``None`` for the row's own.
         mismatches: reasons why these records cannot be compared with the paper's numbers.
         mixed: a warning that names what differs between the row's runs; ``None`` if nothing differs.
     """
@@ -40,7 +40,7 @@ class RowSummary:
 
     @property
     def comparable(self) -> bool:
-        """Whether data, schedule and backbone are the paper's."""
+        """Whether the runs use the paper's data, schedule and backbone."""
         return bool(self.records) and not self.mismatches
 
     def ours(self, key: str) -> Sample | None:
@@ -62,11 +62,11 @@ class TableSummary:
     """A table under one preset.
 
     Attributes:
-        name: ``table1``.
-        preset: ``mini``.
+        name: name of the table, such as ``table1``.
+        preset: name of the preset, such as ``mini``.
         table: title, columns and numbers of the paper.
-        rows: in the order of the table.
-        extra: columns shown in front of the table's own.
+        rows: the rows, in the order of the table.
+        extra: columns that are shown before the table's own columns.
         warnings: sentences for the top of the page.
         unlisted: rows (``table1/x``) that have records but are not in the table.
     """
@@ -100,7 +100,7 @@ class TableSummary:
         return [row for row in self.rows if row.mixed]
 
     def reference(self, row: RowSummary) -> RowSummary | None:
-        """The row that is subtracted from ``row`` in its gap; it may be ``row`` itself. ``None`` if there is none."""
+        """The reference row, which is subtracted from ``row`` to get its gap. ``None`` if there is none."""
         wanted = row.row.reference or self.table.reference
         return next((other for other in self.rows if other.id == wanted), None)
 
@@ -115,7 +115,7 @@ class TableSummary:
         return None if reference is None else minus(row.mean(key), reference.mean(key))
 
     def paired_gap(self, row: RowSummary, key: str) -> Sample:
-        """Our number of ``row`` minus that of its reference row for each common seed, in points."""
+        """For each common seed, our number of ``row`` minus our number of its reference row, in points."""
         reference = self.reference(row)
         return difference(row.records, reference.records if reference else [], key)
 
@@ -133,13 +133,13 @@ def _mismatches(record: Record, table: Table, row: Row) -> list[str]:
     """Reasons why a record cannot be compared with the paper's numbers."""
     setting, data, train = table.setting, record.data, record.train
     if setting is None:
-        return ["the table is not the paper's"]
+        return ["the table is not in the paper"]
     images_seen, expected = train.steps * train.total_batch, (table.steps(row) or 0) * setting.total_batch
     lr = setting.lr * train.total_batch / setting.total_batch  # the linear scaling rule
     preset, backbone = record.experiment.preset, table.backbone(row)
-    wrong_lr = f"the learning rate is {train.lr}, not {lr:g} for {train.total_batch} images a step"
+    wrong_lr = f"learning rate is {train.lr}; the paper's, scaled to {train.total_batch} images a step, is {lr:g}"
     checks = [
-        (preset in FULL_SCALE_PRESETS, f"preset {preset} is not the paper's scale ({', '.join(FULL_SCALE_PRESETS)})"),
+        (preset in FULL_SCALE_PRESETS, f"preset is {preset}, not {' or '.join(FULL_SCALE_PRESETS)}"),
         (data.name in setting.data, f"data is {data.name}, not {setting.data[0]}"),
         (data.split in setting.eval_splits, f"split is {data.split}, not {' or '.join(setting.eval_splits)}"),
         (data.num_images == setting.eval_images, f"evaluated on {data.num_images} images, not {setting.eval_images}"),
@@ -157,8 +157,8 @@ def areas(record: Record) -> str:
 
 
 def _disagreement(what: str, rows: list[RowSummary], value: Callable[[RowSummary, Record], str]) -> list[str]:
-    """A warning if ``value`` differs between records; it lists the values and the rows that have each value."""
-    holders: dict[str, dict[str, None]] = {}  # row ids by value; a dictionary keeps their order
+    """A warning if ``value`` differs between records. The warning lists each value with its rows."""
+    holders: dict[str, dict[str, None]] = {}  # row ids by value; the inner dictionary is an ordered set
     for row in rows:
         for record in row.records:
             holders.setdefault(value(row, record), {})[row.id] = None
@@ -170,7 +170,7 @@ def _disagreement(what: str, rows: list[RowSummary], value: Callable[[RowSummary
 
 def _warnings(table: Table, rows: list[RowSummary]) -> list[str]:
     def steps(row: RowSummary, record: Record) -> str:
-        # Relative to the paper's, because a row with twice the steps in the paper may have twice the steps here.
+        # Relative to the paper's steps, because a row with twice the steps in the paper may have twice the steps here.
         theirs = table.steps(row.row)
         return f"{percent(record.train.steps / theirs):.4g} % of the paper's" if theirs else str(record.train.steps)
 
@@ -180,16 +180,16 @@ def _warnings(table: Table, rows: list[RowSummary]) -> list[str]:
         ("the number of training images", lambda _, record: str(record.train.num_images)),
         ("the number of training steps", steps),
         ("the total batch", lambda _, record: str(record.train.total_batch)),
-        ("the area (px²) between small and medium or between medium and large", lambda _, record: areas(record)),
+        ("the area (px²) that separates object sizes", lambda _, record: areas(record)),
     ]
     return [warning for what, value in compared for warning in _disagreement(what, rows, value)]
 
 
 def _expanded(table: Table, ids: list[str]) -> dict[str, Row]:
-    """The rows of a table, each followed by its variants (``c_fpn/lr0.002``), whose reference is the row itself.
+    """The rows of a table, each followed by its variants (``c_fpn/lr0.002``).
 
-    A row with ``*`` in its id becomes one row for each name that stands in place of ``*`` in ``ids``, the row ids of
-    the records.
+    ``ids`` are the row ids of the records. The reference row of a variant is the row itself. A row with ``*`` in its id
+    is a pattern: each name in ``ids`` that matches ``*`` gives one row.
     """
     patterns = {row: re.compile(re.escape(row).replace(r"\*", "(.+)")) for row in table.rows if "*" in row}
     rows = {row: table.rows[row] for row in table.rows if row not in patterns}
@@ -214,8 +214,8 @@ def _expanded(table: Table, ids: list[str]) -> dict[str, Row]:
 def summarise(name: str, preset: str, tables: Mapping[str, Table], records: list[Record]) -> TableSummary:
     """Join the table ``name`` with the records of a preset.
 
-    ``records`` has to hold all records of the preset, because a row may use the records of the same model in another
-    table. Records of a row whose runs differ are not used.
+    ``records`` must contain all records of the preset, because a row may use the records of the same model in another
+    table. If the runs of a row differ, its records are not used.
     """
     table = tables[name]
     kept, mixed = set_apart(records)

@@ -43,7 +43,7 @@ def markdown_grid(grid: Grid) -> str:
 
 
 def section(grid: Grid) -> list[str]:
-    """A grid below its title, as Markdown."""
+    """A grid with its title as heading, in Markdown."""
     return [f"## {grid.title}", markdown_grid(grid)]
 
 
@@ -53,12 +53,12 @@ def warned(warnings: Iterable[str]) -> list[str]:
 
 
 def folded(grid: Grid) -> list[str]:
-    """A grid that is hidden until a reader clicks on its title, as Markdown."""
+    """A grid that is hidden until a reader clicks on its title, in Markdown."""
     return [f"<details><summary>{grid.title}</summary>", markdown_grid(grid), "</details>"]
 
 
 def csv_text(summary: TableSummary) -> str:
-    """The table as CSV: one line for each row and metric, numbers in percent or points with four decimals.
+    """The table as CSV, with one line for each row and metric. Numbers are in percent or points, with four decimals.
 
     ``ours_std`` is the sample standard deviation over ``num_seeds`` values. A gap is the row minus its reference row.
     A missing number is an empty cell.
@@ -85,7 +85,7 @@ def latex_escape(text: str) -> str:
 
 
 def latex(summary: TableSummary) -> str:
-    r"""The table as LaTeX floats, to be read by ``\input``; needs the package booktabs."""
+    r"""The table as LaTeX floats for ``\input``. LaTeX needs the package booktabs."""
     lines = [r"% needs \usepackage{booktabs}; made by python -m fpn_lightning.reporting; do not edit"]
     remarks = [*summary.warnings, *prose.setting(summary), *prose.provenance(summary), prose.CELLS]
     remarks += prose.notes(summary)

@@ -13,7 +13,7 @@ from fpn_lightning.reporting.grids import Grid, differences, gaps, results
 from fpn_lightning.reporting.summary import TableSummary
 
 AT_ONCE = 7
-"""Maximum number of columns with numbers side by side; seven columns with spreads fit into 80 characters."""
+"""Maximum number of columns with numbers in one table; seven columns with spreads fit into 80 characters."""
 
 
 def show(summary: TableSummary, console: Console) -> None:
@@ -38,7 +38,7 @@ def show(summary: TableSummary, console: Console) -> None:
 
 
 def _joined(grid: Grid) -> Grid:
-    """Join the paper's number, in brackets, to ours in one cell, so that all columns fit on a terminal."""
+    """Put our number and, in brackets, the paper's number into one cell, so that all columns fit on a terminal."""
     lines = []
     for line in (grid.header, *grid.rows):
         cells: list[str] = []
@@ -54,7 +54,7 @@ def _joined(grid: Grid) -> Grid:
 
 
 def _print(grid: Grid, missing: list[str], console: Console) -> None:
-    """Print a grid without the rows ``missing``, in several tables if it has many columns."""
+    """Print a grid without the rows ``missing``. A grid with many columns is printed as several tables."""
     columns = list(zip(grid.header, *(row for row in grid.rows if row[0] not in missing), strict=True))
     words, numbers = columns[: grid.left], columns[grid.left :]
     tables = -(-len(numbers) // AT_ONCE)

@@ -1,7 +1,7 @@
-"""Write the page of the learning rates that were tried, ``reports/<preset>/tuning.md``: rows × learning rates.
+"""Write the page ``reports/<preset>/tuning.md``, which compares the learning rates that were tried for each row.
 
-A run that tries a learning rate has ``experiment.table: tuning/<table>/lr<value>``. Its seed and its split are used in
-no reported table.
+A run that tries a learning rate has ``experiment.table: tuning/<table>/lr<value>``. Reported tables should use neither
+the seed nor the split of such a run.
 """
 
 from __future__ import annotations
@@ -72,19 +72,20 @@ def _tried(tuning: list[Record]) -> Tried:
 def _conditions(tuning: list[Record]) -> str:
     images, splits = (each(r.data.num_images for r in tuning), ", ".join(sorted({r.data.split for r in tuning})))
     return (
-        f"Runs of {each((r.train.steps for r in tuning), ' or ')} steps of "
-        f"{each((r.train.total_batch for r in tuning), ' or ')} images, "
-        f"seed {each(r.experiment.seed for r in tuning)}, evaluated on {images} images of the split {splits}. "
-        "Numbers are in percent, mean ± sample standard deviation over seeds. Bold: the best learning rate of a row. "
-        "Used: the learning rate of the row in the reported table."
+        f"The runs have {each((r.train.steps for r in tuning), ' or ')} training steps of "
+        f"{each((r.train.total_batch for r in tuning), ' or ')} images and use "
+        f"seed {each(r.experiment.seed for r in tuning)}. They are evaluated on {images} images of the split {splits}. "
+        "Numbers are in percent: mean ± sample standard deviation over seeds. The best number of a row is bold. "
+        "The column “used” has the learning rate of the row in the reported table."
     )
 
 
 def _pivot(tried: Tried, reported: list[Record]) -> tuple[Grid, Grid]:
-    """One line for each row and metric, one column for each learning rate.
+    """Make grids with one line for each row and metric, and one column for each learning rate.
 
     Returns:
-        A grid of each table's main metric, by which a learning rate is chosen; a grid of recalls at fewer proposals.
+        A grid with each table's main metric, which decides between learning rates, and a grid with the recalls at fewer
+        proposals.
     """
     rates = sorted({rate for by_rate in tried.values() for rate in by_rate})
     header = ["row", "metric", *(f"lr {rate:g}" for rate in rates), "used"]
@@ -106,7 +107,7 @@ def _pivot(tried: Tried, reported: list[Record]) -> tuple[Grid, Grid]:
 
 
 def _fewer(main: str, by_rate: dict[float, list[Record]]) -> list[str]:
-    """Names of recalls at fewer proposals than ``main``; none if ``main`` is not a recall of proposals."""
+    """Names of recalls at fewer proposals than ``main``. The list is empty if ``main`` is not a recall of proposals."""
     counts = {key: proposal_count(key) for runs in by_rate.values() for run in runs for key in run.metrics}
     fewer = {key: count for key, count in counts.items() if count and count < (proposal_count(main) or 0)}
     return sorted(fewer, key=fewer.__getitem__)
@@ -126,4 +127,4 @@ def _warnings(tuning: list[Record], reported: list[Record]) -> Iterator[str]:
             yield f"{table}: the runs differ in data, split, steps or batch, not only in the learning rate."
     for record in tuning:
         if record.train.lr not in (None, float(record.experiment.table.rpartition("/lr")[2])):
-            yield f"{record.experiment}: the run used learning rate {record.train.lr:g}, not the one in its name."
+            yield f"{record.experiment}: the run used learning rate {record.train.lr:g}, not the rate in its name."

@@ -6,12 +6,16 @@ import subprocess
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Only these paths count as code: a changed report or record does not change what a run computes.
+# Paths that are checked for changes. A changed report or record does not change what a run computes.
 _CODE = ("train.py", "fpn_lightning", "configs", "benchmarks", "requirements.lock")
 
 
 def git_commit(repository: Path = REPOSITORY) -> str:
-    """Return a checkout's commit, followed by ``+changes`` if its code is modified; ``unknown`` without a checkout."""
+    """Return the commit of a git checkout, with ``+changes`` appended if code is modified.
+
+    Returns:
+        The first 12 digits of the commit; ``unknown`` if ``repository`` is not a git checkout.
+    """
 
     def git(*args: str) -> str:
         return subprocess.run(["git", *args], cwd=repository, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,7 +1,7 @@
 """Writes the checkpoints of a run, so that the run can continue after any interruption, and finds the last checkpoint.
 
-The checkpoint of step N is written after the steps before N are logged, and before a validation that is due at step N.
-A resumed run therefore starts with that validation.
+After N optimiser steps, a run first logs these steps, then writes the checkpoint, and then validates if a validation is
+due. A run that resumes from this checkpoint therefore starts with the validation.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ _TO_RESUME = ("loops", "optimizer_states", "lr_schedulers")
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints completely or not at all. Lightning's own class may copy them from a temporary folder."""
+    """Writes each checkpoint completely or not at all.
+
+    Lightning's own class may copy a checkpoint from a temporary folder. An interrupted copy leaves an incomplete file.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint; storage options are not supported."""
@@ -41,13 +44,13 @@ class WholeCheckpointIO(TorchCheckpointIO):
 class RunCheckpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint for runs that may be stopped at any moment.
 
-    The arguments of ModelCheckpoint determine the regular checkpoints. In addition, ``last.ckpt`` is written before
-    every validation, and after the step in which Ctrl-C or SIGTERM arrives; the signal then ends the run. A second
-    signal ends the run at once.
+    The arguments of ModelCheckpoint determine when regular checkpoints are written. In addition, ``last.ckpt`` is
+    written before every validation. After Ctrl-C, SIGTERM or SIGHUP, the run finishes the current step, writes
+    ``last.ckpt`` and ends. A second signal ends the run at once.
 
-    With ``monitor``, a metric such as ``val/AP``, the weights with the highest value of the metric are saved in
-    ``best.ckpt`` right after the validation that measured the value. Lightning's own monitoring would save before that
-    validation. ``mode`` is not used, because all metrics are better if they are higher.
+    ``monitor`` names a metric, such as ``val/AP``. The weights with the highest value of this metric are saved in
+    ``best.ckpt`` after the validation that measured the value. Lightning's own monitoring would save the weights before
+    the validation. ``mode`` is ignored, because a higher value is better for every metric.
     """
 
     _received: int | None = None
@@ -55,7 +58,7 @@ class RunCheckpoint(ModelCheckpoint):
     _best: float | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Move ``monitor`` to a private attribute: with it, Lightning's class would save before the validation."""
+        """Move ``monitor`` to a private attribute, so that Lightning's class does not save before the validation."""
         super().setup(trainer, pl_module, stage)
         if self.monitor is not None:
             self._monitored, self.monitor = self.monitor, None
@@ -65,12 +68,12 @@ class RunCheckpoint(ModelCheckpoint):
         return super().state_dict() | ({} if self._best is None else {"best": self._best})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore Lightning's state and the best value so far."""
+        """Restore Lightning's state and the best value of the monitored metric so far."""
         super().load_state_dict(state_dict)
         self._best = state_dict.get("best")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write ``best.ckpt`` if this validation has the highest value so far."""
+        """Write ``best.ckpt`` if this validation measured the highest value of the monitored metric so far."""
         super().on_validation_end(trainer, pl_module)
         if self._monitored is None or trainer.global_step == 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -84,7 +87,7 @@ class RunCheckpoint(ModelCheckpoint):
         return ExitStack()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Handle signals at the end of a step from now on; run the validation that a killed run did not finish."""
+        """Install the signal handler, and run the validation that a killed run did not finish."""
         super().on_train_start(trainer, pl_module)
         self._received = None
         self._handlers.enter_context(handled_by(self._receive))
@@ -98,7 +101,7 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write a checkpoint if one is due, and before the run validates or stops."""
+        """Write the regular checkpoint if it is due, and ``last.ckpt`` if the run is about to validate or stop."""
         if trainer.fit_loop._should_accumulate():
             return  # a checkpoint does not contain accumulated gradients
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
@@ -117,12 +120,12 @@ class RunCheckpoint(ModelCheckpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stop during a validation of ``fit`` if a signal has arrived; ``last.ckpt`` was written before validating."""
+        """Stop the validation if a signal has arrived. ``last.ckpt`` was written before the validation."""
         if self._received is not None:
             raise self._stopped()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write a checkpoint and stop if a signal has arrived since the last step."""
+        """If a signal has arrived since the last step, write a checkpoint and stop."""
         super().on_train_end(trainer, pl_module)
         self._handlers.close()
         if self._has_to_stop(trainer):
@@ -130,13 +133,13 @@ class RunCheckpoint(ModelCheckpoint):
             raise self._stopped()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """If a signal stopped the run, add the command that continues the run to the exception."""
+        """If a signal stopped the run, write the command to continue the run into ``exception.advice``."""
         super().on_exception(trainer, pl_module, exception)
         self._handlers.close()
         run = Path(trainer.default_root_dir)
         fits = last_checkpoint(run).parent.resolve() == Path(str(self.dirpath)).resolve()
         if isinstance(exception, Stopped) and fits:
-            exception.advice = "No step has finished, so there is nothing to continue; start the run again."
+            exception.advice = "The run has no checkpoint, because no step has finished. Start the run again."
             if any(last_checkpoint(run).parent.glob("*.ckpt")):
                 config = shlex.quote(str(run / "config.yaml"))
                 exception.advice = f"To continue the run: python train.py fit --config {config} --ckpt_path last"
@@ -147,7 +150,7 @@ class RunCheckpoint(ModelCheckpoint):
         self._received = number
         # A signal handler must not call print(): the signal may arrive during another print().
         with suppress(OSError):  # the terminal may be closed
-            os.write(2, b"\nThe run stops after this step and writes a checkpoint. A second signal stops it at once.\n")
+            os.write(2, b"\nThe run writes a checkpoint after this step and stops. A second signal stops it at once.\n")
 
     def _has_to_stop(self, trainer: Trainer) -> bool:
         """Return whether any process has received a signal. All processes get the same value and stop together."""
@@ -168,7 +171,7 @@ def _validation_is_due(trainer: Trainer) -> bool:
 
 
 def newest_checkpoint(run: Path) -> Path:
-    """Return the path of ``last.ckpt``, or of the newest other checkpoint if ``last.ckpt`` is missing or damaged.
+    """Return the path of ``last.ckpt``. If this file is missing or damaged, return the newest readable checkpoint.
 
     If no checkpoint can be read, the path of ``last.ckpt`` is returned, so that later errors name this file.
     """
@@ -187,17 +190,18 @@ def newest_checkpoint(run: Path) -> Path:
 
 
 def steps_taken(path: str, resumes: bool) -> int:
-    """Return the number of optimiser steps before a checkpoint was written.
+    """Return how many optimiser steps were taken before a checkpoint was written.
 
     Args:
         path: the checkpoint, given as ``--ckpt_path``.
-        resumes: whether training continues from the checkpoint, which then needs the state of the optimiser too.
+        resumes: whether training continues from the checkpoint. If so, the checkpoint must also contain the state of
+            the optimiser.
 
     Raises:
-        InputError: if the file is not a checkpoint of this package, or lacks a necessary entry.
+        InputError: if the file is not a checkpoint of this package, or a necessary entry is missing.
     """
     checkpoint = read_checkpoint(path, "--ckpt_path")
     for key in (*_ALWAYS, *(_TO_RESUME if resumes else ())):
         if key not in checkpoint:
-            raise InputError(f"--ckpt_path: {path} has no {key}; to use its weights only: --model.init_from {path}")
+            raise InputError(f"--ckpt_path: {path} has no {key}. To use only the weights: --model.init_from {path}")
     return int(checkpoint["global_step"])

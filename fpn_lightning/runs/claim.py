@@ -1,4 +1,4 @@
-"""Prepares the folder of a run for ``fit``. Checks precede changes, and a failure never loses an earlier run."""
+"""Prepares the folder of a run for ``fit``. All checks precede all changes. A failure never deletes an earlier run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from fpn_lightning.runs.directory import RECORD_NAME, is_finished, last_checkpoi
 OVERWRITE = "--experiment.overwrite true"
 RESUME = "--ckpt_path last"
 EARLIER_RECORD = "metrics.earlier.json"
-"""File with the record of a finished run while the run is trained longer."""
+"""File that keeps the record of a finished run while the run is trained for more steps."""
 
 
 def check_start(directory: Path, overwrite: bool, resume: bool) -> None:
-    """Check that ``fit`` may start in a folder; change nothing.
+    """Check that ``fit`` may start in a folder. The folder is not changed.
 
     Args:
         directory: the run's directory.
@@ -30,8 +30,8 @@ def check_start(directory: Path, overwrite: bool, resume: bool) -> None:
         resume: whether the run continues from its last checkpoint.
 
     Raises:
-        InputError: if another process trains in the folder, if the folder holds a run that is neither resumed nor
-            overwritten, or if there is no checkpoint to resume from.
+        InputError: if another process trains in the folder, if ``overwrite`` and ``resume`` are both true, if both are
+            false and the folder contains a run, or if the checkpoint to resume from is missing.
     """
     if directory.is_dir():
         with _alone(directory):
@@ -42,10 +42,10 @@ def check_start(directory: Path, overwrite: bool, resume: bool) -> None:
 def _check_free(directory: Path, overwrite: bool, resume: bool) -> None:
     started = _has_checkpoint(directory)
     if overwrite and resume:
-        raise InputError(f"{OVERWRITE} would replace the run that {RESUME} continues; use only one of the two.")
+        raise InputError(f"{OVERWRITE} would replace the run that {RESUME} continues. Give only one of these options.")
     if overwrite:
         return
-    aside = "".join(f" The run that was overwritten is in {folder}." for folder in moved_aside(directory)[:1])
+    aside = "".join(f" The overwritten run is in {folder}." for folder in moved_aside(directory)[:1])
     if resume:
         if not started:
             raise InputError(f"{RESUME}: {last_checkpoint(directory)} does not exist.{aside}")
@@ -66,27 +66,27 @@ def check_steps(directory: Path, taken: int, asked: int) -> None:
 
     Args:
         directory: the run's directory.
-        taken: optimiser steps of its last checkpoint.
-        asked: ``trainer.max_steps``, rescaled; not positive if there is no limit.
+        taken: optimiser steps that the run's last checkpoint has taken.
+        asked: ``trainer.max_steps``, rescaled for the total batch; not positive if the number of steps is unlimited.
 
     Raises:
-        InputError: if the run has taken more steps than ``asked``, or has taken all of them and is finished.
+        InputError: if the run has taken more steps than ``asked``, or if it has taken ``asked`` steps and is finished.
     """
     if 0 < asked < taken:
         raise InputError(
-            f"{directory} has taken {taken} steps, more than trainer.max_steps {asked}. To train it longer: "
+            f"{directory} has taken {taken} steps, more than trainer.max_steps {asked}. To train the run longer: "
             f"--trainer.max_steps larger than {taken}; to run it again: {OVERWRITE} without --ckpt_path"
         )
     if asked == taken and is_finished(directory):
         raise InputError(
-            f"{directory} holds a finished run: it has taken all {taken} steps of trainer.max_steps, so {RESUME} has "
-            f"nothing to continue. To train it longer: --trainer.max_steps larger than {taken}; to run it again: "
+            f"{directory} holds a finished run, which has taken all {taken} steps of trainer.max_steps. {RESUME} has "
+            f"nothing to continue. To train the run longer: --trainer.max_steps larger than {taken}; to run it again: "
             f"{OVERWRITE} without --ckpt_path"
         )
 
 
 def check_output(directory: Path, subcommand: str) -> None:
-    """Check that a subcommand does not write over the record and the log of a run.
+    """Check that a subcommand does not overwrite the record and the log of a run.
 
     Args:
         directory: the folder that the subcommand writes to.
@@ -99,8 +99,8 @@ def check_output(directory: Path, subcommand: str) -> None:
         (directory / name).exists() for name in ("checkpoints", RECORD_NAME)
     ):
         raise InputError(
-            f"experiment.output: {directory} is the folder of a run. {subcommand} would change its record and log; "
-            "give another folder."
+            f"experiment.output: {directory} is the folder of a run. {subcommand} would change the record and the log "
+            "of this run. Give another folder."
         )
 
 
@@ -117,8 +117,8 @@ def check_sources(directory: Path, sources: Mapping[str, str | None]) -> None:
     for key, path in sources.items():
         if path is not None and Path(path).resolve().is_relative_to(directory.resolve()):
             raise InputError(
-                f"{key} is {path}, a part of the run that {OVERWRITE} replaces. Copy it to another folder and name the "
-                "copy, or write the new run elsewhere with --experiment.root"
+                f"{key} is {path}, a part of the run that {OVERWRITE} replaces. Copy {path} to another folder and set "
+                f"{key} to the copy, or write the new run to another folder with --experiment.root"
             )
 
 
@@ -126,10 +126,10 @@ def check_sources(directory: Path, sources: Mapping[str, str | None]) -> None:
 def claimed(
     directory: Path, overwrite: bool, resume: bool, trained: Callable[[], bool]
 ) -> Iterator[Callable[[], None]]:
-    """Keep other processes out of a run's folder while the ``with`` block trains in it.
+    """Lock a run's folder against other processes while the ``with`` block trains in the folder.
 
     An overwritten run is moved to ``seed<n>.replaced``, and deleted when the new run has finished. If the block fails
-    before its first optimiser step, the files of the new run are removed and the earlier run is moved back.
+    before its first optimiser step, the files of the new run are deleted and the overwritten run is moved back.
 
     Args:
         directory: the run's directory.
@@ -138,21 +138,22 @@ def claimed(
         trained: returns whether the block has taken an optimiser step.
 
     Yields:
-        A function that does the same as a failure of the block. A process calls it to end without leaving the block.
+        A function that cleans up as after a failure of the block. A process that ends inside the block calls this
+        function first.
 
     Raises:
         InputError: if another process has begun or finished a run in the folder since :func:`check_start`.
     """
     if directory.is_symlink():
-        directory = directory.resolve()  # the link, for instance to a larger disk, must not be replaced by a folder
+        directory = directory.resolve()  # keep the link, which may point to a larger disk
     with ExitStack() as locks:
         new = not directory.exists()
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
-        locks.enter_context(_alone(directory))  # before anything in the folder is changed
+        locks.enter_context(_alone(directory))  # lock the folder before the first change
         _check_free(directory, overwrite, resume)
         undo = [_prepare(directory, overwrite, new)]
-        if overwrite and not new:  # the folder was replaced by an empty one, which has no lock yet
+        if overwrite and not new:  # a new, empty folder has replaced the locked folder: lock the new folder, too
             locks.enter_context(_alone(directory))
         if not overwrite:
             _tell(directory)
@@ -161,13 +162,13 @@ def claimed(
 
 @contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """Keep other processes out of a run's folder. The lock moves with the folder and ends with this process."""
+    """Lock a run's folder against other processes. A renamed folder keeps its lock. The lock ends with this process."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         trains = f"another process trains in {directory}"
         lock(handle, trains)
         if not (directory.is_dir() and os.path.samestat(os.fstat(handle), directory.stat())):
-            raise InputError(f"{trains}: wait for it, or stop it first")  # the folder was just replaced
+            raise InputError(f"{trains}: wait for it, or stop it first")  # another process just replaced the folder
         yield
     finally:
         os.close(handle)
@@ -176,7 +177,7 @@ def _alone(directory: Path) -> Iterator[None]:
 def _training(
     directory: Path, trained: Callable[[], bool], undo: list[Callable[[], None]]
 ) -> Iterator[Callable[[], None]]:
-    """Restore the earlier state if the block fails before its first step; delete the earlier run on success."""
+    """If the block fails before its first step, restore the folder. If the run finishes, delete the overwritten run."""
 
     def failed() -> None:
         if undo and not trained():
@@ -196,7 +197,7 @@ def _training(
 
 
 def _prepare(directory: Path, overwrite: bool, new: bool) -> Callable[[], None]:
-    """Prepare the folder for a run; return a function that restores the earlier state."""
+    """Prepare the folder for a run. Return a function that undoes all changes of the folder."""
     aside = None
     with writing(directory):
         if overwrite and not new:
@@ -206,7 +207,7 @@ def _prepare(directory: Path, overwrite: bool, new: bool) -> Callable[[], None]:
     record, earlier = directory / RECORD_NAME, directory / EARLIER_RECORD
     changed = [record, earlier, directory / "config.yaml", directory / "metrics.csv"]
     before = {path: path.read_bytes() if path.exists() else None for path in changed}
-    if is_finished(directory):  # otherwise keep the earlier record that an unfinished continuation may have left
+    if is_finished(directory):  # an unfinished run keeps ``earlier``, the record of its finished part, if it exists
         record.replace(earlier)
     record.unlink(missing_ok=True)
 
@@ -219,7 +220,7 @@ def _prepare(directory: Path, overwrite: bool, new: bool) -> Callable[[], None]:
         if aside is not None:
             aside.rename(directory)
         elif new:
-            with suppress(OSError):  # remove parents, innermost first, up to the first that is not empty
+            with suppress(OSError):  # remove empty parent folders, innermost first; a folder with content raises
                 for folder in directory.parents:
                     folder.rmdir()
 
@@ -227,7 +228,11 @@ def _prepare(directory: Path, overwrite: bool, new: bool) -> Callable[[], None]:
 
 
 def _set_aside(directory: Path) -> Path | None:
-    """Empty a folder. If it contains results, move them to a new folder and return its path; delete anything else."""
+    """Replace a run's folder by an empty folder.
+
+    Returns:
+        The new path of the old folder if this folder contains results; otherwise it is deleted, and ``None`` returned.
+    """
     if not _holds_results(directory):
         shutil.rmtree(directory)
         directory.mkdir()
@@ -239,7 +244,7 @@ def _set_aside(directory: Path) -> Path | None:
     except OSError:
         aside.rename(directory)
         raise
-    rank_zero_info(f"The earlier run was moved to {aside}. It is deleted when the new run has finished.")
+    rank_zero_info(f"The earlier run was moved to {aside}, and is deleted when the new run has finished.")
     return aside
 
 
@@ -248,7 +253,7 @@ def _has_checkpoint(directory: Path) -> bool:
 
 
 def _forget_attempt(directory: Path) -> None:
-    """Remove the logs of a run that ended before its first checkpoint; the next run may have other settings."""
+    """Delete the logs of a run that ended before its first checkpoint, as the next run may have other settings."""
     for name in ("metrics.csv", "untrained.yaml", "wandb_id"):
         (directory / name).unlink(missing_ok=True)
     shutil.rmtree(directory / "pictures", ignore_errors=True)
@@ -265,9 +270,9 @@ def _free(directory: Path) -> Path:
 
 
 def _tell(directory: Path) -> None:
-    """Log where overwritten runs are that were not deleted, and how to restore them."""
+    """Log the folder of each overwritten run that still exists, and how to restore the run."""
     for folder in moved_aside(directory):
         rank_zero_info(
-            f"The run that was overwritten is in {folder}. It is deleted when a run in {directory} has finished; to "
-            f"get it back, delete {directory} and rename {folder.name} to {directory.name}."
+            f"The overwritten run is in {folder}. This folder is deleted when a run in {directory} has finished. To "
+            f"restore the overwritten run, delete {directory} and rename {folder.name} to {directory.name}."
         )

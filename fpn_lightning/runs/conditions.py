@@ -1,4 +1,4 @@
-"""Check whether runs have the same data, schedule, object sizes and configuration."""
+"""Checks whether runs have the same data, schedule, object sizes and configuration."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from collections.abc import Iterable
 from fpn_lightning.runs.record import Record
 
 SEEDLESS_DIGEST = 2
-"""The first ``schema`` of records whose ``config_sha256`` does not include the seed, so that seeds can be compared."""
+"""First ``schema`` of records in which ``config_sha256`` does not depend on the seed. From this schema on, the digests
+of different seeds can be compared."""
 _DIGESTS = ("data.fingerprint", "config_sha256")
 
 
 def _conditions(record: Record) -> dict[str, str]:
-    """Return the values that must be equal between runs, as text, by key of the record. Absent values are omitted."""
+    """Return the values that must be equal between runs: keys of the record with their values, as text.
+
+    Absent values are omitted.
+    """
     data, train = record.data, record.train
     found = {
         "data.name": data.name,
@@ -31,12 +35,13 @@ def _conditions(record: Record) -> dict[str, str]:
 
 
 def differing(records: Iterable[Record]) -> dict[str, dict[str, list[Record]]]:
-    """Find the conditions that are not equal for all records.
+    """Find the conditions that differ between records.
 
     Digests of configurations are compared only between records of ``schema`` 2 and later.
 
     Returns:
-        For each key that differs, its values and the records that have each value. Digests are cut to 12 digits.
+        For each key with different values, a dictionary that maps each value to the records with this value. Digests
+        are cut to 12 digits.
     """
     found: dict[str, dict[str, list[Record]]] = {}
     for record in records:
@@ -50,9 +55,9 @@ def differing(records: Iterable[Record]) -> dict[str, dict[str, list[Record]]]:
 
 
 def why_not_add(kept: Record, new: Record) -> list[str]:
-    """Return the reasons why a record cannot be averaged with the kept seeds of its row."""
+    """Return the reasons why a new record cannot be averaged with a kept record of another seed of the same row."""
     found = differing((kept, new)).items()
-    return [f"{key} is {new_value}; the kept seeds have {old}" for key, (old, new_value) in found]
+    return [f"{key} is {new_value}, but {old} in the kept records" for key, (old, new_value) in found]
 
 
 def why_not_replace(kept: Record, new: Record) -> list[str]:
@@ -67,6 +72,6 @@ def why_not_replace(kept: Record, new: Record) -> list[str]:
         reasons.append(
             f"config_sha256 cannot be compared: schema {new.schema} computes it differently from schema {kept.schema}"
         )
-    elif kept.config_sha256 != new.config_sha256:  # Both digests cover the seed, and the seeds are equal.
+    elif kept.config_sha256 != new.config_sha256:  # schema 1: both digests depend on the seed, which is equal here
         reasons.append(f"config_sha256 is {new.config_sha256[:12]} and was {kept.config_sha256[:12]}")
     return reasons

@@ -1,4 +1,4 @@
-"""What a run prints on the terminal: log messages and its metrics."""
+"""Prints the log messages and the metrics of a run on the terminal."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.text import plain, replace_unprintable, show
 
 PACKAGE = Path(__file__).parents[1]
-NOISE = re.compile(r"Tip:|=1\.0\)` was configured")  # advertisements, and messages that repeat the configuration
+NOISE = re.compile(r"Tip:|=1\.0\)` was configured")  # tips, and messages that only repeat the configuration
 MAX_CLASSES = 30
 """Largest number of classes for which the AP of each class is printed without ``--verbose true``."""
 
 
 class StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to the current ``sys.stderr``, which a progress bar replaces to keep messages on separate lines."""
+    """A log handler that writes to the current ``sys.stderr``.
+
+    A progress bar replaces ``sys.stderr``, so that messages get their own lines.
+    """
 
     def __init__(self, formatter: logging.Formatter | None = None) -> None:
         super().__init__()
@@ -56,7 +59,7 @@ def set_up_logging() -> None:
     advertisements.addFilter(lambda record: not NOISE.search(record.getMessage()))
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode")  # frozen BatchNorm
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval")  # in runs of a few steps
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval")  # in short runs
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # of a resumed run
 
 
@@ -76,17 +79,18 @@ def print_metrics(
     all_classes: bool = False,
     recall_of: str = "",
 ) -> None:
-    """Print metrics in percent, one line for each and one column for each object size, and the AP of each class.
+    """Print a table of metrics in percent, and then the AP of each class.
 
-    A cell is "–" if there is no ground truth, and empty if COCO does not split the metric by size.
+    The table has one line per metric and one column per object size. A cell is "–" if no ground truth has this size. A
+    cell is empty if COCO does not split the metric by size.
 
     Args:
         title: heading of the table.
-        metrics: fractions; ``AR100_s`` and ``APs`` stand in the lines ``AR100`` and ``AP``, column ``small``.
-        area_thresholds: px² between small, medium and large objects.
-        per_class: AP by name of class, best first.
-        all_classes: print the AP of each class also if there are more than 30 classes.
-        recall_of: text that says which boxes AR evaluates; not printed if empty.
+        metrics: fractions. ``AR100_s`` is printed in line ``AR100``, column ``small``; ``APs`` in line ``AP``.
+        area_thresholds: the two areas (px²) that separate small, medium and large objects.
+        per_class: AP of each class by its name, best first.
+        all_classes: whether to print the AP of each class if there are more than 30 classes.
+        recall_of: the boxes that AR evaluates, as text; not printed if empty.
     """
     table = Table("", "all", *SIZES.values(), title=Text(plain(title)), title_justify="left")
     by_size = {name: [key for key in size_keys(name) or () if key in metrics] for name in metrics}
@@ -103,7 +107,7 @@ def print_metrics(
             table.add_row(Text(plain(name)), _cell(value))
         Console().print(table)
     elif per_class:
-        show(f"AP of the {len(per_class)} classes: --verbose true")
+        show(f"To print the AP of the {len(per_class)} classes: --verbose true")
 
 
 def _cell(value: float | None) -> str:
@@ -117,7 +121,7 @@ def print_evaluation(title: str, stage: BaseStage, all_classes: bool = False) ->
 
 
 class MetricsTable(Callback):
-    """Prints the metrics of every validation before the last step, including those of the untrained model.
+    """Prints the metrics of every validation except the last. A validation of the untrained model is included.
 
     Args:
         title: heading of the table, without the step.
@@ -139,8 +143,8 @@ class MetricsTable(Callback):
 
 
 def print_record(record: Record, path: Path, stage: BaseStage, all_classes: bool = False) -> None:
-    """Print the metrics of a run. If the run is not finished, also print the reason and how to continue."""
+    """Print the metrics of a run. If the run is not finished, also print the reason and how to continue the run."""
     print_evaluation(f"{record.experiment.table}/{record.experiment.row}", stage, all_classes)
     show(f"written to {path}")
     if record.status != FINISHED:
-        show(f"not finished, so not in tables: {record.outcome}. To continue: --ckpt_path last")
+        show(f"The run is not finished, so tables leave it out: {record.outcome}. To continue it: --ckpt_path last")

@@ -1,4 +1,4 @@
-"""A CSV log that a resumed run continues. Lightning's own CSV logger deletes the earlier file."""
+"""A CSV log that a resumed run continues. Lightning's own CSV logger would delete the earlier log."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from fpn_lightning.files import write_whole, writing
 
 
 class AppendingCSVLogger(Logger):
-    """Writes ``metrics.csv``: one line per logged step, first column ``step``; new values add columns.
+    """Writes ``metrics.csv``, with one line per logged measurement.
+
+    The first column is ``step``. A new metric adds a column.
 
     Args:
         directory: the run's directory; the file is created when the first line is logged.
         resume_step: step of the checkpoint that the run continues from. Lines that were logged after the checkpoint are
-            dropped, because the run logs them again. ``None`` keeps them. An incomplete last line, left by a full disk
-            or a power cut, is always dropped.
+            dropped, because the run logs them again. ``None`` keeps all complete lines. An incomplete last line, left
+            by a full disk or a power cut, is always dropped.
     """
 
     def __init__(self, directory: Path, resume_step: int | None = None) -> None:
@@ -45,30 +47,30 @@ class AppendingCSVLogger(Logger):
 
     @property
     def version(self) -> str:
-        """Empty: a run directory holds one run, so there is only one version."""
+        """Empty, because the log of a run has only one version."""
         return ""
 
     @property
     def root_dir(self) -> str:
-        """Where Lightning looks for the log directory."""
+        """The run's directory, as Lightning's root folder of all logs."""
         return str(self.directory)
 
     @property
     def save_dir(self) -> str:
-        """Where Lightning puts what belongs to the log."""
+        """The run's directory, as Lightning's folder for files of this logger."""
         return str(self.directory)
 
     @property
     def log_dir(self) -> str:
-        """Where Lightning puts what belongs to the log."""
+        """The run's directory, as Lightning's folder for this version of the log."""
         return str(self.directory)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the resolved configuration is in ``config.yaml``."""
+        """Do nothing, because ``config.yaml`` already contains the resolved configuration."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append a line; the whole file is rewritten if a value needs a new column."""
+        """Append a line. If a metric needs a new column, rewrite the whole file."""
         values = {name: repr(float(value)) for name, value in metrics.items() if name != "epoch"}
         line = {"step": str(step or 0), **values}
         known = next((old for old in reversed(self._lines) if _same_measurement(old, line)), None)
@@ -84,21 +86,21 @@ class AppendingCSVLogger(Logger):
             with writing(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(self._format([line], header=False))
                 file.flush()
-                os.fsync(file.fileno())  # a checkpoint saved after this must find the line on disk
+                os.fsync(file.fileno())  # the line must be on disk before the next checkpoint is saved
 
     @rank_zero_only
     def _rewrite(self) -> None:
         write_whole(self.path, self._format(self._lines, header=True))
 
     def lines(self) -> list[tuple[int, dict[str, float]]]:
-        """Return all lines logged so far, each as the step and a dictionary of values by name."""
+        """Return all lines logged so far: for each line, the step and a dictionary from metric name to value."""
         return [
             (int(line["step"]), {name: float(value) for name, value in line.items() if name != "step" and value})
             for line in self._lines
         ]
 
     def curves(self) -> dict[str, list[tuple[int, float]]]:
-        """Return all values logged so far: for each name, a list of (step, value)."""
+        """Return all values logged so far: for each metric name, a list of (step, value)."""
         curves: dict[str, list[tuple[int, float]]] = {}
         for step, values in self.lines():
             for name, value in values.items():
@@ -131,17 +133,17 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]], str]:
             lines.append(line)
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise InputError(
-            f"{path} is damaged ({error}). Correct the file by hand. Or move it to another folder; the run then "
-            "continues without its earlier curves."
+            f"{path} is damaged ({error}). Correct the file by hand, or move the file to another folder. Without the "
+            "file, the run continues, but its record lacks the earlier curves."
         ) from error
     return list(reader.fieldnames or ["step"]), lines, unfinished
 
 
 def _stays(line: dict[str, str], resume_step: int) -> bool:
-    """Return whether a line was logged before the checkpoint of ``resume_step`` was written.
+    """Return whether a run that resumes after ``resume_step`` steps keeps a line of its log.
 
-    The ``step`` of a training line is the index of that step, from 0. The ``step`` of an evaluation line is the number
-    of steps taken before the evaluation.
+    The ``step`` of a training line is the index of the training step, from 0. The ``step`` of an evaluation line is the
+    number of steps taken before the evaluation.
     """
     trained = any(value for name, value in line.items() if name.startswith("train/"))
     return int(line["step"]) < resume_step + (not trained)

@@ -1,4 +1,4 @@
-"""The name of a run and its folder: ``runs/<preset>/<table>/<row>/seed<n>/``.
+"""Names runs and their folders: ``runs/<preset>/<table>/<row>/seed<n>/``.
 
 A variant of a row, for instance with another learning rate, has the folder ``.../<row>/<variant>/seed<n>/``.
 """
@@ -25,25 +25,25 @@ class ExperimentOptions:
     row: str = ""
     """Row of the table, for example ``c_fpn``."""
     variant: str = ""
-    """Name for the values that the command line changes in the row, for example ``lr0.002``. The run gets its own
-    folder, and its own line below the row in the table."""
+    """Name of a variant of the row, for example ``lr0.002``; needed if the command line changes values of the row. The
+    variant gets its own folder, and its own line below the row in the table."""
     preset: str = "paper"
-    """Scale of the run; ``paper`` without ``--preset``."""
+    """Preset of the run; ``paper`` if ``--preset`` is not given."""
     proposals_of: str = ""
-    """Row whose run makes the proposals, for example ``table1/c_fpn``; its preset and seed are those of this run. Used
-    if ``data.proposals`` is null."""
+    """Row that provides the proposals, for example ``table1/c_fpn``, from its run with the same preset and seed.
+    Ignored if ``data.proposals`` is set."""
     weights_of: str = ""
-    """Row whose last checkpoint gives the initial weights, for example ``table2/c_fpn``; its preset and seed are those
-    of this run. Used if ``model.init_from`` is null."""
+    """Row that provides the initial weights, for example ``table2/c_fpn``: the last checkpoint of its run with the same
+    preset and seed. Ignored if ``model.init_from`` is set."""
     root: str = "runs"
     """Folder of all runs."""
     output: str = ""
     """Folder that ``validate``, ``test`` and ``predict`` write to; by default ``<run>/<subcommand>``."""
     overwrite: bool = False
-    """``fit`` replaces an earlier run of the same row, preset and seed. The earlier run is deleted when the new run has
-    finished. ``predict`` replaces proposals that were made with other weights."""
+    """Let ``fit`` replace an earlier run of the same row, preset and seed. The earlier run is deleted when the new run
+    has finished. Let ``predict`` replace proposals that were made with other weights."""
     evaluate_untrained: bool = False
-    """Also evaluate the model before the first step, and add these metrics to the record."""
+    """Also evaluate the model before the first step, and add the metrics to the record."""
 
 
 def run_directory(experiment: ExperimentOptions, seed: int | bool | None) -> str:
@@ -58,23 +58,23 @@ def run_directory(experiment: ExperimentOptions, seed: int | bool | None) -> str
         )
     if seed is None or isinstance(seed, bool) or not 0 <= seed < 2**32:
         raise InputError(
-            f"seed_everything is {seed}: give a number from 0 to 2^32 - 1. It is part of the name of the run's folder."
+            f"seed_everything is {seed}: give a number from 0 to 2^32 - 1, which becomes a part of the folder's name."
         )
     for key in ("table", "row", "variant", "preset", "proposals_of", "weights_of"):
         name = getattr(experiment, key)
         if not is_folder_name(name) and (name or key in ("table", "row", "preset")):
-            raise InputError(f"experiment.{key} {name!r} cannot be a folder name. Give letters, digits and _, -, +, /.")
+            raise InputError(f"experiment.{key} {name!r} cannot be a folder name. Use letters, digits and _ - + . /")
     run = Experiment(table=experiment.table, row=run_row(experiment), preset=experiment.preset, seed=seed)
     return str(Path(experiment.root) / run.path)
 
 
 def run_row(experiment: ExperimentOptions) -> str:
-    """Return the row as a run's record names it: ``c_fpn``, or ``c_fpn/lr0.002`` with a variant."""
+    """Return the name of the row in a run's record: ``c_fpn``, or ``c_fpn/lr0.002`` with a variant."""
     return f"{experiment.row}/{experiment.variant}" if experiment.variant else experiment.row
 
 
 def linked_run_directory(experiment: ExperimentOptions, seed: int | bool | None) -> str:
-    """Return the folder of a run, or the root if table or row is empty, as they are in the parser's defaults."""
+    """Return the folder of a run, or the root if table or row is empty. In the parser's defaults, both are empty."""
     return run_directory(experiment, seed) if experiment.table and experiment.row else experiment.root
 
 

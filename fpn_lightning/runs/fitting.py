@@ -1,4 +1,4 @@
-"""The parts of ``fit`` before and after training: checks, metrics before the first step, final metrics, the record."""
+"""Steps of ``fit`` before and after training: checks, metrics of the untrained model, final metrics, the record."""
 
 from __future__ import annotations
 
@@ -27,20 +27,21 @@ def check_inputs(trainer: Trainer, stage: BaseStage, data: COCODataModule, first
     Args:
         trainer: the trainer of the run.
         stage: the model.
-        data: the data. Every process opens the data, so that wrong data ends every process. The processes are not
-            connected yet; if only one failed, the others would wait for it.
-        first: whether this is the first process. Only this process loads weights, which may have to be downloaded.
+        data: the data. Every process opens the data, so that invalid data ends every process. If only one process
+            failed, the other processes would wait for it, because the processes are not connected yet.
+        first: whether this is the first process. Only the first process loads weights, because a download may be
+            necessary.
 
     Raises:
-        InputError: from the data, the weights or the total batch; if no step would be taken; or if
+        InputError: if the data, the weights or the total batch cannot be used, if no step would be taken, or if
             ``checkpoint.monitor`` is not a metric of the stage.
     """
     for key in ("max_steps", "max_epochs", "limit_train_batches"):
         if getattr(trainer, key) == 0:
-            raise InputError(f"trainer.{key} is 0, so nothing would be trained. Set a larger value, or use validate.")
+            raise InputError(f"trainer.{key} is 0, so nothing would be trained. Set a larger value, or run validate.")
     monitored = getattr(trainer.checkpoint_callback, "monitor", None)
     if monitored is not None and monitored not in (names := [f"val/{name}" for name in stage.metric_names()]):
-        raise InputError(f"checkpoint.monitor is {monitored}, which is not one of the metrics: {', '.join(names)}")
+        raise InputError(f"checkpoint.monitor is {monitored}. Give one of these metrics: {', '.join(names)}")
     stage.trainer = trainer
     trainer.datamodule = data  # type: ignore[attr-defined]  # missing in Lightning's types
     data.setup("fit")
@@ -52,14 +53,17 @@ def check_inputs(trainer: Trainer, stage: BaseStage, data: COCODataModule, first
 def untrained_metrics(
     run: Path, trainer: Trainer, stage: BaseStage, data: COCODataModule, evaluate: bool
 ) -> Metrics | None:
-    """Evaluate the untrained model, or return the metrics that were stored when the run started, if any.
+    """Evaluate the untrained model, or read the metrics that were stored when the run started.
 
     Args:
         run: directory of the run, which keeps the metrics in ``untrained.yaml``.
         trainer: the trainer of the run.
         stage: the model.
         data: the data.
-        evaluate: whether to evaluate it now.
+        evaluate: whether to evaluate the untrained model now. If not, ``untrained.yaml`` is read.
+
+    Returns:
+        The metrics; ``None`` if the untrained model was never evaluated.
     """
     path = run / "untrained.yaml"
     if not evaluate:
@@ -80,24 +84,24 @@ def finish(
     resolved: dict[str, Any],
     untrained: Metrics | None,
 ) -> Record | None:
-    """Save the final weights, evaluate them unless that was done at the last step, and write the record.
+    """Save the final weights, evaluate the weights unless the last step was evaluated, and write the record.
 
     Args:
         run: directory of the run.
-        trainer: its trainer, after training.
+        trainer: the trainer of the run, after training.
         stage: the trained model.
-        data: the data it was trained on.
+        data: the data of training and evaluation.
         speed: measured seconds per step and image.
         log: the run's log.
         resolved: the resolved configuration.
         untrained: metrics before the first step; ``None`` if they were not measured.
 
     Returns:
-        The record; ``None`` on all but the first process.
+        The record on the first process; ``None`` on the other processes.
     """
     ended = end_of_training(trainer)
     trainer.save_checkpoint(last_checkpoint(run), weights_only=False)
-    # Live BatchNorm has different statistics in each process, until ``validate`` copies those of the first process.
+    # Each process has its own statistics of live BatchNorm. ``validate`` copies the statistics of the first process.
     live_norm = any(isinstance(part, _BatchNorm) and part.training for part in stage.modules())
     if stage.evaluated_step != trainer.global_step or (live_norm and trainer.world_size > 1):
         trainer.validate(stage, data, verbose=False, weights_only=True)

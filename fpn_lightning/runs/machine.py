@@ -1,4 +1,4 @@
-"""Turns errors about accelerator, devices, strategy and precision into messages that name these keys."""
+"""Converts errors about accelerator, devices, strategy and precision into messages that name these keys."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from fpn_lightning.errors import InputError
 
 KEYS = ("accelerator", "devices", "strategy", "precision")
-# Other precisions convert the whole batch, which also contains the values of the annotation file.
+# Other precisions would convert the whole batch, including the values from the annotation file.
 PRECISIONS = (None, 32, "32", "32-true", 16, "16", "16-mixed", "bf16", "bf16-mixed", "bf16-true")
 
 
 @contextmanager
 def named_errors(trainer: Any) -> Iterator[None]:
-    """Turn an error that occurs while Lightning's trainer is built into an InputError that names the options.
+    """Convert an error from building Lightning's trainer into an InputError that names the options.
 
     Args:
         trainer: the options of the trainer.
@@ -29,7 +29,7 @@ def named_errors(trainer: Any) -> Iterator[None]:
     if trainer.precision not in PRECISIONS:
         raise InputError(f"trainer.precision is {trainer.precision}. Use 32-true, 16-mixed, bf16-mixed or bf16-true.")
     if trainer.val_check_interval == 0:
-        raise InputError("trainer.val_check_interval is 0. Set the steps between validations, or 1000000 for none.")
+        raise InputError("trainer.val_check_interval is 0. Set the steps between validations. Set 1000000 for none.")
     try:
         yield
     except (TypeError, ValueError, ImportError, MisconfigurationException) as error:

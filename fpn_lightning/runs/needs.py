@@ -1,4 +1,4 @@
-"""Finds the runs that another run depends on: the run that makes its proposals, and the run of its initial weights."""
+"""Finds the runs that provide the proposals and the initial weights of another run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.runs.directory import ExperimentOptions, is_finished, last_checkpoint, run_directory
 from fpn_lightning.runs.presets import BASE_CONFIG, PAPER, preset_files
 
-# Keys of ``data`` that name the splits each subcommand reads.
+# For each subcommand, the keys of ``data`` that name the splits it reads.
 _SPLITS = {
     "fit": ("train_split", "val_split"),
     "validate": ("val_split",),
@@ -28,18 +28,18 @@ _SPLITS = {
 
 
 def fill_in_needs(subcommand: str, options: Any) -> None:
-    """Set ``data.proposals`` and ``model.init_from`` from the rows named in ``experiment``, unless the user set them.
+    """Set ``data.proposals`` and ``model.init_from`` from the rows named in ``experiment``.
 
-    With ``ckpt_path``, the weights come from the checkpoint. The run that ``weights_of`` names then does not have to
-    exist.
+    A key that the user has set is not changed. With ``ckpt_path``, the weights come from the checkpoint, so the run of
+    the row ``weights_of`` does not have to exist.
 
     Args:
         subcommand: name of the subcommand.
         options: parsed configuration of the subcommand; changed in place.
 
     Raises:
-        InputError: if the needed run, or its proposals for a split, do not exist. The message contains the commands
-            that make them.
+        InputError: if the needed run does not exist, or has no proposals for a split. The message contains the commands
+            to run.
     """
     experiment, model = ExperimentOptions(**vars(options.experiment)), options.model.init_args
     splits = [split for key in _SPLITS[subcommand] if (split := options.data[key])]
@@ -48,7 +48,7 @@ def fill_in_needs(subcommand: str, options: Any) -> None:
         if options.data.proposals is None:
             options.data.proposals = needed.proposals(splits)
         elif needed.is_of_another_seed(options.data.proposals):
-            rank_zero_warn(f"seed {needed.seed} uses the proposals of another seed: {options.data.proposals}")
+            rank_zero_warn(f"The run with seed {needed.seed} uses proposals of another seed: {options.data.proposals}")
     if experiment.weights_of and model.init_from is None:
         needed = NeededRun(experiment, experiment.weights_of, options.seed_everything, options.data.root)
         if options.ckpt_path is not None:
@@ -61,13 +61,13 @@ class NeededRun:
     """A run that another run depends on.
 
     Args:
-        experiment: names of the run that depends on the needed run.
+        experiment: options ``experiment`` of the dependent run.
         name: row of the needed run, for example ``table1/c_fpn``.
         seed: seed of both runs.
-        data_root: folder of the data. Commands in messages contain it if row and preset name another folder.
+        data_root: folder of the data. Commands in messages contain this folder if row and preset set another folder.
 
     Raises:
-        InputError: if ``name`` is not a table and a row.
+        InputError: if ``name`` is not a table and a row, separated by ``/``.
     """
 
     def __init__(self, experiment: ExperimentOptions, name: str, seed: int, data_root: str | None = None) -> None:
@@ -81,15 +81,19 @@ class NeededRun:
         self.checkpoint = str(last_checkpoint(self.folder))
 
     def proposals(self, splits: Sequence[str]) -> str:
-        """Return the folder of the run's proposals; InputError if a split has none, or other weights made them."""
+        """Return the folder of the run's proposals.
+
+        Raises:
+            InputError: if a split has no proposals, or if its proposals were not made with the run's last checkpoint.
+        """
         folder = self.folder / "proposals"
         missing = [split for split in splits if not (self._finished and (folder / split / HEADER).is_file())]
         if missing:
             stores = ", ".join(str(folder / split) for split in missing)
             commands = [] if self._usable else [self._fit_command()]
             commands += [self._predict_command(split) for split in missing]
-            reason = "no proposals" if self._finished else "no finished run and proposals"
-            raise InputError(f"{reason} of {self.name} in {stores}. {self._how(commands)}")
+            reason = "no proposals" if self._finished else "no finished run and no proposals"
+            raise InputError(f"{self.name} has {reason} in {stores}. {self._how(commands)}")
         self._check_weights([folder / split for split in splits])
         return str(folder)
 
@@ -102,8 +106,8 @@ class NeededRun:
         for store in stores:
             if (header := read_header(store)).checkpoint_sha256 != own:
                 raise InputError(
-                    f"{store}: these proposals were made by other weights (sha256 {header.checkpoint_sha256[:12]}) "
-                    f"than {self.checkpoint} ({own[:12]}). Make them again: "
+                    f"{store}: the proposals were made with other weights (sha256 {header.checkpoint_sha256[:12]}) "
+                    f"than {self.checkpoint} ({own[:12]}). Make the proposals again: "
                     f"{self._predict_command(store.name)} --experiment.overwrite true"
                 )
 
@@ -116,7 +120,7 @@ class NeededRun:
         """Return the path of the run's last checkpoint; InputError if it is missing or the run is not finished."""
         if not self._usable:
             how = self._how([self._fit_command()])
-            raise InputError(f"no finished run of {self.name} in {self.folder} to start from. {how}")
+            raise InputError(f"{self.name} has no finished run in {self.folder} to take weights from. {how}")
         return self.checkpoint
 
     @property
@@ -146,7 +150,7 @@ class NeededRun:
         return " ".join(words + self._root_option())
 
     def _root_option(self) -> list[str]:
-        """Return the option ``--data.root`` if the data is in another folder than row and preset name."""
+        """Return the option ``--data.root``; return nothing if the row and the preset already set this folder."""
         row = Path("configs", f"{self.name}.yaml")
         files = [BASE_CONFIG, row] if row.is_file() else [BASE_CONFIG]
         with suppress(InputError):  # the preset may not have a file
@@ -159,6 +163,6 @@ class NeededRun:
         row, preset = f"{self.experiment.table}/{self.experiment.row}", self.experiment.preset
         make = f"make row ROW={row} PRESET={preset} SEED={self.seed}"
         if Path("configs").is_dir() and not Path("configs", f"{self.name}.yaml").is_file():
-            return f"{self.name} is a row with overrides. The workflow runs it in {ExperimentOptions.root}/: {make}"
+            return f"{self.name} is a row with overrides. Run it in {ExperimentOptions.root}/ with the workflow: {make}"
         by_hand = " && ".join(commands)
-        return f"Make them: {by_hand}; or make everything in {ExperimentOptions.root}/ with: {make}"
+        return f"Run: {by_hand}; or run everything that is missing in {ExperimentOptions.root}/ with: {make}"

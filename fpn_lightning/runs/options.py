@@ -1,4 +1,4 @@
-"""Checks the options of a subcommand before anything is built, and completes them."""
+"""Checks and completes the options of a subcommand before the data and the model are built."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fpn_lightning.weights.init_from import split_source
 
 
 def complete_options(subcommand: str, options: Any, run: Path, output: Path) -> None:
-    """Check the options. If they name proposals or weights by a row, set the paths.
+    """Check the options. Set the paths of proposals and weights that are named by a row.
 
     Args:
         subcommand: name of the subcommand.
@@ -39,10 +39,10 @@ def complete_options(subcommand: str, options: Any, run: Path, output: Path) -> 
     options.weights_only = True  # load checkpoints without running code from them
     if subcommand == "fit" and options.ckpt_path not in (None, "last", str(last_checkpoint(run))):
         raise InputError(
-            "fit only resumes its own run: --ckpt_path last. Weights of another run: --model.init_from PATH"
+            "fit only resumes its own run: --ckpt_path last. For the weights of another run: --model.init_from PATH"
         )
     if options.ckpt_path is None and subcommand != "fit" and not options.model.init_args.init_from:
-        raise InputError(f"{subcommand} needs weights: --ckpt_path last (or a file) or --model.init_from PATH")
+        raise InputError(f"{subcommand} needs weights: --ckpt_path last, --ckpt_path PATH or --model.init_from PATH")
     fill_in_needs(subcommand, options)
 
 
@@ -77,7 +77,7 @@ def find_checkpoint(subcommand: str, options: Any, run: Path) -> int | None:
         run: directory of the run.
 
     Returns:
-        Number of optimiser steps before the checkpoint was written; ``None`` without ``ckpt_path``.
+        Number of optimiser steps taken before the checkpoint was written; ``None`` if ``ckpt_path`` is not given.
 
     Raises:
         InputError: if the checkpoint does not exist or cannot be used.
@@ -86,7 +86,8 @@ def find_checkpoint(subcommand: str, options: Any, run: Path) -> int | None:
         options.ckpt_path = str(best_checkpoint(run))
         if not Path(options.ckpt_path).is_file():
             raise InputError(
-                f"{options.ckpt_path} does not exist; fit writes it only with --checkpoint.monitor, for instance val/AP"
+                f"{options.ckpt_path} does not exist. fit writes this file only if a metric is given, for example "
+                "--checkpoint.monitor val/AP"
             )
     if options.ckpt_path in ("last", str(last_checkpoint(run))):
         options.ckpt_path = str(newest_checkpoint(run))
@@ -94,5 +95,5 @@ def find_checkpoint(subcommand: str, options: Any, run: Path) -> int | None:
 
 
 def is_first_process() -> bool:
-    """Return whether this process is the one that writes files; known before the other processes are started."""
+    """Return whether this process is the first, which writes files. Also works before other processes are started."""
     return _get_rank() in (None, 0)

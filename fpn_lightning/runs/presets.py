@@ -1,8 +1,8 @@
 """``--preset NAME`` runs a row at another scale.
 
 A preset is the file ``configs/presets/<name>.yaml`` with optional files for one stage (``presets/<name>/rpn.yaml``) or
-for one row (``presets/<name>/table1/f_finest.yaml``). The first ``--config`` names the row. Before the command line is
-parsed, the preset's files for this row are inserted after that option.
+for one row (``presets/<name>/table1/f_finest.yaml``). The first ``--config`` is the file of the row. Before the command
+line is parsed, the preset's files for this row are inserted after the first ``--config``.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ BASE_CONFIG = Path(__file__).parents[1] / "base.yaml"
 """Defaults of every run."""
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 OWN_TABLE = "own"
-"""Name of the table for runs whose configuration does not name one."""
+"""Table name of a run if no configuration file names a row."""
 PAPER = "paper"
-"""Name of the preset that has no file: the paper's scale, used without ``--preset``."""
-# Stage class -> name of a preset's file for that stage.
+"""Name of the default preset, which is the paper's scale and has no file."""
+# Maps the class of a stage to the name of a preset's file for this stage.
 STAGES = {
     "RPNStage": "rpn",
     "FastRCNNStage": "fast_rcnn",
@@ -37,28 +37,28 @@ OLD_KEYS = {"backbone", "pyramid", "pyramid_channels", "rpn", "roi_heads"}
 def expand_preset(args: Sequence[str]) -> list[str]:
     """Replace ``--preset`` in a command line by the files of the preset.
 
-    The files come first, in this order: the row, the preset, its part for the row's stage, its part for the row, any
-    further ``--config``. All other arguments follow, so single values always win. If no file names the row, the run is
-    called ``own/<name of the first file>``.
+    The files come first, in this order: the row, the preset, the preset's file for the row's stage, the preset's file
+    for the row, any further ``--config``. All other arguments follow, so single values override all files. If no file
+    names the row, the run is called ``own/<name of the first file>``.
 
     Args:
         args: arguments of the program, subcommand included.
 
     Raises:
-        InputError: if a config does not exist, a file of a preset is given as ``--config``, the preset is unknown, or
-            ``--preset`` is given and the first ``--config`` is not a row.
+        InputError: if a config does not exist, if a file of a preset is given as ``--config``, if the preset is
+            unknown, or if ``--preset`` is given but the first ``--config`` is not a row.
     """
     place = next((number for number, word in enumerate(args) if word in SUBCOMMANDS), len(args))
     configs, presets, others = _sort(args[place + 1 :])
     for config in configs:
         _check_config(config)
     if len(presets) > 1:
-        raise InputError(f"--preset is given {len(presets)} times ({', '.join(presets)}); give one")
+        raise InputError(f"--preset is given {len(presets)} times ({', '.join(presets)}). Give only one preset.")
     if configs and presets:
         row = find_row(Path(configs[0]))
         configs[1:1] = map(str, preset_files(row, presets[0]))
     elif presets and not {"-h", "--help"} & set(others):
-        raise InputError(f"--preset {presets[0]} scales a row: give the row's file, --config configs/table1/c_fpn.yaml")
+        raise InputError(f"--preset {presets[0]} needs a row. Give its file, for example configs/table1/c_fpn.yaml")
     files = [Path(config) for config in configs if Path(config).suffix in (".yaml", ".yml") and "://" not in config]
     if files and not any((_read(file).get("experiment") or {}).get("row") for file in files):
         configs.insert(0, json.dumps({"experiment": {"table": OWN_TABLE, "row": files[0].stem}}))
@@ -66,31 +66,31 @@ def expand_preset(args: Sequence[str]) -> list[str]:
 
 
 def preset_files(row: Path, preset: str) -> list[Path]:
-    """Return a preset's files for a row, in order: the preset, its part for the stage, its part for the row.
+    """Return a preset's files for a row, in order: for all rows, for the row's stage, for the row itself.
 
     Args:
         row: file of the row.
         preset: name of the preset; ``paper`` has no files.
 
     Raises:
-        InputError: if the preset does not exist (the message lists the presets), the file is not a row, or the file is
-            the complete configuration of a run, which already contains a preset.
+        InputError: if the preset does not exist, if the file is not a row, or if the file is the complete configuration
+            of a run, which already contains a preset.
     """
     content = _read(row)
     experiment, model = (content.get(key) or {} for key in ("experiment", "model"))
     if not (isinstance(experiment, dict) and isinstance(model, dict)):
-        raise InputError(f"{row} is not a row: its experiment and model have to be mappings")
+        raise InputError(f"{row} is not a row: the values of its keys experiment and model have to be mappings")
     stage = model.get("class_path")
     if named := experiment.get("preset"):
-        raise InputError(f"{row} is a complete configuration of preset {named}: leave out --preset {preset}")
+        raise InputError(f"{row} already contains the values of preset {named}: leave out --preset {preset}")
     if stage is None:
-        raise InputError(f"{row} has no model.class_path, so it is not a row; --preset needs a row as first --config")
+        raise InputError(f"{row} has no model.class_path, so it is not a row. --preset needs a row as first --config.")
     if preset == PAPER:
         return []
     folder = config_folder(row) / "presets"
     if not (folder / f"{preset}.yaml").is_file() or "/" in preset:
         there = ", ".join([PAPER, *_names(folder)])
-        raise InputError(f"--preset {preset}: no {folder / preset}.yaml; there are: {there}")
+        raise InputError(f"--preset {preset}: {folder / preset}.yaml does not exist. The presets are: {there}")
     parts = [
         folder / preset / f"{STAGES.get(str(stage).rpartition('.')[2])}.yaml",
         folder / preset / f"{experiment.get('table')}" / f"{experiment.get('row')}.yaml",
@@ -111,8 +111,8 @@ def find_row(path: Path) -> Path:
     """Return the path of a row's file if it exists.
 
     Raises:
-        InputError: if the file does not exist. The message lists the existing rows, or names the row that has the same
-            model.
+        InputError: if the file does not exist. The message lists the existing rows or tables. If the row has no file of
+            its own because another row is the same model, the message names the other row.
     """
     if path.is_file():
         return path
@@ -121,23 +121,23 @@ def find_row(path: Path) -> Path:
     if printed is not None and printed.same_as:
         twin = printed.same_as
         raise InputError(
-            f"{table}/{row} is the same model as {twin}, which is run once for both: "
+            f"{table}/{row} is the same model as {twin}. Run {twin}, whose records are used for both rows: "
             f"--config {path.parent.parent / twin}.yaml, or make row ROW={twin}"
         )
     if path.parent.is_dir() and (there := _names(path.parent)):
-        raise InputError(f"no {path}; there are: {', '.join(there)}")
+        raise InputError(f"{path} does not exist. The files in this folder are: {', '.join(there)}")
     folder = next((above for above in path.parents if above.is_dir() and _tables(above)), Path("configs"))
-    raise InputError(f"no {path}; the tables in {folder} are: {', '.join(_tables(folder)) or 'none'}")
+    raise InputError(f"{path} does not exist. The tables in {folder} are: {', '.join(_tables(folder)) or 'none'}")
 
 
 class PresetAction(argparse.Action):
-    """Shows ``--preset`` in the help; :func:`expand_preset` replaces it before parsing."""
+    """Shows ``--preset`` in the help. :func:`expand_preset` replaces the option before parsing."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
         super().__init__(option_strings, argparse.SUPPRESS, default=argparse.SUPPRESS, metavar="NAME", help=help)
 
     def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> NoReturn:
-        """Reject an abbreviated ``--preset``. The full option was already replaced."""
+        """Reject an abbreviated ``--preset``. :func:`expand_preset` has already replaced the full option."""
         parser.error("write --preset in full")
 
 
@@ -161,7 +161,7 @@ def _sort(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
 
 
 def _check_config(config: str) -> None:
-    """Reject a file that is not a configuration, or that is a part of a preset: ``--preset`` reads all its parts."""
+    """Reject a file that is not a configuration, and a file of a preset, which has to be given as ``--preset``."""
     path = Path(config)
     if config.lstrip().startswith("{"):
         parse_yaml(config, "--config")
@@ -176,13 +176,13 @@ def _check_config(config: str) -> None:
     for folder in absolute.parents:
         preset = absolute.relative_to(folder).parts[0].removesuffix(path.suffix)
         if folder.name == "presets" and (folder / f"{preset}.yaml").is_file():
-            raise InputError(f"--config {config} is a part of a preset: give --preset {preset}, which reads every part")
+            raise InputError(f"--config {config} is a file of a preset: give --preset {preset}, which reads all files")
 
 
 def _check_form(path: Path, content: dict[str, Any]) -> None:
-    """Reject the configuration of a run that is older than ``model.detector``.
+    """Reject the configuration of a run from before ``model.detector`` existed.
 
-    In such a configuration, the parts of the model are arguments of the stage.
+    In an old configuration, the parts of the model are arguments of the stage.
     """
     model, experiment = (content.get(key) for key in ("model", "experiment"))
     arguments = model.get("init_args") if isinstance(model, dict) else None
@@ -190,8 +190,8 @@ def _check_form(path: Path, content: dict[str, Any]) -> None:
         names = experiment if isinstance(experiment, dict) else {}
         row = f"configs/{names.get('table', 'TABLE')}/{names.get('row', 'ROW')}.yaml"
         raise InputError(
-            f"{path}: model.init_args.{old[0]}: this is the configuration of an older run; the parts of the model are "
-            f"under model.init_args.detector now. Give the row's file, --config {row}, with its preset and --ckpt_path."
+            f"{path}: model.init_args.{old[0]}: this is the configuration of an older run. The parts of the model are "
+            f"under model.init_args.detector now. Use --config {row} with the run's preset and --ckpt_path."
         )
 
 

@@ -1,4 +1,4 @@
-"""Ends all processes of a run together, with one message, when one of them fails or is stopped by a signal.
+"""Ends all processes of a run together when one process fails or is stopped by a signal. Only one message is printed.
 
 Without this module, the other processes would wait for the failed process, or fail with errors that do not name the
 cause. The failed process writes its message to the TCPStore through which torch.distributed connects the processes. A
@@ -28,10 +28,10 @@ PATIENCE_S = 10.0
 
 
 class ProcessWatch:
-    """Watches the other processes of a run, from the moment when torch.distributed has connected them.
+    """Watches for the failure of any process of a run, after torch.distributed has connected the processes.
 
     Args:
-        close_terminal: called in the first process before it prints the message, to end a progress bar.
+        close_terminal: ends the progress bar. The first process calls this function before it prints the message.
 
     Attributes:
         cleanups: functions that the first process calls before it prints the message; ``close_terminal`` is the first.
@@ -44,11 +44,12 @@ class ProcessWatch:
         threading.Thread(target=self._watch, daemon=True, name="process-watch").start()
 
     def fail(self, error: BaseException, complaint: BaseException | None) -> None:
-        """End all processes because of an error in this process; return only if it is the only process.
+        """End all processes because of an error in this process; return only if this is the only process.
 
         Args:
             error: the error.
-            complaint: what the user can correct; ``None`` for an error of the program, whose traceback is printed.
+            complaint: the error message if the user can correct the error; ``None`` for a bug, which is printed with
+                its traceback.
         """
         text = "".join(traceback.format_exception(error)) if complaint is None else str(complaint)
         self.end(1 if complaint is None else USER_ERROR, text)
@@ -58,12 +59,12 @@ class ProcessWatch:
         if not dist.is_initialized():
             return
         if not self._ending.is_set():
-            with suppress(dist.DistError):  # the first process has ended; the watching thread also notices
+            with suppress(dist.DistError):  # the first process has ended, which the watching thread also notices
                 _store().compare_set(FAILURE, "", json.dumps([status, text]))
         time.sleep(PATIENCE_S)  # meanwhile the watching thread ends this process
 
     def done(self) -> None:
-        """Wait for all processes, because the store ends with the first process. Then stop watching."""
+        """Wait for all processes, then stop watching. Without the wait, the first process could end the store early."""
         if dist.is_initialized() and not self._ending.is_set():
             store = _store()
             store.add(DONE, 1)
@@ -95,7 +96,7 @@ class ProcessWatch:
                 print(text, file=sys.stderr)
             sys.stderr.flush()
         else:
-            time.sleep(1)  # the first process must end first: Lightning kills it when another process fails
+            time.sleep(1)  # Lightning would kill the first process if this process failed earlier
         os._exit(status)
 
     def _first_has_gone(self) -> None:
@@ -106,7 +107,7 @@ class ProcessWatch:
 
 
 def _store() -> dist.TCPStore:
-    """Open another connection to the store of the default process group, for use in this module's thread."""
+    """Open a connection to the store of the default process group, for the thread of this module."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     return dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=PATIENCE_S))
 

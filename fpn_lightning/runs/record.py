@@ -21,7 +21,7 @@ STOPPED_EARLY = "stopped_early"
 OUT_OF_TIME = "out_of_time"
 PARTIAL = "partial"
 _MAX_CURVE_POINTS = 512
-# Strict: the string "3" is not accepted as a number. An unknown key is an error, because the key may be misspelt.
+# Strict validation rejects the string "3" as a number. An unknown key is an error, because the key may be misspelt.
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Metrics = dict[str, float | None]
@@ -53,9 +53,9 @@ class Data:
 
     Attributes:
         name: ``coco``, ``synthetic``, ...
-        split: name of the evaluation split, ``val2017``.
+        split: name of the evaluation split, for example ``val2017``.
         fingerprint: digest of the data; equal data has equal digests.
-        num_images: number of images in that split.
+        num_images: number of images in the evaluation split.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -68,14 +68,14 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """The schedule and speed of the run's training. Runs that this run started from are not included.
+    """The schedule and speed of the run's training. Earlier runs that provided initial weights are not included.
 
     Attributes:
-        steps: optimiser steps.
+        steps: number of optimiser steps.
         total_batch: images per optimiser step, over all devices and accumulation steps.
-        num_images: images of the training split.
-        seconds_per_step: wall-clock time.
-        lr: learning rate after warm-up, and after rescaling to the total batch.
+        num_images: number of images in the training split.
+        seconds_per_step: wall-clock time of one optimiser step, s.
+        lr: learning rate after warm-up, rescaled for the total batch.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -89,7 +89,7 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Eval:
-    """Speed of the final evaluation: wall-clock seconds per image of the split, all processes together."""
+    """Speed of the final evaluation: wall-clock time of all processes together divided by the number of images, s."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -103,8 +103,8 @@ class Record:
     Attributes:
         experiment: table, row, preset and seed.
         status: ``finished`` if all steps were taken and the whole split was evaluated. Runs with another status are not
-            in tables. ``out_of_time`` (after ``trainer.max_time``) and ``stopped_early``: fewer steps were taken.
-            ``partial``: only a part of the split was evaluated.
+            in tables. ``out_of_time`` means that ``trainer.max_time`` ended training, ``stopped_early`` that training
+            ended early for another reason, and ``partial`` that only a part of the split was evaluated.
         metrics: AP and AR as fractions in [0, 1] (``None`` for an object size without ground truth), and losses.
         area_thresholds: the two areas (px²) between small, medium and large.
         data: the data set.
@@ -115,11 +115,11 @@ class Record:
         hardware: description of the machine.
         versions: package name to version.
         commit: commit of this repository.
-        config_sha256: digest of the resolved config without paths, machine and logging. In ``schema`` 1 it covered the
-            seed and did not cover class paths.
-        backbone: torchvision's name of the backbone, or the class name of another one. Records of ``schema``
-            1 and 2 call this key ``trunk``.
-        parents: records or checkpoints that the run started from.
+        config_sha256: digest of the resolved config without seed, paths, machine and logging. A digest of ``schema`` 1
+            includes the seed and leaves out class paths.
+        backbone: name of the backbone, for example ``resnet50``, or its class name if it has no name. Records of
+            ``schema`` 1 and 2 call this key ``trunk``.
+        parents: checkpoints that gave the initial weights or made the proposals, each with its SHA-256.
         curves: for each curve name, a list of (step, value) points. A curve keeps at most 512 points, and fewer if the
             file would exceed 50 kB.
         untrained: metrics of the model before training, if they were measured.
@@ -174,7 +174,7 @@ class Record:
             raise InputError(f"{path}: schema: the key is missing, so this is not a run record")
         schema = content["schema"]
         if isinstance(schema, int) and schema > SCHEMA:
-            raise InputError(f"{path}: schema: {schema} is later than {SCHEMA}; update fpn_lightning to read it")
+            raise InputError(f"{path}: schema: {schema} is later than {SCHEMA}. Update fpn_lightning to read the file.")
         return cls._from_json(text, str(path))
 
     @classmethod
@@ -196,7 +196,7 @@ class Record:
     def save(self, path: str | Path) -> None:
         """Write the record completely or not at all, in at most 50 kB.
 
-        If the file would be larger, points of curves are left out, and then ``per_class``.
+        If the file would be larger than 50 kB, points of curves are left out first, and then ``per_class``.
 
         Raises:
             InputError: if :meth:`load` would reject a value, or if the record is still too large.
@@ -226,14 +226,14 @@ class Record:
         for key in ("untrained", "per_class", "reason"):
             if content[key] is None:
                 del content[key]
-        if self.schema < 3:  # a record of an older schema is written unchanged
+        if self.schema < 3:  # a record of an older schema keeps the key of its schema
             content = {"trunk" if key == "backbone" else key: value for key, value in content.items()}
         lines = (f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items())
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _thin(points: list[tuple[int, float]], max_points: int) -> list[tuple[int, float]]:
-    """Return at most ``max_points`` of ``points``, evenly spread, including the first and the last."""
+    """Return at most ``max_points`` evenly spaced items of ``points``, including the first and the last."""
     if len(points) <= max_points:
         return points
     last = len(points) - 1

@@ -32,7 +32,8 @@ from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.weights.init_from import split_source
 
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "pycocotools", "faster-coco-eval", "albumentations")
-# Keys that do not change a run's results, or only as another seed would: seed, names, paths, machine, logging.
+# Keys of seed, names, paths, machine and logging, which the digest leaves out. They change results no more than another
+# seed does.
 _LEFT_OUT = {
     *("seed_everything", "data.seed", "model.init_args.seed"),
     *("experiment", "wandb", "checkpoint", "detections", "pictures"),
@@ -46,7 +47,7 @@ _LEFT_OUT = {
 
 
 def hardware(device: torch.device, num_devices: int) -> str:
-    """Describe the machine: ``2 × NVIDIA H100`` or ``CPU, 1 × 2 threads, x86_64``."""
+    """Describe the machine, for example ``2 × NVIDIA H100`` or ``CPU, 1 × 2 threads, x86_64``."""
     if device.type == "cuda":
         return f"{num_devices} × {torch.cuda.get_device_name(device)}"
     return f"CPU, {num_devices} × {torch.get_num_threads()} threads, {platform.processor() or platform.machine()}"
@@ -55,9 +56,9 @@ def hardware(device: torch.device, num_devices: int) -> str:
 def config_sha256(resolved: dict[str, Any]) -> str:
     """Compute the SHA-256 of a resolved configuration without seed, names, paths, machine and logging.
 
-    The digest is the same for all seeds of a row, in any folder: every path is replaced by the text "a path". For
-    proposals, initial weights and new classes, only whether they are given is included. A path and the name of a row
-    both count as given.
+    All seeds of a row have the same digest in any folder, because every path is replaced by the text "a path". Of
+    proposals, initial weights and new classes, the digest includes only whether they are given. Proposals and weights
+    can be given as a path or as the name of a row.
     """
 
     def relevant(value: Any, name: str) -> Any:
@@ -74,7 +75,7 @@ def config_sha256(resolved: dict[str, Any]) -> str:
         "weights": bool(resolved["model"]["init_args"].get("init_from") or experiment.get("weights_of")),
     }
     if resolved["model"]["init_args"].get("new_classes"):
-        given["new_classes"] = True  # otherwise the key is absent, so that earlier digests stay valid
+        given["new_classes"] = True  # False is never stored, so that digests from before this option stay valid
     content = {"configuration": relevant(resolved, ""), "given": given}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -84,7 +85,7 @@ def parents(stage: BaseStage, data: COCODataModule) -> list[str]:
     checkpoints = []
     if stage.init_from is not None:
         path, digest = Path(split_source(stage.init_from)[1]), "unknown"
-        if path.is_file():  # a resumed run no longer needs this file
+        if path.is_file():  # a resumed run does not need this file, so the file may be missing
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         checkpoints.append(f"{stage.init_from} sha256:{digest}")
@@ -94,7 +95,7 @@ def parents(stage: BaseStage, data: COCODataModule) -> list[str]:
 
 
 def end_of_training(trainer: Trainer) -> tuple[str, str | None]:
-    """Return the status with which training ended, and the reason if it is not ``finished``; call after training."""
+    """Return the status of a run after training, and the reason if the status is not ``finished``."""
     taken, asked = trainer.global_step, trainer.max_steps
     if trainer.fast_dev_run:  # type: ignore[attr-defined]  # missing in Lightning's types
         return PARTIAL, "trainer.fast_dev_run"
@@ -129,8 +130,8 @@ def build_record(
         trainer: the trainer of the run.
         speed: measured seconds per step and image.
         resolved: the resolved configuration.
-        ended: how training ended, see :func:`end_of_training`.
-        curves: logged values by name; each a list of (step, value).
+        ended: how training ended; see :func:`end_of_training`.
+        curves: for each metric name, a list of logged (step, value).
         untrained: metrics before the first step; ``None`` if they were not measured.
 
     Returns:
@@ -182,7 +183,7 @@ def _evaluated(stage: BaseStage, described: dict[str, Any]) -> tuple[str, str | 
 
 
 def evaluation_summary(stage: BaseStage, data: COCODataModule, split: str, checkpoint: str | None) -> str:
-    """Return JSON text with the metrics of ``validate`` or ``test`` (fractions), the data and the checkpoint."""
+    """Return the result of ``validate`` or ``test`` as JSON text: metrics as fractions, data and checkpoint."""
     described = data.describe(split)
     summary = {
         "status": _evaluated(stage, described)[0],

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import read_yaml
 
-# Keys that may change: they name a machine or a folder, or control logging.
+# Keys that may change without a warning: options of the machine, of folders and of logging.
 _SILENT = {
     *(f"data.{key}" for key in ("root", "num_workers", "batch_size_per_device", "cache_images")),
     *("data.predict_split", "data.predict_path"),
@@ -18,7 +18,7 @@ _SILENT = {
     *(f"trainer.{key}" for key in ("logger", "log_every_n_steps", "profiler", "max_time", "callbacks")),
     *(f"trainer.{key}" for key in ("enable_progress_bar", "enable_model_summary", "enable_checkpointing")),
 }
-# Keys whose change gives a warning: the change may be intended, and does not affect the steps already taken.
+# A change of these keys only gives a warning: it may be intended, and does not affect the steps already taken.
 _SAID = {
     *(f"trainer.{key}" for key in ("max_steps", "max_epochs", "min_steps", "min_epochs")),
     *(f"trainer.{key}" for key in ("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps")),
@@ -28,17 +28,17 @@ _SAID = {
 
 
 def check_same_config(path: Path, resolved: dict[str, Any]) -> None:
-    """Reject a resumed run if its model, data or training differ from those that the run was started with.
+    """Reject a resumed run if options of model, data or training have changed since the run was started.
 
-    Keys that are often changed on purpose, such as ``trainer.max_steps``, only give a warning. Keys of the machine and
-    of logging may change.
+    Options that are often changed on purpose, such as ``trainer.max_steps``, only give a warning. Options of the
+    machine and of logging may change without a warning.
 
     Args:
         path: ``config.yaml`` of the run; nothing is checked if the file does not exist.
         resolved: the configuration to resume with.
 
     Raises:
-        InputError: if other keys differ; the message names these keys and their values.
+        InputError: if any other option has changed; the message names the keys and both values.
     """
     if not path.exists():
         return
@@ -51,8 +51,8 @@ def check_same_config(path: Path, resolved: dict[str, Any]) -> None:
     changed = {key: text for key, text in found.items() if not _within(key, _SILENT)}
     if wrong := [text for key, text in changed.items() if not _within(key, _SAID)]:
         raise InputError(
-            f"{path.parent} was started with other values: {'; '.join(wrong)}. Continue it with its own config.yaml, "
-            "or start over with --experiment.overwrite true"
+            f"{path.parent} was started with other values: {'; '.join(wrong)}. Continue the run with its own "
+            "config.yaml, or start over with --experiment.overwrite true"
         )
     if changed:
         rank_zero_warn(f"{path.parent} continues with other values: {'; '.join(changed.values())}")
@@ -63,7 +63,7 @@ def _within(key: str, keys: set[str]) -> bool:
 
 
 def _differences(started: Any, now: Any, key: str) -> dict[str, str]:
-    """Describe the values that differ, by key."""
+    """Return a description of each value that differs, by key."""
     if isinstance(started, dict) and isinstance(now, dict):
         found: dict[str, str] = {}
         for name in sorted(started.keys() | now.keys()):

@@ -16,7 +16,7 @@ class Stopped(SystemExit):
     """Raised when a signal asks the process to stop; the exit status is 128 + the signal's number, as in a shell.
 
     Attributes:
-        advice: text for the user, how to continue the run; empty if training did not start.
+        advice: tells the user how to continue the run; empty if training did not start.
     """
 
     code: int
@@ -28,13 +28,16 @@ class Stopped(SystemExit):
 
 
 def stop_now(number: int, frame: Any) -> NoReturn:
-    """Handle a signal: stop at once, but clean up."""
+    """Handle a signal by raising :class:`Stopped`, so that the process cleans up and ends."""
     raise Stopped(number)
 
 
 @contextmanager
 def handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Call a function for SIGINT, SIGTERM and SIGHUP in the block. A signal that the process ignores stays ignored."""
+    """Within the ``with`` block, call ``handler`` when SIGINT, SIGTERM or SIGHUP arrives.
+
+    A signal that the process already ignores stays ignored.
+    """
     earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     earlier = {number: old for number, old in earlier.items() if old not in (None, signal.SIG_IGN)}
     if threading.current_thread() is not threading.main_thread():

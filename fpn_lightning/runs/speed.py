@@ -14,7 +14,7 @@ from rich.progress import TaskID
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Return peak memory so far in MiB: allocated device memory for CUDA, resident memory of the process otherwise."""
+    """Return the peak memory so far, MiB: allocated device memory on CUDA, otherwise the process's resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
@@ -24,7 +24,7 @@ class SpeedMonitor(Callback):
     """Logs ``train/seconds_per_step``, ``train/images_per_second`` and ``train/peak_memory_mib``.
 
     Attributes:
-        step_seconds: wall time of every optimiser step of this process, s; with data loading, without validation.
+        step_seconds: wall time of each optimiser step of this process, s. Data loading is included, validation is not.
         eval_seconds: wall time of the last pass over an evaluation split, s.
     """
 
@@ -37,7 +37,7 @@ class SpeedMonitor(Callback):
 
     @property
     def seconds_per_step(self) -> float | None:
-        """Median time of this process's steps, s. The first step fills caches; it is left out if there are others."""
+        """Median time of this process's steps, s. The first of several steps is left out, because it fills caches."""
         steps = self.step_seconds[1:] or self.step_seconds
         return statistics.median(steps) if steps else None
 
@@ -66,14 +66,14 @@ class SpeedMonitor(Callback):
                 "train/peak_memory_mib": peak_memory_mib(pl_module.device),
             }
             for logger in trainer.loggers:
-                logger.log_metrics(values, step=trainer.global_step - 1)  # Lightning logs the first step's losses at 0
+                logger.log_metrics(values, step=trainer.global_step - 1)  # like Lightning, count steps from 0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the evaluation clock."""
         self._eval_started = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the evaluation clock, and do not count the evaluation in the next step."""
+        """Stop the evaluation clock. The evaluation time is not included in the time of the next step."""
         now = time.perf_counter()
         self.eval_seconds = now - self._eval_started
         if self._step_started is not None:
@@ -109,7 +109,7 @@ class StepProgressBar(RichProgressBar):
         return super()._add_task(total_batches, description, visible=True)  # show the bar before the first batch
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fill the bar, which does not count batches without readable images."""
+        """Fill the progress bar: batches without readable images have not advanced it."""
         if self.predict_progress_bar_id is not None:  # None if no image could be read
             self._update(self.predict_progress_bar_id, int(self.total_predict_batches_current_dataloader))
         super().on_predict_end(trainer, pl_module)

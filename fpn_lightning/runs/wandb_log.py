@@ -1,8 +1,8 @@
 """Logs to Weights & Biases: one W&B run per run directory, grouped by table and named by row, preset and seed.
 
 W&B keeps the last seconds of a log in memory, and loses them if the run is killed. Points that W&B has written offline
-cannot be removed. A resumed run therefore sends all earlier lines of ``metrics.csv`` again. No point is missing then,
-and some points appear twice, with equal values at the same ``trainer/global_step`` (the x axis).
+cannot be removed. A resumed run therefore sends all earlier lines of ``metrics.csv`` again. As a result, no point is
+missing. Some points appear twice, with equal values at the same ``trainer/global_step``, which is the x axis.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from fpn_lightning.runs.directory import run_row
 
 @dataclass
 class WandbOptions:
-    """Options of Weights & Biases; ``--config configs/wandb.yaml`` switches it on."""
+    """Options of Weights & Biases; ``--config configs/wandb.yaml`` switches logging to W&B on."""
 
     enabled: bool = False
     """Log to Weights & Biases in addition to the CSV file."""
     project: str = "fpn-lightning"
     """Project of the runs."""
     entity: str | None = None
-    """Team or user; ``None`` is the default of the account."""
+    """Team or user; ``None`` for the default of the W&B account."""
     offline: bool = False
-    """Write to the run directory only; ``wandb sync <run>/wandb/offline-run-*`` uploads later."""
+    """Write only to the run directory. To upload the log later: ``wandb sync <run>/wandb/offline-run-*``."""
 
 
 class RecordingWandbLogger(WandbLogger):
@@ -45,14 +45,14 @@ class RecordingWandbLogger(WandbLogger):
         """The W&B run, created when it is first used.
 
         Raises:
-            InputError: if W&B rejects it, for instance without a login.
+            InputError: if W&B cannot create the run, for example because the user is not logged in.
         """
         try:
             return super().experiment
         except wandb.errors.Error as error:
             raise InputError(
-                f"wandb.enabled: Weights & Biases cannot be used: {error} Log in with `wandb login`, or give "
-                "--wandb.offline true."
+                f"wandb.enabled: Weights & Biases cannot be used: {error} Log in with `wandb login`, or log offline "
+                "with --wandb.offline true."
             ) from error
 
     @rank_zero_only
@@ -69,7 +69,7 @@ class RecordingWandbLogger(WandbLogger):
 
 
 def send_again(loggers: Sequence[Logger], log: AppendingCSVLogger) -> None:
-    """Send the earlier lines of a resumed run to W&B, if W&B is among the loggers."""
+    """Send the earlier log lines of a resumed run to W&B, if logging to W&B is on."""
     for logger in loggers:
         if isinstance(logger, RecordingWandbLogger):
             for step, values in log.lines():
@@ -87,7 +87,7 @@ def wandb_logger(options: Any, directory: Path, resolved: dict[str, Any]) -> Rec
         resolved: the resolved configuration; becomes the config of the W&B run.
     """
     experiment, seed = options.experiment, f"seed{options.seed_everything}"
-    # If the directory does not exist, W&B writes to a temporary folder.
+    # W&B would write to a temporary folder if the directory did not exist.
     directory.mkdir(parents=True, exist_ok=True)
     id_file = directory / "wandb_id"
     if not id_file.exists():

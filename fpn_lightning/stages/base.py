@@ -33,22 +33,24 @@ class BaseStage(EvaluatedStage):
 
     Args:
         detector: the model; the pre-trained weights of its backbone are loaded when training starts.
-        heads: the heads of the detector that the subclass uses.
+        heads: names of the heads that ``detector`` must have, for example ``rpn``.
         optimization: optimiser and schedule.
-        init_from: checkpoint with the initial *weights*; training starts at step 0. ``--ckpt_path`` continues a run.
+        init_from: checkpoint with the initial *weights*; training starts at step 0. To continue a run, use
+            ``--ckpt_path`` instead.
         seed: the run's seed, set from ``seed_everything``. Sampling depends on the seed, the step and the image id.
         new_classes: load ``init_from`` without its class predictor, for data with other classes.
-        freeze_shared: train the heads, and keep backbone and pyramid as in ``init_from``: steps 3 and 4 of the
-            training with shared features (Faster R-CNN §3.2; FPN §5.2, Table 5).
+        freeze_shared: train only the heads; backbone and pyramid keep the weights of ``init_from``. Steps 3 and 4 of
+            the training with shared features freeze both parts (Faster R-CNN §3.2; FPN §5.2, Table 5).
         compile: compile backbone and pyramid with ``torch.compile``, which needs a C++ compiler on a CPU.
 
     Attributes:
-        resumes: set by the command line if ``ckpt_path`` is given; then the stage does not load initial weights.
-        categories: ids and names of the data set or, if it has none, of the checkpoint.
+        resumes: true if the command line was given ``ckpt_path``; the stage then does not load initial weights.
+        categories: ids and names of the data set's categories. If the data set has none, the checkpoint's categories
+            are used.
 
     Raises:
-        InputError: if ``detector`` lacks one of ``heads`` or has another head, or if ``freeze_shared`` or
-            ``new_classes`` is set without ``init_from``.
+        InputError: if the heads of ``detector`` are not exactly ``heads``, or if ``freeze_shared`` or ``new_classes``
+            is set without ``init_from``.
     """
 
     reads_proposals = False
@@ -69,13 +71,13 @@ class BaseStage(EvaluatedStage):
         detector.require(type(self).__name__, *heads)
         if freeze_shared and init_from is None:
             raise InputError(
-                "model.freeze_shared keeps the weights of model.init_from, which is not set. Set model.init_from "
-                "to the checkpoint of the previous step."
+                "model.freeze_shared needs model.init_from, which is not set. Set model.init_from to the checkpoint of "
+                "the previous training step."
             )
         if new_classes and init_from is None:
             raise InputError(
-                "model.new_classes replaces the class predictor of model.init_from, which is not set. Set "
-                "model.init_from to the weights to start from, such as torchvision:COCO_V1."
+                "model.new_classes needs model.init_from, which is not set. Set model.init_from to the initial "
+                "weights, for example torchvision:COCO_V1."
             )
         self.detector = detector
         self.optimization = optimization
@@ -90,7 +92,7 @@ class BaseStage(EvaluatedStage):
         self._step_losses: list[dict[str, Tensor]] = []
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Compute the training losses of a batch: named scalars that are logged, and minimised as a sum."""
+        """Compute the training losses of a batch, scalars by name. Training minimises the sum of the losses."""
         raise NotImplementedError
 
     def forward(self, images: ImageBatch) -> dict[str, Tensor]:
@@ -98,13 +100,16 @@ class BaseStage(EvaluatedStage):
         return self.detector(images)
 
     def sampling_seeds(self, batch: Batch) -> Tensor:
-        """Return one seed for each image, int64 ``(N,)``, for the anchors, RoIs and cells drawn in this step."""
+        """Return one random seed per image, int64 ``(N,)``, to sample anchors, RoIs or mask cells in this step."""
         return image_seeds(self.seed, self.global_step, batch.images.image_ids)
 
     # ---- start of training -----------------------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
-        """Download the published weights of the backbone or the detector; Lightning calls this in one process only."""
+        """Download the published weights of the backbone or the detector.
+
+        Lightning calls this method in one process only.
+        """
         if self.resumes:
             return
         if self.init_from is None:
@@ -113,10 +118,11 @@ class BaseStage(EvaluatedStage):
             fetch_weights(self.init_from)
 
     def setup(self, stage: str) -> None:
-        """Load the initial weights and set the categories. Later calls do not load the weights again.
+        """Load the initial weights and set the categories. Only the first call loads the weights.
 
         Raises:
-            InputError: if weights do not fit, or if ``trainer.accumulate_grad_batches`` contradicts the total batch.
+            InputError: if the weights do not fit the model, or if ``trainer.accumulate_grad_batches`` contradicts
+                ``data.total_batch_size``.
         """
         super().setup(stage)
         if self.data is not None and self.data.categories:
@@ -127,9 +133,7 @@ class BaseStage(EvaluatedStage):
         if stage != "fit":
             return
         if (areas := tuple(self.detector.scale.area_thresholds)) != COCO_AREAS:
-            rank_zero_info(
-                f"size classes, not COCO's: {size_classes(areas)}; model.detector.scale.area_thresholds sets them"
-            )
+            rank_zero_info(f"model.detector.scale.area_thresholds replaces COCO's size classes: {size_classes(areas)}")
         if self.freeze_shared:
             for part in (self.detector.backbone, self.detector.pyramid):
                 part.requires_grad_(False)
@@ -139,8 +143,8 @@ class BaseStage(EvaluatedStage):
             accumulation(self.trainer, self.data)
 
     def _load_initial_weights(self) -> None:
-        # Load only once: the validation at the end of `fit` calls setup() again, when the model is trained. `validate`
-        # and `test` load the initial weights as well, so that an untrained model can be evaluated.
+        # The validation at the end of `fit` calls setup() again and must not replace the trained weights. `validate`
+        # and `test` also load the initial weights, so that an untrained model can be evaluated.
         if self.resumes or self._initialized:
             return
         if self.init_from is None:
@@ -154,7 +158,10 @@ class BaseStage(EvaluatedStage):
         self._initialized = True
 
     def train(self, mode: bool = True) -> Self:
-        """Set training or evaluation mode; frozen parts stay in evaluation mode, which keeps BatchNorm statistics."""
+        """Set training or evaluation mode.
+
+        Frozen parts stay in evaluation mode, so that their BatchNorm statistics do not change.
+        """
         super().train(mode)
         if self.freeze_shared:
             self.detector.backbone.eval()
@@ -185,7 +192,7 @@ class BaseStage(EvaluatedStage):
         losses = self.losses(batch)
         total = torch.stack(list(losses.values())).sum()
         self._step_image_ids.append(batch.images.image_ids)
-        # Annotated objects that are not trained on: too small after resizing, inverted, empty or outside the image.
+        # Training drops objects that are too small after resizing, inverted, empty or outside the image.
         objects = sum(int((~ground_truth.is_crowd).sum()) for ground_truth in batch.ground_truths)
         dropped = total.new_full((), objects - sum(len(target.boxes) for target in batch.targets))
         named = {**losses, "loss": total, "dropped_boxes": dropped}
@@ -196,8 +203,9 @@ class BaseStage(EvaluatedStage):
         """Stop all processes together if a loss or gradient is not finite, before the weights are changed.
 
         Raises:
-            FloatingPointError: if a loss or gradient is not finite. The message has the step, and the image ids and
-                losses of the first process whose loss is not finite (of rank 0 if only a gradient is not finite).
+            FloatingPointError: if a loss or gradient is not finite. The message names the step, and the image ids and
+                losses of one process: the first process with a loss that is not finite, or rank 0 if all losses are
+                finite.
         """
         image_ids, losses = self._step_image_ids, self._step_losses
         self._step_image_ids, self._step_losses = [], []
@@ -218,18 +226,18 @@ class BaseStage(EvaluatedStage):
             named = next((text for wrong, text in reports if wrong), reports[0][1])
             raise FloatingPointError(
                 f"loss or gradient is not finite at step {self.global_step}, {named}. Lower model.optimization.lr, or "
-                "check these images and their annotations."
+                "check the named images and their annotations."
             )
         self._log_step(losses, optimizer.param_groups[0]["lr"])
 
     def _log_step(self, losses: list[dict[str, Tensor]], lr: float) -> None:
-        """Log the mean losses of an optimiser step; at steps that the loggers write, average over all processes.
+        """Log the mean losses of an optimiser step. In steps that the loggers write, average over all processes.
 
-        The loggers are called directly, since Lightning would call them only after the checkpoint of this step. A run
-        that was killed between the two would miss the step in its log.
+        The loggers are called directly, because Lightning calls loggers only after it has saved the step's checkpoint.
+        If a run were killed after the checkpoint was saved, the log would lack the step.
         """
         means = torch.stack([torch.stack(list(batch.values())) for batch in losses]).mean(dim=0)
-        every = getattr(self.trainer, "log_every_n_steps", 50)  # getattr(), as Lightning's types lack the attribute
+        every = getattr(self.trainer, "log_every_n_steps", 50)  # Lightning's types lack the attribute
         written = bool(every) and (self.global_step + 1) % every == 0
         if written:
             means = self.trainer.strategy.reduce(means, reduce_op="mean")
@@ -244,9 +252,9 @@ class BaseStage(EvaluatedStage):
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the structure of the model, its categories and the digests of the annotation files.
+        """Store the model's structure, the categories and the digests of the annotation files in the checkpoint.
 
-        Later predictions then have category names even if their data has none, and a resumed run is rejected if its
+        Predictions for data without category names use the stored names. A run is not resumed if the digests of its
         annotation files have changed.
         """
         checkpoint["parts"] = parts(self.detector)
@@ -255,7 +263,7 @@ class BaseStage(EvaluatedStage):
         checkpoint["categories"] = {"ids": list(self.categories.ids), "names": list(self.categories.names)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint fits, and use its categories if the data set has none.
+        """Check that the checkpoint fits the model. Use the checkpoint's categories if the data set has none.
 
         Raises:
             InputError: if the checkpoint belongs to another model, or if a run is resumed with other annotations.
@@ -275,9 +283,9 @@ class BaseStage(EvaluatedStage):
             described = self.data.describe(split)
             if described["fingerprint"] != digest:
                 raise InputError(
-                    f"data.{split}_split: the annotation file of {described['split']} (sha256 "
-                    f"{described['fingerprint'][:12]}) is not the file that the run was started with (sha256 "
-                    f"{digest[:12]}). Set data.root to the data of the run, or start the run again with "
+                    f"data.{split}_split: the annotation file of {described['split']} has sha256 "
+                    f"{described['fingerprint'][:12]}, but the run was started with sha256 {digest[:12]}. Set "
+                    "data.root to the data that the run was started with, or start the run again with "
                     "--experiment.overwrite true and without --ckpt_path."
                 )
 
@@ -295,9 +303,10 @@ class BaseStage(EvaluatedStage):
             theirs, ours = (list(zip(c.ids, c.names, strict=True)) for c in (trained, self.categories))
             pairs = zip(theirs, ours, strict=False)
             difference = next(
-                (f"the first that differ are {a} and {b}" for a, b in pairs if a != b),
-                f"their numbers are {len(theirs)} and {len(ours)}",
+                (f"the first difference is {a} in the weights, {b} in the data set" for a, b in pairs if a != b),
+                f"the weights have {len(theirs)} categories, the data set has {len(ours)}",
             )
             rank_zero_warn(
-                f"The categories of the weights and of the data set differ: {difference}. The data set's are used."
+                f"The categories of the weights and of the data set differ: {difference}. The data set's categories "
+                "are used."
             )

@@ -1,4 +1,4 @@
-"""Validation and test of a stage: compares predictions with ground truth, and logs the metrics."""
+"""Base class for validation and test: compares predictions with ground truth, and logs the metrics."""
 
 from __future__ import annotations
 
@@ -22,25 +22,28 @@ Values = dict[str, float | None]
 
 
 class ExactBatches(HalfPrecision):
-    """Precision plugin for ``bf16-true`` and ``16-true`` that does not round boxes, which would move them by pixels."""
+    """Precision plugin for ``bf16-true`` and ``16-true`` that keeps boxes in float32.
+
+    In half precision, rounding would move boxes by whole pixels.
+    """
 
     def convert_input(self, data: Any) -> Any:
-        """Return the batch unchanged; the backbone converts its uint8 pixels."""
+        """Return the batch unchanged. The backbone converts the uint8 pixels to half precision."""
         return data
 
 
 class EvaluatedStage(LightningModule):
-    """Evaluates the predictions of a subclass with the metrics that it registers.
+    """Base class that evaluates predictions with the metrics that the subclass registers.
 
     Attributes:
         evaluation: metrics of the last evaluation, fractions in [0, 1]; ``None`` if undefined.
-        per_class: AP of each category in the last evaluation by name, best first; empty if the stage measures no AP.
+        per_class: AP by category name in the last evaluation, best first; empty if the stage does not measure AP.
         evaluated_images: number of images in the last evaluation.
-        evaluated_step: number of optimiser steps that the evaluated weights had taken.
+        evaluated_step: number of optimiser steps taken before the last evaluation.
     """
 
-    recall_of = "proposals, all classes as one"
-    """The kind of predictions whose recall AR measures; printed under the table of metrics."""
+    recall_of = "proposals, class-agnostic"
+    """The predictions for which AR is computed, as text. Printed under the table of metrics."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,22 +59,25 @@ class EvaluatedStage(LightningModule):
             self.trainer.strategy.precision_plugin = ExactBatches(plugin.precision)
 
     def predict(self, batch: Batch) -> Sequence[Proposals | Detections]:
-        """Return one prediction for each image of a batch, network-input pixels, best first."""
+        """Return the proposals or detections of each image, best first, in network-input pixels."""
         raise NotImplementedError
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Any]:
-        """Return one prediction for each image of a batch, in pixels of the image file, best first."""
+        """Return the proposals or detections of each image, best first, in pixels of the image file."""
         return to_orig(batch.images, self.predict(batch))
 
     def evaluate_batch(self, batch: Batch) -> None:
-        """Add the predictions of a batch to the metric of a stage that has one metric."""
+        """Predict a batch and add the predictions to the stage's metric.
+
+        A stage with several metrics overrides this method.
+        """
         (metric,) = self.metrics
         for prediction, ground_truth in zip(self.predict_step(batch, 0), batch.ground_truths, strict=True):
             metric.update(prediction, ground_truth)
 
     @property
     def metrics(self) -> list[Recall | AveragePrecision]:
-        """The metrics that the subclass has registered, in order."""
+        """The metrics that the subclass has registered, in the order of registration."""
         return [part for part in self.children() if isinstance(part, Recall | AveragePrecision)]
 
     def evaluation_result(self) -> tuple[Values, Tensor]:
@@ -114,7 +120,7 @@ class EvaluatedStage(LightningModule):
         """Add a batch to the metrics, or return its detections if the split has no annotations.
 
         Returns:
-            ``{"detections": ...}`` for a split without annotations, which an evaluation server scores.
+            ``{"detections": ...}`` if the split has no annotations (for an evaluation server), else ``None``.
 
         Raises:
             InputError: if the split has no annotations and the stage does not predict detections.
@@ -133,7 +139,10 @@ class EvaluatedStage(LightningModule):
             self._finish_evaluation("test")
 
     def _finish_evaluation(self, prefix: str) -> None:
-        """Keep the metrics and log them under ``prefix``, or ``<prefix>_partial`` if not all images were evaluated."""
+        """Store and log the metrics.
+
+        The names in the log start with ``prefix``, or with ``<prefix>_partial`` if not all images were evaluated.
+        """
         values, num_images = self.evaluation_result()
         total = self.trainer.strategy.reduce(num_images.clone(), reduce_op="sum")
         self.evaluation, self.evaluated_images, self.evaluated_step = values, int(total), self.global_step
@@ -150,14 +159,15 @@ class EvaluatedStage(LightningModule):
         defined = {f"{prefix}/{name}": value for name, value in values.items() if value is not None}
         self.log_dict(defined, logger=False, sync_dist=True)  # for callbacks
         if not self.trainer.sanity_checking:
-            for logger in self.loggers:  # at the number of optimiser steps taken; Lightning's own step is one less
+            # Log at the number of optimiser steps taken. Lightning would log at a step that is smaller by one.
+            for logger in self.loggers:
                 logger.log_metrics(defined, step=self.global_step)
         for metric in self.metrics:
             metric.reset()
 
 
 def to_orig(images: ImageBatch, predictions: Sequence[Proposals | Detections]) -> list[Any]:
-    """Map the predictions of a batch to ``ProposalsOrig`` or ``DetectionsOrig``, on the CPU and in the same order."""
+    """Convert the predictions of a batch to ``ProposalsOrig`` or ``DetectionsOrig`` on the CPU, in the same order."""
     sources = zip(predictions, images.geometries, images.image_ids.tolist(), strict=True)
     return [prediction.to_orig(geometry, image_id) for prediction, geometry, image_id in sources]
 

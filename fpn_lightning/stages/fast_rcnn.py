@@ -14,10 +14,11 @@ from fpn_lightning.structures import Batch, Detections
 
 PAPER = Optimization(milestones=(60_000,))
 NO_PROPOSALS = (
-    "Fast R-CNN needs fixed proposals for its images. For a row, set experiment.proposals_of to the row of an RPN (as "
-    "configs/table2/c_fpn.yaml does) and run make row ROW=TABLE/ROW. Otherwise, run python train.py predict --config "
-    "RUN/config.yaml --ckpt_path last --data.predict_split SPLIT with the run of an RPN for each split, and set "
-    "--data.proposals RUN/proposals. A folder of images has no proposals."
+    "Fast R-CNN needs proposals from files. For a row of a table, set experiment.proposals_of to the row of an RPN, as "
+    "configs/table2/c_fpn.yaml does, and run `make row ROW=TABLE/ROW`. For any other run, write the proposals of a "
+    "trained RPN: for each split, run `python train.py predict --config RUN/config.yaml --ckpt_path last "
+    "--data.predict_split SPLIT`, where RUN is the run of the RPN. Then set --data.proposals RUN/proposals. Folders of "
+    "images have no proposals."
 )
 
 
@@ -26,11 +27,11 @@ class FastRCNNStage(BaseStage):
 
     Args:
         detector: backbone, pyramid and RoI heads; ``rpn`` is null.
-        evaluator: ``faster-coco-eval``, or the reference ``pycocotools``.
-        optimization: the default is the paper's, with ``trainer.max_steps: 80000``.
+        evaluator: library that computes AP, ``faster-coco-eval`` or the reference ``pycocotools``.
+        optimization: optimiser and schedule. The default is the paper's, for ``trainer.max_steps: 80000``.
         init_from: checkpoint with the initial weights; training starts at step 0.
         seed: the run's seed, set from ``seed_everything``.
-        freeze_shared: train the heads, and keep backbone and pyramid as in ``init_from``.
+        freeze_shared: train only the heads; backbone and pyramid keep the weights of ``init_from``.
         new_classes: load ``init_from`` without its class predictor, for data with other classes.
         compile: compile backbone and pyramid with ``torch.compile``.
     """
@@ -74,6 +75,6 @@ class FastRCNNStage(BaseStage):
 
 
 def check_proposals(batch: Batch) -> None:
-    """Raise InputError if a batch has no proposals, for example one of a folder of images."""
+    """Raise InputError if a batch has no proposals, for example a batch from a folder of images."""
     if len(batch.proposals) != len(batch):
         raise InputError(NO_PROPOSALS)

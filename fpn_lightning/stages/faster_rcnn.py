@@ -1,7 +1,7 @@
 """End-to-end training of Faster R-CNN: an RPN and RoI heads on one pyramid (a row that we add to Table 3).
 
-The paper trains RPN and RoI heads one after the other (Tables 2, 3) or alternately (Table 5). This stage adds their
-losses in every step, and trains the RoI heads on the proposals of the same step.
+The paper trains RPN and RoI heads one after the other (Tables 2, 3) or alternately (Table 5). In every step,
+this stage minimises the sum of all losses and trains the RoI heads on the RPN's proposals of the same step.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ class FasterRCNNStage(BaseStage):
     """Trains an RPN and RoI heads together, and measures the recall of proposals and the AP of detections.
 
     Args:
-        detector: backbone, pyramid, RPN and RoI heads. The RoI heads are trained on all ``rpn.post_nms_topk``
-            proposals of the RPN.
-        recall_limits: numbers of proposals at which recall is measured.
-        evaluator: ``faster-coco-eval``, or the reference ``pycocotools``.
-        optimization: the default is that of the paper's Fast R-CNN, with ``trainer.max_steps: 80000``.
+        detector: backbone, pyramid, RPN and RoI heads. In training, RoIs are sampled from all
+            ``rpn.post_nms_topk`` proposals of the RPN.
+        recall_limits: numbers of proposals per image. Recall is measured for each number.
+        evaluator: library that computes AP, ``faster-coco-eval`` or the reference ``pycocotools``.
+        optimization: optimiser and schedule. The default is that of the paper's Fast R-CNN, for
+            ``trainer.max_steps: 80000``.
         init_from: checkpoint with the initial weights; training starts at step 0.
         seed: the run's seed, set from ``seed_everything``.
         new_classes: load ``init_from`` without its class predictor, for data with other classes.
@@ -60,8 +61,8 @@ class FasterRCNNStage(BaseStage):
 
         The RoI heads' losses have no gradient with respect to the proposals.
 
-        If the RPN diverges, its losses become NaN and the RoI heads get ground-truth boxes only. An exception in one
-        process would deadlock the other processes; ``on_before_optimizer_step`` stops all processes together.
+        If the RPN diverges, this method sets the RPN's losses to NaN, and the RoI heads get ground-truth boxes only. An
+        exception here would deadlock the other processes. ``on_before_optimizer_step`` stops all processes together.
         """
         rpn, roi_heads = self.detector.rpn, self.detector.roi_heads
         assert rpn is not None
@@ -79,7 +80,7 @@ class FasterRCNNStage(BaseStage):
         return losses | roi_heads.losses(maps, proposals, batch.targets, seeds)
 
     def evaluate_batch(self, batch: Batch) -> None:
-        """Add the proposals of a batch to the recall and its detections to the average precision."""
+        """Add the proposals of a batch to the recall metric, and the detections to the AP metric."""
         proposals, detections = self.detector.propose_and_detect(batch.images)
         for proposed, truth in zip(to_orig(batch.images, proposals), batch.ground_truths, strict=True):
             self.recall.update(proposed, truth)
@@ -87,12 +88,12 @@ class FasterRCNNStage(BaseStage):
             self.precision.update(detected, truth)
 
     def evaluation_result(self) -> tuple[Values, Tensor]:
-        """Return ``AP``, ``AP50`` … of the detections and ``AR100``, ``AR1k`` … of the proposals, as in Table 1."""
-        # COCO's summary of detections also has a metric named AR100, which would replace the proposals' AR100.
+        """Return ``AP``, ``AP50`` … of the detections, and ``AR100``, ``AR1k`` … of the proposals (as in Table 1)."""
+        # Drop the AR of the detections, because AR metrics of the proposals have the same names, such as AR100.
         precision = {name: value for name, value in self.precision.compute().items() if name.startswith("AP")}
         return precision | self.recall.compute(), self.precision.num_images
 
     def predict(self, batch: Batch) -> list[Detections]:
-        """Detect objects in every image, from the best of its proposals."""
+        """Detect objects in every image, from the RPN's best proposals."""
         _, detections = self.detector.propose_and_detect(batch.images)
         return detections

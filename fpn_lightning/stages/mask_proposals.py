@@ -20,14 +20,14 @@ PAPER = Optimization(lr=0.03, milestones=(60_000,))
 
 
 class MaskProposalStage(BaseStage):
-    """Trains MLPs that propose segments at all positions of a pyramid, and measures the recall of their masks.
+    """Trains MLPs that propose a mask at each position of the pyramid's maps, and measures the recall of the masks.
 
     Args:
         detector: backbone, pyramid and ``masks``; ``rpn`` and ``roi_heads`` are null.
         mask_threshold: probability above which a pixel belongs to a mask.
-        mask_interpolation: how mask logits are interpolated between the centres of a mask's cells.
-        recall_limits: numbers of proposals at which recall is measured.
-        optimization: the default is the paper's, with ``trainer.max_steps: 80000``.
+        mask_interpolation: how mask logits are interpolated when a mask is pasted into the image.
+        recall_limits: numbers of proposals per image. Recall is measured for each number.
+        optimization: optimiser and schedule. The default is the paper's, for ``trainer.max_steps: 80000``.
         init_from: checkpoint with the initial weights; training starts at step 0.
         seed: the run's seed, set from ``seed_everything``.
         compile: compile backbone and pyramid with ``torch.compile``.
@@ -55,10 +55,10 @@ class MaskProposalStage(BaseStage):
         self.recall = SegmentRecall(recall_limits, detector.scale.area_thresholds)
 
     def setup(self, stage: str) -> None:
-        """See :meth:`BaseStage.setup`; also checks the masks, and that training and evaluated splits share no images.
+        """See :meth:`BaseStage.setup`; also checks that masks are loaded and that no training image is evaluated.
 
         Raises:
-            InputError: if ``data.load_masks`` is false; see also :func:`reject_shared_images`.
+            InputError: if ``data.load_masks`` is false, or if splits share images (:func:`reject_shared_images`).
         """
         if self.data is not None and stage in ("fit", "validate") and not self.data.load_masks:
             raise InputError("Mask proposals need the masks of the objects: set data.load_masks to true.")
@@ -92,7 +92,7 @@ class MaskProposalStage(BaseStage):
         return masks.losses(self.detector(batch.images), batch.images, batch.targets, self.sampling_seeds(batch))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[MaskProposalsOrig]:
-        """Propose masks in every image, pixels of the image file, best first."""
+        """Propose masks in every image, best first. The masks are in pixels of the image file."""
         images = batch.images
         return [
             MaskProposalsOrig(
@@ -106,17 +106,18 @@ class MaskProposalStage(BaseStage):
 
 
 def reject_shared_images(train_split: str, *eval_splits: str | None) -> None:
-    """Reject an evaluation on a split of COCO 2014 if some of its images were used for training.
+    """Reject evaluation on a COCO 2014 split if images of the split were used for training.
 
-    COCO 2017 splits the images of 2014 differently: of the 40,504 images of val2014, 5,000 are in val2017, all others
-    in train2017. The unofficial splits trainval35k and valminusminival2014 also contain images of val2014.
+    COCO 2014 and COCO 2017 split the same images differently. Of the 40,504 images of val2014, 5,000 are in val2017 and
+    all others are in train2017. The unofficial splits trainval35k and valminusminival2014 also contain images of
+    val2014.
 
     Raises:
-        InputError: if images are shared; the message names both splits.
+        InputError: if training and evaluation share images. The message names both splits.
     """
     for split in eval_splits:
         if split is not None and "2014" in split and ("2017" in train_split or "val" in train_split):
             raise InputError(
-                f"The model is or was trained on data.train_split {train_split}, which contains images of {split}. "
-                "Train on train2014, as Table 6 does, or evaluate on another split."
+                f"The model's data.train_split {train_split} contains images of the evaluated split {split}. "
+                "Train on train2014, as in Table 6, or evaluate on another split."
             )

@@ -18,13 +18,13 @@ from fpn_lightning.errors import InputError
 class Optimization:
     """Settings of the optimiser and its schedule; the defaults are those of the paper's RPN (FPN §5.1).
 
-    ``lr``, ``warmup_steps``, ``milestones`` and the trainer's ``max_steps`` are for ``reference_batch_size`` images per
-    step. If ``data.total_batch_size`` differs, all four are rescaled when training starts (linear scaling rule), and
-    the new values are printed.
+    ``lr``, ``warmup_steps``, ``milestones`` and the trainer's ``max_steps`` are meant for ``reference_batch_size``
+    images per step. If ``data.total_batch_size`` is another number, the four values are rescaled when training starts
+    (linear scaling rule). The new values are printed.
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """``sgd`` with momentum as in the paper; ``adamw`` in presets ``mini`` and ``small``."""
+    """The paper uses ``sgd`` (with momentum); presets ``mini`` and ``small`` use ``adamw``."""
     lr: float = 0.02
     """Learning rate after warm-up."""
     momentum: float = 0.9
@@ -32,11 +32,12 @@ class Optimization:
     weight_decay: float = 1e-4
     """Weight decay on every trained parameter."""
     schedule: Literal["multistep", "cosine"] = "multistep"
-    """``multistep`` multiplies by ``decay`` at every milestone; ``cosine`` falls to 0 at ``max_steps``."""
+    """``multistep`` multiplies the learning rate by ``decay`` at each milestone. ``cosine`` decreases the learning rate
+    to 0 at ``max_steps``."""
     milestones: Sequence[int] = (30_000,)
     """Optimiser steps at which ``multistep`` multiplies the learning rate by ``decay``."""
     decay: float = 0.1
-    """Factor at each milestone."""
+    """Factor on the learning rate at each milestone."""
     warmup_steps: int | float = 500
     """Number of optimiser steps of linear warm-up; a value below 1 is a fraction of all steps."""
     warmup_factor: float = 1 / 3
@@ -44,8 +45,8 @@ class Optimization:
     reference_batch_size: int = 16
     """Images per step for which ``lr``, ``warmup_steps``, ``milestones`` and ``max_steps`` are chosen."""
     schedule_factor: float = 1
-    """Factor on ``milestones`` and the trainer's ``max_steps`` when training starts. Rows with the paper's "2x"
-    schedule set it to 2, so that they train twice as long with every preset."""
+    """When training starts, ``milestones`` and the trainer's ``max_steps`` are multiplied by this factor. Rows with the
+    paper's "2x" schedule set the factor to 2: with every preset, these rows train twice as long as other rows."""
 
     def __post_init__(self) -> None:
         for key in ("lr", "momentum", "weight_decay", "warmup_steps"):
@@ -55,7 +56,7 @@ class Optimization:
     def rescaled(self, total_batch_size: int) -> Optimization:
         """Return the settings for another number of images per step, with ``schedule_factor`` applied.
 
-        The new schedule covers the same number of images.
+        Apart from ``schedule_factor``, training with the new settings uses the same number of images.
         """
         factor = total_batch_size / self.reference_batch_size
         return replace(
@@ -91,8 +92,8 @@ class Optimization:
         """
         if (self.schedule == "cosine" or 0 < self.warmup_steps < 1) and max_steps <= 0:
             raise InputError(
-                "model.optimization.schedule 'cosine' and warmup_steps below 1 need trainer.max_steps or "
-                "trainer.max_epochs to be positive."
+                "model.optimization: schedule cosine and warmup_steps below 1 need a number of steps. Set "
+                "trainer.max_steps or trainer.max_epochs to a positive number."
             )
         optimizer: Optimizer
         if self.optimizer == "sgd":

@@ -20,11 +20,11 @@ class RPNStage(BaseStage):
 
     Args:
         detector: backbone, pyramid and RPN; ``roi_heads`` is null.
-        recall_limits: numbers of proposals at which recall is measured.
-        optimization: the default is the paper's, with ``trainer.max_steps: 40000``.
+        recall_limits: numbers of proposals per image. Recall is measured for each number.
+        optimization: optimiser and schedule. The default is the paper's, for ``trainer.max_steps: 40000``.
         init_from: checkpoint with the initial weights; training starts at step 0.
         seed: the run's seed, set from ``seed_everything``.
-        freeze_shared: train the RPN, and keep backbone and pyramid as in ``init_from``.
+        freeze_shared: train only the RPN; backbone and pyramid keep the weights of ``init_from``.
         compile: compile backbone and pyramid with ``torch.compile``.
     """
 

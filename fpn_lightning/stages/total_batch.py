@@ -14,8 +14,8 @@ def accumulation(trainer: Trainer, data: COCODataModule) -> int:
     """Return the number of micro-batches per device in an optimiser step.
 
     Raises:
-        InputError: if the total batch is not a multiple of the images per micro-batch of all devices, or if
-            ``trainer.accumulate_grad_batches`` is set to another number.
+        InputError: if ``data.total_batch_size`` is not a multiple of ``data.batch_size_per_device`` × devices, or if
+            ``trainer.accumulate_grad_batches`` is set and differs from the result.
     """
     steps = data.accumulation_steps(trainer.world_size)
     if trainer.accumulate_grad_batches not in (1, steps):
@@ -29,8 +29,8 @@ def accumulation(trainer: Trainer, data: COCODataModule) -> int:
 def planned_steps(trainer: Trainer, data: COCODataModule, optimization: Optimization) -> int:
     """Return the number of optimiser steps of a run; -1 if there is no limit.
 
-    The run ends after ``trainer.max_steps``, rescaled for the total batch, or after ``trainer.max_epochs``, whichever
-    is first.
+    The run ends after ``trainer.max_steps`` (rescaled for the total batch) or after ``trainer.max_epochs``, whichever
+    comes first.
     """
     steps = trainer.max_steps
     if steps > 0 and _is_scaled(data, optimization):
@@ -41,15 +41,16 @@ def planned_steps(trainer: Trainer, data: COCODataModule, optimization: Optimiza
 
 
 def keep_total_batch(trainer: Trainer, data: COCODataModule, optimization: Optimization) -> Optimization:
-    """Set the trainer's accumulation so that devices × per-device × accumulation equals the total batch.
+    """Set the trainer's gradient accumulation so that each optimiser step has ``data.total_batch_size`` images.
 
-    If the total batch is not ``reference_batch_size``, or ``schedule_factor`` is not 1, learning rate, warm-up,
-    milestones and the trainer's steps are rescaled together and printed. Epochs are converted to steps, because a
-    resumed run continues in the middle of an epoch.
+    Learning rate, warm-up, milestones and the trainer's ``max_steps`` are rescaled and printed if
+    ``data.total_batch_size`` is not ``reference_batch_size`` or ``schedule_factor`` is not 1. Epochs are converted to
+    steps, because a resumed run may continue in the middle of an epoch.
 
     Args:
-        trainer: the run's trainer; its accumulation, validation interval and number of steps are set.
-        data: the data module, which knows the total batch.
+        trainer: the run's trainer. This function sets the trainer's gradient accumulation, validation interval and
+            number of steps.
+        data: the data module, with ``total_batch_size`` and ``batch_size_per_device``.
         optimization: the configured schedule.
 
     Returns:
@@ -66,18 +67,18 @@ def keep_total_batch(trainer: Trainer, data: COCODataModule, optimization: Optim
         interval, trainer.check_val_every_n_epoch = min(max(steps, 1), max_steps), None
     if isinstance(interval, int):  # configured in optimiser steps, but Lightning counts batches
         trainer.val_check_interval = interval * trainer.accumulate_grad_batches
-    epochs, trainer.fit_loop.max_epochs = trainer.max_epochs, -1  # Lightning would count a resumed epoch twice
+    epochs, trainer.fit_loop.max_epochs = trainer.max_epochs, -1  # else Lightning counts a resumed epoch twice
     trainer.fit_loop.epoch_loop.max_steps = max_steps
     if not _is_scaled(data, optimization):
         if max_steps != asked:
-            rank_zero_info(f"trainer.max_epochs {epochs} of {data.steps_per_epoch} steps: max_steps {max_steps}")
+            rank_zero_info(f"{epochs} epochs of {data.steps_per_epoch} steps: the run ends after {max_steps} steps")
         return optimization
     rescaled = optimization.rescaled(data.total_batch_size)
     warmup = rescaled.warmup_steps if rescaled.warmup_steps >= 1 else round(rescaled.warmup_steps * max(max_steps, 0))
     rank_zero_info(
-        f"total batch {data.total_batch_size} instead of {optimization.reference_batch_size}, "
-        f"schedule x {optimization.schedule_factor:g}: "
-        f"lr {rescaled.lr:g}, warm-up {warmup}, milestones {list(rescaled.milestones)}, "
+        f"Schedule for {data.total_batch_size} instead of {optimization.reference_batch_size} images per step and "
+        f"schedule_factor {optimization.schedule_factor:g}: "
+        f"lr {rescaled.lr:g}, warmup_steps {warmup}, milestones {list(rescaled.milestones)}, "
         f"max_steps {max_steps}"
     )
     return rescaled

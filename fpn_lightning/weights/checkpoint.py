@@ -13,13 +13,14 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.files import whole_file
 from fpn_lightning.state_dicts import State, checked, read_file
 
-PREFIX = "detector."  # starts the name of every tensor in a stage's state dict; older checkpoints lack it
+PREFIX = "detector."  # prefix of every tensor name in a stage's state dict; older checkpoints have no prefix
 
 
 def read_checkpoint(path: str, named_by: str) -> dict[str, Any]:
-    """Read a checkpoint that ``fit`` wrote, without running code from it. :func:`stage_state` renames its tensors.
+    """Read a checkpoint that ``fit`` wrote, without running code from the file.
 
-    Messages start with ``named_by``, the option that names the file.
+    :func:`stage_state` renames the tensors of older checkpoints. Error messages start with ``named_by``, the option
+    that gave ``path``.
 
     Raises:
         InputError: if the file is missing or is not a checkpoint, or if a tensor is not finite.
@@ -35,7 +36,7 @@ def read_checkpoint(path: str, named_by: str) -> dict[str, Any]:
 
 
 def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint, or a state dict for another project. A failed write leaves an earlier file unchanged.
+    """Write a checkpoint, or a state dict for another project. If writing fails, an existing file stays unchanged.
 
     Raises:
         InputError: if the file cannot be written.
@@ -44,16 +45,16 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
         try:
             torch.save(content, file)
         except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # the reason, which torch.save replaces by a RuntimeError
+            if isinstance(error.__context__, OSError):  # torch.save raised RuntimeError in its place
                 raise error.__context__ from None
             raise
 
 
 def stage_state(state: Mapping[str, Tensor]) -> State:
-    """Return tensors under a stage's names: add ``detector.`` to the names of older checkpoints (``backbone.…``)."""
+    """Add the prefix ``detector.`` to each tensor name that has no such prefix (older checkpoints: ``backbone.…``)."""
     return {PREFIX + name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
 
 
 def detector_state(checkpoint: Mapping[str, Any]) -> State:
-    """Return a checkpoint's tensors under the names that they have in a ``Detector``, without ``detector.``."""
+    """Remove the prefix ``detector.`` from a checkpoint's tensor names, as in the state dict of a ``Detector``."""
     return {name.removeprefix(PREFIX): tensor for name, tensor in checkpoint["state_dict"].items()}

@@ -1,8 +1,9 @@
 """Combines an RPN and a Fast R-CNN that share backbone and pyramid into one Faster R-CNN.
 
 Run ``python -m fpn_lightning.weights.combine RPN_CHECKPOINT DETECTOR_CHECKPOINT OUT`` after steps 3 and 4 of the
-training with shared features (Faster R-CNN §3.2; FPN Table 5). ``OUT`` becomes a checkpoint for
-``configs/table3/joint_fpn.yaml``. In one pass it predicts the same as the two models, run one after the other.
+training with shared features (Faster R-CNN §3.2; FPN Table 5). ``OUT`` is a checkpoint for the model of
+``configs/table3/joint_fpn.yaml``. In one forward pass, this model predicts the same as the RPN followed by the Fast
+R-CNN.
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ def combine(rpn: dict[str, Any], detector: dict[str, Any]) -> dict[str, Any]:
         A checkpoint of a ``FasterRCNNStage`` with the detector's epoch and step, without the optimiser's state.
 
     Raises:
-        InputError: if a checkpoint lacks its head, or if a tensor of backbone or pyramid is not equal in both.
+        InputError: if ``rpn`` has no RPN, if ``detector`` has no RoI heads, or if the two checkpoints differ in
+            backbone or pyramid.
     """
     heads: State = {}
     for (name, prefix), checkpoint in zip(PARTS.items(), (rpn, detector), strict=True):
         head = _tensors(checkpoint, prefix)
         if not head:
-            raise InputError(f"{name} has no {prefix}*. Give the RPN's checkpoint first, then the detector's.")
+            raise InputError(f"{name} has no tensor {prefix}*. Give the RPN's checkpoint first, then the detector's.")
         heads |= head
     shared, other = _tensors(detector, SHARED), _tensors(rpn, SHARED)
     differing = sorted(shared.keys() ^ other.keys())
@@ -52,9 +54,9 @@ def combine(rpn: dict[str, Any], detector: dict[str, Any]) -> dict[str, Any]:
         differing.append(f"{rpn.get('parts')} and {detector.get('parts')}")
     if differing:
         raise InputError(
-            f"The two checkpoints do not share backbone and pyramid; tensors that differ: {len(differing)} "
-            f"({listed(differing)}). Start steps 3 and 4 from the detector of step 2 (model.init_from), with "
-            "model.freeze_shared true."
+            f"The two checkpoints do not share backbone and pyramid. Number of differences: {len(differing)} "
+            f"({listed(differing)}). In steps 3 and 4 of the training, set model.init_from to the detector of step 2 "
+            "and model.freeze_shared to true."
         )
     kept = ("epoch", "global_step", "pytorch-lightning_version", "categories", "parts")
     return {key: detector[key] for key in kept if key in detector} | {"state_dict": stage_state(shared | heads)}
@@ -69,7 +71,7 @@ def _same(left: Tensor, right: Tensor) -> bool:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m fpn_lightning.weights.combine", description=__doc__)
     parser.add_argument("rpn", metavar="RPN_CHECKPOINT", help="checkpoint of step 3")
     parser.add_argument("detector", metavar="DETECTOR_CHECKPOINT", help="checkpoint of step 4")
@@ -87,8 +89,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except InputError as error:
         return complain(error)
     show(
-        f"written to {arguments.out}. To predict with it, give --config configs/table3/joint_fpn.yaml, the backbone "
-        f"and the preset of the two runs, and --ckpt_path {arguments.out}"
+        f"written to {arguments.out}. To predict with this model, give --config configs/table3/joint_fpn.yaml, the "
+        f"backbone and the preset of the two runs, and --ckpt_path {arguments.out}"
     )
     return 0
 

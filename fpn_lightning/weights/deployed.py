@@ -1,7 +1,8 @@
-"""A detector as one graph from an image's pixels to boxes, for ONNX and ``torch.export``.
+"""Expresses a detector as one graph, from the pixels of an image to boxes, for ONNX and ``torch.export``.
 
-An exported graph has no Python branches on data. Therefore this file implements prediction a second time, for a single
-image: resize, normalise, pad, propose, detect, and map the boxes back. Layers, anchors and box coders are the model's.
+In an exported graph, Python code cannot branch on tensor values. Therefore this file implements prediction a second
+time, for a single image: resize, normalise, pad, propose, detect, and map the boxes back to the image. Layers, anchors
+and box coders are those of the trained detector.
 
 Shape shorthand: H x W image size, h x w size of the network input, P proposals, R regions, K classes, D detections.
 """
@@ -23,7 +24,7 @@ from fpn_lightning.models.roi_heads import RoIHeads
 from fpn_lightning.models.roi_pooler import RoIPooler
 from fpn_lightning.models.rpn import RPN
 
-NEVER = -1e30  # score of a box that is removed
+NEVER = -1e30  # score that marks a box as removed
 OUTPUTS = ("boxes", "scores", "labels")
 
 
@@ -32,12 +33,12 @@ class Deployed(nn.Module):
 
     Args:
         detector: a Faster R-CNN or an RPN, in float32.
-        transform: gives the limits and the rounding of the resized image.
+        transform: defines the size of the resized image: the limits of its sides and the rounding.
         size_divisor: height and width of the network input are padded to a multiple of this number.
-        top_k: maximum number of proposals of an RPN.
+        top_k: maximum number of proposals, if the detector is an RPN.
 
     Raises:
-        InputError: the detector has ``image_scales``.
+        InputError: ``image_scales`` of the detector is not ``(1.0,)``.
     """
 
     def __init__(self, detector: Detector, transform: ResizeAndFlip, size_divisor: int, top_k: int = 1000) -> None:
@@ -67,7 +68,7 @@ class Deployed(nn.Module):
 
         Returns:
             ``boxes`` float32 ``(D, 4)`` xyxy, pixels of ``image``; ``scores`` float32 ``(D,)``, descending; ``labels``
-            int64 ``(D,)`` in [0, K), 0 for proposals.
+            int64 ``(D,)`` in [0, K), all 0 if the boxes are proposals.
         """
         old = image.shape[0], image.shape[1]
         new = self._scaled(old[0], old), self._scaled(old[1], old)
@@ -83,16 +84,16 @@ class Deployed(nn.Module):
         return boxes, scores, labels
 
     def _scaled(self, side: int, size: tuple[int, int]) -> int:
-        """Compute the new length of a side as ``data.transforms.scaled_size`` does, in integer arithmetic."""
+        """Compute the length of a side after resizing, like ``data.transforms.scaled_size``, in integer arithmetic."""
         short, long = torch.sym_min(*size), torch.sym_max(*size)
         lengths = [
             (2 * side * limit + reference) // (2 * reference) if self.rounds else (side * limit) // reference
             for limit, reference in zip(self.limits, (short, long), strict=True)
         ]
-        return torch.sym_max(1, torch.sym_min(*lengths))  # type: ignore[return-value]  # a SymInt counts as an int
+        return torch.sym_max(1, torch.sym_min(*lengths))  # type: ignore[return-value]  # SymInt behaves like int
 
     def _network_input(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
-        """Normalise pixels ``(h, w, 3)`` as ``Backbone.normalize`` does, and pad bottom and right: ``(1, 3, ., .)``."""
+        """Normalise pixels ``(h, w, 3)`` like ``Backbone.normalize``; pad bottom and right to ``(1, 3, ., .)``."""
         pixels = pixels.permute(2, 0, 1)[None]
         if self.backbone.convention != "torchvision":
             pixels = pixels.flip(1)
@@ -101,14 +102,15 @@ class Deployed(nn.Module):
         return F.pad(pixels, (0, right, 0, bottom))
 
     def _propose(self, maps: dict[str, Tensor], size: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute boxes ``(P, 4)`` and logits ``(P,)`` as ``RPN.predict`` does."""
+        """Compute the boxes ``(P, 4)`` and logits ``(P,)`` of the proposals, like ``RPN.predict``."""
         outputs = self.rpn(maps)
         of_levels = []
         for logits, deltas, anchors in zip(outputs.logits, outputs.deltas, outputs.anchors, strict=True):
             scores, top = logits[0].topk(torch.sym_min(self.rpn.pre_nms_topk, logits.shape[1]))
             boxes = clipped(self.rpn.box_coder.decode(anchors[top], deltas[0][top]), size)
             large = ((boxes[:, 2:] - boxes[:, :2]) > self.rpn.min_size).all(dim=1)
-            scores = scores.where(large, NEVER)  # marks small boxes; removing them would make the length unknown
+            # Small boxes are marked, not removed: the number of boxes must not depend on tensor values.
+            scores = scores.where(large, NEVER)
             kept = large & kept_by_nms(boxes, scores, self.rpn.nms_thresh)
             of_levels.append((boxes, scores.where(kept, NEVER)))
         boxes, scores = (torch.cat(parts) for parts in zip(*of_levels, strict=True))
@@ -118,15 +120,15 @@ class Deployed(nn.Module):
     def _detect(
         self, heads: RoIHeads, maps: dict[str, Tensor], proposals: Tensor, size: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute boxes, scores and labels as ``RoIHeads.predict`` does."""
+        """Compute the boxes, scores and labels of the detections, like ``RoIHeads.predict``."""
         logits, deltas = heads.predictor(heads.box_head(pooled(heads.pooler, maps, proposals)))
         probabilities = logits.softmax(dim=1)[:, : heads.num_classes]
         boxes = clipped(heads.box_coder.decode(proposals, deltas).reshape(-1, heads.num_classes, 4), size)
         large = ((boxes[..., 2:] - boxes[..., :2]) > heads.min_size).all(dim=2)
         region, labels = (large & (probabilities > heads.score_thresh)).nonzero().unbind(dim=1)
         boxes, scores = boxes[region, labels], probabilities[region, labels]
-        # One NMS call for all classes: each class is shifted to its own cell of a square grid, so that boxes of
-        # different classes do not overlap. Cells in a single line would need offsets that are too large for float32.
+        # One NMS call handles all classes. The boxes of each class are shifted to a separate cell of a square grid, so
+        # boxes of different classes do not overlap. With all cells in one line, offsets would be too large for float32.
         columns = math.ceil(math.sqrt(heads.num_classes))
         cells = torch.stack((labels % columns, torch.div(labels, columns, rounding_mode="floor")), dim=1)
         shifted = boxes + (cells.to(boxes.dtype) * (size.max() + 1)).repeat(1, 2)
@@ -136,8 +138,9 @@ class Deployed(nn.Module):
 
 
 def kept_by_nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
-    """Return whether NMS keeps each box ``(P, 4)``: bool ``(P,)``."""
-    # torch.export assumes that NMS keeps at least two boxes. These two overlap no other box, so NMS keeps both.
+    """Run NMS on boxes ``(P, 4)`` and return a mask of the kept boxes, bool ``(P,)``."""
+    # torch.export assumes that NMS keeps at least two boxes. Two boxes outside the image are added for this reason. NMS
+    # always keeps both added boxes, because they overlap no other box.
     two = boxes.new_tensor([[-4.0, -4.0, -3.0, -3.0], [-2.0, -2.0, -1.0, -1.0]])
     scores = F.pad(scores, (0, 2), value=NEVER)
     kept = torch.zeros_like(scores).index_fill(0, nms(torch.cat((boxes, two)), scores, threshold), 1.0)
@@ -145,7 +148,7 @@ def kept_by_nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
 
 
 def best_of(scores: Tensor, count: int) -> Tensor:
-    """Return the indices of at most ``count`` highest scores, best first, without scores of ``NEVER``."""
+    """Return the indices of the ``count`` highest scores, highest first; removed boxes (``NEVER``) are left out."""
     values, order = scores.sort(descending=True)
     return order[:count][(values[:count] > NEVER).nonzero().flatten()]
 
@@ -156,9 +159,9 @@ def clipped(boxes: Tensor, size: Tensor) -> Tensor:
 
 
 def pooled(pooler: RoIPooler, maps: dict[str, Tensor], boxes: Tensor) -> Tensor:
-    """Pool the regions ``(R, 4)`` of one image as ``RoIPooler`` does: ``(R, d, S, S)``."""
+    """Pool the regions ``(R, 4)`` of one image to features ``(R, d, S, S)``, like ``RoIPooler``."""
     levels = pooler.levels_of(boxes)
-    regions = F.pad(boxes, (1, 0))  # column 0 is the index of the image: 0
+    regions = F.pad(boxes, (1, 0))  # column 0: index of the image in the batch, always 0
     results, idxs = [], []
     for level, (name, stride) in enumerate(zip(pooler.names, pooler.strides, strict=True), start=pooler.min_level):
         own = (levels == level).nonzero().flatten()
@@ -172,12 +175,12 @@ def pooled(pooler: RoIPooler, maps: dict[str, Tensor], boxes: Tensor) -> Tensor:
 
 
 def resized(image: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Resize bilinearly with the arithmetic of OpenCV for uint8 images: 11-bit weights and the same rounding steps.
+    """Resize an image bilinearly, with the 11-bit weights and the rounding steps of OpenCV for uint8 images.
 
     Args:
         image: uint8 ``(H, W, 3)``.
-        old: ``(H, W)``.
-        new: ``(h, w)``.
+        old: size of ``image``, ``(H, W)``.
+        new: size of the result, ``(h, w)``.
 
     Returns:
         float32 ``(h, w, 3)``; all values are whole numbers.
@@ -192,7 +195,7 @@ def resized(image: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor
 
 
 def _neighbours(old: int, new: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For each new pixel along a side, return its two old neighbours and the weight of the second (0 to 2048)."""
+    """Compute the two source pixels of each resized pixel along a side, and the weight (0..2048) of the second."""
     last = torch.scalar_tensor(old - 1, dtype=torch.float32)
     scale = 1 / (torch.scalar_tensor(new, dtype=torch.float64) / torch.scalar_tensor(old, dtype=torch.float64))
     place = ((torch.arange(new, dtype=torch.float64) + 0.5) * scale - 0.5).float()

@@ -1,9 +1,11 @@
 """Loads and exports weights of detectron2's Faster R-CNN R50-FPN (``--model.init_from detectron2:PATH``).
 
-detectron2 orders classes as this project does, background last. Its backbone reads BGR and subtracts a mean, which
-older files contain as ``pixel_mean``. The stride of a block is in the first 1x1 convolution.
+detectron2 orders classes as this project does, background last. detectron2's backbone takes BGR images and subtracts a
+pixel mean; older files contain this mean as ``pixel_mean``. In a ResNet block, the first 1x1 convolution has the
+stride.
 
-``python -m fpn_lightning.weights.export CHECKPOINT OUT.pkl --format detectron2`` writes a file for ``MODEL.WEIGHTS``.
+``python -m fpn_lightning.weights.export CHECKPOINT OUT.pkl --format detectron2`` writes a file for detectron2's option
+``MODEL.WEIGHTS``.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ PREFIXES = {
     "roi_heads.predictor.class_logits.": "roi_heads.box_predictor.cls_score.",
     "roi_heads.predictor.box_deltas.": "roi_heads.box_predictor.bbox_pred.",
 }
-# In a block, detectron2 appends ".norm" to the name of a convolution to name its norm layer.
+# In a ResNet block, detectron2 calls the norm layer after "conv1" "conv1.norm".
 IN_BLOCK = (
     (r"\.bn(\d)\.", r".conv\1.norm."),
     (r"\.downsample\.0\.", ".shortcut."),
@@ -66,10 +68,10 @@ def load(detector: Detector, path: str, new_classes: bool) -> dict[str, Any]:
         new_classes: do not load the class predictor.
 
     Returns:
-        ``{"categories": ...}``, COCO's categories as in this project's checkpoints.
+        ``{"categories": ...}``: COCO's categories, in the format of this project's checkpoints.
 
     Raises:
-        InputError: if the file or the configuration does not fit.
+        InputError: if the file is not such a checkpoint, or if the configuration does not match the file.
     """
     rpn = check_config(detector, path, ZOO, "detectron2", "exact", sampling_ratio=0, aligned=True)
     if path.endswith(".pkl"):
@@ -83,10 +85,12 @@ def load(detector: Detector, path: str, new_classes: bool) -> dict[str, Any]:
 
 
 def _check_constants(state: State, rpn: RPN, path: str) -> None:
-    """Remove pixel mean, pixel std and anchors, which older files contain, and compare them with the model's.
+    """Check that pixel mean, pixel std and anchors in ``state`` equal the model's, and remove them from ``state``.
+
+    Only older files contain these constants.
 
     Raises:
-        InputError: naming the first constant that differs.
+        InputError: if a constant differs; the message names the first such constant.
     """
     constants = {
         "pixel_mean": torch.tensor(PIXEL_MEAN["detectron2"]),
@@ -111,13 +115,13 @@ def export(state: State, category_ids: Sequence[int], path: str, output: Path) -
     """Write the state dict of a Faster R-CNN in the format of detectron2's model zoo, a pickled dictionary of arrays.
 
     Raises:
-        InputError: if detectron2's Faster R-CNN cannot hold the checkpoint's model.
+        InputError: if the model does not have the architecture of detectron2's Faster R-CNN.
     """
     logits = state.get("roi_heads.predictor.class_logits.bias")
     if logits is not None and len(logits) != len(category_ids) + 1:
         raise InputError(
-            f"{path} cannot be exported: it has {len(logits)} class logits; detectron2 needs one for each of the "
-            f"{len(category_ids)} categories and one for background. Give a checkpoint that was trained without "
+            f"{path} cannot be exported: it has {len(logits)} class logits; detectron2 needs one logit for each of "
+            f"the {len(category_ids)} categories and one for background. Give a checkpoint that was trained without "
             "model.detector.roi_heads.unused_logits."
         )
     theirs = export_names(state, name_of, path)

@@ -1,9 +1,10 @@
-"""Writes a trained model for other programs: as one graph (onnx, torch), or as weights (torchvision, detectron2).
+"""Exports a trained model to other programs: as one graph (onnx, torch), or as weights (torchvision, detectron2).
 
 ``python -m fpn_lightning.weights.export RUN_OR_CHECKPOINT OUT --format onnx`` writes a graph
-(:mod:`fpn_lightning.weights.deployed`). Its input is ``image``, uint8 ``(H, W, 3)`` RGB of any size from 2 x 2 px; its
-outputs are ``boxes``, ``scores`` and ``labels``. ``--format torch`` writes the same graph for ``torch.export.load``.
-:mod:`fpn_lightning.weights.torchvision` and :mod:`fpn_lightning.weights.detectron2` describe the files of weights.
+(:mod:`fpn_lightning.weights.deployed`). The graph's input is ``image``, uint8 ``(H, W, 3)`` RGB, at least 2 x 2 px. The
+graph's outputs are ``boxes``, ``scores`` and ``labels``. ``--format torch`` writes the same graph for
+``torch.export.load``. :mod:`fpn_lightning.weights.torchvision` and :mod:`fpn_lightning.weights.detectron2` describe the
+files with weights.
 """
 
 from __future__ import annotations
@@ -41,16 +42,16 @@ def exported_program(model: Model) -> torch.export.ExportedProgram:
     deployed = Deployed(model.detector.float().cpu(), model.data.transform, model.data.collate.size_divisor)
     size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch and torchvision warn about each other's code
+        warnings.simplefilter("ignore")  # warnings about code of torch and torchvision, not of this project
         example = torch.zeros(EXAMPLE, dtype=torch.uint8)
         return torch.export.export(deployed.eval().requires_grad_(False), (example,), dynamic_shapes=(size,))
 
 
 def onnx_bytes(program: torch.export.ExportedProgram, categories: str) -> bytes:
-    """Convert an exported program to the content of an ONNX file, with ``categories`` (JSON text) as metadata.
+    """Convert an exported program to the bytes of an ONNX file. ``categories`` (JSON text) is stored as metadata.
 
     Raises:
-        InputError: the packages for ONNX are not installed.
+        InputError: the packages onnx and onnxscript are not installed.
     """
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
         raise InputError("--format onnx needs the packages onnx and onnxscript: pip install -e .[onnx]")
@@ -58,7 +59,7 @@ def onnx_bytes(program: torch.export.ExportedProgram, categories: str) -> bytes:
 
     def max_roi_pool(maps: Any, rois: Any, spatial_scale: float, height: int, width: int) -> tuple[Any, Any]:
         pooled = op.MaxRoiPool(maps, rois, pooled_shape=(height, width), spatial_scale=spatial_scale)
-        return pooled, pooled  # torchvision's second output holds the indices of the maxima, which the graph ignores
+        return pooled, pooled  # torchvision's second output is the argmax, which the graph does not use
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -98,17 +99,19 @@ def _write_weights(checkpoint: Path, output: Path, project: str) -> None:
     content = read_checkpoint(str(checkpoint), "CHECKPOINT")
     ids = list(content.get("categories", {}).get("ids", ()))
     if not ids:
-        raise InputError(f"{checkpoint} has no categories. Give a checkpoint that fit wrote.")
+        raise InputError(f"{checkpoint} has no categories. Give a checkpoint written by train.py fit.")
     PROJECTS[project](detector_state(content), ids, str(checkpoint), output)
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status (2 for unusable input)."""
+    """Run the command line and return the exit status (2 for invalid input)."""
     parser = argparse.ArgumentParser(prog="python -m fpn_lightning.weights.export", description=__doc__)
     parser.add_argument("source", metavar="RUN_OR_CHECKPOINT", help="run directory, or RUN/checkpoints/last.ckpt")
     parser.add_argument("output", metavar="OUT", type=Path, help="the file to write (.onnx, .pt2, .pth or .pkl)")
     parser.add_argument("--format", "--to", required=True, choices=[*GRAPHS, *PROJECTS], help="format of OUT")
-    parser.add_argument("--config", type=Path, help="model configuration for a graph (default: config.yaml of the run)")
+    parser.add_argument(
+        "--config", type=Path, help="for onnx and torch: model configuration (default: config.yaml of the run)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     given = parser.parse_args(args)
     replace_unprintable()

@@ -1,4 +1,4 @@
-"""Loads initial weights from a checkpoint (``model.init_from``), and checks a checkpoint of ``--ckpt_path``."""
+"""Loads initial weights from a checkpoint (``model.init_from``), and checks the checkpoint given as ``--ckpt_path``."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ OTHER_PROJECTS = {"torchvision": torchvision.load, "detectron2": detectron2.load
 
 
 def split_source(init_from: str) -> tuple[str | None, str]:
-    """Split ``torchvision:PATH`` or ``detectron2:PATH`` into project and path. Other paths have the project ``None``.
+    """Split ``torchvision:PATH`` or ``detectron2:PATH`` into project and path. For other paths, project is ``None``.
 
-    For published weights, ``torchvision:COCO_V1``, the path is that of their file in torch's cache.
+    For published weights (``torchvision:COCO_V1``), return the path of the downloaded file in torch's cache.
     """
     project, _, path = init_from.partition(":")
     if project not in OTHER_PROJECTS:
@@ -38,12 +38,18 @@ def fetch_weights(init_from: str) -> None:
 
 
 def parts(detector: Detector) -> dict[str, str]:
-    """Return the class names of backbone and pyramid. Different classes can have tensors of equal names and shapes."""
+    """Return the class names of backbone and pyramid.
+
+    Names and shapes of tensors do not identify a class, because different classes can have the same names and shapes.
+    """
     return {name: type(getattr(detector, name)).__name__ for name in ("backbone", "pyramid")}
 
 
 def other_parts(detector: Detector, checkpoint: Mapping[str, Any]) -> list[str]:
-    """List parts whose class differs between checkpoint and detector. Older checkpoints do not store the classes."""
+    """List whether backbone or pyramid have different classes in checkpoint and detector.
+
+    Older checkpoints do not store the classes; for these checkpoints the list is empty.
+    """
     own, stored = parts(detector), checkpoint.get("parts") or {}
     return [
         f"{name} is {stored[name]} in the file, {own[name]} in the model"
@@ -53,16 +59,16 @@ def other_parts(detector: Detector, checkpoint: Mapping[str, Any]) -> list[str]:
 
 
 def check_fits(detector: Detector, checkpoint: Mapping[str, Any], named_by: str = "ckpt_path") -> None:
-    """Check that a checkpoint belongs to the model of the configuration. Messages start with ``named_by``.
+    """Check that a checkpoint belongs to the model of the configuration. Error messages start with ``named_by``.
 
     Raises:
-        InputError: if tensors are missing, not used or of another shape, or if backbone or pyramid has another class.
+        InputError: if a tensor is missing, unused or of another shape, or if backbone or pyramid has another class.
     """
     state = detector_state(checkpoint)
     if prefix := next((prefix for prefix in WRAPPERS if all(name.startswith(prefix) for name in state)), None):
         raise InputError(
-            f"{named_by}: all tensors of the checkpoint have the prefix {prefix} of a wrapped model, so no run has "
-            "written it. To start from its weights: --model.init_from PATH"
+            f"{named_by}: all tensor names of the checkpoint start with {prefix}, the prefix of a wrapped model. Runs "
+            "do not write such checkpoints. To start a run from these weights: --model.init_from PATH"
         )
     problems = compare(detector.state_dict(), state).problems
     if problems := problems or other_parts(detector, checkpoint):
@@ -80,11 +86,12 @@ def load_weights(
     Args:
         detector: the model to load into.
         init_from: checkpoint written by ``fit``, or weights of another project (see :func:`split_source`).
-        required: prefixes of tensors that the checkpoint must contain. Another project's file must contain all tensors.
+        required: the checkpoint must contain all tensors whose names start with one of these prefixes. Another
+            project's file must contain all tensors of the detector.
         new_classes: do not load the class predictor, because the data has other classes.
 
     Returns:
-        The content of the checkpoint; for another project's file only ``categories``.
+        The content of the checkpoint. For another project's file, the dictionary has only the key ``categories``.
 
     Raises:
         InputError: if the file is missing or is not a checkpoint, if a tensor has another shape, if no tensor fits, or
@@ -126,7 +133,7 @@ def _check_shapes(detector: Detector, state: State, comparison: Comparison, path
     """Raise InputError if a tensor has another shape in the file, or if the file has none of the detector's tensors."""
     if not state.keys() & detector.state_dict().keys():
         raise InputError(
-            f"model.init_from: {path} has no tensor of this configuration's model; its tensors are "
+            f"model.init_from: {path} has no tensor of this configuration's model. The file contains "
             f"{listed(sorted(state))}. For weights of torchvision or detectron2, give torchvision:PATH or "
             "detectron2:PATH."
         )

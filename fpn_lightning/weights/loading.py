@@ -1,4 +1,4 @@
-"""Loads a trained model from a run, a checkpoint or another project's weights, with the settings for its images."""
+"""Loads a trained model and its image settings from a run, a checkpoint or another project's weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fpn_lightning.weights.checkpoint import detector_state, read_checkpoint
 from fpn_lightning.weights.init_from import OTHER_PROJECTS, check_fits, load_weights
 
 ZOO = Path(__file__).parents[1] / "zoo"
-OBJECT = Categories((1,), ("object",))  # category of proposals, which have no class
+OBJECT = Categories((1,), ("object",))  # the only category of proposals, which have no class
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Model:
 
     Attributes:
         detector: the detector with trained weights.
-        data: its settings define how images are resized and padded. No data has been read.
-        categories: ids and names of the labels; ``object`` for proposals.
+        data: data module that defines how images are resized and padded; it has not read any data.
+        categories: ids and names of the labels; a single category ``object`` if the model predicts proposals.
         precision: ``trainer.precision`` of the configuration.
     """
 
@@ -39,14 +39,15 @@ class Model:
 
 
 def load_model(source: str, config: str | Path | None = None) -> Model:
-    """Load a model that predicts from images alone; see :func:`fpn_lightning.load`.
+    """Load an RPN or a Faster R-CNN; see :func:`fpn_lightning.load`.
 
     Args:
         source: a run directory, a checkpoint, ``torchvision:PATH`` or ``detectron2:PATH``.
-        config: the configuration; by default that of the checkpoint's run, or the project's in ``zoo/``.
+        config: the configuration file. The default is ``config.yaml`` of the checkpoint's run or, for torchvision and
+            detectron2, the project's file in ``zoo/``.
 
     Raises:
-        InputError: the source cannot be used.
+        InputError: no model can be loaded from the source.
     """
     project = source.partition(":")[0]
     theirs = project in OTHER_PROJECTS
@@ -58,7 +59,7 @@ def load_model(source: str, config: str | Path | None = None) -> Model:
     if detector.rpn is None:
         kind = "a model for mask proposals" if detector.masks is not None else "a Fast R-CNN on fixed proposals"
         raise InputError(
-            f"{source} is {kind}. Only an RPN or a Faster R-CNN can be loaded; for this model use train.py predict."
+            f"{source} is {kind}. Only an RPN or a Faster R-CNN can be loaded. For this model, use train.py predict."
         )
     if theirs:
         loaded = load_weights(detector, source)
@@ -72,13 +73,17 @@ def load_model(source: str, config: str | Path | None = None) -> Model:
         if len(categories) != heads.num_classes:
             raise InputError(
                 f"{source} has {len(categories)} categories, but the model has {heads.num_classes} classes. Give a "
-                "checkpoint that fit wrote, and the configuration of its run."
+                "checkpoint written by train.py fit, and the config.yaml of the same run."
             )
     return Model(detector, data, categories, str((content.get("trainer") or {}).get("precision") or "32-true"))
 
 
 def checkpoint_of(source: Path) -> Path:
-    """Return the checkpoint of a run directory; return ``source`` if it is a file. InputError without a checkpoint."""
+    """Return the checkpoint of a run directory. If ``source`` is a file, return ``source``.
+
+    Raises:
+        InputError: there is no checkpoint.
+    """
     if source.is_file():
         return source
     if not source.is_dir():
@@ -99,13 +104,13 @@ def checkpoint_of(source: Path) -> Path:
 
 
 def _config_of(checkpoint: Path) -> Path:
-    """Return the ``config.yaml`` of a checkpoint's run, from the folder of the checkpoint or the folder above."""
+    """Return the ``config.yaml`` of a checkpoint's run. It is in the folder of the checkpoint or one folder above."""
     for folder in (checkpoint.parent, checkpoint.absolute().parent.parent):
         if (config := folder / "config.yaml").is_file():
             return config
     raise InputError(
-        f"{checkpoint} has no configuration: there is no config.yaml beside it or above its folder. Give its run's "
-        "configuration: load(..., config='RUN/config.yaml'), or --config RUN/config.yaml for a command."
+        f"{checkpoint}: there is no config.yaml in the checkpoint's folder or one folder above. Give the config.yaml "
+        "of the checkpoint's run: load(..., config='RUN/config.yaml') in Python, --config RUN/config.yaml in commands."
     )
 
 

@@ -15,16 +15,16 @@ from fpn_lightning.models.detector import Detector
 from fpn_lightning.models.rpn import RPN
 from fpn_lightning.state_dicts import COUNTER, State, compare, listed
 
-# A tensor of the file that is not loaded and has one of these prefixes is an error, because the file's model is larger.
-# Other tensors that are not loaded (such as a mask head's) are skipped with a warning.
+# An unused tensor with one of these prefixes is an error, because the model of the file is larger than the detector.
+# Other unused tensors, such as those of a mask head, are skipped with a warning.
 PARTS = ("backbone.", "rpn.", "proposal_generator.", "roi_heads.box_head.", "roi_heads.box_predictor.")
 PREDICTOR, THEIR_PREDICTOR = "roi_heads.predictor.", "roi_heads.box_predictor."
-OTHER_CLASSES = " If the data has other classes than the file: --model.new_classes true."
-SIZES = [[32.0 * 2**octave] for octave in range(5)]  # anchor sizes of both projects on p2..p6, px
+OTHER_CLASSES = " If your data has other classes than the file, give --model.new_classes true."
+SIZES = [[32.0 * 2**octave] for octave in range(5)]  # anchor sizes of torchvision and detectron2 on p2..p6, px
 
 
 def renamed(name: str, prefixes: Mapping[str, str]) -> str | None:
-    """Replace the first prefix that fits in a tensor's name; ``None`` if no prefix fits."""
+    """Replace the prefix of a tensor's name by its value in ``prefixes``; ``None`` if the name has no such prefix."""
     for prefix, other in prefixes.items():
         if name.startswith(prefix):
             return other + name.removeprefix(prefix)
@@ -40,19 +40,19 @@ def check_config(
     sampling_ratio: int,
     aligned: bool,
 ) -> RPN:
-    """Check that the configuration is the one that another project's weights were trained with; return the RPN.
+    """Check that the configuration matches another project's weights, and return the RPN of the detector.
 
     Args:
         detector: the model of the configuration.
-        path: the file of weights, for messages.
-        zoo: the configuration that fits, for messages.
+        path: the file with the weights, for error messages.
+        zoo: the configuration of the published weights, for error messages.
         convention: required preprocessing of the backbone.
         anchor_convention: required convention of the RPN's anchors.
         sampling_ratio: required argument of RoIAlign.
         aligned: required argument of RoIAlign.
 
     Raises:
-        InputError: naming every key that differs, its value and the required value.
+        InputError: if the configuration differs; the message names each key, its value and the required value.
     """
     rpn, roi_heads = detector.rpn, detector.roi_heads
     if rpn is None or roi_heads is None:
@@ -94,28 +94,29 @@ def load_fitting(
     zoo: str,
     new_classes: bool,
 ) -> None:
-    """Load tensors of another project.
+    """Load another project's weights into a detector.
 
-    For each part that both models have, every tensor of the file must be loaded. Tensors of other parts, such as a mask
-    head, are skipped with a warning.
+    The file must contain every tensor of the detector. A tensor that the detector does not have is an error if the
+    tensor belongs to a Faster R-CNN. Tensors of other parts, such as a mask head, are skipped with a warning.
 
     Args:
         detector: the model to load into; its configuration has passed :func:`check_config`.
-        state: the other project's tensors, under its names.
-        name_of: returns the other project's name for one of ours.
-        convert: returns our tensor from our name and the other project's tensor.
+        state: the tensors of the file, with the other project's names.
+        name_of: maps a tensor name of this project to the other project's name, or to ``None`` if there is none.
+        convert: takes a tensor name of this project and the other project's tensor; returns this project's tensor.
         path: the file, for messages.
-        zoo: the configuration of the published weights, for messages.
+        zoo: the configuration of the published weights, for error messages.
         new_classes: do not load the class predictor.
 
     Raises:
-        InputError: naming the tensors that are missing, not used or of another shape, by the other project's names.
+        InputError: if a tensor is missing, unused or of another shape. The message lists the other project's names of
+            these tensors.
     """
     ours = {name: tensor for name, tensor in detector.state_dict().items() if not name.endswith(COUNTER)}
     if new_classes:
         ours = {name: tensor for name, tensor in ours.items() if not name.startswith(PREDICTOR)}
         state = {name: tensor for name, tensor in state.items() if not name.startswith(THEIR_PREDICTOR)}
-    theirs = {name: name_of(name) or f"(nothing like {name})" for name in ours}
+    theirs = {name: name_of(name) or f"tensor for {name}" for name in ours}
     converted = {name: convert(name, state[theirs[name]]) for name in ours if theirs[name] in state}
     comparison = compare(
         {theirs[name]: tensor for name, tensor in ours.items()},
@@ -123,8 +124,8 @@ def load_fitting(
     )
     if comparison.missing:
         raise InputError(
-            f"model.init_from: {path} has no {listed(comparison.missing)}. Give a file with a whole Faster R-CNN of "
-            f"this configuration; {zoo} is the configuration of the published weights."
+            f"model.init_from: {path} has no {listed(comparison.missing)}. Give a file with all weights of this "
+            f"configuration's Faster R-CNN. {zoo} is the configuration of the published weights."
         )
     if comparison.misshapen:
         hint = "" if new_classes else OTHER_CLASSES
@@ -134,8 +135,8 @@ def load_fitting(
         )
     if larger := [name for name in comparison.unexpected if name.startswith(PARTS)]:
         raise InputError(
-            f"model.init_from: {path} has a larger model than this configuration: {listed(larger)} left over. {zoo} is "
-            "the configuration of the published weights."
+            f"model.init_from: {path} has a larger model than this configuration. Tensors left over: {listed(larger)}. "
+            f"{zoo} is the configuration of the published weights."
         )
     detector.load_state_dict(converted, strict=False)  # not strict: `converted` has no BatchNorm counters
     if comparison.unexpected:
@@ -146,14 +147,16 @@ def load_fitting(
 
 def say_what_starts_afresh(path: str) -> None:
     """Warn that the class predictor is not loaded."""
-    rank_zero_warn(f"model.init_from {path}: loaded without its class predictor; ours ({PREDICTOR}*) starts afresh")
+    rank_zero_warn(
+        f"model.init_from {path}: the class predictor of the file is not loaded; {PREDICTOR}* keeps its initial values"
+    )
 
 
 def export_names(state: State, name_of: Callable[[str], str | None], path: str) -> State:
     """Rename the tensors of a detector's state dict for another project, with ``name_of`` as in :func:`load_fitting`.
 
     Raises:
-        InputError: naming the tensors that the other project's model does not have.
+        InputError: if the other project's model lacks a tensor, or if the detector is not a whole Faster R-CNN.
     """
     names = {name: name_of(name) for name in state if not name.endswith(COUNTER)}
     unknown = sorted(name for name, other in names.items() if other is None)
@@ -164,5 +167,5 @@ def export_names(state: State, name_of: Callable[[str], str | None], path: str) 
             f"{path} cannot be exported{detail}. Give a Faster R-CNN with a ResNet, FPN and the box head 2fc."
         )
     if absent := [head for head in ("rpn.", "roi_heads.") if not any(name.startswith(head) for name in names)]:
-        raise InputError(f"{path} cannot be exported: it has no {absent[0]}*, so it is not a whole Faster R-CNN.")
+        raise InputError(f"{path} cannot be exported: it has no tensor {absent[0]}*. Give a Faster R-CNN.")
     return {other: state[name] for name, other in names.items() if other is not None}

@@ -1,7 +1,8 @@
-"""Reads pickled arrays without trusting the file: it builds dicts, lists, strings, numbers and arrays only.
+"""Reads pickled arrays from files that may be malicious. It builds dicts, lists, strings, numbers and arrays only.
 
-A pickle names the functions that rebuild its content, and can name any function. This reader accepts only the names in
-``ALLOWED``. It does not call NumPy's own constructors, because a forged shape could make them read out of bounds.
+Loading a pickle calls functions that the file names, and a file can name any function. This reader accepts only the
+names in ``ALLOWED``. NumPy's own constructors are not called, because a forged shape could make a constructor read out
+of bounds.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class _Dtype:
 
     def __init__(self, code: str, *_: Any) -> None:
         if not isinstance(code, str) or not NUMBER.fullmatch(code):
-            raise InputError(f"it has an array of type {code!r}, which is not a number type")
+            raise InputError(f"the file has an array of type {code!r}, which is not a number type")
         self.value: np.dtype[Any] = np.dtype(code)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -36,15 +37,16 @@ class _Array:
 
     value: NDArray[Any]
 
-    def __init__(self, *_: Any) -> None:  # NumPy pickles an empty array and sets its content afterwards
+    def __init__(self, *_: Any) -> None:  # a pickle creates an empty array first and then sets its content
         pass
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         shape, dtype, is_fortran, content = state[-4:]
         # Without this check, a forged integer as content could allocate any amount of memory.
         if not isinstance(content, str | bytes | bytearray):
-            raise InputError(f"the content of an array is of type {type(content).__name__}")
-        raw = content.encode("latin1") if isinstance(content, str) else content  # Python 2 pickled bytes as text
+            raise InputError(f"the content of an array is of type {type(content).__name__}, not bytes")
+        # The unpickler reads bytes of Python 2 as text.
+        raw = content.encode("latin1") if isinstance(content, str) else content
         array = np.frombuffer(raw, dtype.value).reshape(shape, order="F" if is_fortran else "C")
         self.value = array.astype(dtype.value.newbyteorder("="))
 
@@ -74,7 +76,7 @@ for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and 2
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            raise InputError(f"it would run {module}.{name}, which arrays do not need")
+            raise InputError(f"loading the file would call {module}.{name}, which is not needed for arrays")
         return ALLOWED[module, name]
 
 
@@ -82,7 +84,7 @@ def read_arrays(path: str) -> dict[str, NDArray[Any]]:
     """Read the arrays under ``model`` in a pickled dictionary, the format of detectron2's model zoo.
 
     Raises:
-        InputError: if the file has another format, or contains more than dicts, lists, strings, numbers and arrays.
+        InputError: if the file has another format, or contains anything but dicts, lists, strings, numbers and arrays.
     """
     try:
         with Path(path).open("rb") as file:
@@ -92,7 +94,7 @@ def read_arrays(path: str) -> dict[str, NDArray[Any]]:
         raise InputError(
             f"model.init_from: {path} cannot be read: {error}. Use a file of detectron2's model zoo."
         ) from error
-    except Exception as error:  # a damaged file can raise anything
+    except Exception as error:  # a damaged file can cause any exception
         raise InputError(
             f"model.init_from: {path} has no arrays under 'model' ({error!r}). Use a file of detectron2's model zoo; "
             "files of Detectron ('blobs') and weights of a backbone alone have another format."

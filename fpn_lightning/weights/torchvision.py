@@ -2,16 +2,18 @@
 
 torchvision's classifier has 91 logits: background (0), then the COCO ids 1 to 90. This project's classifier has the 80
 categories in the order of their ids, then background, then the ten ids that COCO does not use
-(``roi_heads.unused_logits``). In both, the logits of unused ids take part in the softmax.
+(``roi_heads.unused_logits``). In both classifiers, the logits of unused ids take part in the softmax.
 
-``python -m fpn_lightning.weights.export CHECKPOINT OUT.pth --format torchvision`` writes a file that loads like this::
+``python -m fpn_lightning.weights.export CHECKPOINT OUT.pth --format torchvision`` writes a file that torchvision loads
+as follows::
 
     backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None)  # frozen BatchNorm
     model = FasterRCNN(backbone, num_classes=91)  # the largest category id + 1
     model.load_state_dict(torch.load("OUT.pth", weights_only=True))
 
-The file has tensors only. Set RoI pooling, anchors and BatchNorm's epsilon in torchvision's model. torchvision's own
-COCO_V1 weights need ``overwrite_eps(model, 0.0)`` there, and ``norm_eps: 0.0`` in this project.
+The file contains tensors only. Set RoI pooling, anchors and BatchNorm's epsilon when you build torchvision's model.
+torchvision's own COCO_V1 weights need a BatchNorm epsilon of 0: ``overwrite_eps(model, 0.0)`` in torchvision,
+``norm_eps: 0.0`` in this project.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from fpn_lightning.weights.checkpoint import write_checkpoint
 from fpn_lightning.weights.others import THEIR_PREDICTOR, check_config, export_names, load_fitting, renamed
 
 ZOO = "configs/zoo/torchvision_r50_fpn.yaml"
-# Names by category id: "__background__" for 0, and "N/A" for unused ids.
+# Category names, indexed by category id: "__background__" for 0, and "N/A" for unused ids.
 CATEGORY_NAMES: list[str] = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
 CATEGORY_IDS = [i for i, name in enumerate(CATEGORY_NAMES) if i > 0 and name != "N/A"]
 PREFIXES = {
@@ -62,7 +64,7 @@ def name_of(ours: str) -> str | None:
 
 
 def class_order(category_ids: Sequence[int]) -> list[int]:
-    """Return torchvision's logit index for each of our logits: categories, background, unused ids."""
+    """Return torchvision's logit index for each of our logits, in our order: categories, background, unused ids."""
     gaps = sorted(set(range(1, max(category_ids) + 1)) - set(category_ids))
     return [*category_ids, 0, *gaps]
 
@@ -76,10 +78,10 @@ def load(detector: Detector, path: str, new_classes: bool) -> dict[str, Any]:
         new_classes: do not load the class predictor.
 
     Returns:
-        ``{"categories": ...}``, COCO's categories as in this project's checkpoints.
+        ``{"categories": ...}``: COCO's categories, in the format of this project's checkpoints.
 
     Raises:
-        InputError: if the file or the configuration does not fit.
+        InputError: if the file is not such a checkpoint, or if the configuration does not match the file.
     """
     check_config(detector, path, ZOO, "torchvision", "torchvision", sampling_ratio=2, aligned=False)
     state = {NEWER_NAMES.sub(r"\1.", name): tensor for name, tensor in read_state_dict(path, "model.init_from").items()}
@@ -98,7 +100,7 @@ def load(detector: Detector, path: str, new_classes: bool) -> dict[str, Any]:
 
 
 def _check_classes(state: State, path: str) -> None:
-    """Raise InputError if the class predictor has another number of classes than COCO's."""
+    """Raise InputError if the class predictor does not have COCO's number of classes."""
     for part, rows in (("cls_score", len(CATEGORY_NAMES)), ("bbox_pred", 4 * len(CATEGORY_NAMES))):
         for name in (f"{THEIR_PREDICTOR}{part}.{kind}" for kind in ("weight", "bias")):
             if name in state and state[name].shape[:1] != (rows,):
@@ -110,13 +112,13 @@ def _check_classes(state: State, path: str) -> None:
 
 
 def published(name: str) -> Path | None:
-    """Return the path of published weights (``COCO_V1``) in torch's cache; ``None`` if ``name`` is not such a name."""
+    """Return the path of published weights (``COCO_V1``) in torch's cache; ``None`` for any other ``name``."""
     weights = FasterRCNN_ResNet50_FPN_Weights.__members__.get(name)
     return None if weights is None else Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(weights.url).name)
 
 
 def fetch(name: str) -> None:
-    """Download published weights unless torch's cache has them, and check the hash that is part of the file name.
+    """Download published weights if torch's cache does not have them. The hash in the file name is checked.
 
     Raises:
         InputError: if the download fails.
@@ -129,33 +131,34 @@ def fetch(name: str) -> None:
         weights.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError) as error:  # no network, or a wrong hash
         raise InputError(
-            f"model.init_from: torchvision:{name} could not be fetched from {weights.url} ({error}). Put that file "
-            f"into {file.parent}, or give its path, torchvision:PATH."
+            f"model.init_from: torchvision:{name} could not be fetched from {weights.url} ({error}). Download this "
+            f"file into {file.parent}, or give its path as torchvision:PATH."
         ) from error
 
 
 def export_state(state: State, category_ids: Sequence[int], path: str) -> State:
     """Convert a detector's state dict to torchvision's names, with logits indexed by category id.
 
-    Box deltas of background and of unused ids are set to 0. If the model has no logits of unused ids, these are set so
-    low that their probability is 0. ``category_ids`` have to be ascending; ``path`` is the checkpoint, for messages.
+    Box deltas of background and of unused ids are set to 0. If the model has no logits of unused ids, the exported
+    logits of these ids are so low that their probability is 0. ``category_ids`` must be ascending. ``path`` is the
+    checkpoint, for error messages.
 
     Raises:
-        InputError: if torchvision's Faster R-CNN cannot hold the checkpoint's model.
+        InputError: if the model does not have the architecture of torchvision's Faster R-CNN.
     """
     theirs = export_names(state, name_of, path)
     if not category_ids or category_ids[0] < 1:
         raise InputError(
-            f"{path} cannot be exported: torchvision uses category ids as indices of its logits, so they have to be 1 "
-            f"or larger; they are {list(category_ids)[:5]}. Use --format detectron2, which accepts any ids."
+            f"{path} cannot be exported: torchvision uses category ids as indices of its logits, so every id has to "
+            f"be 1 or larger. First ids: {list(category_ids)[:5]}. Use --format detectron2, which accepts any ids."
         )
     order = class_order(category_ids)
     for kind in ("weight", "bias"):
         logits, deltas = state[CLASS_LOGITS + kind], state[BOX_DELTAS + kind]
         if len(logits) not in (len(order), len(category_ids) + 1):
             raise InputError(
-                f"{path} cannot be exported: it has {len(logits)} class logits for {len(category_ids)} categories and "
-                "background. Give a checkpoint that fit wrote, which has a logit for each of its categories."
+                f"{path} cannot be exported: it has {len(logits)} class logits, which does not match its "
+                f"{len(category_ids)} categories and background. Give a checkpoint written by train.py fit."
             )
         placed = logits.new_full((len(order), *logits.shape[1:]), 0.0 if kind == "weight" else NEVER)
         placed[order[: len(logits)]] = logits

@@ -126,7 +126,7 @@ def complaint(cli, capsys, *args: str) -> str:
         (("--seed_everything", "one"), "seed_everything: one does not fit. Give bool or int."),
         (
             ("--seed_everything", "-1"),
-            "seed_everything is -1: give a number from 0 to 2^32 - 1. It is part of the name of the run's folder.",
+            "seed_everything is -1: give a number from 0 to 2^32 - 1, which becomes a part of the folder's name.",
         ),
         (
             ("--trainer.precision", "bf17"),

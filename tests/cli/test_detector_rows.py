@@ -54,7 +54,7 @@ def test_a_model_that_the_paper_prints_twice_is_one_row(cli, capsys, row):
         cli("fit", "--config", str(CONFIGS / f"{row}.yaml"))
     assert stop.value.code == 2
     error = capsys.readouterr().err
-    assert f"{row} is the same model as table2/c_fpn, which is run once for both: " in error
+    assert f"{row} is the same model as table2/c_fpn. Run table2/c_fpn, whose records are used for both rows: " in error
     assert f"--config {CONFIGS / 'table2' / 'c_fpn.yaml'}, or make row ROW=table2/c_fpn" in error
 
 

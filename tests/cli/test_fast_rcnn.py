@@ -127,7 +127,7 @@ def test_a_row_uses_the_proposals_that_it_names(cli, stores, fast_rcnn, tiny_dat
     assert "elsewhere/train" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli("predict", *fast_rcnn, "--ckpt_path", "last", "--data.predict_path", str(tiny_data / "val"))
-    assert "A folder of images has no proposals" in capsys.readouterr().err
+    assert "Folders of images have no proposals" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli("fit", *fast_rcnn, "--seed_everything", "1")
     error = capsys.readouterr().err
@@ -157,7 +157,7 @@ def test_fast_rcnn_without_its_proposals_stops_at_the_start(stores, fast_rcnn, t
     (stores / "train" / "header.json").unlink()
     lost = run_python("fit", *fast_rcnn)
     assert lost.returncode == 2
-    message = f"error: no proposals of table1/c_fpn in {stores / 'train'}. Make them: python train.py predict"
+    message = f"error: table1/c_fpn has no proposals in {stores / 'train'}. Run: python train.py predict"
     assert lost.stderr.splitlines()[-1].startswith(message)
     half = run_python("fit", *fast_rcnn, "--data.proposals", str(stores))
     assert half.returncode == 2

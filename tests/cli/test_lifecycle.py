@@ -74,8 +74,8 @@ def test_a_mistake_leaves_the_run_that_was_to_be_overwritten(cli, arguments, run
         ("--data.root", "nowhere"): "nowhere",
         ("--model.init_from", own): "model.init_from is .* a part of the run that --experiment.overwrite true replaces",
         ("--model.init_from", "missing.ckpt"): "missing.ckpt",
-        ("--experiment.weights_of", "table1/none"): "no finished run of table1/none",
-        ("--experiment.proposals_of", "table1/none"): "no finished run and proposals of table1/none",
+        ("--experiment.weights_of", "table1/none"): "table1/none has no finished run",
+        ("--experiment.proposals_of", "table1/none"): "table1/none has no finished run and no proposals",
         ("--data.num_classes", "7"): "num_classes",
         ("--data.batch_size_per_device", "3"): "total_batch_size",
         ("--trainer.devices", "0"): "devices",
@@ -99,7 +99,7 @@ def test_an_overwritten_run_is_deleted_when_the_new_one_has_finished(cli, argume
     assert contents(aside) == before
     said = capsys.readouterr().err
     assert f"The earlier run was moved to {aside}" in said
-    assert f"The run that was overwritten is in {aside}" in said
+    assert f"The overwritten run is in {aside}" in said
     assert f"holds an unfinished run. To continue it: {' '.join(RESUME)}" in (error := fails("fit", *arguments))
     assert str(aside) in error
     kill(3, *OVERWRITE)  # again, without a checkpoint
@@ -221,7 +221,7 @@ def test_a_run_out_of_time_says_so_and_goes_on(cli, arguments, run, fails, tmp_p
         cli("fit", *arguments)
     reason = "trainer.max_time was over after 2 of 4 steps"
     assert (record(run)["status"], record(run)["reason"], record(run)["train"]["steps"]) == ("out_of_time", reason, 2)
-    assert f"not finished, so not in tables: out_of_time: {reason}" in capsys.readouterr().out
+    assert f"not finished, so tables leave it out: out_of_time: {reason}" in capsys.readouterr().out
     kept = collect(local_runs(tmp_path / "runs"), tmp_path / "records")
     assert (kept.written, kept.unfinished) == ([], [f"{run} (out_of_time: {reason})"])
     assert f"holds a run that is not finished (out_of_time: {reason}). To continue it: {' '.join(RESUME)}" in fails(
@@ -256,7 +256,7 @@ def test_the_time_of_earlier_calls_does_not_count(cli, arguments, run, monkeypat
 
 def test_the_best_checkpoint_has_the_weights_of_the_best_validation(cli, arguments, run, fails, monkeypatch):
     error = fails("validate", *arguments, "--ckpt_path", "best")
-    assert "best.ckpt does not exist; fit writes it only with --checkpoint.monitor" in error
+    assert "best.ckpt does not exist. fit writes this file only if a metric is given" in error
     arguments += ["--trainer.val_check_interval", "1", "--checkpoint.monitor", "val/AR100"]
     made_up = iter([0.1, 0.3, 0.2, 0.25])  # of steps 1 to 4; the last is not evaluated twice
     finish = EvaluatedStage._finish_evaluation
@@ -275,7 +275,7 @@ def test_the_best_checkpoint_has_the_weights_of_the_best_validation(cli, argumen
     for name, value in result.model.state_dict().items():
         assert torch.equal(value, checkpoint["state_dict"][name])
     assert not torch.equal(next(iter(weights(run).values())), next(iter(checkpoint["state_dict"].values())))
-    assert "not one of the metrics: val/AR" in fails("fit", *arguments, "--checkpoint.monitor", "val/APx", *OVERWRITE)
+    assert "one of these metrics: val/AR" in fails("fit", *arguments, "--checkpoint.monitor", "val/APx", *OVERWRITE)
     assert record(run)["metrics"]["AR100"] == 0.25  # found before the earlier run was moved
 
 
@@ -320,7 +320,7 @@ def test_a_finished_run_can_be_lengthened(cli, arguments, run, fails, tmp_path, 
     longer = ["--trainer.max_steps", "7"]
     cli("fit", *arguments)
     error = fails("fit", *arguments, *RESUME)
-    assert "holds a finished run: it has taken all 4 steps of trainer.max_steps" in error
+    assert "holds a finished run, which has taken all 4 steps of trainer.max_steps" in error
     assert "--trainer.max_steps larger than 4" in error
     error = fails("fit", *arguments, *RESUME, "--trainer.max_steps", "3")
     assert "has taken 4 steps, more than trainer.max_steps 3" in error
@@ -375,7 +375,7 @@ def test_a_run_does_not_go_on_with_other_annotations(cli, arguments, run, kill, 
         content["annotations"].pop()
         file.write_text(json.dumps(content))
         error = fails("fit", *arguments, *RESUME, "--data.root", str(root))
-        assert f"data.{split}_split: the annotation file of {split} (sha256 " in error
+        assert f"data.{split}_split: the annotation file of {split} has sha256 " in error
         assert contents(run) == before
         file.write_text(text)
     cli("fit", *arguments, *RESUME, "--data.root", str(root))
@@ -390,7 +390,7 @@ def test_a_damaged_log_is_named(cli, arguments, run, kill, fails):
         log.write_text(damage)
         error = fails("fit", *arguments, *RESUME)
         assert f"{log} is damaged (" in error
-        assert "move it to another folder" in error
+        assert "move the file to another folder" in error
         assert log.read_text() == damage
     log.unlink()
     cli("fit", *arguments, *RESUME)

@@ -44,8 +44,8 @@ def test_every_subcommand_has_the_flag_and_says_so(cli, capsys, subcommand):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--config", "configs/presets/mini.yaml"), "give --preset mini, which reads every part"),
-        (("--preset", "huge"), "there are: paper, 1gpu, 8gpu, finetune, mini, modern, small, small_gpu, smoke"),
+        (("--config", "configs/presets/mini.yaml"), "give --preset mini, which reads all files"),
+        (("--preset", "huge"), "The presets are: paper, 1gpu, 8gpu, finetune, mini, modern, small, small_gpu, smoke"),
         (("--pres", "mini"), "write --preset in full"),
     ],
 )
@@ -76,7 +76,7 @@ def test_a_saved_configuration_reproduces_its_run(cli, arguments, run, capsys):
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert f"{run / 'config.yaml'} is a complete configuration of preset mini: leave out --preset mini" in error
+    assert f"{run / 'config.yaml'} already contains the values of preset mini: leave out --preset mini" in error
 
 
 def test_a_row_takes_the_weights_that_it_names(cli, arguments, tmp_path, capsys):

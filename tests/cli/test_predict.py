@@ -89,4 +89,4 @@ def test_results_of_a_folder_are_not_scored_as_those_of_a_split(cli, untrained, 
     cli("predict", *untrained, "--data.predict_path", str(folder))
     annotations = tiny_data / "annotations" / "instances_val.json"
     assert score([str(annotations), str(run / "predict" / "detections.json"), "--metric", "proposals"]) == 2
-    assert "predict with --data.predict_split" in capsys.readouterr().err
+    assert "predict the split again with --data.predict_split" in capsys.readouterr().err

@@ -206,7 +206,7 @@ def test_a_second_signal_stops_at_once(fit, run, log):
 def test_signals_outside_the_steps(fit, run, log, whole):
     # Lightning's classes: a stage does not override these methods.
     assert fit(prepare=lambda: before("on_fit_start", send(signal.SIGTERM))) == 143
-    assert "nothing to continue" in log()
+    assert "because no step has finished" in log()
     assert fit(prepare=lambda: before("on_train_epoch_end", send(signal.SIGTERM))) == 143
     assert "To continue the run" in log()
     assert fit("--ckpt_path", "last", prepare=lambda: before("setup", send(signal.SIGTERM))) == 143

@@ -20,7 +20,7 @@ LOSSES = ("train/loss_rpn_cls", "train/loss_rpn_loc", "train/lr")
 def test_fit_leaves_a_complete_run_and_validate_reproduces_it(cli, arguments, run, capsys):
     cli("fit", *arguments, "--experiment.evaluate_untrained", "true")
     printed = capsys.readouterr().out.partition("written to")[0]
-    untrained, _, trained = printed.partition("AR: recall of proposals, all classes as one")
+    untrained, _, trained = printed.partition("AR: recall of proposals, class-agnostic")
     assert untrained.splitlines()[0].strip() == "table1/c_fpn, step 0, before training"
     assert "table1/c_fpn " in trained
     assert trained.count("AR100") == untrained.count("AR100") == 1
@@ -189,7 +189,7 @@ def test_a_checkpoint_of_another_model_or_with_other_categories_is_named(
     content["categories"][1]["name"] = "another"
     file.write_text(json.dumps(content))
     name = json.loads((tiny_data / "annotations" / "instances_val.json").read_text())["categories"][1]["name"]
-    with pytest.warns(UserWarning, match=rf"the first that differ are \(\d+, '{name}'\) and \(\d+, 'another'\)"):
+    with pytest.warns(UserWarning, match=rf"difference is \(\d+, '{name}'\) in the weights, \(\d+, 'another'\) in"):
         cli("validate", *saved, "--data.root", str(root))
 
 
@@ -279,7 +279,7 @@ def test_no_logging_interval_logs_nothing_and_trains(cli, arguments, run):
 def test_size_classes_that_are_not_cocos_are_said(cli, arguments, run, caplog, capsys):
     with caplog.at_level("INFO"):
         cli("fit", *arguments, "--trainer.max_steps", "1")
-    assert "size classes, not COCO's: small ≤ 85 px² ≤ medium ≤ 769 px² ≤ large" in caplog.text
+    assert "area_thresholds replaces COCO's size classes: small ≤ 85 px² ≤ medium ≤ 769 px² ≤ large" in caplog.text
     assert "size classes: small ≤ 85 px² ≤ medium ≤ 769 px² ≤ large" in capsys.readouterr().out
     cli("validate", "--config", str(run / "config.yaml"), "--ckpt_path", "last")
     assert json.loads((run / "validate" / "metrics.json").read_text())["area_thresholds"] == [85, 769]

@@ -148,5 +148,5 @@ def test_without_a_login_one_line_says_what_to_do(cli, arguments, run, monkeypat
     assert stop.value.code == 2
     assert (
         "error: wandb.enabled: Weights & Biases cannot be used: No API key configured. Use `wandb login`. Log in with "
-        "`wandb login`, or give --wandb.offline true.\n"
+        "`wandb login`, or log offline with --wandb.offline true.\n"
     ) in capsys.readouterr().err

@@ -66,11 +66,11 @@ def test_all_kinds_of_all_splits_in_one_list(tmp_path: Path, splits: dict[str, A
     assert message.startswith("5 problems:\n")
     for part in (
         "train2017: 12 of 14 images are missing: 0001.png (image 1), 0002.png (image 2)",
-        "0010.png (image 10) and 2 more; put them there",
-        "instances_val2017.json: its categories are not those of "
+        "0010.png (image 10) and 2 more; copy the images into this folder",
+        "instances_val2017.json: the categories differ from those of "
         + str(tmp_path / "annotations" / "instances_train2017.json"),
         "only in this file: (4, 'bus'); only in the other file: none); give both files the same 'categories'",
-        "instances_val2017.json: annotation 3 (image 3) has no usable segmentation: it holds neither polygons nor RLE;",
+        "instances_val2017.json: annotation 3 (image 3) has no usable segmentation: it contains neither polygons nor RLE;",
         "other annotations without a usable segmentation (1): 5",
         "0001.png (image 1): not an image",
         "0002.png (image 2): the file is 24×24 (width × height) but the annotations say 32×24",
@@ -150,7 +150,7 @@ def test_orientation_tags_are_counted_and_said_once(tmp_path: Path, splits: dict
         with Image.open(tmp_path / "val2017" / name) as image:
             image.save(tmp_path / "val2017" / name, exif=exif)
     (remark,) = setup(tmp_path, splits)
-    assert "val2017: 2 of the 5 checked images have an EXIF orientation tag. It is not applied" in remark
+    assert "val2017: 2 of the 5 checked images have an EXIF orientation tag. The tag is ignored" in remark
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_fractions_are_one_cause_and_no_other(tmp_path: Path, splits: dict[str, 
         setup(tmp_path, splits)
     (problem,) = error.value.problems
     assert problem.endswith(
-        "(14 small); all numbers of the boxes are at most 1; write pixels of the image file, not fractions"
+        "(14 small); all box coordinates are at most 1; write pixels of the image file, not fractions of the image's size"
     )
 
 
@@ -193,7 +193,7 @@ def test_exchanged_sides_say_once_what_to_do(tmp_path: Path, splits: dict[str, A
     with pytest.raises(InputError) as error:
         setup(tmp_path, splits)
     (problem,) = error.value.problems
-    assert problem.count("if the boxes fit the image as a viewer shows it") == 1
+    assert problem.count("if the boxes fit the image as a viewer shows it (turned") == 1
     assert "0001.png (image 1): the file is 32×24 (width × height) but the annotations say 24×32" in problem
     assert problem.endswith(
         "; other images with the same fault (4): " + ", ".join(f"000{i}.png (image {i})" for i in range(2, 6))
@@ -203,7 +203,7 @@ def test_exchanged_sides_say_once_what_to_do(tmp_path: Path, splits: dict[str, A
 def test_a_folder_of_another_computer_in_file_names(tmp_path: Path, splits: dict[str, Any]) -> None:
     for record in splits["val2017"]["images"]:
         record["file_name"] = f"export/images/{record['file_name']}"
-    with pytest.raises(InputError, match=r"5 of 5 images are missing.*are there without a folder: leave"):
+    with pytest.raises(InputError, match=r"5 of 5 images are missing.*lie directly in this folder: leave"):
         setup(tmp_path, splits)
 
 

@@ -120,7 +120,7 @@ class TestBatches:
             assert torch.equal(one.images.pixels, other.images.pixels)
             assert one.images.geometries == other.images.geometries
         for wrong in ({"num_workers": 1}, {"random_crop": 0.5}, {"short_side": [24, 30]}):
-            with pytest.raises(InputError, match=r"data\.cache_images keeps one size of each image in one process"):
+            with pytest.raises(InputError, match=r"data\.cache_images needs a single process and one fixed size"):
                 small_module(root, cache_images=True, **wrong)
 
     def test_epochs_and_seeds_differ(self, root: Path) -> None:

@@ -222,7 +222,7 @@ def test_a_file_of_the_same_name_is_not_overwritten(served: Served, tmp_path: Pa
     mine = tmp_path / "val2017" / "000000000002.jpg"
     mine.parent.mkdir()
     mine.write_bytes(b"my own")
-    with pytest.raises(InputError, match=r"000000000002\.jpg differs from the file in val2017\.zip; move it away"):
+    with pytest.raises(InputError, match=r"000000000002\.jpg differs from the file in val2017\.zip; move your file"):
         download_coco(tmp_path, splits=["val"], base_url=served.url)
     assert mine.read_bytes() == b"my own"
 
@@ -239,7 +239,7 @@ def test_free_space_is_checked_before_anything_is_fetched(
     # Archives come one after the other: the annotations' is deleted before the images' arrives.
     needed = 4 * annotations + int(1.05 * val) + val
     report_free(monkeypatch, needed - 1)
-    with pytest.raises(InputError, match=rf"val2017\.zip need about {needed:,} bytes and {needed - 1:,} are free"):
+    with pytest.raises(InputError, match=rf"val2017\.zip need about {needed:,} bytes, but only {needed - 1:,} bytes"):
         download_coco(tmp_path, splits=["val"], base_url=served.url)
     assert served.requests == []
     (tmp_path / "archives" / "val2017.zip.part").write_bytes(served.files[VAL][:1])

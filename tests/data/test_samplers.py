@@ -109,7 +109,7 @@ class TestAccumulationSteps:
     def test_sizes_that_do_not_divide_are_rejected(self) -> None:
         with pytest.raises(InputError, match=r"data\.batch_size_per_device 3 .* use one of 1, 2, 4, 8$"):
             accumulation_steps(16, 3, 2)
-        with pytest.raises(InputError, match=r"data\.total_batch_size 16 cannot be split over 3 processes"):
+        with pytest.raises(InputError, match=r"data\.total_batch_size 16 cannot be divided equally among 3 processes"):
             accumulation_steps(16, 2, 3)
 
 

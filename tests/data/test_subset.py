@@ -102,7 +102,7 @@ def test_another_split_is_overwritten_only_if_told_so(coco: Path, capsys: pytest
     file = coco / "annotations" / "instances_few.json"
     before = file.read_bytes()
     assert build(coco, "3\n") == 2
-    assert f"{file} exists and is another split" in capsys.readouterr().err
+    assert f"{file} exists with other content" in capsys.readouterr().err
     assert file.read_bytes() == before
     assert build(coco, "3\n", "--overwrite") == 0
     assert objects(coco, "few").keys() == {3}
@@ -121,11 +121,11 @@ def test_everything_missing_is_in_one_error(coco: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("ids", "more", "message"),
     [
-        ("1\nx\n", [], "ids.txt: line 2 is 'x'; write one image id a line"),
+        ("1\nx\n", [], "ids.txt: line 2 is 'x'; write one image id per line"),
         ("1\n2\n1\n", [], "line 3 is '1'"),
-        ("# none\n", [], "has no image id"),
+        ("# none\n", [], "the file contains no image id"),
         ("1\n", ["--from", "train2014"], "instances_train2014.json is missing. Download COCO"),
-        ("1\n", ["--split", "val2017"], "images are also taken from --split val2017"),
+        ("1\n", ["--split", "val2017"], "--split val2017 is also a source of images"),
     ],
 )
 def test_wrong_lists_and_splits(
@@ -140,12 +140,12 @@ def test_sources_that_do_not_go_together(coco: Path, capsys: pytest.CaptureFixtu
     content = json.loads(path.read_text())
     write_json(path, content | {"categories": document()["categories"][::-1]})
     assert build(coco, "1\n101\n") == 2
-    assert "its categories are not those of" in capsys.readouterr().err
+    assert "the categories differ from those of" in capsys.readouterr().err
     content["images"][0]["file_name"] = "0001.png"
     (coco / "val2017" / "v0001.png").rename(coco / "val2017" / "0001.png")
     write_json(path, content)
     assert build(coco, "1\n101\n") == 2
-    assert "0001.png is the name of two images" in capsys.readouterr().err
+    assert "two splits have different images named 0001.png" in capsys.readouterr().err
     content["annotations"][1]["id"] = 1
     write_json(path, content)
     assert build(coco, "1\n102\n") == 2

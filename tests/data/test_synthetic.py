@@ -161,7 +161,7 @@ def test_a_data_set_with_other_settings_is_kept_or_replaced(tmp_path: Path) -> N
     data = tmp_path / "data"
     generate(data, {"train": 4, "old": 2}, size=64, workers=1)
     (data / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"data .*seed is 0, asked for 5.*another root.*--overwrite"):
+    with pytest.raises(InputError, match=r"data .*seed is 0, not 5.*another root.*--overwrite"):
         generate(data, {"train": 4, "old": 2}, size=64, seed=5, workers=1)
     generate(data, {"train": 2}, size=64, seed=5, workers=1, overwrite=True)
     generate(tmp_path / "fresh", {"train": 2}, size=64, seed=5, workers=1)
@@ -203,7 +203,7 @@ def test_the_command_generates_splits_and_reports_errors(tmp_path: Path, capsys:
     names = {path.name for path in (tmp_path / "annotations").iterdir()}
     assert names == {f"instances_{split}.json" for split in ("train", "val", "tune")}
     assert len(list((tmp_path / "tune").iterdir())) == 1
-    for wrong, message in ((arguments, "asked for"), ([*arguments, "--split", "tune"], "NAME=COUNT")):
+    for wrong, message in ((arguments, "with other settings"), ([*arguments, "--split", "tune"], "NAME=COUNT")):
         with pytest.raises(SystemExit) as stop:
             main(wrong)
         assert stop.value.code == 2

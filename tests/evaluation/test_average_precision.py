@@ -140,12 +140,12 @@ def test_the_garbage_collector_is_left_as_it_was(enabled):
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        (0, np.array([[0, 0, np.nan, 1]]), "image 5: boxes_xywh holds .* row 0"),
-        (1, [np.inf], "image 5: scores holds .* row 0"),
+        (0, np.array([[0, 0, np.nan, 1]]), "image 5: boxes_xywh contains .* row 0"),
+        (1, [np.inf], "image 5: scores contains .* row 0"),
         (3, np.zeros((1, 5)), r"image 5: the objects' boxes_xywh has shape \(1, 5\)"),
-        (2, [1, 2], "image 5: 1 boxes_xywh, 1 scores, 2 labels"),
-        (5, [], "image 5: the objects' 1 boxes_xywh, 1 areas, 0 is_crowd"),
-        (6, [0.5], "image 5: the objects' labels holds .*whole numbers"),
+        (2, [1, 2], "image 5: lists differ in length: 1 boxes_xywh, 1 scores, 2 labels"),
+        (5, [], "image 5: the objects' lists differ in length: 1 boxes_xywh, 1 areas, 0 is_crowd"),
+        (6, [0.5], "image 5: the objects' labels are .*whole numbers"),
     ],
 )
 def test_bad_values_are_named(column, value, message):
@@ -158,7 +158,7 @@ def test_bad_values_are_named(column, value, message):
 def test_detections_of_another_image_are_rejected():
     found, _ = detected(5, BOX, [0.5], [1], BOX, [9], [0], [1])
     _, annotated = detected(6, BOX, [0.5], [1], BOX, [9], [0], [1])
-    with pytest.raises(InputError, match="detections of image 5 with the objects of image 6"):
+    with pytest.raises(InputError, match="detections belong to image 5, but the objects to image 6"):
         AveragePrecision().update(found, annotated)
 
 

@@ -58,11 +58,11 @@ WRONG: dict[str, tuple[Callable[[Entry], object], str]] = {
         with_boxes(lambda box: np.append(box[:2] + box[2:], -box[2:])),
         "entry 0 (image 101): bbox is",
     ),
-    "fractions": (with_boxes(lambda box: box / SIDE), "all numbers of the boxes are at most 1"),
+    "fractions": (with_boxes(lambda box: box / SIDE), "all box coordinates are at most 1"),
     "of a larger image": (with_boxes(lambda box: box * 5), "of the boxes lie outside their image"),
     "other files": (
         lambda entry: entry.update(file_name=f"{entry['image_id'] % 10 + 101}.png"),
-        "(image 101): file_name is '102.png', which is image 102 in the annotation file, but the annotation file's",
+        "(image 101): file_name is '102.png' (the file of image 102), but in the annotation file, image 101 is",
     ),
     "files of another folder": (lambda entry: entry.update(file_name="holiday.jpg"), "file_name is 'holiday.jpg', but"),
     "running numbers": (lambda entry: entry.update(image_id=1), "use --data.predict_split"),

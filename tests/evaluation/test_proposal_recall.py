@@ -144,8 +144,8 @@ def test_bad_settings_are_named(arguments, message):
         (0, np.array([[0, 0, np.nan, 1]]), "boxes_xywh .* row 0"),
         (1, np.array([np.inf]), "image 4: objectness .* row 0"),
         (0, np.zeros((1, 5)), r"boxes_xywh has shape \(1, 5\)"),
-        (1, np.zeros(2), "image 4: 1 boxes_xywh and 2 objectness"),
-        (3, np.zeros(0), "image 4: the objects' columns have 0 areas"),
+        (1, np.zeros(2), "image 4: the proposals have 1 boxes_xywh and 2 objectness"),
+        (3, np.zeros(0), "image 4: the objects' lists differ in length: 0 areas"),
         (5, np.zeros(3), "3 labels"),
     ],
 )

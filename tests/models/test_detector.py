@@ -25,7 +25,7 @@ class Undeclared(Pyramid):
 
 def test_image_scales_are_rejected_where_no_head_reads_them():
     assert Detector(NarrowResNet(), roi_heads=None, channels=8, image_scales=(0.5, 1.0)).image_scales == (0.5, 1.0)
-    with pytest.raises(InputError, match=r"model\.detector\.image_scales is for an RPN alone"):
+    with pytest.raises(InputError, match=r"model\.detector\.image_scales needs a detector with only an RPN"):
         Detector(NarrowResNet(), channels=8, image_scales=(0.5, 1.0))
 
 

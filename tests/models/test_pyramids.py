@@ -112,7 +112,7 @@ def test_single_map_is_the_stage_output():
     assert single.out_channels == 8
     assert single.strides == {"p4": 16}
     assert single(c)["p4"] is c["c4"]
-    with pytest.raises(InputError, match=r"no map of level 6; it has c2, c3, c4, c5"):
+    with pytest.raises(InputError, match=r"no map of level 6, only c2, c3, c4, c5"):
         SingleMap(CHANNELS, STRIDES, level=6)
 
 

@@ -106,7 +106,7 @@ def test_a_row_whose_runs_differ_is_named_and_not_averaged(tmp_path: Path, runs:
     save_runs([a_record(seed=1, steps=300, metrics={"AR100": 0.123})], tmp_path / "runs")
     assert _run(tmp_path, "--preset", "mini", "--replace") == 0
     named = (
-        "The runs of table1/c_fpn are not averaged and their numbers are not shown, because they differ: "
+        "The runs of table1/c_fpn are not averaged and their numbers are not shown, because the runs differ: "
         "train.steps is 1500 (seed 0), 300 (seed 1). The records are records/mini/table1/c_fpn/seed0.json, "
         "records/mini/table1/c_fpn/seed1.json."
     )
@@ -128,8 +128,8 @@ def test_a_table_that_was_not_run_says_so_where_it_is_asked_for(tmp_path: Path, 
     assert not (tmp_path / "reports/quickstart").exists()
     assert _run(tmp_path, "--preset", "mini", "--tables", "table4") == 0
     text = page.read_text(encoding="utf-8")
-    assert "Ours: no row of this table has been run under preset mini.\n" in text
-    assert "The paper: Single-model results" in text
+    assert "Our runs: no row of this table has been run with preset mini.\n" in text
+    assert "The paper's table: “Single-model results" in text
     assert "Data:" not in text
     (line,) = re.findall(r"^\| Faster R-CNN on FPN +\| not run +\| +59\.1 .*$", text, flags=re.MULTILINE)
     assert re.findall(r"[\d.]+", line) == ["59.1", "36.2", "18.2", "39.0", "48.2"]  # the paper's, and none of ours
@@ -185,7 +185,7 @@ def test_the_terminal_shows_every_number_of_the_rows_that_were_run(width: int) -
     assert set(ours + papers) <= set(words)
     text = " ".join(words)
     assert "Not run: (a) baseline on conv4; (b)" in text
-    assert "comparisons of two rows as in the paper" in text
+    assert "comparisons of two rows, " in text
     assert "36.1" not in text  # of a row that was not run
 
 
@@ -246,4 +246,4 @@ def test_a_table_of_ones_own_cannot_be_written_outside_its_folder(
     table = "{title: t, ours: true, columns: [{key: AR100}], reference: c_fpn, rows: {c_fpn: {label: FPN}}}"
     (tmp_path / "reports/tables/mine.yaml").write_text(f"../../mine: {table}\n")
     assert _run(tmp_path) == 2
-    assert "'../../mine' cannot be the name of a file" in capsys.readouterr().err
+    assert "'../../mine' cannot be a file name" in capsys.readouterr().err

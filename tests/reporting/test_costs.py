@@ -65,7 +65,7 @@ def make_page(tmp_path: Path):
 
 def test_costs_and_multiples_of_the_reference_row(make_page):
     text = make_page(ALL)
-    assert "in one run: one machine, 2026-11-25, commit 914c163; images of 160 × 200 px" in text
+    assert "(hardware: one machine; date: 2026-11-25; commit: 914c163). Images have 160 × 200 px." in text
     shown = cells(section(text, "Cost, measured side by side"))
     assert shown["row"] == ["parameters", "s/image", "network s/image", "test MiB", "training step MiB"]
     # 0.4 s to 0.2 s; 0.3 s to 0.12 s; 300 to 200 MiB; 3000 to 1000 MiB.
@@ -83,14 +83,15 @@ def test_costs_of_some_rows_and_of_another_model(make_page):
     shown = cells(section(text, "Cost, measured side by side"))
     assert shown["(b) single feature map"] == 5 * ["not measured"]
     assert shown["(d) FPN"] == ["7", "0.200", "not measured", "200", "1,000"]
-    assert "(d) FPN: the model whose cost was measured has 7 parameters, the model of the records 1,234,567." in text
+    warning = "the model in the cost measurement has 7 parameters, but the model in the run records has 1,234,567."
+    assert f"(d) FPN: {warning}" in text
     assert "- (d) FPN, memory of a training step: summed over two halves." in text
 
 
 def test_a_page_without_costs_has_neither_their_grid_nor_their_figure(make_page, tmp_path: Path):
     text = make_page()
     assert "side by side" not in text
-    assert "(d) FPN: the same model as table1/c_fpn, whose records are used." in text
+    assert "(d) FPN: this row shows the records of table1/c_fpn, which is the same model." in text
     assert not (tmp_path / "reports/mini/figure1_cost.svg").exists()
 
 
@@ -115,7 +116,11 @@ def test_the_figure_shows_every_row_with_both(make_page, tmp_path: Path):
         (("rows", "d_fpn", "test_memory_mib"), -1.0, r"rows\.d_fpn\.test_memory_mib: .*greater than 0"),
         (("rows", "d_fpn", "parameters"), 1.5, r"rows\.d_fpn\.parameters: "),
         (("rows", "d_fpn"), {}, r"rows\.d_fpn\.seconds_per_image: .*required"),
-        (("rows", "e_fpn"), ALL["rows"]["d_fpn"], r"rows\.e_fpn: figure1 has no such row; it has a_image_pyramid, "),
+        (
+            ("rows", "e_fpn"),
+            ALL["rows"]["d_fpn"],
+            r"rows\.e_fpn: figure1 has no such row; its rows are a_image_pyramid, ",
+        ),
     ],
 )
 def test_a_malformed_file_names_file_and_key(keys, value, message, make_page):

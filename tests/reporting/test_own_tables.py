@@ -105,17 +105,17 @@ def test_a_users_table_needs_a_yaml_and_no_code(tmp_path: Path, capsys):
     text = (reports / "mini/mine.md").read_text(encoding="utf-8")
     assert text.startswith("# My comparison (preset mini)\n")
     assert re.search(r"^\| My pyramid +\| +\+10\.5 ± 0\.7 \|", text, flags=re.MULTILINE)
-    assert "Plain FPN: the same model as table1/c_fpn, whose records are used." in text
+    assert "Plain FPN: this row shows the records of table1/c_fpn, which is the same model." in text
     assert "My pyramid" in capsys.readouterr().out
     assert command.main(["--runs", "none", "--reports", str(reports), "--tables", "yours"]) == 2
-    assert "--tables yours: there is no such table; there are: table1, " in capsys.readouterr().err
+    assert "--tables yours: there is no such table; the tables are table1, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("mine:", "table1:", r"mine\.yaml: table1: there is another table of this name"),
-        ("mine:", "backbones:", r"mine\.yaml: backbones: there is another table"),
+        ("mine:", "table1:", r"mine\.yaml: table1: another file has a table of this name"),
+        ("mine:", "backbones:", r"mine\.yaml: backbones: another file has a table"),
         ("table1/c_fpn", "table1/g", r"mine\.yaml: mine\.rows\.plain\.same_as: .*table1/g"),
         ("My pyramid", "My pyramid, reference: z", r"mine\.yaml: mine\.rows\.better\.reference: .*'z'"),
         ("  ours: true\n", "", r"mine\.yaml: mine\.setting: .*ours: true"),

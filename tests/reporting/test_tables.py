@@ -139,7 +139,7 @@ def test_own_records_come_before_those_of_the_same_model_elsewhere() -> None:
     records = [a_record("table2/c_fpn", metrics={"AP": 0.30}), a_record("table3/c_fpn", metrics={"AP": 0.31})]
     summary = summarise("table3", "mini", TABLES, records)
     assert csv_lines(csv_text(summary))["c_fpn", "AP"]["ours_mean"] == "31"
-    assert "the same model as table2/c_fpn" not in markdown(summary)
+    assert "the records of table2/c_fpn" not in markdown(summary)
 
 
 def test_literature_rows_are_never_ours() -> None:
@@ -159,7 +159,7 @@ def test_extra_metrics_stand_beside_the_papers_where_recorded() -> None:
 def test_difference_where_data_schedule_and_backbone_match() -> None:
     good = full_scale("table1/c_fpn", 40000, metrics={"AR100": 0.45})
     text = markdown(summarise("table1", "8gpu", TABLES, [good]))
-    assert "Data, schedule and backbone are the paper's." in text
+    assert "Our runs use the paper's data, schedule and backbone." in text
     assert cells(section(text, "Difference to the paper"))["(c) FPN"] == ["+1.0", "", "", "", ""]
     named = replace(good, data=replace(good.data, name="COCO 2017 Dataset"))
     other = text.replace("images of coco;", "images of COCO 2017 Dataset;")
@@ -172,13 +172,17 @@ def test_difference_where_data_schedule_and_backbone_match() -> None:
 @pytest.mark.parametrize(
     ("part", "changes", "reason"),
     [
-        ("experiment", {"preset": "mini"}, "preset mini is not the paper's scale"),
+        ("experiment", {"preset": "mini"}, "preset is mini, not 8gpu or 1gpu or paper"),
         ("data", {"name": "synthetic"}, "data is synthetic, not coco"),
         ("data", {"split": "train2017"}, "split is train2017"),
         ("data", {"num_images": 66}, "evaluated on 66 images, not 5000"),
         ("train", {"steps": 10000}, "trained on 160000 images (steps x batch), not 640000"),
         ("train", {"lr": None}, "the record does not have the learning rate"),
-        ("train", {"steps": 320000, "total_batch": 2}, "the learning rate is 0.02, not 0.0025 for 2 images a step"),
+        (
+            "train",
+            {"steps": 320000, "total_batch": 2},
+            "learning rate is 0.02; the paper's, scaled to 2 images a step, is 0.0025",
+        ),
         (None, {"backbone": "resnet101"}, "backbone is resnet101, not resnet50"),
     ],
 )
@@ -191,9 +195,9 @@ def test_no_difference_where_anything_does_not_match(part: str | None, changes: 
     assert found[0].startswith(reason)
     text = markdown(summary)
     if record.experiment.preset == "mini":
-        assert "Preset mini is not the paper's scale." in text
+        assert "Preset mini differs from the paper in data, backbone or schedule." in text
     else:
-        assert f"No difference to the paper is shown for (c) FPN: {reason}" in text
+        assert f"For (c) FPN, the difference to the paper is not shown, because {reason}" in text
     assert "Difference to the paper (" not in text
     assert {line["difference"] for line in csv_lines(csv_text(summary)).values()} == {""}
 

@@ -67,7 +67,8 @@ def test_seeds_are_averaged_and_schedule_and_the_rate_used_are_shown(page):
     reported = a_record("table1/c_fpn", 0, train=Train(steps=1500, total_batch=8, lr=0.006))
     text = page([*RUNS, *more, reported])
     assert cells(text, 2)["Table 1: (c) FPN AR100"][1:] == ["**46.0 ± 1.4**", "43.0 ± 1.4", "0.006"]  # 45 and 47
-    assert "Runs of 400 steps of 8 images, seed 100, 101, evaluated on 500 images of the split tune." in text
+    assert "The runs have 400 training steps of 8 images and use seed 100, 101." in text
+    assert "They are evaluated on 500 images of the split tune." in text
     assert "Warning" not in text
 
 
@@ -82,7 +83,9 @@ def test_a_seed_or_split_that_a_table_uses_too_is_a_warning(seed, split, shared,
 def test_runs_that_cannot_be_compared_are_a_warning(page):
     text = page([replace(RUNS[0], train=Train(steps=800, total_batch=8, lr=0.004)), *RUNS[1:]])
     assert "> **Warning.** table1: the runs differ in data, split, steps or batch" in text
-    assert "tuning/table1/lr0.002/f_finest seed 100: the run used learning rate 0.004, not the one in its name." in text
+    assert (
+        "tuning/table1/lr0.002/f_finest seed 100: the run used learning rate 0.004, not the rate in its name." in text
+    )
 
 
 @pytest.mark.parametrize("name", ["tuning/table1/0.002", "tuning/table1/lrfast", "tuning/table9/lr0.002", "tuning/lr1"])

@@ -43,7 +43,7 @@ def test_the_ap_of_each_class_is_shown_for_at_most_30_classes(capsys, count, all
         assert (shown["[b]class 0"], shown["[b]class 29"]) == (["–"], ["71.0"])
     else:
         assert list(shown) == ["AP"]
-        assert "AP of the 31 classes: --verbose true" in out
+        assert "To print the AP of the 31 classes: --verbose true" in out
 
 
 def cells(printed: str) -> dict[str, list[str]]:

@@ -55,15 +55,15 @@ def test_existing_proposals_are_used_and_missing_ones_are_named_with_their_comma
     with pytest.raises(InputError) as error:
         needed().proposals(["train", "val"])
     assert str(error.value) == (
-        f"no finished run and proposals of table1/c_fpn in {rpn}/proposals/train, {rpn}/proposals/val. "
-        f"Make them: {fit} && {predict} train && {predict} val; or make everything in runs/ with: {MAKE}"
+        f"table1/c_fpn has no finished run and no proposals in {rpn}/proposals/train, {rpn}/proposals/val. "
+        f"Run: {fit} && {predict} train && {predict} val; or run everything that is missing in runs/ with: {MAKE}"
     )
     finish(rpn)
     touch(rpn / "checkpoints" / "last.ckpt")
     write_header(rpn, "val")
     with pytest.raises(InputError) as error:
         needed().proposals(["train", "val"])
-    assert f"no proposals of table1/c_fpn in {rpn}/proposals/train. Make them: {predict} train; or" in str(error.value)
+    assert f"table1/c_fpn has no proposals in {rpn}/proposals/train. Run: {predict} train; or" in str(error.value)
     write_header(rpn, "train")
     assert needed().proposals(["train", "val"]) == f"{rpn}/proposals"
 
@@ -71,14 +71,14 @@ def test_existing_proposals_are_used_and_missing_ones_are_named_with_their_comma
 def test_proposals_of_an_unfinished_run_or_of_other_weights_are_rejected(rpn):
     touch(rpn / "checkpoints" / "last.ckpt")
     write_header(rpn, "val")
-    with pytest.raises(InputError, match=r"no finished run and proposals of .* --ckpt_path last && .*split val"):
+    with pytest.raises(InputError, match=r"no finished run and no proposals in .* --ckpt_path last && .*split val"):
         needed().proposals(["val"])
     finish(rpn)
     assert needed().proposals(["val"]) == f"{rpn}/proposals"
     (rpn / "checkpoints" / "last.ckpt").write_bytes(b"trained on")
     with pytest.raises(
         InputError,
-        match=r"val: these proposals were made by other weights .* again: .*split val --experiment.overwrite true",
+        match=r"val: the proposals were made with other weights .* again: .*split val --experiment.overwrite true",
     ):
         needed().proposals(["val"])
     (rpn / "checkpoints" / "last.ckpt").unlink()  # deleted to save space
@@ -113,7 +113,7 @@ def test_commands_have_the_same_preset_seed_and_root(rpn):
     with pytest.raises(InputError, match=r"--seed_everything 3 --experiment\.root elsewhere; or"):
         needed(root="elsewhere").weights()
     Path("configs").mkdir()  # without the row: a comparison's, say
-    with pytest.raises(InputError, match=rf"table1/c_fpn is a row with overrides\. The workflow runs it .*: {MAKE}$"):
+    with pytest.raises(InputError, match=rf"table1/c_fpn is a row with overrides\. Run it in .*: {MAKE}$"):
         needed().weights()
     with pytest.raises(
         InputError, match=r"experiment.proposals_of or weights_of: 'c_fpn' is not a row; give table and row"
@@ -135,7 +135,7 @@ def test_commands_name_the_data_if_the_user_did(rpn):
 def test_folders_with_spaces_are_quoted_in_commands(rpn):
     with pytest.raises(InputError) as error:
         needed(root="my runs", data_root="my data").proposals(["val"])
-    words = shlex.split(str(error.value).partition("Make them: ")[2].partition(";")[0])
+    words = shlex.split(str(error.value).partition("Run: ")[2].partition(";")[0])
     assert words[words.index("--experiment.root") + 1] == "my runs"
     assert words.count("my data") == 2
     assert "my runs/mini/table1/c_fpn/seed3/config.yaml" in words

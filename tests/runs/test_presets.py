@@ -80,7 +80,7 @@ def test_a_users_row_has_the_presets_above_it_or_those_of_the_working_directory(
         file.write_text("trainer: {max_steps: 3}\n")
     assert config_folder(own) == tmp_path / "mine"
     assert preset_files(own, "tiny") == expected
-    with pytest.raises(InputError, match=r"--preset mini: no .*/mine/presets/mini.yaml; there are: paper, tiny$"):
+    with pytest.raises(InputError, match=r"/mine/presets/mini.yaml does not exist. The presets are: paper, tiny$"):
         preset_files(own, "mini")
 
 
@@ -89,15 +89,15 @@ def test_a_users_row_has_the_presets_above_it_or_those_of_the_working_directory(
     [
         (
             ["--preset", "huge"],
-            r"^--preset huge: no configs/presets/huge.yaml; there are: paper, 1gpu, 8gpu, finetune, mini, ",
+            r"^--preset huge: configs/presets/huge.yaml does not exist\. The presets are: paper, 1gpu, 8gpu, ",
         ),
-        (["--preset", "mini/rpn"], r"there are: paper, 1gpu"),
-        (["--preset", "mini", "--preset", "8gpu"], r"--preset is given 2 times \(mini, 8gpu\); give one"),
+        (["--preset", "mini/rpn"], r"The presets are: paper, 1gpu"),
+        (["--preset", "mini", "--preset", "8gpu"], r"--preset is given 2 times \(mini, 8gpu\)\. Give only one"),
         (["--preset"], "--preset needs a value"),
         (["--preset", "--print_config"], "--preset needs a value"),
-        (["--config", f"{PRESETS}/mini.yaml"], r"^--config configs/presets/mini.yaml is a part .* give --preset mini,"),
-        (["--config", f"{PRESETS}/mini/rpn.yaml"], "is a part of a preset: give --preset mini, "),
-        (["--config", "configs/nothing.yaml"], "nothing.yaml; there are: learning_curves, quickstart, wandb"),
+        (["--config", f"{PRESETS}/mini.yaml"], r"^--config configs/presets/mini.yaml is a file .* give --preset mini,"),
+        (["--config", f"{PRESETS}/mini/rpn.yaml"], "is a file of a preset: give --preset mini, "),
+        (["--config", "configs/nothing.yaml"], "nothing.yaml does not exist.* are: learning_curves, quickstart, wandb"),
     ],
 )
 def test_wrong_arguments_after_a_row_are_named(args, message):
@@ -108,15 +108,15 @@ def test_wrong_arguments_after_a_row_are_named(args, message):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("configs/table1/g_nothing.yaml", r"^no configs/table1/g_nothing.yaml; there are: a_conv4, b_conv5, c_fpn, "),
-        ("configs/table7/c_fpn.yaml", r"^no configs/table7/c_fpn.yaml; the tables in configs are: figure1, table1, "),
-        ("nowhere/table1/c_fpn.yaml", r"the tables in configs are: figure1, table1, .*, table5/steps, table6$"),
+        ("configs/table1/g_nothing.yaml", r"table1/g_nothing.yaml does not exist.* are: a_conv4, b_conv5, c_fpn, "),
+        ("configs/table7/c_fpn.yaml", r"table7/c_fpn.yaml does not exist. The tables in configs are: figure1, "),
+        ("nowhere/table1/c_fpn.yaml", r"The tables in configs are: figure1, table1, .*, table5/steps, table6$"),
         ("configs/table3/c_fpn.yaml", r"--config configs/table2/c_fpn.yaml, or make row ROW=table2/c_fpn$"),
         (
             "configs/table5/r50_unshared.yaml",
-            "table5/r50_unshared is the same model as table2/c_fpn, which is run once",
+            r"table5/r50_unshared is the same model as table2/c_fpn\. Run table2/c_fpn",
         ),
-        ("configs/presets/mini.yaml", "--config configs/presets/mini.yaml is a part of a preset: give --preset mini"),
+        ("configs/presets/mini.yaml", "--config configs/presets/mini.yaml is a file of a preset: give --preset mini"),
     ],
 )
 @pytest.mark.parametrize("more", [[], ["--preset", "mini"]])
@@ -128,7 +128,7 @@ def test_a_missing_row_is_named_with_those_that_exist(row, message, more):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("experiment: {preset: 8gpu}", "is a complete configuration of preset 8gpu: leave out --preset mini$"),
+        ("experiment: {preset: 8gpu}", "already contains the values of preset 8gpu: leave out --preset mini$"),
         ("wandb: {enabled: true}", "has no model.class_path, so it is not a row"),
         ("model: [", "is not YAML: "),
     ],
@@ -138,5 +138,5 @@ def test_a_first_config_that_is_not_a_row_is_named(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(InputError, match=message):
         expand_preset(["fit", "--config", str(file), "--preset", "mini"])
-    with pytest.raises(InputError, match="--preset mini scales a row: give the row's file"):
+    with pytest.raises(InputError, match=r"--preset mini needs a row\. Give its file"):
         expand_preset(["fit", "--preset", "mini"])

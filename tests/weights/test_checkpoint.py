@@ -69,14 +69,16 @@ def test_another_model_is_rejected_before_anything_is_loaded():
 def test_the_weights_of_a_wrapped_model_are_no_checkpoint_of_a_run():
     stage = make_stage(0)
     wrapped = {f"module.{name}": tensor for name, tensor in stage.state_dict().items()}
-    with pytest.raises(InputError, match=r"the prefix module\. of a wrapped model.*: --model\.init_from PATH"):
+    with pytest.raises(
+        InputError, match=r"start with module\., the prefix of a wrapped model.*: --model\.init_from PATH"
+    ):
         stage.on_load_checkpoint({"state_dict": wrapped})
 
 
 def test_heads_that_are_missing_or_unused_are_named():
-    with pytest.raises(InputError, match=r"model\.detector\.roi_heads: RPNStage does not use it\. Set it to null"):
+    with pytest.raises(InputError, match=r"roi_heads: RPNStage does not use this head\. Set roi_heads to null"):
         RPNStage(Detector(NarrowResNet(), channels=8))
-    with pytest.raises(InputError, match=r"model\.detector\.rpn is null, but RPNStage needs it"):
+    with pytest.raises(InputError, match=r"model\.detector\.rpn is null, but RPNStage needs this head"):
         RPNStage(Detector(NarrowResNet(), rpn=None, roi_heads=None, channels=8))
 
 

@@ -83,14 +83,14 @@ def test_one_bit_of_difference_is_rejected(files, tmp_path, capsys, name):
     torch.save(checkpoint, files[0])
     assert main(files) == 2
     message = capsys.readouterr().err
-    assert f"tensors that differ: 1 ({name}" in message
+    assert f"Number of differences: 1 ({name}" in message
     assert "model.freeze_shared" in message
     assert not (tmp_path / "both.ckpt").exists()
 
 
 def test_files_of_other_models_are_rejected(files, capsys):
     assert main([files[1], files[0], files[2]]) == 2
-    assert "RPN_CHECKPOINT has no rpn.*" in capsys.readouterr().err
+    assert "RPN_CHECKPOINT has no tensor rpn.*" in capsys.readouterr().err
     assert main([files[0], "nowhere.ckpt", files[2]]) == 2
     assert "DETECTOR_CHECKPOINT: nowhere.ckpt is not a file" in capsys.readouterr().err
 

@@ -49,7 +49,7 @@ def test_the_prefix_of_a_wrapped_model_is_left_out_and_named(theirs, tmp_path, p
     plain, other = detector(), detector()
     load_weights(plain, f"torchvision:{saved(theirs, tmp_path / 'plain.pth')}")
     for content in (wrapped, {"state_dict": wrapped, "epoch": 3}):
-        with pytest.warns(UserWarning, match=rf"wrapped\.pth: the prefix {prefix} of all its tensors is left out$"):
+        with pytest.warns(UserWarning, match=rf"wrapped\.pth: the prefix {prefix} of all tensor names is left out$"):
             load_weights(other, f"torchvision:{saved(content, tmp_path / 'wrapped.pth')}")
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in plain.state_dict().items())
 
@@ -59,11 +59,11 @@ def test_our_own_checkpoints_are_unwrapped_too(tmp_path, prefix):
     source, other = detector(), three_classes()
     wrapped = {prefix + name: tensor for name, tensor in other.state_dict().items()}
     path = saved({"state_dict": wrapped}, tmp_path / "last.ckpt")
-    with pytest.warns(UserWarning, match="of all its tensors is left out"), pytest.raises(InputError, match="classes"):
+    with pytest.warns(UserWarning, match="of all tensor names is left out"), pytest.raises(InputError, match="classes"):
         load_weights(source, path)
     again = three_classes()
     torch.nn.init.zeros_(again.rpn.heads[0].conv.weight)
-    with pytest.warns(UserWarning, match="of all its tensors is left out"):
+    with pytest.warns(UserWarning, match="of all tensor names is left out"):
         load_weights(again, path)
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in other.state_dict().items())
 
@@ -105,7 +105,8 @@ def test_a_new_class_predictor_on_the_rest_of_a_detector(theirs, tmp_path, proje
     with pytest.raises(InputError, match=r"--model\.new_classes true\.$"):
         load_weights(model, path)
     with pytest.warns(
-        UserWarning, match=r"without its class predictor; ours \(roi_heads\.predictor\.\*\) starts afresh$"
+        UserWarning,
+        match=r"class predictor of the file is not loaded; roi_heads\.predictor\.\* keeps its initial values$",
     ):
         load_weights(model, path, new_classes=True)
     with warnings.catch_warnings():
@@ -186,9 +187,7 @@ def test_new_classes_need_weights(cli, arguments, capsys):
     row = ["--config", "configs/table3/joint_fpn.yaml", "--preset", "mini", *arguments[4:]]
     with pytest.raises(SystemExit):
         cli("fit", *row, "--model.new_classes", "true")
-    assert "model.new_classes replaces the class predictor of model.init_from, which is not set" in (
-        capsys.readouterr().err
-    )
+    assert "model.new_classes needs model.init_from, which is not set" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -233,10 +232,10 @@ def test_without_a_network_or_with_another_hash_the_message_says_where_to_put_th
     (file,) = server.iterdir()
     file.write_bytes(b"no weights")
     with pytest.raises(
-        InputError, match=r"invalid hash value.*Put that file into \S+cache/hub/checkpoints, or give its"
+        InputError, match=r"invalid hash value.*Download this file into \S+cache/hub/checkpoints, or give its"
     ):
         fetch_weights("torchvision:COCO_V1")
     file.unlink()
-    with pytest.raises(InputError, match=r"could not be fetched from http://127\.0\.0\.1.*Put that file into"):
+    with pytest.raises(InputError, match=r"could not be fetched from http://127\.0\.0\.1.*Download this file into"):
         fetch_weights("torchvision:COCO_V1")
     assert not list((tmp_path / "cache" / "hub" / "checkpoints").iterdir())

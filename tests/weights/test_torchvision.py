@@ -144,7 +144,7 @@ def test_a_deeper_backbone_is_rejected(theirs, tmp_path):
     torch.save(deeper, tmp_path / "deeper.pth")
     with pytest.raises(
         InputError,
-        match=r"has a larger model than this configuration: backbone\.body\.layer3\.2\.conv1\.weight left over",
+        match=r"larger model than this configuration\. Tensors left over: backbone\.body\.layer3\.2\.conv1\.weight",
     ):
         load_weights(small_detector(), f"torchvision:{tmp_path / 'deeper.pth'}")
 
@@ -152,8 +152,8 @@ def test_a_deeper_backbone_is_rejected(theirs, tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        (7, torch.zeros(1), r"is not a state dict: 7 is not a tensor under a name"),
-        ("epoch", 3, r"is not a state dict: 'epoch' is not a tensor"),
+        (7, torch.zeros(1), r"is not a state dict: entry 7 is not a named tensor"),
+        ("epoch", 3, r"is not a state dict: entry 'epoch' is not a named tensor"),
         (CLASSIFIER, torch.zeros(91, 32).to_sparse(), r"cls_score\.weight is not a dense tensor"),
         (CLASSIFIER, torch.zeros(91, 32, device="meta"), r"cls_score\.weight is not a dense tensor"),
         (CLASSIFIER, torch.zeros(91, 32, dtype=torch.complex64), r"cls_score\.weight is not a dense tensor"),
@@ -233,9 +233,9 @@ def test_models_that_torchvision_lacks_are_not_exported(tmp_path, capsys):
     for content, message in (
         (
             {"state_dict": rpn, "categories": {"ids": [1], "names": ["a"]}},
-            "it has no roi_heads.*, so it is not a whole",
+            "it has no tensor roi_heads.*. Give a Faster R-CNN.",
         ),
-        ({"state_dict": rpn}, "last.ckpt has no categories. Give a checkpoint that fit wrote."),
+        ({"state_dict": rpn}, "last.ckpt has no categories. Give a checkpoint written by train.py fit."),
     ):
         torch.save(content, tmp_path / "last.ckpt")
         for project in ("torchvision", "detectron2"):

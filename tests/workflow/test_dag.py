@@ -185,12 +185,12 @@ def test_a_page_uses_the_runs_of_rows_that_the_paper_repeats(checkout):
 def test_a_missing_row_is_one_error(checkout):
     status, printed = snakemake("--cores", "2", "--dry-run", "runs/mini/table1/g_nothing/seed0/metrics.json")
     assert status == 1
-    assert printed.count("InputError: no configs/table1/g_nothing.yaml") == 1
-    assert "there are: a_conv4, b_conv5, c_fpn" in printed
+    assert printed.count("InputError: configs/table1/g_nothing.yaml does not exist") == 1
+    assert "The files in this folder are: a_conv4, b_conv5, c_fpn" in printed
 
 
 def test_a_missing_page_is_one_error(checkout):
     status, printed = snakemake("--cores", "2", "--dry-run", "reports/mini/table9.md")
     assert status == 1
-    assert "InputError: no page table9 of preset mini; there are: table1, table2, table3, table4, table5" in printed
+    assert "InputError: preset mini has no page table9. The pages are: table1, table2, table3, table4" in printed
     assert "backbones, tuning" in printed

@@ -181,7 +181,7 @@ def test_a_missing_row_or_preset_is_named_with_those_that_exist(rows, checkout, 
     with pytest.raises(InputError) as error:
         rows.Run(preset, table, row, 0).inputs()
     message, names = re.split(" are: ", str(error.value))
-    assert f"no {file}" in message
+    assert f"{file} does not exist" in message
     assert there in names.split(", ")
 
 

@@ -2,8 +2,8 @@
 
 A store is the folder ``<run>/proposals/<split>/`` with three kinds of files: ``header.json``, a table of the images
 (``<token>.npy``) and one shard of proposals for each process that wrote proposals (``<token>-<rank>.bin``). The header
-records the split and the checkpoint of the proposals. It is written last, so a folder without a header is not a
-complete store.
+records the split and the checkpoint of the proposals. The header is written last, so a folder without a header is not
+a complete store.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ProposalHeader:
     """The content of ``header.json``.
 
     Attributes:
-        format: identifies the file as the header of a proposal store.
+        format: constant text that identifies the file as the header of a proposal store.
         version: version of the file layout.
         data_name: name of the data set.
         split: name of the split.
@@ -91,7 +91,7 @@ def read_header(folder: Path) -> ProposalHeader:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         inside = sorted(other.parent.name for other in folder.glob(f"*/{HEADER}"))
-        hint = f"; the folder holds stores of {', '.join(inside)}: give the path of one store" if inside else ""
+        hint = f"; the folder contains the stores {', '.join(inside)}: give the path of one store" if inside else ""
         raise InputError(
             f"{folder} is not a complete proposal store: {HEADER} is missing{hint}. Stores are written by {HOW}"
         ) from error
@@ -104,7 +104,9 @@ def read_header(folder: Path) -> ProposalHeader:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path} is not the header of a proposal store; stores are written by {HOW}")
     if content.get("version") != VERSION:
-        raise InputError(f"{path} is of version {content.get('version')!r}, this program reads {VERSION}; {AGAIN}")
+        raise InputError(
+            f"{path} has version {content.get('version')!r}, but this program reads version {VERSION}; {AGAIN}"
+        )
     try:
         return TypeAdapter(ProposalHeader).validate_json(text)
     except ValidationError as error:

@@ -27,17 +27,17 @@ class StoredProposals(NamedTuple):
 
 
 class ProposalStore:
-    """The complete store of the proposals of one split.
+    """The fixed proposals of one split, opened for reading.
 
     Opening a store reads only its header and its table of images. The proposals of an image are read from disk when
-    they are needed, because all proposals of a split take much memory: 2,000 for each of 118,000 images are 5 GB.
+    they are needed. In memory, 2,000 proposals for each of 118,000 images would take 5 GB.
 
     Args:
         folder: ``<run>/proposals/<split>``.
 
     Attributes:
         header: content of ``header.json``.
-        image_ids: int64 ``(N,)`` ascending.
+        image_ids: int64 ``(N,)``, ids of all images in the store, ascending.
 
     Raises:
         InputError: the folder is not a store, or the store is incomplete or of another version.
@@ -50,7 +50,7 @@ class ProposalStore:
             path = self.header.shard_path(self.folder, shard)
             actual = path.stat().st_size if path.is_file() else None
             if actual != size:
-                problem = "is missing" if actual is None else f"has {actual} bytes, {HEADER} says {size}"
+                problem = "is missing" if actual is None else f"has {actual} bytes, but {HEADER} says {size}"
                 raise InputError(f"{path} {problem}; {AGAIN}")
         table = self.header.table_path(self.folder)
         try:
@@ -60,7 +60,7 @@ class ProposalStore:
         except (OSError, ValueError, EOFError, IndexError) as error:
             raise InputError(f"{table} cannot be read ({error}); {AGAIN}") from error
         if not fits:
-            raise InputError(f"{table} does not have the numbers of images and proposals in {HEADER}; {AGAIN}")
+            raise InputError(f"{table} has other numbers of images or proposals than {HEADER} says; {AGAIN}")
         self.image_ids = self._images["image_id"].copy()
 
     def __len__(self) -> int:
@@ -86,8 +86,8 @@ class ProposalStore:
         missing = np.setdiff1d(image_ids, self.image_ids)
         if len(missing):
             raise InputError(
-                f"{self.folder} lacks the proposals of {len(missing)} images of {split}, the first of them image "
-                f"{missing[0]}; {AGAIN}"
+                f"{self.folder} has no proposals of {len(missing)} images of {split} (the first is image "
+                f"{missing[0]}); {AGAIN}"
             )
 
     def check_fingerprint(self, fingerprint: str) -> None:
@@ -115,9 +115,9 @@ class ProposalStore:
             proposals = np.fromfile(path, PROPOSAL, count, offset=first * PROPOSAL.itemsize)
         except OSError as error:
             raise InputError(
-                f"{path} can no longer be read ({error}); if the store was written again meanwhile, start again"
+                f"{path} can no longer be read ({error}); if the store was replaced by another run, start again"
             ) from error
-        # Copied, because PyTorch cannot make tensors of views into 21-byte records.
+        # Copy each field, because PyTorch cannot make tensors from views into 21-byte records.
         found = StoredProposals(*(proposals[name].copy() for name in StoredProposals._fields))
         whole = len(proposals) == count and np.isfinite(found.boxes_orig).all()
         if not (whole and (np.diff(found.objectness) <= 0).all()):

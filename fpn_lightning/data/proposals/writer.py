@@ -60,8 +60,8 @@ class ShardWriter:
         logits = np.asarray(objectness, dtype=np.float32)
         if not logits.shape == np.shape(levels) == (len(boxes),):
             raise ValueError(
-                f"image {image_id}: {len(boxes)} boxes do not match the shape of objectness, {logits.shape}, or of "
-                f"levels, {np.shape(levels)}"
+                f"image {image_id}: there are {len(boxes)} boxes, but objectness has shape {logits.shape} and levels "
+                f"has shape {np.shape(levels)}"
             )
         if not (np.isfinite(boxes).all() and np.isfinite(logits).all() and (np.diff(logits) <= 0).all()):
             raise ValueError(f"image {image_id}: proposals must be finite and sorted by descending objectness")
@@ -73,7 +73,7 @@ class ShardWriter:
         self._written += len(boxes)
 
     def close(self) -> None:
-        """Finish this process's shard, which stays locked for other runs until :meth:`release`."""
+        """Finish this process's shard. Other runs cannot write to the shard until :meth:`release`."""
         with writing(self._shard):
             self._file.flush()
         with writing(self._table):
@@ -84,7 +84,7 @@ class ShardWriter:
         self._file.close()
 
     def discard(self) -> None:
-        """Delete this process's unfinished shard; a complete store in the folder stays."""
+        """Delete this process's unfinished shard. A complete store in the same folder is not deleted."""
         with contextlib.suppress(OSError):  # closing writes the last bytes, which fails if the disk is full
             self._file.close()
         for path in (self._shard, self._table):
@@ -109,13 +109,13 @@ def complete_store(
         InputError: an image of the split was not written, or was written twice. An earlier store stays unchanged.
     """
     parts = [_unfinished(folder, rank) for rank in range(num_processes)]
-    # The table of a process on a machine with another disk is missing; the check of image ids then fails.
+    # A table is missing if a process wrote to the disk of another machine. The check of image ids then fails.
     images = np.concatenate([np.empty(0, IMAGE), *(np.load(table) for _, table in parts if table.exists())])
     images = images[np.argsort(images["image_id"], kind="stable")]
     if not np.array_equal(images["image_id"], np.sort(image_ids)):
         raise InputError(
-            f"{folder}: images are missing or were written twice ({len(images)} written, "
-            f"{len(image_ids)} in split {header.split}); no store was made. Predict every image once (leave out "
+            f"{folder}: images are missing or were written twice ({len(images)} images were written, but split "
+            f"{header.split} has {len(image_ids)}); no store was made. Predict every image once (leave out "
             "trainer.limit_predict_batches)"
         )
     header = dataclasses.replace(
@@ -138,12 +138,15 @@ def complete_store(
 
 
 def _npy(array: NDArray[np.void]) -> bytes:
-    """Return an array in NumPy's file format. NumPy's own writing would hide the cause of an error on a full disk."""
+    """Return the bytes of an array in NumPy's file format.
+
+    Saving directly to a file with NumPy would hide the cause of an error if the disk is full.
+    """
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()
 
 
 def _unfinished(folder: Path, rank: int) -> tuple[Path, Path]:
-    """Return the paths of a process's shard and table of images before the store is complete."""
+    """Return the temporary paths of a process's shard and table of images, used until the store is complete."""
     return folder / f".rank-{rank:04}.bin", folder / f".rank-{rank:04}.npy"

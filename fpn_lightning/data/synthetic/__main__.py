@@ -30,9 +30,9 @@ def main(arguments: list[str] | None = None) -> None:
         "--split", type=_split, action="append", default=[], metavar="NAME=COUNT", help="one more split"
     )
     parser.add_argument("--size", type=int, default=160, help="side of the images, pixels (default: 160)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed is another data set (default: 0)")
-    parser.add_argument("--workers", type=int, help="processes (default: one per core); the files do not depend on it")
-    parser.add_argument("--overwrite", action="store_true", help="replace a data set of other settings under --root")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the data set (default: 0)")
+    parser.add_argument("--workers", type=int, help="processes (default: one per core); does not change the files")
+    parser.add_argument("--overwrite", action="store_true", help="replace a data set with other settings in --root")
     given = parser.parse_args(arguments)
     replace_unprintable()
     splits = {"train": given.train, "val": given.val, **dict(given.split)}

@@ -14,12 +14,12 @@ from fpn_lightning.data.synthetic.shapes import CATEGORIES
 
 
 def image_id(index: int) -> int:
-    """Id of image ``index`` of a split: positive and with gaps, like COCO's ids."""
+    """Return the id of image ``index`` of a split. Ids are positive and have gaps, like COCO's ids."""
     return 3 * index + 1
 
 
 def file_name(key: int) -> str:
-    """File name of the image with this id, in COCO's form."""
+    """Return the file name of the image with id ``key``: 12 digits and ``.jpg``, as in COCO."""
     return f"{key:012d}.jpg"
 
 
@@ -28,8 +28,8 @@ def instances(
 ) -> dict[str, Any]:
     """Make the content of a split's annotation file, with COCO's sections and fields.
 
-    Annotation ids start at 1, because evaluators read an annotation id of 0 as "not matched". ``annotations`` has those
-    of every image, from :func:`to_annotation`.
+    Annotation ids start at 1, because evaluators read an annotation id of 0 as "not matched". ``annotations`` has one
+    list per image, with annotations from :func:`to_annotation`.
     """
     images: list[dict[str, Any]] = []
     numbered: list[dict[str, Any]] = []
@@ -50,8 +50,8 @@ def to_annotation(item: SceneObject) -> dict[str, Any]:
     """Make the annotation of one object, without its id and its image id.
 
     The mask of a crowd region becomes an uncompressed run-length code, as in COCO's files. Any other mask becomes one
-    polygon per part if polygons give exactly this mask. Otherwise (holes, parts that touch at a corner) it becomes a
-    compressed run-length code.
+    polygon per part if polygons give exactly this mask. A mask with holes, or with parts that touch at a corner,
+    becomes a compressed run-length code.
 
     Returns:
         ``segmentation``, ``area`` (px², of the mask), ``iscrowd``, ``bbox`` (tight around the mask, x y width height)
@@ -78,7 +78,7 @@ def _exact_segmentation(mask: NDArray[np.uint8], code: dict[str, Any]) -> list[l
 
 
 def run_lengths(mask: NDArray[np.uint8]) -> dict[str, Any]:
-    """COCO's uncompressed run-length code of a mask ``(H, W)``: run lengths down the columns, zeros first."""
+    """Encode a mask ``(H, W)`` as COCO's uncompressed run-length code: column by column, zeros first."""
     columns = np.concatenate(([0], mask.ravel(order="F"), [0]))
     changes = np.flatnonzero(np.diff(columns))
     edges = np.concatenate(([0], changes, [mask.size]))
@@ -89,9 +89,10 @@ def run_lengths(mask: NDArray[np.uint8]) -> dict[str, Any]:
 
 
 def outlines(mask: NDArray[np.uint8]) -> list[list[int]]:
-    """Closed outlines of a mask and its holes along the edges of pixels, each as a flat list x, y, x, y, ...
+    """Trace the outlines of a mask and its holes along the edges of pixels.
 
-    The list is empty if two pixels touch only at a corner: the outline is not unique there.
+    Each closed outline is a flat list x, y, x, y, ... If two pixels of the mask touch only at a corner, the outline is
+    not unique, and the result is an empty list.
     """
     left, top, width, height = cv2.boundingRect(mask)
     framed = np.pad(mask[top : top + height, left : left + width], 1)
@@ -100,8 +101,8 @@ def outlines(mask: NDArray[np.uint8]) -> list[list[int]]:
     around = above_left + above_right + below_left + below_right
     if ((around == 2) & (above_left == below_right)).any():
         return []
-    # At a corner one horizontal and one vertical edge meet, so the corners along a row are pairs of ends of
-    # horizontal edges, and those along a column are pairs of ends of vertical edges.
+    # One horizontal and one vertical edge meet at each corner. The corners of a row, taken in pairs, are therefore the
+    # ends of horizontal edges. The corners of a column, taken in pairs, are the ends of vertical edges.
     y, x = np.nonzero(around & 1)
     by_column = np.lexsort((y, x)).tolist()
     vertical = [0] * len(by_column)

@@ -1,6 +1,7 @@
 """Clutter of the generated images: parts of objects on their own, textures, bars, arcs and flat regions.
 
-Without clutter, every local contrast would belong to an object. With it, a detector has to recognise whole objects.
+Without clutter, every edge in an image would belong to an object. With clutter, a detector has to recognise whole
+objects.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def _polyline(pen: Pen, rng: np.random.Generator) -> None:
 
 
 def _bars(pen: Pen, rng: np.random.Generator) -> None:
-    """One bar, two parallel bars, a T or an L: the parts of crosses and glyphs."""
+    """Draw one bar, two parallel bars, a T or an L, which are also parts of crosses and glyphs."""
     kind, half = int(rng.integers(4)), rng.uniform(0.14, 0.26)
     if kind == 1:
         for y in (-0.5, 0.5):
@@ -97,7 +98,7 @@ def _bars(pen: Pen, rng: np.random.Generator) -> None:
 
 
 def _array(pen: Pen, rng: np.random.Generator) -> None:
-    """A grid of equal discs, squares or annuli: a texture whose elements resemble objects."""
+    """Draw a texture: a grid of equal discs, squares or annuli."""
     rows, columns = int(rng.integers(2, 6)), int(rng.integers(3, 7))
     step = 2 / max(rows, columns)
     kind, radius = int(rng.integers(3)), step * rng.uniform(0.25, 0.4)
@@ -112,7 +113,7 @@ def _array(pen: Pen, rng: np.random.Generator) -> None:
 
 
 def draw_strokes(pen: Pen, rng: np.random.Generator) -> None:
-    """Draw one to three long thin strokes, straight or bent, across the whole image. They hide what they cross."""
+    """Draw one to three long thin strokes, straight or bent, across the whole image. The strokes can hide objects."""
     for _ in range(int(rng.integers(1, 4))):
         angle, offset, bend = rng.uniform(0, np.pi), rng.uniform(-0.7, 0.7), rng.uniform(-0.25, 0.25)
         along, across = (np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))
@@ -123,7 +124,7 @@ def draw_strokes(pen: Pen, rng: np.random.Generator) -> None:
             pen.fill(pen.inks.main, piece)
 
 
-# Parts and textures of parts are listed twice: they are most easily mistaken for objects.
+# Clutter that is most easily mistaken for objects is listed twice, so it is drawn twice as often.
 CLUTTER: tuple[Drawing, ...] = (
     _wheels,
     _wheels,

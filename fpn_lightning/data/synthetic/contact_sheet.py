@@ -1,4 +1,4 @@
-"""One picture of the first images of a generated split, with boxes, masks and category names."""
+"""Draw the contact sheet: one picture of the first images of a split, with boxes, masks and category names."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from fpn_lightning.files import whole_file
 
 _IMAGES, _COLUMNS = 20, 5
 _CELL, _GAP, _LABEL = 240, 6, 14  # px
-# Dark enough for white text.
+# The colours are dark enough for white text.
 _COLOURS = {c.id: f"hsl({360 * n // len(CATEGORIES)}, 75%, 40%)" for n, c in enumerate(CATEGORIES)}
 _NAMES = {category.id: category.name for category in CATEGORIES}
 
 
 def save_contact_sheet(root: Path, split: str, content: dict[str, Any]) -> None:
-    """Write ``root/contact_sheet.png`` from up to 20 images of a split with this annotation file."""
+    """Write ``root/contact_sheet.png`` with the first 20 images of a split. ``content`` is its annotation file."""
     cells = []
     for image in content["images"][:_IMAGES]:
         annotations = [item for item in content["annotations"] if item["image_id"] == image["id"]]
@@ -37,7 +37,7 @@ def save_contact_sheet(root: Path, split: str, content: dict[str, Any]) -> None:
 
 
 def _draw(pixels: Tensor, annotations: list[dict[str, Any]], size: int) -> Tensor:
-    """Draw annotations of an image of ``size`` px on its scaled pixels, uint8 ``(3, H, W)``."""
+    """Draw the annotations of a ``size`` × ``size`` image on its scaled pixels, uint8 ``(3, H, W)``."""
     if not annotations:
         return pixels
     masks = [mask_api.decode(compressed_rle(item["segmentation"], size, size)) for item in annotations]
@@ -49,6 +49,6 @@ def _draw(pixels: Tensor, annotations: list[dict[str, Any]], size: int) -> Tenso
     boxes *= _CELL / size
     pixels = draw_segmentation_masks(pixels, scaled, 0.25, list(colours))
     pixels = draw_bounding_boxes(pixels, boxes, colors=list(colours))
-    # Above the boxes; torchvision writes a label inside its box, where it hides a small object.
+    # Write the labels above the boxes. torchvision writes a label inside its box, where the label hides a small object.
     above = (boxes - torch.tensor([0, _LABEL, 0, _LABEL])).clamp(min=0)
     return draw_bounding_boxes(pixels, above, names, list(colours), width=0, label_colors="white", fill_labels=True)

@@ -1,10 +1,10 @@
-"""The embedded data set: generated images with annotation files in COCO's format.
+"""Generate the synthetic data set: images with annotation files in COCO's format.
 
     python -m fpn_lightning.data.synthetic --root data/synthetic
 
-It has what COCO has: eleven categories with gaps in their ids, crowd regions, images without objects, polygons and
-run-length codes, and about COCO's proportions of small, medium and large objects. An image depends only on seed, split,
-index and size, not on the number of workers or images.
+The data set has eleven categories. Like COCO, it has gaps in the category ids, crowd regions, images without objects,
+polygons, run-length codes, and about the same proportions of small, medium and large objects. An image depends only on
+seed, split, index and size, not on the number of workers or images.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fpn_lightning.data.synthetic.scene import draw_scene
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
 
-_VERSION = 1  # raised when the drawings change, so that older data sets are not mistaken for new ones
+_VERSION = 1  # increase when the drawings change, so that an older data set is not used for a new one
 _FINISHED = "synthetic.json"
 _UNFINISHED = "synthetic.unfinished.json"
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 85, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
@@ -44,23 +44,23 @@ def generate(
     overwrite: bool = False,
     progress: bool = False,
 ) -> None:
-    """Generate the data set in ``root``, unless it is there already with the same settings.
+    """Generate the data set in ``root``. Do nothing if ``root`` already has a data set with the same settings.
 
     Writes ``annotations/instances_<split>.json`` and ``<split>/<image id, 12 digits>.jpg`` for every split, and
-    ``contact_sheet.png``. If the generation is interrupted, the next call starts it again.
+    ``contact_sheet.png``. After an interruption, the next call starts from the beginning.
 
     Args:
         root: folder of the data set; created if missing.
-        splits: images per split. The first split is on the contact sheet.
+        splits: number of images of each split. The contact sheet shows the first split.
         size: side of the square images, pixels, 64 to 1024.
-        seed: another seed gives another data set.
-        workers: number of processes, by default one per core. The files do not depend on it.
+        seed: random seed, from 0 to 2^32 - 1.
+        workers: number of processes, by default one per core. Any number of processes gives the same files.
         overwrite: replace a data set with other settings.
         progress: show a progress bar.
 
     Raises:
-        InputError: a setting is out of range, or ``root`` holds other files, or it holds a data set with other
-            settings and ``overwrite`` is false.
+        InputError: a setting is out of range; or ``root`` contains other files; or ``root`` contains a data set with
+            other settings, and ``overwrite`` is false.
     """
     settings = {"version": _VERSION, "seed": seed, "size": size, "splits": dict(splits)}
     _check_settings(settings)
@@ -102,7 +102,7 @@ def _check_settings(settings: dict[str, Any]) -> None:
 
 
 def _present_settings(root: Path) -> Any:
-    """Settings of the finished or unfinished data set in ``root``; None if it is empty or missing."""
+    """Return the settings of the finished or unfinished data set in ``root``; None if ``root`` is empty or missing."""
     marker = root / (_FINISHED if (root / _FINISHED).exists() else _UNFINISHED)
     if not marker.exists():
         if root.is_file() or (root.exists() and any(root.iterdir())):
@@ -117,10 +117,10 @@ def _present_settings(root: Path) -> Any:
 
 
 def _remove(root: Path, present: dict[str, Any], settings: dict[str, Any], overwrite: bool) -> None:
-    """Remove the files of a data set with other settings; InputError if it is not to be overwritten."""
+    """Remove the files of a data set with other settings. Raise InputError if ``overwrite`` is false."""
     if not overwrite:
         differ = [key for key in settings if present.get(key) != settings[key]]
-        differences = "; ".join(f"{key} is {present.get(key)}, asked for {settings[key]}" for key in differ)
+        differences = "; ".join(f"{key} is {present.get(key)}, not {settings[key]}" for key in differ)
         raise InputError(
             f"{root} holds a generated data set with other settings ({differences}): "
             "give another root, or --overwrite to replace it"
@@ -156,17 +156,17 @@ def _draw_image(root: Path, split: str, seed: int, size: int, index: int) -> lis
 def _map(
     draw: Callable[[int], list[dict[str, Any]]], count: int, workers: int | None
 ) -> Iterator[list[dict[str, Any]]]:
-    """Give the results of ``draw`` for 0 to ``count`` - 1 in order, from several processes of one thread each."""
+    """Yield ``draw(0)`` to ``draw(count - 1)`` in order, computed by several processes with one thread each."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(workers or cores, -(-count // 16))
-    # One thread draws fastest, and a process that is forked beside OpenCV's threads may hang.
+    # Drawing is fastest with one thread. Also, a process that is forked while OpenCV has threads may hang.
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
         if workers == 1:
             yield from map(draw, range(count))
             return
-        # A forked worker need not import the package again.
+        # Forked workers do not have to import the package again.
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
         with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
             yield from pool.map(draw, range(count), chunksize=16)

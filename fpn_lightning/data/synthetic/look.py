@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fpn_lightning.data.synthetic.shapes import Colour, Inks
 
-# Two ground tones, then inks; RGB.
+# Each palette has two colours for the background and six inks for drawings, as RGB.
 _PALETTES = (
     "d7e8ea a9cdd3 1d3557 e63946 f4a261 2a9d8f 457b9d fefae0",
     "f3e9d2 e2cfa6 6a040f bc6c25 b5838d 606c38 283618 fffdf2",
@@ -27,14 +27,21 @@ _PALETTES = (
     "f7f3ee e3d5ca 3a5a40 bc4b51 5b8e7d f4a259 33658a 2f3e46",
     "0f4c5c 1b6375 fb8b24 e36414 f6bd60 84dcc6 f7ede2 d66ba0",
 )
-_JITTER = 9  # levels by which each colour channel of a palette varies between images
-_MIN_ACCENT = 60  # Euclidean distance in RGB between main colour and accent
-_MIN_CONTRAST = 75  # Euclidean distance in RGB between a main colour and the colour beneath it
+_JITTER = 9  # largest change of each colour channel of a palette, from image to image
+_MIN_ACCENT = 60  # smallest Euclidean distance in RGB between a main colour and its accent
+_MIN_CONTRAST = 75  # wanted Euclidean distance in RGB between a main colour and the colour beneath the drawing
 
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours of one image, RGB in [0, 255]: two ``grounds`` float64 ``(2, 3)``, six ``inks``, dark and light."""
+    """The colours of one image, RGB in [0, 255].
+
+    Attributes:
+        grounds: float64 ``(2, 3)``, two colours for the background.
+        inks: six colours for objects and clutter.
+        dark: dark colour for details.
+        light: light colour for details.
+    """
 
     grounds: NDArray[np.float64]
     inks: tuple[Colour, ...]
@@ -42,7 +49,7 @@ class Palette:
     light: Colour
 
     def choose(self, rng: np.random.Generator, beneath: tuple[float, float, float]) -> Inks:
-        """Choose the inks of one drawing. Its main colour differs from the mean colour ``beneath`` it."""
+        """Choose the inks of one drawing. The main ink contrasts with ``beneath``, the colour under the drawing."""
         contrasts = [math.dist(ink, beneath) for ink in self.inks]
         least = min(_MIN_CONTRAST, sorted(contrasts)[-2])
         main = _pick(rng, [ink for ink, contrast in zip(self.inks, contrasts, strict=True) if contrast >= least])
@@ -66,19 +73,20 @@ def pick_palette(rng: np.random.Generator) -> Palette:
     colours = np.array([list(bytes.fromhex(name)) for name in names], dtype=np.float64)
     colours += rng.uniform(-_JITTER, _JITTER, colours.shape)
     inks = tuple(_colour(colour) for colour in colours[2:].tolist())
-    # Mixed with black and with white, so that details are visible in every palette.
+    # Mix the darkest ink with black and the lightest ink with white, so that details are visible in every palette.
     dark = _colour([level * 0.5 + 12 for level in min(inks, key=sum)])
     light = _colour([level * 0.5 + 125 for level in max(inks, key=sum)])
     return Palette(colours[:2], inks, dark, light)
 
 
 def paint_ground(rng: np.random.Generator, palette: Palette, side: int) -> NDArray[np.uint8]:
-    """Paint a canvas ``(side, side, 3)`` with a gradient between the ground tones, soft patches and a faint pattern."""
+    """Paint the background ``(side, side, 3)``: a gradient of two colours, soft patches and a faint pattern."""
     corners = palette.grounds[rng.permutation(2)]
     blend = rng.random((4, 4, 1)) * 0.7 + np.linspace(0, 0.3, 4)[:, None, None]
     coarse = corners[0] * (1 - blend) + corners[1] * blend
     coarse += rng.normal(0, 7, coarse.shape)
-    # Cubic to 32 x 32, then linear: as smooth as cubic interpolation alone, in a fifth of the time.
+    # Cubic interpolation to 32 x 32, followed by linear interpolation, looks as smooth as cubic interpolation alone,
+    # but takes a fifth of the time.
     smooth = cv2.resize(coarse.clip(0, 255).astype(np.uint8), (32, 32), interpolation=cv2.INTER_CUBIC)
     canvas = np.asarray(cv2.resize(smooth, (side, side), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
     apply_pattern(rng, canvas, None, rng.uniform(0.05, 0.3))
@@ -88,7 +96,10 @@ def paint_ground(rng: np.random.Generator, palette: Palette, side: int) -> NDArr
 def apply_pattern(
     rng: np.random.Generator, area: NDArray[np.uint8], mask: NDArray[np.uint8] | None, strength: float
 ) -> None:
-    """Lighten and darken ``area`` (h, w, 3) in place by a random pattern, where ``mask`` (h, w) is not 0."""
+    """Lighten and darken ``area`` ``(h, w, 3)`` in place with a random pattern.
+
+    Only pixels where ``mask`` ``(h, w)`` is not 0 change. If ``mask`` is None, all pixels change.
+    """
     side = 1 << int(max(*area.shape[:2], 64) - 1).bit_length()
     bank = pattern_bank(side)
     pattern = bank[int(rng.integers(len(bank)))]
@@ -104,7 +115,7 @@ def apply_pattern(
 
 @cache
 def pattern_bank(side: int) -> tuple[NDArray[np.int16], ...]:
-    """The patterns, each int16 ``(side, side)`` within about +-32 levels; the same in every process."""
+    """Return all patterns, each int16 ``(side, side)`` in [-40, 40]. Every process returns the same patterns."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:side, :side].astype(np.float32)
     patterns = []

@@ -1,8 +1,8 @@
-"""One generated image: ground, objects and clutter painted back to front, and the exact visible mask of every object.
+"""Draw one generated image from back to front, with the exact visible mask of every object.
 
-Everything is drawn at twice the final size. Each call draws colours on the canvas and the object's number on a map of
-owners. The average of 2 x 2 canvas pixels gives the image; the majority of 2 x 2 owners gives the masks. The masks
-therefore show every occlusion and every cut by the border without further geometry.
+Everything is drawn at twice the final size. Each drawing writes its colours to the canvas and its object's number to
+the same pixels of the array ``owners``. The average of 2 x 2 canvas pixels gives the image. The majority of 2 x 2
+owners gives the masks. The masks are therefore exact where other drawings or the image border hide a part of an object.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from fpn_lightning.data.synthetic.clutter import CLUTTER, draw_strokes
 from fpn_lightning.data.synthetic.look import apply_pattern, paint_ground, pick_palette
 from fpn_lightning.data.synthetic.shapes import CATEGORIES, Category, Inks, Pen
 
-_EMPTY_SHARE = 0.03  # images without any object
-_CROWD_SHARE = 0.12  # images planned with a crowd region; about half have room for it
-_SIZE_SHARES = (0.35, 0.37, 0.28)  # planned; occlusion and lack of room turn it into about 36/39/25 %
+_EMPTY_SHARE = 0.03  # fraction of images without any object
+_CROWD_SHARE = 0.12  # planned fraction of images with a crowd region; about half of them have room for the crowd
+# Planned fractions of small, medium and large objects; occlusion and lack of room change them to about 36/39/25 %.
+_SIZE_SHARES = (0.35, 0.37, 0.28)
 _MAX_PLANNED = 12
-_MIN_VISIBLE_SHARE = 0.4  # of an object's own pixels; an object that shows less is not annotated
-_MIN_VISIBLE_SIDE = 0.022  # √area in image sides: 3.5 px at 160
-_MAX_COVERED = 0.5  # share of a box that later boxes may cover
-_COCO_SIDE = 554  # √(640 · 480): the image side that COCO's 32² and 96² belong to
+_MIN_VISIBLE_SHARE = 0.4  # an object is annotated only if this fraction of its pixels is visible
+_MIN_VISIBLE_SIDE = 0.022  # smallest visible √area of an annotated object, as a fraction of the image's side
+_MAX_COVERED = 0.5  # largest fraction of an object's box that later drawings may cover
+_COCO_SIDE = 554  # side of a square with the area of a typical COCO image: √(640 · 480)
 
 
 def area_thresholds(size: int) -> tuple[float, float]:
-    """Limits between small, medium and large objects, COCO's 32² and 96² scaled to the side of the images.
+    """Return the area limits between small, medium and large objects: COCO's 32² and 96², scaled to images of ``size``.
 
-    They are whole px²: (85.0, 769.0) for 160 px.
+    The limits are rounded to whole px², for example (85.0, 769.0) for 160 px.
     """
     scale = (size / _COCO_SIDE) ** 2
     return float(round(32**2 * scale)), float(round(96**2 * scale))
@@ -40,7 +41,7 @@ def area_thresholds(size: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class SceneObject:
-    """An annotated object. ``mask`` is uint8 ``(H, W)`` of {0, 1}: its visible pixels, at least one."""
+    """An annotated object. ``mask`` is uint8 ``(H, W)``: 1 at the object's visible pixels (at least one), else 0."""
 
     category_id: int
     is_crowd: bool
@@ -49,14 +50,14 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A finished image, ``pixels`` uint8 ``(H, W, 3)`` RGB, and its objects from back to front."""
+    """A finished image (``pixels``, uint8 ``(H, W, 3)`` RGB) and its objects, ordered from back to front."""
 
     pixels: NDArray[np.uint8]
     objects: list[SceneObject]
 
 
 def draw_scene(seed: int, split: str, index: int, size: int) -> Scene:
-    """Draw image ``index`` of a split. The result depends only on these four values."""
+    """Draw image ``index`` of a split. The result depends only on the four arguments."""
     entropy = np.random.SeedSequence((seed, zlib.crc32(split.encode()), index, size))
     painter = _Painter(np.random.Generator(np.random.PCG64(entropy)), size)
     painter.paint()
@@ -65,16 +66,16 @@ def draw_scene(seed: int, split: str, index: int, size: int) -> Scene:
 
 @dataclass(frozen=True)
 class _Placed:
-    """An object on the canvas, or a group that is annotated as one region."""
+    """An object on the canvas, or a group of objects that is annotated as one crowd region."""
 
     category: Category
     is_crowd: bool
-    own_area: float  # area before anything hid it, image px²
+    own_area: float  # area in image px², before later drawings hide a part of the object
     box: tuple[int, int, int, int]  # xyxy, even canvas pixels
 
 
 class _Painter:
-    """Paints one scene. Lengths are in canvas pixels, two to an image pixel, unless a name says otherwise."""
+    """Paints one scene. Lengths are in canvas pixels (half an image pixel), unless a name says otherwise."""
 
     def __init__(self, rng: np.random.Generator, size: int) -> None:
         self.rng = rng
@@ -85,10 +86,10 @@ class _Painter:
         self.owners = np.zeros((self.side, self.side), np.uint8)
         self.placed: list[_Placed] = []
         self.boxes = np.zeros((0, 4))  # xyxy of the placed objects, which have to stay visible
-        self.covered = np.zeros(0)  # share of each of these boxes that later drawings cover
+        self.covered = np.zeros(0)  # for each box in ``boxes``, the fraction that later drawings cover
 
     def paint(self) -> None:
-        """Paint clutter; then objects from large to small, with clutter between them; then a crowd and strokes."""
+        """Paint clutter, then objects from large to small with clutter between them, then a crowd and strokes."""
         rng = self.rng
         self._clutter(int(rng.integers(3, 8)), 0.06, 0.38)
         empty, crowd = rng.random() < _EMPTY_SHARE, rng.random() < _CROWD_SHARE
@@ -107,7 +108,7 @@ class _Painter:
             draw_strokes(Pen(self.canvas, self.owners, matrix, 0, self._inks((middle, middle), middle)), rng)
 
     def _plan_sides(self, count: int) -> NDArray[np.float64]:
-        """Draw √area for ``count`` objects, roughly from large to small, so that most small objects are in front."""
+        """Sample √area of ``count`` objects, sorted roughly from large to small. Small objects are mostly in front."""
         small, medium = (2 * np.sqrt(limit) for limit in self.thresholds)
         lower = np.array((0.5 * small, 1.05 * small, 1.08 * medium))
         upper = np.array((0.97 * small, 0.98 * medium, 0.7 * self.side))
@@ -131,7 +132,7 @@ class _Painter:
         self._finish(category, False)
 
     def _finish(self, category: Category, is_crowd: bool) -> None:
-        """Add a pattern to the object that was drawn last, and list the object as placed."""
+        """Add a pattern to the object that was drawn last, and append the object to ``placed``."""
         mask = (self.owners == len(self.placed) + 1).view(np.uint8)
         x1, y1, width, height = cv2.boundingRect(mask)
         x1, y1, x2, y2 = x1 // 2 * 2, y1 // 2 * 2, -(-(x1 + width) // 2) * 2, -(-(y1 + height) // 2) * 2
@@ -142,7 +143,7 @@ class _Painter:
         self.covered = np.append(self.covered, 0.0)
 
     def _clutter(self, count: int, smallest: float, largest: float) -> None:
-        """Scatter clutter; ``smallest`` and ``largest`` are half extents in canvas sides."""
+        """Draw ``count`` pieces of clutter. ``smallest`` and ``largest`` limit half a piece's side / canvas side."""
         for _ in range(count):
             draw = CLUTTER[int(self.rng.integers(len(CLUTTER)))]
             half = self.side * float(np.exp(self.rng.uniform(np.log(smallest), np.log(largest))))
@@ -154,7 +155,7 @@ class _Painter:
             draw(Pen(self.canvas, self.owners, matrix, 0, inks), self.rng)
 
     def _crowd(self) -> None:
-        """Draw a dense group of small objects of one category, annotated as one region."""
+        """Draw a dense group of small objects of one category, which is annotated as one crowd region."""
         rng, category = self.rng, CATEGORIES[int(self.rng.integers(len(CATEGORIES)))]
         half = self.side * rng.uniform(0.15, 0.28)
         centre = self._find_room(half)
@@ -169,7 +170,7 @@ class _Painter:
             scale = member * rng.uniform(0.8, 1.1)
             matrix = _affine((centre[0] + x + dx, centre[1] + y + dy), turn, scale, scale)
             category.draw(Pen(self.canvas, self.owners, matrix, owner, inks), rng)
-        # The region includes the gaps between members, like an annotator's outline of a group.
+        # The crowd region includes the gaps between its members, like an annotator's outline of a group.
         members = (self.owners == owner).view(np.uint8)
         reach = 2 * int(member) + 1
         closed = cv2.morphologyEx(members, cv2.MORPH_CLOSE, np.ones((reach, reach), np.uint8))
@@ -177,7 +178,11 @@ class _Painter:
         self.owners[(closed == 1) & (self.owners == 0)] = owner
 
     def _find_room(self, half: float) -> tuple[float, float] | None:
-        """Choose a centre where a square of this half extent leaves earlier objects visible, if there is one."""
+        """Choose the centre of a new drawing, of side ``2 * half``, so that earlier objects stay visible.
+
+        Returns:
+            x and y of the centre; None if ten random centres are all unsuitable.
+        """
         margin = min(0.8 * half, self.side / 2)
         centres = self.rng.uniform(margin, self.side - margin, (10, 2))
         low = np.maximum(centres[:, None] - half, self.boxes[:, :2])
@@ -192,7 +197,7 @@ class _Painter:
         return x, y
 
     def _inks(self, centre: tuple[float, float], half: float) -> Inks:
-        """Choose colours that differ from those in the square around a centre."""
+        """Choose colours that contrast with the canvas in a square of side ``2 * half`` around ``centre``."""
         x1, y1 = (max(int(value - half), 0) for value in centre)
         x2, y2 = (int(value + half) + 1 for value in centre)
         step = max(int(half) // 4, 1)
@@ -200,12 +205,12 @@ class _Painter:
         return self.palette.choose(self.rng, (red, green, blue))
 
     def pixels(self) -> NDArray[np.uint8]:
-        """Average the canvas to the final size."""
+        """Return the final image: each pixel is the average of 2 x 2 canvas pixels."""
         half = self.side // 2
         return np.asarray(cv2.resize(self.canvas, (half, half), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
     def visible_objects(self) -> list[SceneObject]:
-        """The objects of which enough is visible, with their masks."""
+        """Return the objects that are visible enough to be annotated, with their visible masks."""
         least = (_MIN_VISIBLE_SIDE * self.side / 2) ** 2
         objects = []
         for number, placed in enumerate(self.placed, start=1):
@@ -219,21 +224,21 @@ class _Painter:
 
 
 def _majority(owned: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Mask at half the size: pixels with three of four quarters owned, or two with the top left one."""
+    """Halve the size of a mask: set a pixel if 3 or 4 of its quarters are set, or 2 including the top left quarter."""
     quarters = owned.view(np.uint8)
     count = quarters[0::2, 0::2] + quarters[0::2, 1::2] + quarters[1::2, 0::2] + quarters[1::2, 1::2]
     return (count + quarters[0::2, 0::2] > 2).view(np.uint8)
 
 
 def _affine(centre: tuple[float, float], angle: float, scale_x: float, scale_y: float) -> NDArray[np.float64]:
-    """Matrix ``(2, 3)`` that scales the unit frame, turns it by ``angle`` radians and moves it to ``centre``."""
+    """Return the ``(2, 3)`` matrix that scales a shape, rotates it by ``angle`` radians and moves it to ``centre``."""
     cos, sin = np.cos(angle), np.sin(angle)
     return np.array([[cos * scale_x, -sin * scale_y, centre[0]], [sin * scale_x, cos * scale_y, centre[1]]])
 
 
 @cache
 def unit_side(category: Category) -> float:
-    """√area of a category in its unit frame, averaged over 8 drawings."""
+    """Return √area of a category's objects at scale 1. The area is the mean of 8 drawings."""
     side, rng = 200, np.random.default_rng(0)
     ink = (0, 0, 0)
     areas = []

@@ -1,8 +1,8 @@
 """Shapes of the generated images: eleven categories of objects, and the parts that clutter shares with them.
 
-Every drawing is a function of a pen and a random generator. It uses a unit frame, x to the right and y down, both about
--1 to 1; the pen maps the frame to the canvas. No category can be recognised by one of its parts: a wheel, an eye or a
-window on its own is clutter, and so are a plain annulus (not a ring) and two bars (not a cross).
+Each drawing is a function of a pen and a random generator. A drawing uses a unit frame: x points right, y points down,
+and both range from about -1 to 1. The pen maps the unit frame to the canvas. A detector cannot recognise a category by
+a single part, because wheels, eyes, windows, plain annuli and single bars are also drawn as clutter.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 Colour = tuple[int, int, int]
 Points = NDArray[np.float64]
 
-_SHIFT = 4  # fractional bits of OpenCV's fixed-point coordinates
+_SHIFT = 4  # number of fractional bits of OpenCV's fixed-point coordinates
 
 
 @dataclass(frozen=True)
 class Inks:
-    """The colours of one drawing, RGB in [0, 255]. ``main`` differs from the colours beneath it."""
+    """The colours of one drawing, RGB in [0, 255]. ``main`` contrasts with the canvas under the drawing."""
 
     main: Colour
     accent: Colour
@@ -33,12 +33,14 @@ class Inks:
 
 @dataclass
 class Pen:
-    """Fills shapes of the unit frame on the canvas and marks the pixels as owned.
+    """Fills shapes on the canvas and writes the object's number to the same pixels of ``owners``.
 
     Attributes:
         canvas: uint8 ``(S, S, 3)`` RGB, drawn on in place.
-        owners: uint8 ``(S, S)``, set to ``owner`` where the pen draws: the number of the object, or 0 for clutter.
-        matrix: float64 ``(2, 3)``, unit frame to canvas pixels.
+        owners: uint8 ``(S, S)``, number of the object that was drawn last at each pixel; 0 for clutter and background.
+        matrix: float64 ``(2, 3)``, maps the unit frame to canvas pixels.
+        owner: number of the object that the pen draws; 0 for clutter.
+        inks: colours of the drawing.
     """
 
     canvas: NDArray[np.uint8]
@@ -48,7 +50,7 @@ class Pen:
     inks: Inks
 
     def fill(self, colour: Colour, *contours: Points) -> None:
-        """Fill contours, each float64 ``(n, 2)`` x, y of the unit frame; where two overlap, a hole is left."""
+        """Fill contours, each float64 ``(n, 2)`` x, y of the unit frame. The overlap of two contours stays unfilled."""
         matrix = self.matrix * (1 << _SHIFT)
         linear, offset = matrix[:, :2].T, matrix[:, 2]
         fixed = [np.rint(contour @ linear + offset).astype(np.int32) for contour in contours]
@@ -61,7 +63,7 @@ Drawing = Callable[[Pen, np.random.Generator], None]
 
 @dataclass(frozen=True)
 class Category:
-    """A category: COCO's fields, its drawing, its largest tilt (degrees), and whether it may be mirrored."""
+    """A category: COCO's fields, how to draw it, its largest rotation (degrees), and whether it may be mirrored."""
 
     id: int
     name: str
@@ -72,19 +74,19 @@ class Category:
 
 
 def polygon(*points: tuple[float, float]) -> Points:
-    """Corners of a polygon as float64 ``(n, 2)``."""
+    """Return the corners of a polygon as float64 ``(n, 2)``."""
     return np.array(points, dtype=np.float64)
 
 
 def rectangle(x1: float, y1: float, x2: float, y2: float) -> Points:
-    """Corners of an upright rectangle."""
+    """Return the corners of an upright rectangle."""
     return polygon((x1, y1), (x2, y1), (x2, y2), (x1, y2))
 
 
 def ellipse(
     x: float, y: float, rx: float, ry: float | None = None, start: float = 0, stop: float = 360, points: int = 20
 ) -> Points:
-    """Points on an upright ellipse (``ry`` defaults to ``rx``), clockwise from ``start`` to ``stop`` degrees."""
+    """Return points on an upright ellipse, clockwise from ``start`` to ``stop`` degrees; ``ry`` defaults to ``rx``."""
     return _unit_arc(start, stop, points) * (rx, rx if ry is None else ry) + (x, y)
 
 
@@ -95,18 +97,18 @@ def _unit_arc(start: float, stop: float, points: int) -> Points:
 
 
 def arc(outer: float, inner: float, start: float, stop: float) -> Points:
-    """Outline of a piece of an annulus around the origin, in degrees."""
+    """Return the outline of a piece of an annulus around the origin, from ``start`` to ``stop`` degrees."""
     return np.concatenate((ellipse(0, 0, outer, None, start, stop), ellipse(0, 0, inner, None, stop, start)))
 
 
 def star(outer: float, inner: float, points: int = 5) -> Points:
-    """Outline of an upright star around the origin."""
+    """Return the outline of an upright star around the origin."""
     angles = np.arange(2 * points) * np.pi / points - np.pi / 2
     return np.where(np.arange(2 * points) % 2, inner, outer)[:, None] * np.stack((np.cos(angles), np.sin(angles)), 1)
 
 
 def thick_line(points: Points, width: float) -> list[Points]:
-    """One quadrilateral per segment of a polyline ``(n, 2)``."""
+    """Return one quadrilateral ``(4, 2)`` for each segment of a polyline ``(n, 2)``."""
     along = np.diff(points, axis=0)
     length = np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
     across = along[:, ::-1] * (-width / 2, width / 2) / length
@@ -127,7 +129,7 @@ def draw_eye(pen: Pen, x: float, y: float, radius: float) -> None:
 
 
 def draw_window(pen: Pen, x: float, y: float, half: float) -> None:
-    """Draw a square window with a cross bar of the wall's colour."""
+    """Draw a square window with two crossing bars in the main colour."""
     pen.fill(pen.inks.light, rectangle(x - half, y - half, x + half, y + half))
     bar = half * 0.14
     pen.fill(pen.inks.main, rectangle(x - bar, y - half, x + bar, y + half))

@@ -1,6 +1,6 @@
 """Backbones: classification networks that compute c2..c5 (the bottom-up pathway of FPN §3).
 
-Their interface is described in :mod:`fpn_lightning.models.backbones.base`.
+The module :mod:`fpn_lightning.models.backbones.base` describes the interface of backbones.
 """
 
 from fpn_lightning.models.backbones.efficientnet_lite import EfficientNetLiteBackbone

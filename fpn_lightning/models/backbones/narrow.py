@@ -17,8 +17,9 @@ class NarrowResNet(StagedBackbone):
     Args:
         width: channels of c2; each later stage doubles the channels.
         blocks: number of residual blocks in the stages of c2..c5. If the first number is 0, c2 is the output of the
-            stem, and the receptive field of c2 is about as large as a small object, as in an ImageNet ResNet. One block
-            would double the receptive field, which decides whether a bottom-up pyramid is worse than FPN.
+            stem. The receptive field of c2 is then about as large as a small object, as in an ImageNet ResNet. One
+            block would double this receptive field. The size of the receptive field of c2 decides whether a bottom-up
+            pyramid is worse than FPN.
         norm: ``batch`` or ``group``.
 
     Raises:

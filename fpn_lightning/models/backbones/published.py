@@ -1,4 +1,4 @@
-"""Published weights of backbones: download them from torchvision, and check that tensors fit a model."""
+"""Download published weights of backbones from torchvision, and check that a file's tensors fit a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fpn_lightning.state_dicts import State, compare, listed
 
 
 def torchvision_weights(name: str, weights: str | None) -> WeightsEnum | None:
-    """Return the member ``weights`` of torchvision's enum for model ``name``; ``None`` for a path or ``None``."""
+    """Return torchvision's enum member ``weights`` of the model ``name``, or ``None`` if there is no such member."""
     return get_model_weights(name).__members__.get(weights)
 
 
@@ -33,7 +33,7 @@ def fetch_torchvision_state(weights: WeightsEnum) -> State:
 
 
 def check_fit(model: Mapping[str, Tensor], file: Mapping[str, Tensor], source: str, name: str) -> None:
-    """Check that a file's tensors have the names and shapes of a model's tensors, except BatchNorm's counters.
+    """Check that a file's tensors have the names and shapes of a model's tensors; ignore ``num_batches_tracked``.
 
     Args:
         model: the model's tensors.
@@ -42,7 +42,7 @@ def check_fit(model: Mapping[str, Tensor], file: Mapping[str, Tensor], source: s
         name: name of the model, for the message.
 
     Raises:
-        InputError: if they differ; the message names missing, unexpected and wrongly shaped tensors.
+        InputError: if names or shapes differ; the message lists missing, unexpected and wrongly shaped tensors.
     """
     if problems := compare(model, file).problems:
         raise InputError(

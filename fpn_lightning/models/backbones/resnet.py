@@ -1,6 +1,6 @@
 """ResNet backbones (FPN §3), and the base class of all backbones that are built from torchvision's classifiers.
 
-The interface of backbones is in :mod:`fpn_lightning.models.backbones.base`.
+The module :mod:`fpn_lightning.models.backbones.base` describes the interface of backbones.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ ResNetName = Literal[
 class TorchvisionBackbone(StagedBackbone):
     """A classifier of torchvision, cut into a stem and four stages.
 
-    Subclasses build the stem and the stages, and pass them to :meth:`_assemble`. Arguments as in
-    :class:`ResNetBackbone`; ``norm`` is ``None`` for models without BatchNorm.
+    Subclasses build the stem and the stages, and pass both to :meth:`_assemble`. The arguments are those of
+    :class:`ResNetBackbone`. ``norm`` is ``None`` for models without BatchNorm.
 
     Raises:
         InputError: if the arguments do not fit together.
@@ -57,11 +57,11 @@ class TorchvisionBackbone(StagedBackbone):
                 raise InputError(
                     f"model.detector.backbone: weights {weights} are torchvision's; set convention to 'torchvision'."
                 )
-            transforms = member.transforms()  # torchvision's IMAGENET1K_FEATURES of vgg16 are from Caffe
+            transforms = member.transforms()  # vgg16's IMAGENET1K_FEATURES has Caffe's mean and std
             if (tuple(transforms.mean), tuple(transforms.std)) != (IMAGENET_MEAN, IMAGENET_STD):
                 raise InputError(
-                    f"model.detector.backbone: weights {weights} of {name} need another mean and standard deviation of "
-                    "pixels than the backbone uses. Use IMAGENET1K_V1."
+                    f"model.detector.backbone: weights {weights} of {name} were trained with a pixel mean and "
+                    "standard deviation that this backbone does not use. Use IMAGENET1K_V1."
                 )
         self.name = name
 
@@ -79,8 +79,8 @@ class TorchvisionBackbone(StagedBackbone):
             stem: the layers before the stage of c2.
             stages: the stages of c2..c5.
             channels: the channels of c2..c5.
-            prefixes: our module name for each module name of torchvision; ``None`` for modules that are left out.
-            first_stride: stride of c2; each later stage doubles it.
+            prefixes: maps torchvision's module names to our module names; left-out modules are mapped to ``None``.
+            first_stride: stride of c2; each later stage doubles the stride.
         """
         self.stem = stem
         self.stages = nn.ModuleList(stages)
@@ -129,7 +129,7 @@ class TorchvisionBackbone(StagedBackbone):
                 renamed[ours + key.removeprefix(theirs)] = value
         whole = self.loadable()
         check_fit(whole.state_dict(), renamed, self.weights, self.name)
-        whole.load_state_dict(renamed, strict=False)  # the file may lack BatchNorm's counters
+        whole.load_state_dict(renamed, strict=False)  # the file may lack BatchNorm's num_batches_tracked
 
 
 class ResNetBackbone(TorchvisionBackbone):
@@ -138,12 +138,12 @@ class ResNetBackbone(TorchvisionBackbone):
     Args:
         name: torchvision's name of the model.
         weights: a member of torchvision's weights enum (``IMAGENET1K_V1``), the path of a state dict with
-            torchvision's names, or ``None``. :meth:`load_weights` loads them, not the constructor.
+            torchvision's names, or ``None``. The constructor does not load weights; call :meth:`load_weights`.
         norm: ``frozen`` for pre-trained backbones; ``batch`` or ``group`` for training from scratch.
-        frozen_stages: number of stages that keep their loaded weights; the stem counts as a stage. 2 freezes conv1 and
-            conv2_x, like Detectron's ``FREEZE_AT = 2`` (the paper gives no number; DEVIATIONS.md "Frozen stages").
+        frozen_stages: number of stages to freeze, including the stem. 2 freezes conv1 and conv2_x, like Detectron's
+            ``FREEZE_AT = 2``. The paper gives no number (DEVIATIONS.md "Frozen stages").
         convention: ``torchvision`` (RGB, stride in the 3x3 convolution), or ``caffe`` or ``detectron2`` (BGR, stride in
-            the first 1x1 convolution). ``caffe`` and ``detectron2`` subtract different means.
+            the first 1x1 convolution). ``caffe`` and ``detectron2`` subtract different pixel means.
         norm_eps: constant that normalisation layers add to the variance.
 
     Raises:
@@ -165,7 +165,8 @@ class ResNetBackbone(TorchvisionBackbone):
         if convention != "torchvision":
             for block in stages.modules():
                 if isinstance(block, resnet.Bottleneck):
-                    # Caffe and detectron2 have the stride in the first 1x1 convolution, torchvision in the 3x3.
+                    # Caffe and detectron2 have the stride in the first 1x1 convolution; torchvision has the stride in
+                    # the 3x3 convolution.
                     block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
         self._assemble(
             stem=Stem(model.conv1, model.bn1, model.relu, model.maxpool),
@@ -177,7 +178,7 @@ class ResNetBackbone(TorchvisionBackbone):
 
 
 class Stem(nn.Sequential):
-    """The first layers of a ResNet, which are twice as fast on a CPU in channels-last memory format."""
+    """The first layers of a ResNet. On a CPU, channels-last memory format makes these layers twice as fast."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Compute ``(N, 64, H / 4, W / 4)`` from the network input ``(N, 3, H, W)``."""

@@ -24,22 +24,24 @@ from fpn_lightning.state_dicts import read_state_dict
 
 
 class TimmBackbone(Backbone):
-    """A model of timm: c_k is the model's last map with stride 2^k; pixels are normalised with timm's mean and std.
+    """A model of timm as a backbone; c_k is the model's last map with stride 2^k.
 
-    Dropout and stochastic depth are switched off, so that a training step depends only on seed, step and images.
+    Pixels are normalised with timm's mean and standard deviation. Dropout and stochastic depth are switched off, so
+    that a training step depends only on seed, step and images.
 
     Args:
         model_name: timm's name of the model, with or without the tag of weights (``resnet18.a1_in1k``).
         weights: ``pretrained`` for timm's weights of ``model_name``, the path of a state dict with timm's names
-            (``.safetensors`` or written by ``torch.save``), or ``None``. :meth:`load_weights` loads them, not the
-            constructor.
-        norm: ``frozen``, which needs weights, or ``batch`` for models with BatchNorm; ``None`` for other models.
+            (``.safetensors`` or written by ``torch.save``), or ``None``. The constructor does not load weights;
+            call :meth:`load_weights`.
+        norm: ``frozen`` (needs weights) or ``batch`` for models with BatchNorm; ``None`` for other models.
         map_strides: strides of the maps to use, ascending powers of two.
-        frozen_stages: 0, or k to keep the loaded weights and BatchNorm statistics of all layers on which c_k depends.
+        frozen_stages: level k; all layers on which c_k depends are frozen, including their BatchNorm statistics. 0
+            freezes no layer.
 
     Raises:
-        InputError: if timm is not installed or does not have the model; if the model lacks a map or accepts only one
-            image size; or if the arguments do not fit together.
+        InputError: if timm is not installed or does not have the model, if the model lacks a map or accepts only one
+            image size, or if the arguments do not fit together.
     """
 
     def __init__(
@@ -54,13 +56,14 @@ class TimmBackbone(Backbone):
         ascending = list(map_strides) == sorted(set(map_strides))
         if not map_strides or not ascending or any(stride < 1 or stride & (stride - 1) for stride in map_strides):
             raise InputError(
-                f"model.detector.backbone: map_strides is {list(map_strides)}. Set it to ascending powers of two."
+                f"model.detector.backbone: map_strides is {list(map_strides)}. Set map_strides to "
+                "ascending powers of two."
             )
         self.model_name = model_name
         timm = import_timm()
         body = self._create()
         info = body.feature_info
-        index_at = dict(zip(info.reduction(), info.out_indices, strict=True))  # the last map of each stride
+        index_at = dict(zip(info.reduction(), info.out_indices, strict=True))  # the index of each stride's last map
         if not index_at.keys() >= set(map_strides):
             raise InputError(
                 f"model.detector.backbone: timm's {model_name} has maps at strides {sorted(index_at)}, but "
@@ -87,14 +90,14 @@ class TimmBackbone(Backbone):
             raise
         except Exception as error:  # models that accept only one image size raise various exceptions
             raise InputError(
-                f"model.detector.backbone: timm's {model_name} does not accept images of other sizes ({error}). Use "
-                "another model."
+                f"model.detector.backbone: timm's {model_name} accepts only one image size ({error}). Use another "
+                "model."
             ) from error
         if frozen_stages:
             self._freeze(frozen_stages)
 
     def _freeze(self, level: int) -> None:
-        """Freeze all parameters on which the map of a level depends: those for which the map has a gradient."""
+        """Freeze all parameters on which the map of a level depends."""
         if self.weights is None:
             raise InputError(
                 "model.detector.backbone: frozen_stages > 0 without weights would freeze random filters. "
@@ -141,9 +144,9 @@ class TimmBackbone(Backbone):
 
     @torch.no_grad()
     def _folding_keeps(self, body: nn.Module) -> bool:
-        """Return whether folding keeps the maps of a noise image.
+        """Return whether folding leaves the maps of a noise image unchanged.
 
-        In a few models, another layer is between the convolution and the BatchNorm that would be folded into it.
+        Folding changes the maps of a few models, which have another layer between a convolution and its BatchNorm.
         """
         generator = torch.Generator().manual_seed(0)
         tried = copy.deepcopy(body).double().eval()
@@ -155,12 +158,12 @@ class TimmBackbone(Backbone):
         image = torch.randn(1, 3, 96, 96, generator=generator, dtype=torch.float64)
         try:
             maps = zip(tried(image), folded(image), strict=True)
-        except Exception:  # the model accepts only one image size; the constructor reports this
+        except Exception:  # the model accepts only one image size; the constructor reports the error
             return False
         return all(torch.allclose(a, b, rtol=1e-6, atol=1e-9 * float(a.abs().max())) for a, b in maps)
 
     def _create(self, **options: Any) -> Any:
-        """Build the feature extractor by ``timm.create_model``; ``options`` are arguments of this function."""
+        """Build the feature extractor by ``timm.create_model``; ``options`` are arguments of ``create_model``."""
         timm = import_timm()
         try:
             return timm.create_model(self.model_name, features_only=True, **options)
@@ -191,12 +194,12 @@ class TimmBackbone(Backbone):
                     f"model.detector.backbone: weights {self.weights!r} is neither a file nor 'pretrained'."
                 )
             from_file = {"state_dict": self._read_fitting_state(self.weights), "source": ""}
-        # timm renames the tensors of the whole model to those of the feature extractor.
+        # create_model() renames the tensors of the whole model to the names in the feature extractor.
         loaded = self._create(out_indices=self._out_indices, pretrained=True, pretrained_cfg_overlay=from_file)
         self.body.load_state_dict(loaded.state_dict())
 
     def _read_fitting_state(self, path: str) -> dict[str, Tensor]:
-        """Read a state dict and compare it with the whole model, because timm ignores unexpected tensors."""
+        """Read a state dict and compare its tensors with the whole model's; timm ignores unexpected tensors."""
         model = import_timm().create_model(self.model_name)
         classifiers = model.pretrained_cfg.get("classifier") or ()
         heads = tuple(f"{head}." for head in ((classifiers,) if isinstance(classifiers, str) else classifiers))

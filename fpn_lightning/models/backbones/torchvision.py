@@ -1,9 +1,9 @@
 """Backbones from torchvision's VGG-16, MobileNetV2, EfficientNet and ConvNeXt (not in the paper).
 
-FPN is independent of the backbone (FPN §1). Each backbone in this file has four maps with strides 4, 8, 16, 32; c_k is
-the last map of its stride. Layers that only classification needs are left out: the wide 1x1 convolution before the
-average pooling of MobileNetV2 and EfficientNet, the last LayerNorm of ConvNeXt, and fully connected layers. Stochastic
-depth is switched off, so that a training step depends only on seed, step and images.
+FPN is independent of the backbone (FPN §1). The outputs c2, c3, c4, c5 of each backbone in this file have strides 4, 8,
+16, 32. Each output is the network's last map with this stride. Layers that only classification needs are left out: the
+wide 1x1 convolution before the average pooling of MobileNetV2 and EfficientNet, the last LayerNorm of ConvNeXt, and
+fully connected layers. Stochastic depth is switched off, so that a training step depends only on seed, step and images.
 
 MobileNetV2 and EfficientNet can be made small enough to train from scratch on a CPU. For small images,
 ``first_stride: 2`` removes the subsampling from the stage of c2; the strides are then 2, 4, 8, 16.
@@ -33,34 +33,35 @@ class FeaturesBackbone(TorchvisionBackbone):
 
         Args:
             layers: torchvision's ``features``.
-            ends: for the stem and each stage, the index after its last layer; later layers are left out.
+            ends: five indices into ``layers``: the end (exclusive) of the stem and of each stage. Layers after the last
+                end are left out.
             channels: channels of c2..c5.
-            first_stride: stride of c2, 4 or 2; with 2, the convolutions in the stage of c2 have stride 1.
+            first_stride: stride of c2, 4 or 2. If 2, all convolutions in the stage of c2 have stride 1.
         """
         parts = ["stem", "stages.0", "stages.1", "stages.2", "stages.3"]
         bounds = list(pairwise([0, *ends]))
         prefixes: dict[str, str | None] = {f"features.{index}": None for index in range(len(layers))}
         prefixes["classifier"] = None
         for part, (start, end) in zip(parts, bounds, strict=True):
-            # In a slice of a Sequential, layers keep their names.
+            # Layers keep their names when a Sequential is sliced.
             prefixes.update({f"features.{index}": f"{part}.{index}" for index in range(start, end)})
         stem, *stages = (layers[start:end] for start, end in bounds)
         if first_stride == 2:
-            # The stem keeps its stride, because at full resolution it would cost more than all later layers.
+            # The stem keeps its stride. At full resolution, the stem would cost more than all later layers.
             for conv in (layer for layer in stages[0].modules() if isinstance(layer, nn.Conv2d)):
                 conv.stride = (1, 1)
         self._assemble(stem, stages, channels, prefixes, first_stride)
 
 
 class VGGBackbone(FeaturesBackbone):
-    """VGG-16, the backbone of Faster R-CNN: c2..c5 are conv3_3, conv4_3, conv5_3 (after ReLU) and pool5.
+    """VGG-16, the backbone of Faster R-CNN. c2, c3 and c4 are conv3_3, conv4_3 and conv5_3 after ReLU; c5 is pool5.
 
     Args:
         name: ``vgg16`` or, with BatchNorm, ``vgg16_bn``.
         weights: as for :class:`~fpn_lightning.models.backbones.resnet.ResNetBackbone`.
         norm: ``frozen`` or ``batch`` for ``vgg16_bn``; ``None`` for ``vgg16``, which has no BatchNorm.
-        frozen_stages: number of parts that keep their loaded weights, in the order stem (conv1, conv2), conv3, conv4,
-            conv5, pool5. 1 as in Fast R-CNN.
+        frozen_stages: number of stages to freeze, in the order stem (conv1, conv2), conv3, conv4, conv5, pool5. The
+            default is 1, as in Fast R-CNN.
 
     Raises:
         InputError: if the arguments do not fit together.
@@ -90,7 +91,8 @@ class VGGBackbone(FeaturesBackbone):
             elif isinstance(layer, nn.BatchNorm2d) and norm == "frozen":
                 layers[index] = FrozenBatchNorm2d(layer.num_features)
         pools = [index for index, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
-        # c_k is the map before a pooling layer, so each stage begins with one: the stage of c2 with pools[1].
+        # c2, c3 and c4 are the maps before pooling layers. Therefore each stage begins with a pooling layer; the stage
+        # of c2 begins with pools[1].
         self._cut(layers, [*pools[1:], pools[4] + 1], [256, 512, 512, 512])
 
 
@@ -100,9 +102,9 @@ class MobileNetV2Backbone(FeaturesBackbone):
     Args:
         weights: as for :class:`~fpn_lightning.models.backbones.resnet.ResNetBackbone`.
         norm: ``frozen`` for pre-trained backbones; ``batch`` or ``group`` for training from scratch.
-        frozen_stages: number of parts that keep their loaded weights, in the order stem (stride 2), c2, c3, c4, c5.
+        frozen_stages: number of stages to freeze, in the order stem (stride 2), c2, c3, c4, c5.
         width_mult: factor on the channels of every layer; products are rounded to multiples of 8.
-        first_stride: stride of c2, 4 or 2; each later stage doubles it.
+        first_stride: stride of c2, 4 or 2; each later stage doubles the stride.
 
     Raises:
         InputError: if the arguments do not fit together.
@@ -146,17 +148,17 @@ class EfficientNetBackbone(FeaturesBackbone):
     """EfficientNet-B0 to B4 (Tan and Le, ICML 2019); the maps of B0 have 24, 40, 112 and 320 channels.
 
     Squeeze-and-excitation layers average over a whole map, including padding. The padding of an image depends on the
-    other images of its batch, so results depend more on these than with other backbones. By default, evaluation uses
-    batches of one image.
+    other images of the batch. With this backbone, an image's results therefore depend more on the other images than
+    with other backbones. By default, evaluation uses batches of one image.
 
     Args:
         name: torchvision's name of the variant.
         weights: as for :class:`~fpn_lightning.models.backbones.resnet.ResNetBackbone`.
         norm: ``frozen`` for pre-trained backbones; ``batch`` or ``group`` for training from scratch.
-        frozen_stages: number of parts that keep their loaded weights, in the order stem (stride 2), c2, c3, c4, c5.
+        frozen_stages: number of stages to freeze, in the order stem (stride 2), c2, c3, c4, c5.
         width_mult: factor on the channels of the variant; products are rounded to multiples of 8.
         depth_mult: factor on the numbers of layers of the variant; products are rounded up.
-        first_stride: stride of c2, 4 or 2; each later stage doubles it.
+        first_stride: stride of c2, 4 or 2; each later stage doubles the stride.
 
     Raises:
         InputError: if the arguments do not fit together.
@@ -189,11 +191,11 @@ class EfficientNetBackbone(FeaturesBackbone):
 
 
 class ConvNeXtBackbone(FeaturesBackbone):
-    """ConvNeXt-Tiny (Liu et al., CVPR 2022). It has LayerNorm, which has no statistics, so there is no ``norm``.
+    """ConvNeXt-Tiny (Liu et al., CVPR 2022). LayerNorm has no running statistics, so there is no ``norm``.
 
     Args:
         weights: as for :class:`~fpn_lightning.models.backbones.resnet.ResNetBackbone`.
-        frozen_stages: number of parts that keep their loaded weights, in the order stem (stride 4), c2, c3, c4, c5.
+        frozen_stages: number of stages to freeze, in the order stem (stride 4), c2, c3, c4, c5.
 
     Raises:
         InputError: if the arguments do not fit together.
@@ -211,6 +213,6 @@ def _check_multipliers(backbone: FeaturesBackbone, **multipliers: float) -> None
             raise InputError(f"model.detector.backbone: {name} is {value}; it has to be positive.")
         if value != 1 and torchvision_weights(backbone.name, backbone.weights) is not None:
             raise InputError(
-                f"model.detector.backbone: weights {backbone.weights} of {backbone.name} are for {name} 1, not "
+                f"model.detector.backbone: weights {backbone.weights} of {backbone.name} fit only {name} 1, not "
                 f"{value}. Set weights to null."
             )

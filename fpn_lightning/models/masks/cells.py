@@ -4,11 +4,12 @@ Shape shorthand: L levels, M MLPs, H_l x W_l size of level l, B = M * sum of H_l
 of one image.
 
 A *cell* is one position of one MLP on one level. Like the anchors, the cell in row i and column j of a map with stride
-s has its centre at x = j * s, y = i * s. The cells of level l and MLP m form one *group*, for objects of one size.
+s has its centre at x = j * s, y = i * s. All cells of one level and one MLP form a *group*, which
+predicts objects of one size.
 
 In this file, the size of an object is max(width, height), as in FPN §6. An object is assigned to the group with the
-nearest size in log space. In this group, it is assigned to the cells whose centre is at most one stride away from the
-object's centre along each axis (DEVIATIONS.md "Mask cells").
+nearest size in log space. Within this group, the object is assigned to every cell whose centre is at most one stride
+from the object's centre along each axis (DEVIATIONS.md "Mask cells").
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ class CellGrid:
     Args:
         map_sizes: ``(H_l, W_l)`` of every level, finest first.
         strides: stride of every level, px of the network input.
-        sizes: object size of every group, px of the network input: L lists of M numbers.
+        sizes: L lists of M numbers, the object size of every group, px of the network input.
         device: device of the tensors.
 
     Attributes:
         num_cells: B.
         group_sizes: float32 ``(L * M,)`` object size of each group.
-        group_levels: int64 ``(L * M,)`` index of each group's level, 0 for the finest.
+        group_levels: int64 ``(L * M,)`` index of each group's level, 0 for the finest level.
         group_heads: int64 ``(L * M,)`` index of each group's MLP.
     """
 
@@ -73,7 +74,7 @@ class CellGrid:
         return torch.cat((centres - half, centres + half), dim=1)
 
     def inside(self, size: tuple[int, int]) -> Tensor:
-        """Return whether each cell's centre is on the image, not on padding: bool ``(B,)``; size is height, width."""
+        """Return which cells have their centre on the image, not on padding: bool ``(B,)``; size is height, width."""
         groups, rows, columns = self.locate(torch.arange(self.num_cells, device=self._starts.device))
         strides = self._strides[groups]
         return (rows * strides < size[0]) & (columns * strides < size[1])
@@ -87,8 +88,8 @@ class CellGrid:
             boxes: ``(G, 4)`` xyxy, network-input pixels.
             size: height and width of the image without padding, px.
             tolerance: largest distance between the centres of cell and object along each axis, in strides.
-            tie_break: if several objects fit a cell, assign the object with the ``nearest`` centre or with the
-                ``smallest`` box area; if these are equal, assign the first object.
+            tie_break: which object is assigned if several objects fit a cell: the object with the ``nearest`` centre,
+                or with the ``smallest`` box area. In a tie, the first object is assigned.
 
         Returns:
             ``match_labels`` int8 ``(B,)``: 1 for cells with an object, 0 for cells without an object, -1 (ignored) for
@@ -97,8 +98,8 @@ class CellGrid:
         match_labels = self.inside(size).to(torch.int8) - 1
         matched_idxs = torch.zeros(self.num_cells, dtype=torch.int64, device=match_labels.device)
         cells, objects, keys = self._pairs(boxes.to(self.group_sizes), tolerance, tie_break)
-        # The pairs are in the order of objects. Two stable sorts order them by cell, then key, then object. The first
-        # pair of each cell is used.
+        # The pairs are in the order of objects. Two stable sorts put the pairs in the order of cell, then key, then
+        # object. Only the first pair of each cell is used.
         order = torch.argsort(keys, stable=True)
         order = order[torch.argsort(cells[order], stable=True)]
         cells, objects = cells[order], objects[order]
@@ -111,12 +112,12 @@ class CellGrid:
         return match_labels, matched_idxs
 
     def groups_of(self, boxes: Tensor) -> Tensor:
-        """Return the group of each object, int64 ``(G,)``, whose size is nearest to max(width, height) in log space."""
+        """Return the group whose size is nearest to each object's max(width, height) in log space: int64 ``(G,)``."""
         sizes = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1).clamp(min=torch.finfo(boxes.dtype).tiny)
         return (sizes.log()[:, None] - self.group_sizes.log()).abs().argmin(dim=1)
 
     def _pairs(self, boxes: Tensor, tolerance: float, tie_break: TieBreak) -> tuple[Tensor, Tensor, Tensor]:
-        """Return all pairs of a cell and a fitting object: cells, objects (ascending), tie-break keys, each (Q,)."""
+        """Return the cells, objects (ascending) and tie-break keys of all Q pairs of a cell and a fitting object."""
         groups = self.groups_of(boxes)
         strides, shapes = self._strides[groups], self._shapes[groups]  # (G,), (G, 2)
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / strides[:, None]  # (G, 2) x, y in strides

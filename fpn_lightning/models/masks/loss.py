@@ -1,6 +1,6 @@
 """Target masks of a batch, and the loss of predicted masks (FPN App. A; the logistic loss is that of DeepMask).
 
-Shape shorthand: N images, P positive cells, m x m values of a mask; each value belongs to one bin of the mask's window.
+Shape shorthand: N images, P positive cells, m x m values of a mask, one for each bin of the mask's window.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def target_masks(
         matched_idxs: int64 ``(P,)`` index of the object of each cell among the boxes of the cell's image.
         windows: ``(P, 4)`` xyxy, the window of each cell, network-input pixels.
         mask_size: m.
-        soft: whether a target value is the fraction of the bin that the object covers, in [0, 1]. Otherwise it is 1 if
-            at least half of the bin is covered, else 0.
+        soft: if true, a target value is the fraction of the bin that the object covers, in [0, 1]. If false, a target
+            value is 1 if the object covers at least half of the bin, else 0.
 
     Returns:
         float32 ``(P, m, m)`` on the device of ``windows``.
@@ -65,14 +65,14 @@ def target_masks(
 
 
 def mask_loss(logits: Tensor, targets: Tensor, form: MaskLoss) -> Tensor:
-    """Compute the sum of the losses of masks.
+    """Compute the loss of each mask, and return the sum over all masks.
 
     Args:
         logits: ``(P, m, m)``.
         targets: ``(P, m, m)`` in [0, 1].
         form: ``logistic`` is the logistic loss, averaged over the values of a mask, as in DeepMask. ``dice`` is
-            1 - 2 p·t / (|p|² + |t|²) with probabilities p and targets t (Milletari et al., 3DV 2016); it weighs large
-            and small objects equally.
+            1 - 2 p·t / (|p|² + |t|²) with probabilities p and targets t (Milletari et al., 3DV 2016). ``dice`` gives
+            large and small objects equal weight.
 
     Returns:
         A scalar, 0 if P is 0.

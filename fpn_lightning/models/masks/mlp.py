@@ -16,7 +16,7 @@ class MaskMLP(nn.Module):
 
     Args:
         in_channels: d.
-        window: k, odd.
+        window: k, an odd number.
         mask_size: m.
         hidden_channels: F, output channels of the k x k convolution.
     """
@@ -33,7 +33,7 @@ class MaskMLP(nn.Module):
             nn.init.constant_(layer.get_parameter("bias"), 0)
 
     def score_map(self, feature: Tensor) -> Tensor:
-        """Score every cell of a map ``(N, d, H, W)``: logits ``(N, H * W)``, cells row-major."""
+        """Compute the score logits ``(N, H * W)`` of every cell of a map ``(N, d, H, W)``, cells row-major."""
         return self.score_logits(F.relu(self.hidden(feature))).flatten(1)
 
     def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
-"""Paste predicted masks into the image at the size of its file, and encode them as COCO run lengths (FPN §6).
+"""Paste predicted masks into the image at the size of its file, and encode the results as COCO run lengths (FPN §6).
 
-Masks are pasted one by one, and only pixels inside the mask's window are computed. The memory therefore does not depend
-on the number of proposals, and no bitmap of the whole image is made.
+Masks are pasted one by one, and only pixels inside the mask's window are computed. Therefore no bitmap of the whole
+image is made, and the required memory does not depend on the number of proposals.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def paste_masks(
         proposals: proposals of one image.
         geometry: how the image file became the network input.
         threshold: probability in (0, 1) above which a pixel is foreground (DEVIATIONS.md "Mask threshold").
-        interpolation: how logits are interpolated between the centres of the bins, which divide the window equally.
+        interpolation: how logits are interpolated between the centres of the window's m x m equal bins.
 
     Returns:
         One mask per proposal, in pixels of the image file. A mask is empty if its window is outside the image or no
@@ -55,7 +55,7 @@ def encode_columns(columns: NDArray[np.bool_], top: int, left: int, height: int,
     """Encode a mask that is 0 outside a rectangle; the result equals ``pycocotools.mask.encode`` of the whole mask.
 
     Args:
-        columns: bool ``(w, h)``, the columns of the rectangle.
+        columns: bool ``(w, h)``, the mask inside the rectangle, transposed.
         top: first row of the rectangle in the image.
         left: first column of the rectangle in the image.
         height: height of the image.
@@ -63,10 +63,10 @@ def encode_columns(columns: NDArray[np.bool_], top: int, left: int, height: int,
     """
     framed = np.zeros((columns.shape[0], columns.shape[1] + 2), dtype=np.int8)
     framed[:, 1:-1] = columns
-    # Starts and ends of runs alternate in each column, and therefore also in the sequence of all columns.
+    # Starts and ends of runs alternate in each column, and therefore also if all columns are concatenated.
     column, row = np.nonzero(framed[:, 1:] != framed[:, :-1])
     changes = (left + column) * height + top + row
-    # A run that ends at the bottom of a column and continues at the top of the next column is a single run.
+    # A run at the bottom of a column and a run at the top of the next column are merged into a single run.
     ends, starts = changes[1:-1:2], changes[2::2]
     kept = np.ones(len(changes), dtype=bool)
     kept[1:-1] = np.repeat(ends != starts, 2)
@@ -80,14 +80,14 @@ def encode_columns(columns: NDArray[np.bool_], top: int, left: int, height: int,
 def _weights(
     start: float, end: float, length: int, count: int, interpolation: Interpolation
 ) -> tuple[NDArray[np.float32], int]:
-    """Compute weights to interpolate ``count`` equal bins of [start, end] at the pixel centres in this interval.
+    """Compute weights that interpolate ``count`` equal bins of [start, end] at the pixel centres in [start, end].
 
     Returns:
         Weights ``(pixels, count)``, and the index of the first pixel.
     """
     first, last = (int(np.clip(np.ceil(bound - 0.5), 0, length)) for bound in (start, end))
     centres = np.arange(first, last) + 0.5
-    # Distances from the centre of the first bin, in bins, clipped to the centres of the outermost bins.
+    # Distances of pixel centres from the centre of the first bin, in bins, clipped to [0, count - 1].
     places = np.clip((centres - start) / (end - start) * count - 0.5, 0, count - 1)
     if interpolation == "nearest":
         return np.eye(count, dtype=np.float32)[np.floor(places + 0.5).astype(np.int64)], first

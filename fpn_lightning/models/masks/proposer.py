@@ -6,8 +6,8 @@ Shape shorthand: N images, d channels, H_l x W_l size of level l, B cells of one
 positions of the map that an MLP reads.
 
 An MLP is a k x k convolution with 512 outputs, a ReLU and two sibling 1 x 1 convolutions. Training computes only the
-sampled cells, from patches of the maps. The results equal those of whole maps, at a fraction of the cost. Prediction
-computes the score of every cell, and masks only for the cells with the best scores.
+sampled cells, from patches of the maps. The results equal those of convolutions over whole maps, at a fraction of the
+cost. Prediction computes the score of every cell, and masks only for the cells with the best scores.
 
 DEVIATIONS.md lists the values that the paper does not give, in rows that begin with "Mask".
 """
@@ -41,22 +41,22 @@ class MaskProposer(nn.Module):
         strides: stride of every map, finest first, ``{"p2": 4, ...}``.
         base_size: object size of the finest level, px of the network input; the size doubles with each level (FPN §6:
             from 32 on P2 to 512 on P6).
-        windows: side k of each MLP's window, in positions of the map; odd.
-        octaves: one number o per MLP, whose object size is 2^o times the level's size: 0, or 0.5 for the half octaves
-            of the 7x7 MLP (128√2 px on P4).
+        windows: side k of each MLP's window, an odd number of positions of the map.
+        octaves: one number o for each MLP. The MLP predicts objects of 2^o times the object size of the level. In the
+            paper, o is 0 for the 5x5 MLP, and 0.5 for the 7x7 MLP (half octaves: 128√2 px on P4).
         mask_size: m; 14, or 28 for "2x mask resolution".
         hidden_channels: output channels of the k x k convolution.
         padding: the side of a mask is ``1 + padding`` times the object size.
         centre_tolerance: largest distance along each axis, in strides, between a cell and the centre of its object.
         tie_break: which object a cell predicts if several objects fit; see :meth:`CellGrid.label`.
-        batch_size_per_image: cells in the loss of one image (128, which is 2048 for 16 images).
-        positive_fraction: largest fraction of positive cells in the loss (0.25: three negatives for each positive).
+        batch_size_per_image: number of cells sampled per image for the losses (128, which gives 2048 for 16 images).
+        positive_fraction: largest fraction of positive cells in a sample (0.25: three negatives for each positive).
         mask_weight: factor on the mask loss.
         loss: loss of one mask, ``logistic`` or ``dice``; see :func:`fpn_lightning.models.masks.loss.mask_loss`.
-        normalizer: divisor of the mask loss of an image: ``batch_size_per_image``, as for the score loss (``samples``),
-            or the largest number of positive cells (``positives``).
-        soft_targets: whether a target value of a mask is the covered fraction of its part of the window. Otherwise it
-            is 1 if at least half is covered, else 0.
+        normalizer: divisor of the mask loss of an image. ``samples`` means ``batch_size_per_image``, which also divides
+            the score loss. ``positives`` means the largest possible number of positive cells in a sample.
+        soft_targets: if true, a target value of a mask is the fraction of its bin that the object covers. If false, a
+            target value is 1 if the object covers at least half of the bin, else 0.
         topk: largest number of proposals of one image.
 
     Raises:
@@ -86,8 +86,8 @@ class MaskProposer(nn.Module):
         super().__init__()
         if not windows or len(windows) != len(octaves) or any(side < 1 or side % 2 == 0 for side in windows):
             raise InputError(
-                f"model.detector.masks: windows is {list(windows)} and octaves is {list(octaves)}. Set windows to one "
-                "or more odd numbers, and octaves to as many numbers."
+                f"model.detector.masks: windows is {list(windows)} and octaves is {list(octaves)}. Set windows to at "
+                "least one odd number, and octaves to one number for each window."
             )
         for key, value, is_valid, valid in (
             ("mask_size", mask_size, mask_size >= 1, "at least 1"),
@@ -146,8 +146,8 @@ class MaskProposer(nn.Module):
     ) -> dict[str, Tensor]:
         """Compute the score and the mask loss of a random sample of cells (FPN App. A).
 
-        Both losses are sums divided by a number that is fixed per image, so splitting a batch over processes leaves
-        the gradient unchanged. Negative cells are only in the score loss.
+        Each loss is a sum over the sampled cells, divided by a number that does not depend on the sample. Therefore
+        splitting a batch over processes does not change the gradient. Negative cells contribute only to the score loss.
 
         Args:
             features: ``{"p2": (N, d, H_2, W_2), ...}``.
@@ -190,7 +190,7 @@ class MaskProposer(nn.Module):
     def _hidden(
         self, features: dict[str, Tensor], grid: CellGrid, image: Tensor, cell: Tensor
     ) -> Iterator[tuple[MaskMLP, Tensor, Tensor]]:
-        """Yield for each MLP: the MLP, indices into ``cell`` (int64) of its cells, and the hidden units of these cells.
+        """Yield each MLP with the int64 indices of the MLP's cells in ``cell``, and the hidden units of these cells.
 
         MLPs and maps without cells are included, because DDP waits for the gradient of every parameter.
         """

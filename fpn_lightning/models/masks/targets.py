@@ -27,7 +27,7 @@ def mask_targets(
     geometry: Geometry,
     mask_size: int,
 ) -> NDArray[np.float32]:
-    """Compute the fraction of each bin of each window that the window's object covers.
+    """Compute, for each bin of each window, the fraction that the window's object covers.
 
     Args:
         masks: masks of the image's objects, in pixels of the image file.
@@ -49,7 +49,7 @@ def mask_targets(
 
 
 def covered(bitmap: Bitmap, window: NDArray[np.float64], mask_size: int) -> NDArray[np.float64]:
-    """Compute the fraction of each of the m x m bins of a window that a bitmap covers.
+    """Compute, for each of the m x m bins of a window, the fraction that a bitmap covers.
 
     Args:
         bitmap: uint8 ``(H, W)`` in {0, 1}; pixel (y, x) is the square from (x, y) to (x + 1, y + 1).
@@ -67,7 +67,7 @@ def covered(bitmap: Bitmap, window: NDArray[np.float64], mask_size: int) -> NDAr
 
 
 def _overlaps(start: float, end: float, length: int, count: int) -> tuple[NDArray[np.float64], int]:
-    """Compute how much each of ``count`` equal bins of [start, end] overlaps with each pixel.
+    """Compute the overlap of each of ``count`` equal bins of [start, end] with each pixel.
 
     Returns:
         Overlaps ``(count, pixels)`` in pixels, and the index of the first pixel.

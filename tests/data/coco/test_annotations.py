@@ -77,12 +77,12 @@ class TestWrongFiles:
             "annotation 4: 'bbox' is ",
             "annotation 1: 'area' is ",
         ]
-        assert lines[2].endswith("; 18 others are wrong too: 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 8 more")
+        assert lines[2].endswith("; also wrong for other ids (18): 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 8 more")
 
     def test_only_boxes_can_do_without_sizes_and_file_names(self, tmp_path: Path) -> None:
         path = write_json(tmp_path / "a.json", document(images=[{"id": 7}, {"id": 9, "file_name": "b.png"}]))
         assert COCOIndex.open(path, only_boxes=True).objects_of(0).annotation_ids.tolist() == [12, 11, 13]
-        with pytest.raises(InputError, match=r"(?s)image 7: 'height' is missing.*1 other.*image 7: 'file_name' is"):
+        with pytest.raises(InputError, match=r"(?s)image 7: 'height' is missing.*other ids \(1\).*image 7: 'file_name' is"):
             COCOIndex.open(path)
 
     @pytest.mark.parametrize("content", [b"", b'{"images": [', b"\xff\xfe\x00", b"not json", b"[" * 100_000])

@@ -127,7 +127,7 @@ class TestSplitPaths:
         write_json(tmp_path / "annotations" / "instances_validation.json", {})
         with pytest.raises(
             InputError,
-            match=r"instances_val\.json is missing; the folder holds instances_validation\.json .*data set needs",
+            match=r"instances_val\.json is missing; the folder contains instances_validation\.json .*data set needs",
         ):
             split_paths(tmp_path, "val")
 

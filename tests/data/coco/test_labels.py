@@ -55,7 +55,7 @@ def test_a_category_without_a_supercategory(tmp_path: Path, value: Any) -> None:
     wrong = [*CATEGORIES[:3], {"id": 5, "name": "cat", "supercategory": value}, {"id": 6, "name": "dog"}]
     path = write_json(tmp_path / "a.json", grouped(categories=wrong))
     assert len(COCOIndex.open(path).categories) == 5  # only labels by supercategory need it
-    with pytest.raises(InputError, match=r"a\.json: category 5, 6 has no 'supercategory'.*labels 'category'"):
+    with pytest.raises(InputError, match=r"a\.json: category 5, 6 has no 'supercategory'.*set labels to 'category'"):
         COCOIndex.open(path, "supercategory")
 
 

@@ -86,7 +86,7 @@ def test_a_process_without_images_and_a_split_that_is_not_complete(folder: Path,
         for image_id in IMAGE_IDS[rank:4:2] if rank < 2 else []:
             writer.add(image_id, *random_proposals(image_id))
         writer.close()
-    with pytest.raises(InputError, match=r"4 written, 5 in split val.*limit_predict_batches"):
+    with pytest.raises(InputError, match=r"4 images were written, but split val has 5.*limit_predict_batches"):
         complete_store(tmp_path / "two", 3, store_header(), np.array(IMAGE_IDS))
     assert not (tmp_path / "two" / "header.json").exists()
     complete_store(tmp_path / "two", 3, store_header(), np.array(IMAGE_IDS[:4]))
@@ -99,9 +99,9 @@ def test_an_image_written_twice_is_rejected(tmp_path: Path) -> None:
         writer = ShardWriter(tmp_path, rank)
         writer.add(7, *random_proposals(7))
         writer.close()
-    with pytest.raises(InputError, match="2 written, 1 in split val"):
+    with pytest.raises(InputError, match="2 images were written, but split val has 1"):
         complete_store(tmp_path, 2, store_header(), np.array([7]))
-    with pytest.raises(InputError, match="0 written, 1 in split val"):
+    with pytest.raises(InputError, match="0 images were written, but split val has 1"):
         complete_store(tmp_path / "elsewhere", 2, store_header(), np.array([7]))
 
 
@@ -131,7 +131,7 @@ def test_an_earlier_store_stays_until_the_new_one_is_complete(folder: Path) -> N
     write_store(folder, [7, 12])
     assert ProposalStore(folder).image_ids.tolist() == [7, 12]
     assert before & {path.name for path in folder.iterdir()} == {"header.json"}  # the old shards are gone
-    with pytest.raises(InputError, match=r"can no longer be read.*written again meanwhile"):
+    with pytest.raises(InputError, match=r"can no longer be read.*replaced by another run"):
         old.read(7)
 
 
@@ -170,24 +170,24 @@ def table(folder: Path) -> Path:
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated shard": (
         lambda folder: os.truncate(first_shard(folder), 20),
-        r"bin has 20 bytes, header\.json says \d+",
+        r"bin has 20 bytes, but header\.json says \d+",
     ),
     "missing shard": (lambda folder: first_shard(folder).unlink(), r"-0000\.bin is missing"),
     "missing table": (lambda folder: table(folder).unlink(), r"\.npy cannot be read"),
     "truncated table": (lambda folder: os.truncate(table(folder), 200), r"\.npy cannot be read"),
     "empty table": (lambda folder: os.truncate(table(folder), 0), r"\.npy cannot be read"),
     "table of another kind": (lambda folder: np.save(table(folder), np.zeros(5)), r"\.npy cannot be read"),
-    "table of other images": (lambda folder: np.save(table(folder), np.zeros(5, IMAGE)), r"does not have the numbers"),
+    "table of other images": (lambda folder: np.save(table(folder), np.zeros(5, IMAGE)), r"has other numbers"),
     "another token": (lambda folder: rewrite(folder, token="abc"), r"abc-0000\.bin is missing"),
     "files elsewhere": (lambda folder: rewrite(folder, token="../a"), r"header\.json: token"),
-    "earlier version": (lambda folder: rewrite(folder, version=1), r"is of version 1, this program reads 2"),
-    "no version": (lambda folder: rewrite(folder, version=None), r"is of version None"),
+    "earlier version": (lambda folder: rewrite(folder, version=1), r"has version 1, but this program reads version 2"),
+    "no version": (lambda folder: rewrite(folder, version=None), r"has version None"),
     "other JSON": (lambda folder: rewrite(folder, format="COCO"), r"is not the header of a proposal store"),
     "no JSON": (lambda folder: (folder / "header.json").write_bytes(b"\xff{"), r"header\.json cannot be read"),
     "a list": (lambda folder: (folder / "header.json").write_text("[]"), r"is not the header of a proposal store"),
     "unknown key": (lambda folder: rewrite(folder, more=1), r"header\.json: more"),
     "wrong type": (lambda folder: rewrite(folder, num_images="5"), r"header\.json: num_images"),
-    "wrong number": (lambda folder: rewrite(folder, num_images=6), r"does not have the numbers of images"),
+    "wrong number": (lambda folder: rewrite(folder, num_images=6), r"has other numbers of images"),
     "no header": (lambda folder: (folder / "header.json").unlink(), r"header\.json is missing"),
 }
 
@@ -203,7 +203,7 @@ def test_a_broken_store_is_named_at_the_start(folder: Path, fault: str) -> None:
 
 
 def test_the_folder_above_names_its_stores(folder: Path) -> None:
-    with pytest.raises(InputError, match="the folder holds stores of val"):
+    with pytest.raises(InputError, match="the folder contains the stores val"):
         ProposalStore(folder.parent)
 
 
@@ -214,7 +214,7 @@ def test_stores_of_other_images_are_rejected(folder: Path) -> None:
         store.check("train", FINGERPRINT, np.array([3]))
     with pytest.raises(InputError, match="made from another annotation file"):
         store.check("val", "1" * 64, np.array([3]))
-    with pytest.raises(InputError, match=r"lacks the proposals of 2 images of val, the first of them image 4;"):
+    with pytest.raises(InputError, match=r"has no proposals of 2 images of val \(the first is image 4\);"):
         store.check("val", FINGERPRINT, np.array([3, 10**15, 4]))
     for missing in (4, 10**15):
         with pytest.raises(InputError, match=f"no proposals of image {missing}"):

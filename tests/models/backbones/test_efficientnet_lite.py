@@ -94,7 +94,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"FILE.*conv_stem.weight is \(1,\) in the file"):
         with_timm_names({**state, first: torch.zeros(1)}, model.state_dict(), "FILE")
     del state[first]
-    with pytest.raises(InputError, match=r"FILE.*have other layers"):
+    with pytest.raises(InputError, match=r"FILE.*have different layers"):
         with_timm_names(state, model.state_dict(), "FILE")
     path = tmp_path / "few.pth"
     torch.save({name: value for name, value in model.state_dict().items() if name != "classifier.bias"}, path)

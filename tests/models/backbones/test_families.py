@@ -94,13 +94,13 @@ def test_a_false_declaration_is_noticed():
 @pytest.mark.parametrize(
     ("make", "arguments", "message"),
     [
-        (VGGBackbone, {"weights": "IMAGENET1K_FEATURES"}, "need another mean"),
+        (VGGBackbone, {"weights": "IMAGENET1K_FEATURES"}, "trained with a pixel mean and standard deviation"),
         (VGGBackbone, {"norm": "frozen"}, "vgg16 has no BatchNorm"),
         (VGGBackbone, {"name": "vgg16_bn"}, "vgg16_bn needs norm"),
-        (MobileNetV2Backbone, {"width_mult": 0.5}, "are for width_mult 1, not 0.5"),
+        (MobileNetV2Backbone, {"width_mult": 0.5}, "fit only width_mult 1, not 0.5"),
         (MobileNetV2Backbone, {"weights": None, "norm": "batch", "frozen_stages": 1}, "would freeze random filters"),
         (MobileNetV2Backbone, BATCH | {"width_mult": 0.0}, "width_mult is 0.0; it has to be positive"),
-        (EfficientNetBackbone, {"depth_mult": 0.5}, "are for depth_mult 1, not 0.5"),
+        (EfficientNetBackbone, {"depth_mult": 0.5}, "fit only depth_mult 1, not 0.5"),
         (EfficientNetBackbone, {"weights": None, "frozen_stages": 0}, "norm 'frozen' without weights"),
         (ConvNeXtBackbone, {"weights": None}, "would freeze random filters"),
     ],

@@ -120,14 +120,20 @@ def test_preprocessing_is_the_models_own(timm):
         ({"model_name": "resnet18", "norm": "frozen"}, "norm 'frozen' without weights"),
         ({"model_name": "convnext_atto", "norm": "batch"}, "has no BatchNorm; set norm to null"),
         ({"model_name": "vit_tiny_patch16_224"}, r"has maps at strides \[16\]"),
-        ({"model_name": "swin_tiny_patch4_window7_224"}, "does not accept images of other sizes"),
+        ({"model_name": "swin_tiny_patch4_window7_224"}, "accepts only one image size"),
         ({"model_name": "resnet18", "norm": "batch", "frozen_stages": 2}, "would freeze random filters"),
         (
             {"model_name": "resnet18", "norm": "batch", "weights": "FILE", "frozen_stages": 6},
             r"frozen_stages is 6; it has to be 0 or the level of a map \(2, 3, 4, 5\)",
         ),
-        ({"model_name": "resnet18", "norm": "batch", "map_strides": [8, 4]}, "Set it to ascending powers of two"),
-        ({"model_name": "resnet18", "norm": "batch", "map_strides": [4, 12]}, "Set it to ascending powers of two"),
+        (
+            {"model_name": "resnet18", "norm": "batch", "map_strides": [8, 4]},
+            "Set map_strides to ascending powers of two",
+        ),
+        (
+            {"model_name": "resnet18", "norm": "batch", "map_strides": [4, 12]},
+            "Set map_strides to ascending powers of two",
+        ),
     ],
 )
 def test_models_that_cannot_be_backbones_are_rejected(timm, arguments, message):
