@@ -1,1 +1,1 @@
-"""Pictures of predictions, ground truth and feature maps."""
+"""Draws predictions, ground truth and feature maps."""

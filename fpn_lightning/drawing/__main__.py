@@ -1,4 +1,4 @@
-"""Copy one picture of each row to the reports: a picture from the last validation of the row's run.
+"""Copy one picture for each row of a table to the reports, from the last validation of the row's run.
 
 python -m fpn_lightning.drawing --preset mini --table table1
 """
@@ -19,15 +19,15 @@ from fpn_lightning.text import replace_unprintable, show
 
 
 def _find_picture(run: Path, image_id: int | None) -> Path:
-    """The picture of ``image_id`` (or the lowest id) at the last step with pictures, by ``fit`` or ``validate``."""
+    """Find the picture of ``image_id`` (None: the lowest id) among the latest pictures of ``fit`` and ``validate``."""
     drawn = [*run.glob(f"{FOLDER}/step*/*.png"), *run.glob(f"validate/{FOLDER}/step*/*.png")]
     last = max((_step(path) for path in drawn), default=0)
     wanted = [path for path in drawn if _step(path) == last and image_id in (None, int(path.stem))]
     if not wanted:
         config = shlex.quote(str(run / "config.yaml"))
         raise InputError(
-            f"{run} has no picture{'' if image_id is None else f' of image {image_id}'} of its last step. To draw "
-            f"pictures: python train.py validate --config {config} --ckpt_path last --pictures.num_images 10"
+            f"{run} has no picture{'' if image_id is None else f' of image {image_id}'} from its last validation. To "
+            f"draw pictures: python train.py validate --config {config} --ckpt_path last --pictures.num_images 10"
         )
     return min(wanted, key=lambda path: int(path.stem))
 
@@ -37,9 +37,9 @@ def _step(picture: Path) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line with ``argv``, by default the arguments of the process.
+    """Run the command with the arguments ``argv`` (default: the arguments of the process).
 
-    Rows that were validated on the same images get a picture of the same image.
+    If rows were validated on the same images, the copied pictures show the same image.
 
     Returns:
         Exit status: 0, or 2 after a message on standard error.
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs (default: %(default)s)")
     parser.add_argument("--preset", required=True, help="preset of the runs")
     parser.add_argument("--table", required=True, help="table of the runs")
-    parser.add_argument("--row", default="*", help="the row to copy (default: every row with a finished run)")
+    parser.add_argument("--row", default="*", help="copy only this row (default: every row with a finished run)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the runs (default: %(default)s)")
     parser.add_argument("--image-id", type=int, metavar="ID", help="id of the image (default: the lowest id)")
     parser.add_argument("--output", type=Path, help="folder to copy to (default: reports/<preset>/pictures)")
@@ -60,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         finished = sorted(record.parent for record in folder.glob(pattern) if is_finished(record.parent))
         if not finished:
             raise InputError(
-                f"{folder} holds no finished run with seed {given.seed}: no {pattern}; finish such a run, or change "
-                "--preset, --table, --row or --seed"
+                f"{folder} contains no finished run with seed {given.seed} (searched for {pattern}); finish a run with "
+                "this seed, or change --preset, --table, --row or --seed"
             )
-        # All pictures are found before the first is copied, so that after an error no picture has been copied.
+        # Find all pictures before copying the first picture: if a picture is missing, nothing is copied.
         for name, picture in [(run.parent.name, _find_picture(run, given.image_id)) for run in finished]:
             path = output / f"{given.table}_{name}.png".replace("/", "_")
             write_whole(path, picture.read_bytes())

@@ -1,4 +1,4 @@
-"""Draw a few images at every validation, and the images of ``predict``."""
+"""A callback that draws a few images at every validation and test, and the images of ``predict``."""
 
 from __future__ import annotations
 
@@ -32,22 +32,24 @@ VALIDATION_IMAGES = 4
 class PictureCallback(Callback):
     """Draws predictions, ground truth and feature maps of images.
 
-    After each evaluation of ``fit``, ``validate`` and ``test``, the first process draws a few images of the split. It
-    chooses those whose objects belong to the most size classes (small, medium, large). The files are
-    ``<output>/pictures/step<step>/<image id>.png``. Loggers with a method ``log_image`` log them. The images are read
-    and predicted a second time, which changes neither metrics nor random state. Predictions are not drawn if the model
-    has untrained heads.
+    After each evaluation of ``fit``, ``validate`` and ``test``, the first process draws a few images of the split: the
+    images whose objects belong to the most size classes (small, medium, large). The files are
+    ``<output>/pictures/step<step>/<image id>.png``. Loggers with a method ``log_image`` also log the pictures. Drawing
+    reads the images and predicts a second time; neither metrics nor random state change. Predictions are not drawn if
+    the model has untrained heads.
 
     In ``predict``, the files are ``<run>/predict/pictures/<file name>.png`` for the images of a folder, and
-    ``<image id>.png`` for the images of a split. The drawn predictions are those of ``predict``. The feature maps come
-    from a second forward pass.
+    ``<image id>.png`` for the images of a split. The pictures show the predictions that ``predict`` computed. A second
+    forward pass computes the feature maps.
 
     Args:
-        num_images: maximum number of pictures of an evaluation or of ``predict``; 0 draws none. ``None``: 4 pictures of
-            an evaluation, all images of ``predict``.
+        num_images: maximum number of pictures for each evaluation and for ``predict``; 0 draws no pictures. ``None``
+            draws 4 pictures for each evaluation, and all images in ``predict``.
         top_k: maximum number of predictions drawn in an image, best first.
-        of_splits: in ``predict``, draw the images of ``data.predict_split`` as well as those of ``data.predict_path``.
-        score_thresh: draw only detections with a higher score, in [0, 1]. Proposals are drawn with any score.
+        of_splits: in ``predict``, also draw the images of a split (``data.predict_split``). By default, only the
+            images of a folder (``data.predict_path``) are drawn.
+        score_thresh: draw only detections with a score above this threshold, in [0, 1]. Proposals are drawn regardless
+            of their scores.
 
     Raises:
         InputError: ``num_images`` is below 0, ``top_k`` is below 1 or ``score_thresh`` is outside [0, 1].
@@ -70,7 +72,7 @@ class PictureCallback(Callback):
         self._remaining = 0  # pictures that this process may still draw in predict
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Store the step of the loaded weights, which the trainer does not know outside ``fit``."""
+        """Store the training step of the loaded checkpoint, because the trainer knows this step only in ``fit``."""
         self._checkpoint_step = checkpoint["global_step"]
 
     def _draw(
@@ -83,7 +85,7 @@ class PictureCallback(Callback):
         title: str,
         untrained: bool = False,
     ) -> bytes:
-        """Draw image ``index`` of a batch as a PNG; ``image`` has its file's pixels, uint8 ``(H, W, 3)`` RGB."""
+        """Draw image ``index`` of a batch as a PNG. ``image``: pixels of the image file, uint8 ``(H, W, 3)`` RGB."""
         images = batch.images.only(index)
         truth = batch.ground_truths[index] if batch.ground_truths else None
         maps = {name: features[0] for name, features in stage.detector(images).items()}
@@ -136,14 +138,15 @@ class PictureCallback(Callback):
     # ---- predict ---------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Before ``predict``: divide the number of pictures among the processes; rename a folder of old pictures."""
+        """Before ``predict``, divide the pictures among the processes, and rename the folder of earlier pictures."""
         data: COCODataModule = trainer.datamodule  # type: ignore[attr-defined]
         if stage != "predict" or (data.predict_path is None and not self.of_splits):
             return
         limit = len(data.prediction_images) if self.num_images is None else self.num_images
         self._remaining = len(range(trainer.global_rank, limit, trainer.world_size))
         if trainer.is_global_zero:
-            set_aside(Path(trainer.default_root_dir) / FOLDER)  # earlier pictures may show other images
+            # The pictures of an earlier predict may show other images.
+            set_aside(Path(trainer.default_root_dir) / FOLDER)
 
     def on_predict_batch_end(
         self,
@@ -170,7 +173,7 @@ class PictureCallback(Callback):
         self._remaining -= len(outputs)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """After ``predict``: print where the pictures are."""
+        """After ``predict``, print the folder of the pictures."""
         if stage != "predict" or not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir) / FOLDER
@@ -180,15 +183,15 @@ class PictureCallback(Callback):
 
 
 def varied_places(dataset: COCODataset, area_thresholds: tuple[float, float], count: int) -> list[int]:
-    """Indices of the images whose objects belong to the most size classes (small, medium, large).
+    """Return the indices of the images whose objects belong to the most size classes (small, medium, large).
 
-    Images with equal numbers of size classes keep their order.
+    Crowd regions are ignored. Images with the same number of size classes stay in the order of the data set.
 
     Args:
         dataset: the images of a split.
-        area_thresholds: px², area between small and medium, and between medium and large objects. Crowd regions are
-            left out.
-        count: number of images; all images if the split has fewer.
+        area_thresholds: px², the area that separates small from medium objects, and the area that separates medium from
+            large objects.
+        count: maximum number of indices.
     """
     classes = []
     for row in dataset.places.tolist():
@@ -199,7 +202,7 @@ def varied_places(dataset: COCODataset, area_thresholds: tuple[float, float], co
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Context manager: evaluation mode without gradients. At the end, every submodule returns to its earlier mode."""
+    """Use evaluation mode without gradients in a ``with`` block. Then restore the earlier mode of each submodule."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

@@ -13,18 +13,18 @@ from torch import Tensor
 _BGR = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)
 VIRIDIS = np.asarray(_BGR[:, 0, ::-1], dtype=np.uint8)
 """Colour map, uint8 ``(256, 3)`` RGB, from weak (dark) to strong (light)."""
-_MIN_INNER = 8  # cells: smallest side of a map whose outermost cells are left out of the colour scale
+_MIN_INNER = 8  # if both sides of a map have at least this many cells, the outermost cells do not affect the colours
 
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """One map of a pyramid for one image.
+    """One level of a feature pyramid, computed for one image.
 
     Attributes:
-        name: ``p2``.
+        name: name of the level, such as ``p2``.
         stride: network-input pixels from one cell to the next.
-        strength: float32 ``(H, W)``: the absolute difference of a cell from its channel's median, averaged over the
-            channels. Cells that cover only padding are left out.
+        strength: float32 ``(H, W)``: the absolute difference of each cell from the median of the channel, averaged over
+            the channels. Cells that cover only padding are left out.
         size: height and width of the image in the network input, without padding.
     """
 
@@ -35,10 +35,10 @@ class FeatureMap:
 
 
 def feature_maps_of(maps: dict[str, Tensor], strides: dict[str, int], size: tuple[int, int]) -> list[FeatureMap]:
-    """Compute how much each cell of an image's feature maps differs from the median of its map.
+    """Compute for each feature map of an image how much each cell differs from the median of the map.
 
-    Most of an image is background, and the values of a trained map may be large there. The median stands for the
-    background, so the difference from the median shows what a level responds to.
+    Most of an image is background, and a trained map may have large values in the background. The median approximates
+    the value of the background, so the difference from the median shows what a level responds to.
 
     Args:
         maps: ``{"p2": (d, H_2, W_2), ...}`` of one image.
@@ -56,11 +56,11 @@ def feature_maps_of(maps: dict[str, Tensor], strides: dict[str, int], size: tupl
 
 
 def paint(feature_map: FeatureMap, height: int, width: int) -> NDArray[np.uint8]:
-    """Paint a map over the area of the whole image. Each cell is a rectangle of one colour.
+    """Draw a feature map as a picture of the image's full area. Each cell is a rectangle of one colour.
 
-    Weak cells are dark blue. The strongest 5 % of the cells are yellow: a scale that ended at the strongest cell would
-    make all others dark. If both sides of a map have at least 8 cells, its outermost cells do not affect the scale,
-    because they respond to the padding of the convolutions.
+    Weak cells are dark blue, and the strongest 5 % of the cells are yellow. If the colour scale ended at the strongest
+    cell instead, most other cells would be dark. If both sides of a map have at least 8 cells, the outermost cells do
+    not affect the colour scale, because the outermost cells respond to the padding of the convolutions.
 
     Args:
         feature_map: the map.

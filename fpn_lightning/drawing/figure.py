@@ -14,8 +14,8 @@ from fpn_lightning.drawing.feature_maps import VIRIDIS, FeatureMap, paint
 from fpn_lightning.drawing.image import DrawnImage, draw_boxes, draw_ground_truth
 
 _FONT = ImageFont.load_default(12)  # the font lacks × and –
-_GAP, _LINE = 8, 15  # px: between parts; height of a line of text
-_MIN_SIDE = 60  # px: smallest side of a painted map, if the image is very flat or narrow
+_GAP, _LINE = 8, 15  # px: gap between parts; height of a line of text
+_MIN_SIDE = 60  # px: minimum side of a drawn map, even if the image is very flat or narrow
 _SWATCH = (24, 11)  # px: width and height
 
 
@@ -26,7 +26,7 @@ def draw_figure(title: str, drawn: DrawnImage, maps: Sequence[FeatureMap], with_
         title: a line above the picture.
         drawn: the image with its predictions.
         maps: the feature maps, finest first; may be empty.
-        with_ground_truth: whether the legend explains the dashed boxes.
+        with_ground_truth: whether the legend has an entry for the dashed boxes, which are the ground truth.
     """
     image = to_pil_image(drawn.pixels)
     parts = [_below(drawn.heading, image), *([_panels(maps, image.height, image.width)] if maps else [])]
@@ -39,8 +39,9 @@ def draw_figure(title: str, drawn: DrawnImage, maps: Sequence[FeatureMap], with_
 def png(picture: Image.Image) -> bytes:
     """Encode a picture as PNG. The same picture always gives the same bytes.
 
-    Pictures are committed, so a palette of 256 colours keeps those of photographs near 200 kB instead of 800 kB. The
-    octree method changes the colours of thin lines only slightly. A median cut would change them much more.
+    Pictures are committed to git, so small files are needed. With a palette of 256 colours, the picture of a photograph
+    has about 200 kB instead of 800 kB. The palette is chosen by an octree, because median cut would change the colours
+    of thin lines much more.
     """
     buffer = io.BytesIO()
     palette = picture.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
@@ -49,7 +50,7 @@ def png(picture: Image.Image) -> bytes:
 
 
 def _join(parts: Sequence[Image.Image], vertical: bool = False, gap: int = _GAP) -> Image.Image:
-    """Paste pictures on white, side by side or below each other."""
+    """Join pictures on a white background, side by side or one below the other."""
     step = [part.height if vertical else part.width for part in parts]
     across = max(part.width if vertical else part.height for part in parts)
     along = sum(step) + gap * (len(parts) - 1)
@@ -71,7 +72,10 @@ def _below(text: str, picture: Image.Image) -> Image.Image:
 
 
 def _panels(maps: Sequence[FeatureMap], height: int, width: int) -> Image.Image:
-    """Each map below its name and stride. One map is as high as the image; several are half as high, in two rows."""
+    """Draw all maps, each below its name and stride.
+
+    A single map is as high as the image. Several maps are drawn in two rows, at half the height of the image.
+    """
     rows = 1 if len(maps) == 1 else 2
     panel_height = max((height - (rows - 1) * (_LINE + _GAP)) // rows, _MIN_SIDE)
     panel_width = max(round(panel_height * width / height) if height >= _MIN_SIDE else width // rows, _MIN_SIDE)
@@ -85,7 +89,7 @@ def _panels(maps: Sequence[FeatureMap], height: int, width: int) -> Image.Image:
 
 
 def _legend(drawn: DrawnImage, with_ground_truth: bool) -> Image.Image:
-    """A colour sample and a text for each level, for the ground truth and for the maps."""
+    """Draw the legend: a colour sample and a text for each level, for the ground truth and for the maps."""
     width, height = _SWATCH
     box, white = torch.tensor([[0, 0, width, height]]), torch.full((3, height, width), 255, dtype=torch.uint8)
     entries = [(draw_boxes(white, box, [colour]), text) for text, colour in drawn.legend]

@@ -30,10 +30,10 @@ COLOURS: tuple[Colour, ...] = (
     (204, 121, 167),
     (0, 114, 178),
 )
-MAX_SIDE = 960  # px: maximum of the longer side of a drawn image
+MAX_SIDE = 960  # px: maximum length of the longer side of a drawn image
 LINE = 2  # px: width of a box's outline
 LABEL = 14  # px: height of a label
-DASH = 4  # px: length of a dash of the ground truth
+DASH = 4  # px: length of a dash in the outline of a ground-truth box
 FILL = 0.45  # opacity of a mask
 
 
@@ -44,7 +44,7 @@ class DrawnImage:
     Attributes:
         pixels: uint8 ``(3, H, W)`` RGB, the scaled image.
         heading: number and kind of the predictions.
-        legend: text and colour of each level; empty for detections, whose categories are written beside them.
+        legend: text and colour of each level; empty for detections, because categories are written beside the boxes.
     """
 
     pixels: Tensor
@@ -53,7 +53,7 @@ class DrawnImage:
 
 
 def level_colour(level: int) -> Colour:
-    """RGB of pyramid level k. Level 2 has the first colour; the colours repeat after seven levels."""
+    """Return the RGB colour of a pyramid level. Level 2 has the first colour; the colours repeat after seven levels."""
     return COLOURS[(level - 2) % len(COLOURS)]
 
 
@@ -71,10 +71,10 @@ def draw_image(
         image: uint8 ``(H, W, 3)`` RGB, the image file.
         prediction: predictions for the image, best first.
         top_k: number of predictions to draw.
-        levels: levels of the model's maps. The legend shows them even if no proposal comes from them.
-        category_names: by label. A label without a name is written as ``class 7``.
-        truth: the objects; None if they are not known. Crowd regions are not drawn. If the predictions are detections,
-            the name of its category is written below each object.
+        levels: levels of the model's maps. The legend shows every level of the model, even a level without proposals.
+        category_names: name of each label. A label without a name is written as its number, such as ``class 7``.
+        truth: the ground-truth objects, or None if the ground truth is not known. Crowd regions are not drawn. If the
+            predictions are detections, an object's category is written below the object.
     """
     scale = drawing_scale(image.shape[:2])
     pixels = torch.from_numpy(resize(image, scale)).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
@@ -108,7 +108,7 @@ def _named(labels: list[int], names: Sequence[str]) -> list[str]:
 
 
 def drawing_scale(size: tuple[int, ...]) -> float:
-    """Factor by which an image is scaled: a whole number for a small image, below 1 for a large one.
+    """Return the factor by which an image is scaled: an integer for small images, below 1 for large images.
 
     The longer side of the scaled image is between ``MAX_SIDE / 2`` and ``MAX_SIDE``, so that lines are thin
     compared with the objects.
@@ -121,7 +121,7 @@ def drawing_scale(size: tuple[int, ...]) -> float:
 
 
 def resize(image: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
-    """Scale an image, uint8 ``(H, W, 3)``: enlarging repeats pixels, shrinking averages them."""
+    """Scale an image, uint8 ``(H, W, 3)``. Pixels are repeated for a larger image, averaged for a smaller image."""
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     method = cv2.INTER_NEAREST if scale >= 1 else cv2.INTER_AREA
     return np.asarray(cv2.resize(image, (width, height), interpolation=method), dtype=np.uint8)
@@ -130,11 +130,11 @@ def resize(image: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
 def draw_boxes(
     pixels: Tensor, boxes: Tensor, colours: Sequence[Colour], names: Sequence[str] | None = None, line: int = LINE
 ) -> Tensor:
-    """Draw the outlines of boxes with their names on a copy of an image, the first box on top.
+    """Draw the outlines and names of boxes on a copy of an image. The first box is drawn on top.
 
     Args:
         pixels: uint8 ``(3, H, W)`` RGB.
-        boxes: ``(B, 4)`` xyxy, pixels of ``pixels``.
+        boxes: ``(B, 4)`` xyxy, in pixels of the scaled image.
         colours: one per box.
         names: one per box, or None.
         line: width of the outlines, px.
@@ -142,7 +142,7 @@ def draw_boxes(
     if not len(boxes):  # torchvision would warn
         return pixels
     corners = boxes.round().long()
-    corners[:, 2:] -= 1  # a box ends before the pixel (x2, y2), but torchvision would draw this pixel
+    corners[:, 2:] -= 1  # the pixel (x2, y2) is outside the box, but torchvision would draw this pixel
     height, width = pixels.shape[1:]
     corners = corners.clamp(torch.zeros(4, dtype=torch.long), torch.tensor([width, height, width, height]) - 1)
     corners[:, 2:] = corners[:, 2:].maximum(corners[:, :2])
@@ -150,17 +150,17 @@ def draw_boxes(
     pixels = draw_bounding_boxes(pixels, corners, colors=from_last, width=line)
     if names is None:
         return pixels
-    # Labels go above the boxes. By default torchvision writes a label inside its box, where it hides a small object.
+    # Labels go above the boxes. By default, torchvision writes labels inside the boxes and so hides small objects.
     above = (corners - torch.tensor([0, LABEL, 0, LABEL])).clamp(min=0)
     labels = list(reversed(names))
     return draw_bounding_boxes(pixels, above, labels, from_last, width=0, fill_labels=True)
 
 
 def draw_ground_truth(pixels: Tensor, boxes: Tensor, names: Sequence[str] | None = None) -> Tensor:
-    """Draw outlines of boxes one pixel wide, in dashes of white and black, which are visible on any image.
+    """Draw the outlines of ground-truth boxes as white and black dashes, one pixel wide and visible on any image.
 
-    The arguments are those of :func:`draw_boxes`. Names are written below the boxes, because the names of predictions
-    are above.
+    The arguments are the same as those of :func:`draw_boxes`. Names are written below the ground-truth boxes, because
+    the names of predictions are written above the predicted boxes.
     """
     outlines = draw_boxes(torch.zeros_like(pixels), boxes, [(255, 255, 255)] * len(boxes), line=1) > 0
     y, x = torch.meshgrid(torch.arange(pixels.shape[1]), torch.arange(pixels.shape[2]), indexing="ij")
@@ -175,9 +175,9 @@ def draw_ground_truth(pixels: Tensor, boxes: Tensor, names: Sequence[str] | None
 
 
 def draw_masks(pixels: Tensor, masks: Sequence[RLE], colours: Sequence[Colour]) -> Tensor:
-    """Fill and outline masks of the image file's size, best first, on a copy of the scaled image (FPN §6, Fig. 4).
+    """Draw filled masks with outlines on a copy of the scaled image (FPN §6, Fig. 4).
 
-    Where several masks cover a pixel, the first one is visible.
+    The masks have the size of the image file and are sorted best first. Where masks overlap, the first mask is visible.
     """
     if not masks:  # torchvision would warn
         return pixels

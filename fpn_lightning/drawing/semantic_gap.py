@@ -1,9 +1,9 @@
 """Measure the semantic gap of FPN §1 and §5.1.1: how well single cells of each map predict the objects' categories.
 
-A linear classifier predicts the supercategory of an object from one cell of one map: the cell at the centre of its box.
-Each map of the backbone (c2..c5) and of the pyramid (p2..p5) has its own classifier, which is fitted to the objects of
-the training split and evaluated on those of the validation split. All maps have the same objects. Background is left
-out.
+A linear classifier predicts the supercategory of an object from one cell of a map: the cell at the centre of the
+object's box. Each map of the backbone (c2..c5) and of the pyramid (p2..p5) has its own classifier. Each classifier is
+fitted to objects of the training split and evaluated on objects of the validation split. All classifiers use the same
+objects. Cells in the background are not used.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from fpn_lightning.weights.init_from import load_weights
 
 LEVELS = (2, 3, 4, 5)
 NAMES = [f"{kind}{level}" for kind in "pc" for level in LEVELS]
-L2 = 0.1  # times half the sum of squared weights; 0.01 to 1 give similar results
-RESAMPLED = 1000  # draws of images from which an interval is computed (bootstrap)
+L2 = 0.1  # weight of the L2 penalty, half the sum of squared weights; 0.01 to 1 give similar results
+RESAMPLED = 1000  # number of bootstrap samples of the images, from which the interval is computed
 NOTE = (
     "A linear classifier predicts the supercategory of an object from one cell of a map: the cell at the centre of its "
     "box. The table has its accuracy in %, averaged over the supercategories, and the 95 % interval of this accuracy "
@@ -43,7 +43,13 @@ NOTE = (
 
 
 class Cells(NamedTuple):
-    """The cells at the centres of M objects, by map: float64 ``(M, C)``; labels and image numbers: int64 ``(M,)``."""
+    """The feature-map cells at the centres of M objects.
+
+    Attributes:
+        maps: for each map, the cells of the M objects, float64 ``(M, C)``.
+        labels: label of each object, int64 ``(M,)``.
+        images: number of each object's image, counted from 0, int64 ``(M,)``.
+    """
 
     maps: dict[str, Tensor]
     labels: Tensor
@@ -51,7 +57,7 @@ class Cells(NamedTuple):
 
 
 def load_run(run: Path) -> tuple[Detector, COCODataModule, COCODataModule]:
-    """Load a run's detector, and its training and validation images without augmentation. May raise InputError."""
+    """Load a run's detector, training images and validation images, without augmentation. May raise InputError."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(BaseStage, "model")
     try:
@@ -65,19 +71,20 @@ def load_run(run: Path) -> tuple[Detector, COCODataModule, COCODataModule]:
         )
         options = parser.parse_object({"model": config["model"]})
     except (OSError, yaml.YAMLError, KeyError, TypeError, ArgumentError) as error:
-        raise InputError(f"{run / 'config.yaml'}: not the configuration of a run ({error})") from error
+        raise InputError(f"{run / 'config.yaml'}: this file is not the configuration of a run ({error})") from error
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its replacement `instantiate` is missing in jsonargparse 4.45 to 4.48
+        # instantiate_classes is deprecated, but its replacement `instantiate` is missing in jsonargparse 4.45 to 4.48.
+        warnings.simplefilter("ignore")
         detector = parser.instantiate_classes(options).model.detector
     load_weights(detector, str(run / "checkpoints" / "last.ckpt"), ("backbone.", "pyramid."))
     if absent := [name for name in NAMES if name not in detector.backbone.strides | detector.pyramid.strides]:
-        raise InputError(f"{run} has no map {', '.join(absent)}; use runs of rows such as table1/c_fpn")
+        raise InputError(f"{run} has no map {', '.join(absent)}; choose runs of rows such as table1/c_fpn")
     return detector.eval(), train, val
 
 
 @torch.no_grad()
 def gather(detector: Detector, data: COCODataModule, device: str) -> Cells:
-    """Compute the maps of all images and keep the cells at the centres of the objects' boxes."""
+    """Compute the maps of all images and return the cells at the centres of the objects' boxes."""
     strides = detector.backbone.strides | detector.pyramid.strides
     maps: dict[str, list[Tensor]] = {name: [] for name in NAMES}
     labels, images = [], []
@@ -95,12 +102,16 @@ def gather(detector: Detector, data: COCODataModule, device: str) -> Cells:
 
 
 def fit(cells: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Fit a linear softmax classifier; all classes have the same weight. Returns float64 ``(C + 1, K)``, bias last."""
+    """Fit a linear softmax classifier, with the same total weight for each class.
+
+    Returns:
+        float64 ``(C + 1, K)``: the weights, and the bias in the last row.
+    """
     weights = torch.zeros(cells.shape[1] + 1, num_classes, dtype=torch.float64, requires_grad=True)
     balance = labels.bincount(minlength=num_classes).clamp(min=1).double().reciprocal()
     optimizer = torch.optim.LBFGS([weights], max_iter=300, line_search_fn="strong_wolfe")
 
-    def loss() -> Tensor:  # convex, so the result does not depend on the initial weights
+    def loss() -> Tensor:  # the loss is convex, so the result does not depend on the initial weights
         optimizer.zero_grad()
         total = cross_entropy(cells @ weights[:-1] + weights[-1], labels, balance)
         total += L2 / 2 * weights[:-1].square().sum()
@@ -112,7 +123,13 @@ def fit(cells: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
 
 def balanced_accuracy(right: Tensor, cells: Cells, num_classes: int) -> tuple[float, ...]:
-    """Accuracy, averaged over classes with objects, and the ends of its 95 % interval; ``right``: bool ``(M,)``."""
+    """Return the accuracy, averaged over the classes that have objects, and the two ends of its 95 % interval.
+
+    Args:
+        right: bool ``(M,)``: whether the classifier's prediction is correct for each object.
+        cells: the M objects.
+        num_classes: number K of classes.
+    """
     num_images = int(cells.images.max()) + 1
     place, size = cells.images * num_classes + cells.labels, num_images * num_classes
     counts = torch.stack([place.bincount(right.double(), size), place.bincount(minlength=size)]).double()
@@ -124,7 +141,7 @@ def balanced_accuracy(right: Tensor, cells: Cells, num_classes: int) -> tuple[fl
 
 
 def probe(train: Cells, val: Cells, num_classes: int) -> dict[str, tuple[float, ...]]:
-    """Fit a classifier to each map of ``train``; returns its accuracy on ``val`` and the ends of the interval."""
+    """Fit a classifier to each map of ``train``; return the results of :func:`balanced_accuracy` on ``val``, by map."""
     results = {}
     for name, cells in train.maps.items():
         mean, std = cells.mean(dim=0), cells.std(dim=0).clamp(min=1e-6)
@@ -135,7 +152,7 @@ def probe(train: Cells, val: Cells, num_classes: int) -> dict[str, tuple[float, 
 
 
 def write(results: dict[str, dict[str, tuple[float, ...]]], output: Path) -> None:
-    """Write the figure (PNG) to ``output`` and the numbers (Markdown) beside it."""
+    """Write the figure to ``output`` (PNG) and the numbers to a Markdown file in the same folder."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     lines = [f"| maps | {' | '.join(f'level {k}' for k in LEVELS)} |", "|---" * (len(LEVELS) + 1) + "|"]
@@ -155,7 +172,7 @@ def write(results: dict[str, dict[str, tuple[float, ...]]], output: Path) -> Non
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns 0, or 2 if a run cannot be used."""
+    """Run the command; return the exit status: 0, or 2 if a run cannot be used."""
     parser = argparse.ArgumentParser("python -m fpn_lightning.drawing.semantic_gap", description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a finished run: …/<row>/seed<n>")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")

@@ -1,1 +1,1 @@
-"""Writers of the files of ``predict`` and ``test``: detections, proposals, the evaluation server's file."""
+"""Writes the results of ``predict`` and ``test``: detections, proposals, the file for COCO's evaluation server."""

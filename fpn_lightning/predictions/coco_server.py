@@ -19,10 +19,11 @@ class ServerFileWriter(Callback):
     """Writes ``detections_<split>_<algorithm>_results.json``, with the name and the format that the server requires.
 
     The file is a list of ``{image_id, category_id, bbox, score}``, ordered by image id, with the best 100 detections
-    of each image. No file is written for a split with annotations, because ``test`` evaluates such a split itself.
+    of each image. If the split has annotations, ``test`` evaluates the detections itself and writes no file.
 
     Args:
-        algorithm: name of the algorithm. Underscores become hyphens, because the server splits the file name at them.
+        algorithm: name of the algorithm. Underscores become hyphens, because the server splits file names at
+            underscores.
     """
 
     def __init__(self, algorithm: str) -> None:
@@ -30,7 +31,7 @@ class ServerFileWriter(Callback):
         self._file: ResultFile | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Open the file of this process."""
+        """Open this process's part of the result file."""
         data: COCODataModule = trainer.datamodule  # type: ignore[attr-defined]
         if stage == "test" and not data.has_annotations("test"):
             name = f"detections_{data.test_split}_{self.algorithm}_results.json"
@@ -52,15 +53,15 @@ class ServerFileWriter(Callback):
                 self._file.write(detections.image_id, detection_lines(detections, TOP_K, pl_module.categories))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Remove the unfinished file."""
+        """Delete the unfinished part of this process."""
         if self._file is not None:
             self._file.discard()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Merge the files of all processes.
+        """Merge the parts of all processes into the result file.
 
         Raises:
-            InputError: the results of an image are missing. The server needs all images of the split.
+            InputError: an image of the split has no results. The server needs results for all images of the split.
         """
         if self._file is None:
             return

@@ -1,4 +1,4 @@
-"""Writes ``detections.json`` in ``predict``: every process writes its images, and the parts are merged at the end."""
+"""Writes ``detections.json`` in ``predict``: each process writes a part, and all parts are merged at the end."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ OBJECT = {"category_id": 1, "category": "object"}  # category of proposals, whic
 
 
 def check_source(subcommand: str, split: str | None, path: str | None) -> None:
-    """Check that ``predict`` gets exactly one of ``split`` and ``path``, and that other subcommands get none of them.
+    """Check that ``predict`` gets exactly one of ``split`` and ``path``, and that other subcommands get neither.
 
     Raises:
-        InputError: the options do not fit the subcommand.
+        InputError: the subcommand gets too many or too few of the two options.
     """
     given = (split is not None) + (path is not None)
     if subcommand == "predict" and given != 1:
@@ -45,16 +45,17 @@ class DetectionsWriter(Callback):
     """Writes ``detections.json``, a list of ``{image_id, file_name, bbox, score, category_id, category}``.
 
     The list is ordered by image id, then by descending score. ``bbox`` is x, y, width, height in pixels of the image
-    file; for a folder of images, in pixels of the image as a viewer shows it. ``category`` is the category's name. A
-    proposal has category 1, ``object``; its score is the sigmoid of its objectness. A segment proposal has
-    ``segmentation`` (RLE of the image file's size) and ``level`` instead of ``bbox``. Proposals of a split are written
-    to a proposal store instead of this file. Images of a folder that cannot be read are listed in ``skipped.json`` and
-    printed at the end.
+    file. For images of a folder, ``bbox`` fits the image after the EXIF orientation is applied. ``category`` is the
+    category's name. A proposal has the category 1 (``object``), and its score is the sigmoid of the objectness logit. A
+    segment proposal has ``segmentation`` (RLE of the image file's size) and ``level`` instead of ``bbox``. An RPN's
+    proposals for a split are written to a proposal store instead of ``detections.json``. If images of a folder cannot
+    be read, ``skipped.json`` lists the images, and the reasons are printed at the end.
 
     Args:
-        top_k: number of results written per image, best first. By default the best 100 boxes, as in COCO's evaluation,
-            or all segment proposals (Table 6 evaluates 1000).
-        of_splits: for the proposals of ``data.predict_split``, write this file in addition to the proposal store.
+        top_k: maximum number of results per image, best first. The default is 100 boxes, as in COCO's evaluation.
+            All segment proposals are written by default, because Table 6 evaluates 1000.
+        of_splits: write ``detections.json`` also for an RPN's proposals for ``data.predict_split``, in addition to the
+            proposal store.
 
     Raises:
         InputError: ``top_k`` is below 1.
@@ -68,7 +69,7 @@ class DetectionsWriter(Callback):
         self._file: ResultFile | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Open the file of this process, also if the process will get no image."""
+        """Open this process's part of the file, even if the process will get no image."""
         data = _data(trainer)
         stored = data.predict_split is not None and isinstance(pl_module, RPNStage) and not self.of_splits
         if stage == "predict" and not stored:
@@ -91,15 +92,15 @@ class DetectionsWriter(Callback):
                 self._file.write(result.image_id, lines)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Remove the unfinished file."""
+        """Delete the unfinished part of this process."""
         if self._file is not None:
             self._file.discard()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Merge the files of all processes and report the skipped images.
+        """Merge the parts of all processes and print the skipped images.
 
         Raises:
-            InputError: on the first process, if no image could be read.
+            InputError: no image could be read. Only the first process raises this error.
         """
         if self._file is None:
             return
@@ -139,7 +140,8 @@ def _lines(
         lines = detection_lines(result, top_k, categories)
         return [{**image, **line, "category": names[line["category_id"]]} for line in lines]
     boxes = result.boxes_xywh[:top_k].tolist()
-    scores = torch.sigmoid(result.objectness[:top_k].double()).tolist()  # in float32, high scores would be equal
+    # In float32, the sigmoids of different high logits would be equal.
+    scores = torch.sigmoid(result.objectness[:top_k].double()).tolist()
     return [{**image, "bbox": box, "score": score, **OBJECT} for box, score in zip(boxes, scores, strict=True)]
 
 
@@ -154,7 +156,7 @@ def _report(
     if len(reasons) == num_images:
         path.unlink()
         raise InputError(
-            f"none of the {num_images} images could be read; the first: {reasons[0]}; all reasons are in {names}"
+            f"none of the {num_images} images could be read; the first reason: {reasons[0]}; {names} lists all reasons"
         )
     if skipped:
         show(f"{len(skipped)} of {num_images} images could not be read and were skipped:")

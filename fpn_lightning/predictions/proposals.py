@@ -1,4 +1,4 @@
-"""Writes the proposal store ``<run>/proposals/NAME`` in ``predict --data.predict_split NAME`` of an RPN."""
+"""Writes the proposal store ``<run>/proposals/NAME`` when an RPN runs ``predict --data.predict_split NAME``."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class ProposalStoreWriter(Callback):
     """Writes the proposals of a split batch by batch. Every process writes its own shard of the store.
 
     Args:
-        root: ``<run>/proposals``.
+        root: folder for the proposal stores of a run, ``<run>/proposals``.
         config_sha256: digest of the configuration, see :func:`fpn_lightning.runs.recorder.config_sha256`.
-        overwrite: replace a store even if it was made with other weights or another configuration.
+        overwrite: replace an existing store even if its weights or its configuration differ from this run's.
     """
 
     def __init__(self, root: Path, config_sha256: str, overwrite: bool = False) -> None:
@@ -39,10 +39,10 @@ class ProposalStoreWriter(Callback):
             self._writer = ShardWriter(self.root / split, trainer.global_rank)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that the store may be replaced if it exists.
+        """Check that an existing store may be replaced.
 
         Raises:
-            InputError: the store was made with other weights or another configuration.
+            InputError: the existing store was made with other weights or another configuration.
         """
         if self._writer is None or self.overwrite:
             return
@@ -50,14 +50,14 @@ class ProposalStoreWriter(Callback):
         try:
             header = read_header(folder)
         except InputError:
-            return  # there is no store, or it cannot be read
+            return  # the store does not exist or cannot be read
         assert isinstance(pl_module, BaseStage)
         ours = {"weights": _weights_sha256(trainer, pl_module), "configuration": self.config_sha256}
         theirs = {"weights": header.checkpoint_sha256, "configuration": header.config_sha256}
         if other := [name for name in ours if ours[name] != theirs[name]]:
             made = " and ".join(f"other {name} ({theirs[name][:12]}, now {ours[name][:12]})" for name in other)
             raise InputError(
-                f"{folder} holds proposals that were made with {made}. To replace them: --experiment.overwrite true"
+                f"{folder} contains proposals made with {made}. To replace these proposals: --experiment.overwrite true"
             )
 
     def on_predict_batch_end(
@@ -81,7 +81,7 @@ class ProposalStoreWriter(Callback):
             self._writer.discard()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Close the shard. When all processes have closed theirs, the first process completes the store."""
+        """Close the shard. When all processes have closed their shards, the first process completes the store."""
         if self._writer is None:
             return
         self._writer.close()
@@ -109,6 +109,6 @@ class ProposalStoreWriter(Callback):
 
 def _weights_sha256(trainer: Trainer, stage: BaseStage) -> str:
     """Return the sha256 of the file that the weights were read from."""
-    path = trainer.ckpt_path or stage.init_from  # cli.py checks that one of them is given
+    path = trainer.ckpt_path or stage.init_from  # cli.py checks that a checkpoint or init_from is given
     with Path(str(path)).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Writes a JSON list of results: every process writes its own part, and the parts are merged by image id."""
+"""Writes a JSON list of results: each process writes its own part, and the parts are merged, sorted by image id."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ Line = dict[str, Any]
 
 
 class ResultFile:
-    """The part of the result file ``path`` that the process of this ``rank`` writes, image by image to save memory.
+    """One process's part of a result file. To save memory, the results are written image by image.
+
+    Args:
+        path: path of the complete result file.
+        rank: rank of the process.
 
     Attributes:
-        num_results: number of results in the whole file; :meth:`complete` sets it in the first process.
+        num_results: number of results in the complete file. :meth:`complete` sets this number in the first process.
     """
 
     def __init__(self, path: Path, rank: int) -> None:
@@ -40,7 +44,7 @@ class ResultFile:
             self._file.write(f"{json.dumps([image_id, lines])}\n".encode())
 
     def discard(self) -> None:
-        """Remove the part of this process."""
+        """Delete the part that this process has written."""
         with suppress(OSError):  # the disk may be full
             self._file.close()
         self._part(self.rank).unlink(missing_ok=True)
@@ -49,15 +53,16 @@ class ResultFile:
         """Wait until all processes have called this method. Then the first process merges all parts.
 
         Args:
-            trainer: connects the processes.
-            skipped: a dictionary for each image that this process could not read.
+            trainer: used to wait for the other processes.
+            skipped: one dictionary, with the key ``image_id``, for each image that this process could not read.
             num_images: number of images that must have results; ``None`` accepts any number.
 
         Returns:
-            ``skipped`` of all processes, sorted by image id. All processes but the first return an empty list.
+            In the first process, ``skipped`` of all processes, sorted by image id. In other processes, an empty list.
 
         Raises:
-            InputError: in the first process, if the number of images is another one. An earlier file is not changed.
+            InputError: the number of images with results is not ``num_images``. Only the first process raises this
+                error. An existing result file is not changed.
         """
         with writing(self.path):
             self._file.write(f"{json.dumps([None, skipped])}\n".encode())
@@ -71,10 +76,10 @@ class ResultFile:
             all_skipped, self.num_results = _merge(parts, self.path, num_images)
             return all_skipped
         finally:
-            # Delete all parts, also those that a killed command with more processes left.
+            # Delete all parts, including the parts of an earlier command that was killed and had more processes.
             for part in self.path.parent.glob(f".{self.path.stem}.rank*.part"):
                 part.unlink()
-            self._file.close()  # releases the lock; another command may write the file from now on
+            self._file.close()  # releases the lock; now another command may write the result file
 
     def _part(self, rank: int) -> Path:
         return self.path.with_name(f".{self.path.stem}.rank{rank}.part")
@@ -83,7 +88,8 @@ class ResultFile:
 def detection_lines(detections: DetectionsOrig, top_k: int, categories: Categories) -> list[Line]:
     """Return the first ``top_k`` detections of an image in COCO's result format.
 
-    Each is a ``{image_id, category_id, bbox, score}``; ``bbox`` is x, y, width, height in pixels of the image file.
+    Each detection is ``{image_id, category_id, bbox, score}``, with ``bbox`` as x, y, width, height in pixels of the
+    image file.
     """
     boxes = detections.boxes_xywh[:top_k].tolist()
     scores = detections.scores[:top_k].double().tolist()
@@ -95,7 +101,7 @@ def detection_lines(detections: DetectionsOrig, top_k: int, categories: Categori
 
 
 def _merge(parts: list[Path], path: Path, num_images: int | None) -> tuple[list[Line], int]:
-    """Merge the parts by image id; return the entries of skipped images, and the number of results."""
+    """Merge the parts in the order of image ids; return the entries of skipped images and the number of results."""
     all_skipped: list[Line] = []
     written = results = 0
 
@@ -121,8 +127,8 @@ def _merge(parts: list[Path], path: Path, num_images: int | None) -> tuple[list[
         out.write("[]\n" if separator == "[\n" else "\n]\n")
         if num_images not in (None, written):
             raise InputError(
-                f"{path}: results of {written} of {num_images} images; the file was not written. Predict every image "
-                "of the split once (remove trainer.limit_test_batches)"
+                f"{path} was not written, because {written} instead of {num_images} images have results. Predict every "
+                "image of the split once (remove trainer.limit_test_batches)"
             )
         set_aside(path)
     return sorted(all_skipped, key=lambda image: image["image_id"]), results

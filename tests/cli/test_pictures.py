@@ -140,7 +140,7 @@ def test_the_reports_get_a_picture_of_each_finished_row(cli, arguments, run, tmp
 
     cli("fit", *arguments, "--trainer.limit_val_batches", "2", "--experiment.overwrite", "true")
     assert copy_pictures(options) == 2
-    assert "holds no finished run with seed 0" in capsys.readouterr().err
+    assert "contains no finished run with seed 0" in capsys.readouterr().err
     cli("fit", *arguments, "--pictures.num_images", "2", "--experiment.overwrite", "true")
     output = tmp_path / "reports"
     assert copy_pictures([*options, "--output", str(output)]) == 0
@@ -152,8 +152,8 @@ def test_the_reports_get_a_picture_of_each_finished_row(cli, arguments, run, tmp
     assert copied.read_bytes() == (last / f"{other}.png").read_bytes()
     for wrong, message in (
         (["--image-id", "123456"], "has no picture of image 123456"),
-        (["--seed", "1"], "holds no finished run with seed 1"),
-        (["--row", "f_finest"], "holds no finished run with seed 0: no f_finest/seed0"),
+        (["--seed", "1"], "contains no finished run with seed 1"),
+        (["--row", "f_finest"], "contains no finished run with seed 0 (searched for f_finest/seed0"),
     ):
         assert copy_pictures([*options, *wrong]) == 2
         assert message in capsys.readouterr().err

@@ -73,7 +73,7 @@ def test_no_readable_image_is_an_error_of_one_line(cli, untrained, run, tmp_path
     assert exit_status.value.code == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert len(errors) == 1
-    assert f"none of the 2 images could be read; the first: {folder / 'a.png'}: not an image" in errors[0]
+    assert f"none of the 2 images could be read; the first reason: {folder / 'a.png'}: not an image" in errors[0]
     assert not (run / "predict" / "detections.json").exists()
     assert [image["file_name"] for image in json.loads((run / "predict" / "skipped.json").read_text())] == [
         "a.png",

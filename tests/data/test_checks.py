@@ -70,7 +70,7 @@ def test_all_kinds_of_all_splits_in_one_list(tmp_path: Path, splits: dict[str, A
         "instances_val2017.json: the categories differ from those of "
         + str(tmp_path / "annotations" / "instances_train2017.json"),
         "only in this file: (4, 'bus'); only in the other file: none); give both files the same 'categories'",
-        "instances_val2017.json: annotation 3 (image 3) has no usable segmentation: it contains neither polygons nor RLE;",
+        "val2017.json: annotation 3 (image 3) has no usable segmentation: it contains neither polygons nor RLE;",
         "other annotations without a usable segmentation (1): 5",
         "0001.png (image 1): not an image",
         "0002.png (image 2): the file is 24×24 (width × height) but the annotations say 32×24",
@@ -183,7 +183,8 @@ def test_fractions_are_one_cause_and_no_other(tmp_path: Path, splits: dict[str, 
         setup(tmp_path, splits)
     (problem,) = error.value.problems
     assert problem.endswith(
-        "(14 small); all box coordinates are at most 1; write pixels of the image file, not fractions of the image's size"
+        "(14 small); all box coordinates are at most 1; write pixels of the image file, not fractions of the image's "
+        "size"
     )
 
 

@@ -140,7 +140,7 @@ def test_sources_that_do_not_go_together(coco: Path, capsys: pytest.CaptureFixtu
     content = json.loads(path.read_text())
     write_json(path, content | {"categories": document()["categories"][::-1]})
     assert build(coco, "1\n101\n") == 2
-    assert "the categories differ from those of" in capsys.readouterr().err
+    assert "its categories are not those of" in capsys.readouterr().err
     content["images"][0]["file_name"] = "0001.png"
     (coco / "val2017" / "v0001.png").rename(coco / "val2017" / "0001.png")
     write_json(path, content)

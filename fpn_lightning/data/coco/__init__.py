@@ -1,1 +1,1 @@
-"""COCO annotation files: reading, checking and a memory-mapped index."""
+"""Reads COCO annotation files, checks them, and stores them as memory-mapped arrays."""

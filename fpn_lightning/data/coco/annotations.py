@@ -1,7 +1,8 @@
-"""Read a COCO annotation file: check its JSON and convert it to arrays.
+"""Check the JSON of a COCO annotation file and convert its records to arrays.
 
-Every mistake that would silently corrupt training or evaluation raises an error that names the file and the ids.
-Boxes that cannot be trained on (inverted, empty, outside the image) are accepted, because COCO's evaluation uses them.
+A mistake that would silently corrupt training or evaluation raises an error with the path of the file and the ids of
+the wrong records. Inverted boxes, empty boxes and boxes outside the image are accepted, because COCO's evaluation uses
+them. Training leaves such boxes out.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ COMPACT = json.JSONEncoder(separators=(",", ":"))
 
 @dataclass(frozen=True)
 class Categories:
-    """The K categories of a data set; label k in [0, K) stands for the category with id ``ids[k]``.
+    """The K categories of a data set. Label k in [0, K) means the category with id ``ids[k]``.
 
     Attributes:
         ids: category ids, ascending.
@@ -67,17 +68,21 @@ class Categories:
 
 
 def read_annotations(path: Path, content: bytes) -> tuple[Record, Arrays]:
-    """Check ``content``, the bytes of the annotation file ``path``, and convert it to arrays.
+    """Check the content of a COCO annotation file and convert it to arrays.
+
+    Args:
+        path: path of the annotation file, used in messages only.
+        content: all bytes of the annotation file.
 
     Returns:
-        ``(facts, arrays)``. The arrays become attributes of :class:`fpn_lightning.data.coco.index.COCOIndex`. The facts
-        are ``description`` (str, may be empty), ``has_annotations`` (bool), ``categories`` (a list of ids and a list of
-        names), ``supercategories`` (for each category a name or None) and ``images_lack``. ``images_lack`` is a list
-        of messages about images without ``file_name``, ``height`` or ``width``. Only the scoring of boxes accepts such
-        images.
+        ``(facts, arrays)``. The arrays become attributes of :class:`fpn_lightning.data.coco.index.COCOIndex`. The keys
+        of ``facts`` are ``description`` (str, may be empty), ``has_annotations`` (bool), ``categories`` (a list of ids
+        and a list of names), ``supercategories`` (a name or None for each category) and ``images_lack``.
+        ``images_lack`` is a list of messages about images without ``file_name``, ``height`` or ``width``, which are
+        accepted only for the scoring of boxes.
 
     Raises:
-        InputError: the file is not valid COCO detection JSON. The message names the wrong records by id.
+        InputError: the file is not valid COCO detection JSON. The message states the ids of the wrong records.
     """
     document = _document(path, content)
     has_annotations = "annotations" in document
@@ -115,7 +120,7 @@ def read_annotations(path: Path, content: bytes) -> tuple[Record, Arrays]:
 
 
 def _document(path: Path, content: bytes) -> Record:
-    """Return the JSON object of a file. Its values stay undecoded (``msgspec.Raw``) if the file is strict JSON."""
+    """Decode the file's JSON object. If the file is strict JSON, the values stay undecoded (``msgspec.Raw``)."""
     try:
         return msgspec.json.decode(content, type=dict[str, msgspec.Raw])
     except (ValueError, RecursionError):  # Python's parser also accepts NaN, byte order marks and UTF-16
@@ -149,7 +154,7 @@ def _records(path: Path, document: Record, key: str) -> list[Record]:
         raise InputError(f"{path}: '{key}' {problem}; is this a COCO instances file?")
     for i, record in enumerate(records):
         if type(record) is not dict:
-            raise InputError(f"{path}: entry {i} (from 0) of '{key}' is {short(record)}; expected a JSON object")
+            raise InputError(f"{path}: the entry at index {i} of '{key}' is {short(record)}; expected a JSON object")
     return records
 
 
@@ -180,7 +185,7 @@ def _columns(path: Path, annotations: list[Record], size_of: Mapping[int, tuple[
 
 def _object_arrays(columns: Columns, images: Arrays, categories: Categories) -> Arrays:
     places = np.searchsorted(images["image_ids"], columns.image_ids)
-    # A stable sort keeps the file's order within an image; COCO's matching breaks ties by this order.
+    # A stable sort keeps the objects of an image in file order, because COCO's matching breaks ties by file order.
     order = np.argsort(places, kind="stable")
     segmentations, offsets = _blob([columns.segmentations[i] for i in order.tolist()])
     return {
@@ -212,6 +217,6 @@ def _blob(pieces: list[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def _supercategories(categories: list[Record]) -> list[str | None]:
-    """Return the supercategory of each category; None if it is missing or not printable text."""
+    """Return the supercategory of each category, or None for a supercategory that is missing or not printable text."""
     names = [record.get("supercategory") for record in categories]
     return [name if type(name) is str and name and name.isprintable() else None for name in names]

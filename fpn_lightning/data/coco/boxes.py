@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-LEAVING = 0.1  # a box leaves its image if it ends further outside than this fraction of the image's width or height
-OFTEN = 0.25  # boxes are suspected to be corners if at least this fraction of them leaves the image
+# A box leaves its image if it extends beyond the right or bottom border by more than this fraction of the image's width
+# or height.
+LEAVING = 0.1
+OFTEN = 0.25  # if at least this fraction of all boxes leaves its image, the boxes may be corners x1, y1, x2, y2
 
 
 def boxes_fault(boxes_xywh: NDArray[np.float64], sizes: NDArray[np.int64]) -> str:
-    """Explain why the boxes of a file are not xywh in pixels; return an empty string if they look correct.
+    """Explain why the boxes of a file are not xywh in pixels; return an empty string if the boxes look correct.
 
-    The check uses all boxes of the file together, because a single box may be anywhere.
+    All boxes of the file are checked together, because one unusual box does not mean that the format is wrong.
 
     Args:
         boxes_xywh: float64 ``(D, 4)`` all boxes of the file.
@@ -25,11 +27,11 @@ def boxes_fault(boxes_xywh: NDArray[np.float64], sizes: NDArray[np.int64]) -> st
     leaves = (start + extent > (1 + LEAVING) * limit).any(axis=1).mean()
     if leaves >= OFTEN and (extent >= start).all() and (extent <= limit + 1).all() and (start >= -1).all():
         return (
-            f"all boxes look like corners x1, y1, x2, y2, because {leaves:.0%} of them would leave their image as "
-            "x, y, width, height; write x, y, width, height"
+            f"all boxes look like corners x1, y1, x2, y2: if they were x, y, width, height, {leaves:.0%} of the boxes "
+            "would extend beyond their image; write x, y, width, height"
         )
     if (np.abs(boxes_xywh[known]) <= 1).all() and extent.any() and (limit > 10).all():
-        return "all numbers of the boxes are at most 1; write pixels of the image file, not fractions"
+        return "all box coordinates are at most 1; write pixels of the image file, not fractions of the image's size"
     outside = ((start > limit) | (start + extent < 0)).any(axis=1).mean()
     if outside > 0.5:
         return (

@@ -1,4 +1,4 @@
-"""COCO annotations as memory-mapped arrays that all data-loading workers and ranks share."""
+"""Store COCO annotations as memory-mapped arrays, which all data-loading workers and ranks share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MASKS_NEEDED = "masks are needed because data.load_masks is true or the metric i
 
 
 class Objects(NamedTuple):
-    """The G objects of one image, in the order of the annotation file and with its unchanged numbers.
+    """The G objects of one image, in the order of the annotation file. Boxes and areas are unchanged.
 
     Attributes:
         annotation_ids: int64 ``(G,)``.
@@ -43,19 +43,21 @@ class Objects(NamedTuple):
 class COCOIndex:
     """The annotations of one split, opened with :meth:`open`.
 
-    Images are sorted by id. The place of an image is its position in this order, from 0. The arrays are read-only
-    views of a memory-mapped file, so opening an index is fast. A copy sent to another process maps the same file.
+    Images are sorted by id. The "place" of an image is its index in ``image_ids``. The arrays are read-only views of a
+    memory-mapped file, so opening an index is fast. If an index is sent to another process, the other process maps the
+    same file.
 
     Attributes:
         annotation_file: path of the JSON file.
         fingerprint: sha256 of the JSON file.
         description: ``info.description`` of the JSON file, or an empty string.
         has_annotations: False if the JSON file only lists images (COCO's ``image_info_test-dev2017.json``).
-        labels: ``category`` or ``supercategory``, depending on what a label stands for.
-        categories: id and name of each label's category, or of its supercategory if ``labels`` is ``supercategory``.
+        labels: kind of the classes: ``category`` or ``supercategory``.
+        categories: ids and names of the categories, or of the supercategories if ``labels`` is ``supercategory``.
         image_ids: int64 ``(N,)`` ascending.
         sizes: int64 ``(N, 2)`` height and width of each image file.
-        object_offsets: int64 ``(N + 1,)``; the image at place i has the objects ``offsets[i]:offsets[i + 1]``.
+        object_offsets: int64 ``(N + 1,)``; the image at place i has the objects ``object_offsets[i]`` to
+            ``object_offsets[i + 1] - 1``.
         objects: all M objects, grouped by image in the order of ``image_ids``.
         has_mask: bool ``(M,)``; False if the object has no segmentation or an invalid segmentation.
     """
@@ -78,18 +80,20 @@ class COCOIndex:
     def open(cls, annotation_file: str | Path, labels: Labels = "category", only_boxes: bool = False) -> Self:
         """Open the index of ``annotation_file``; the first call builds the index.
 
-        The index is written beside the annotation file. If that folder is read-only, the index is written to the cache
-        folder (``$FPN_LIGHTNING_CACHE``, by default ``~/.cache/fpn_lightning``). Both kinds of labels share one index.
+        The index is written to the annotation file's folder. If the annotation file's folder is read-only, the index
+        is written to the cache folder (``$FPN_LIGHTNING_CACHE``, by default ``~/.cache/fpn_lightning``). The same index
+        file is used for categories and for supercategories.
 
         Args:
             annotation_file: path of the JSON file.
-            labels: whether a label stands for a category or a supercategory.
-            only_boxes: accept images without height, width or file name, which the scoring of boxes does not need. A
-                missing height or width becomes 0.
+            labels: kind of the classes: ``category`` or ``supercategory``.
+            only_boxes: accept images without height, width or file name, because the scoring of boxes does not need
+                these keys. A missing height or width becomes 0.
 
         Raises:
-            InputError: the file is missing, is not valid COCO JSON, or has ids that COCO's evaluators misread; or
-                ``labels`` is ``supercategory`` and a category has no supercategory.
+            InputError: the file is missing, is not valid COCO JSON, or has an annotation id of 0 or less, which COCO's
+                evaluators misread. The error is also raised if ``labels`` is ``supercategory`` and a category has no
+                supercategory.
         """
         path = Path(annotation_file)
         facts, arrays = open_index(path)
@@ -124,7 +128,7 @@ class COCOIndex:
         return len(self.image_ids)
 
     def row(self, image_id: int) -> int:
-        """Return the place of an image in ``image_ids``; raise KeyError if the split does not have the image."""
+        """Return the index of ``image_id`` in ``image_ids``; raise KeyError if the split has no image with this id."""
         place = int(np.searchsorted(self.image_ids, image_id))
         if place == len(self) or self.image_ids[place] != image_id:
             raise KeyError(f"{self.annotation_file} has no image {image_id}")
@@ -136,12 +140,12 @@ class COCOIndex:
         return blob[offsets[place] : offsets[place + 1]].tobytes().decode()
 
     def objects_of(self, place: int) -> Objects:
-        """Return the objects of one image, as views of the arrays of all objects."""
+        """Return the objects of one image. The arrays are views, not copies."""
         own = slice(*self.object_offsets[place : place + 2].tolist())
         return Objects._make(array[own] for array in self.objects)
 
     def masks_of(self, place: int) -> list[RLE]:
-        """Return the mask of each object of one image; every call converts the polygons or RLE of the file again.
+        """Return the mask of each object of one image. Masks are not cached: each call converts polygons or RLE again.
 
         Raises:
             InputError: an object has no segmentation or an invalid segmentation.
@@ -155,9 +159,9 @@ class COCOIndex:
         return masks
 
     def mask_fault(self, i: int) -> str:
-        """Explain why object ``i`` of the split has no mask; return an empty string if the object has a mask.
+        """Return the reason why object ``i`` of the split has no mask, or an empty string if the object has a mask.
 
-        The explanation names the annotation id and the image id.
+        The reason includes the annotation id and the image id.
         """
         if self.has_mask[i]:
             return ""
@@ -178,12 +182,12 @@ class COCOIndex:
         """Check that the split has ``num_classes`` categories, and the same categories as the split ``first``.
 
         Raises:
-            InputError: the number or the categories differ, so labels would be wrong or out of range.
+            InputError: the number of categories is wrong, or the categories differ from those of ``first``.
         """
         if self.categories != first.categories:
             own, other = (set(zip(c.ids, c.names, strict=True)) for c in (self.categories, first.categories))
             raise InputError(
-                f"{self.annotation_file}: its categories are not those of {first.annotation_file}, so one label "
+                f"{self.annotation_file}: the categories differ from those of {first.annotation_file}, so one label "
                 f"would mean two categories (only in this file: {listed(sorted(own - other)) or 'none'}; only in the "
                 f"other file: {listed(sorted(other - own)) or 'none'}); give both files the same 'categories'"
             )
@@ -199,7 +203,7 @@ class COCOIndex:
 
     @cached_property
     def object_places(self) -> NDArray[np.int64]:
-        """Place of each object's image in ``image_ids``, int64 ``(M,)``."""
+        """Place of each object's image: an index into ``image_ids``, int64 ``(M,)``."""
         return np.repeat(np.arange(len(self)), np.diff(self.object_offsets))
 
 
@@ -210,7 +214,7 @@ def split_paths(root: str | Path, split: str) -> tuple[Path, Path]:
     without annotations. The image folder is ``root/<split>/``. COCO's ``test-dev2017`` uses the folder ``test2017``.
 
     Raises:
-        InputError: ``split`` is not the name of a folder, or a file or folder is missing.
+        InputError: ``split`` is not the name of a folder, or the annotation file or the image folder is missing.
     """
     if split != Path(split).name:
         raise InputError(f"split {split!r} is not the name of a folder in data.root; use a name such as val2017")
@@ -226,19 +230,21 @@ def split_paths(root: str | Path, split: str) -> tuple[Path, Path]:
         raise InputError(
             f"{root} is missing (data.root={root}, split {split}). Download COCO with "
             f"`python -m fpn_lightning.data.download --root {root}`. Or generate the synthetic data set with "
-            f"`python -m fpn_lightning.data.synthetic --root {root}` and the options in the first lines of the "
-            f"preset's file. {layout}"
+            f"`python -m fpn_lightning.data.synthetic --root {root}`; the first lines of the preset's file state the "
+            f"further options of this command. {layout}"
         )
     if not annotations.is_file():
         there = sorted(path.name for path in annotations.parent.glob("*.json"))
-        holds = f"the folder holds {listed(there)}" if there else "the folder holds no JSON file"
+        holds = f"the folder contains {listed(there)}" if there else "the folder contains no JSON file"
         raise InputError(f"{annotations} is missing; {holds} (data.root={root}, split {split}). {layout}")
     if not images.is_dir():
         hint = ""
         if folders := sorted(path.name for path in root.iterdir() if path.is_dir() and path != annotations.parent):
-            hint = f". {root} holds {listed(folders)}. If the images are in {folders[0]}: ln -s {folders[0]} {images}"
+            hint = (
+                f". {root} contains {listed(folders)}. If the images are in {folders[0]}: ln -s {folders[0]} {images}"
+            )
         raise InputError(
-            f"{images} is missing; it must hold the images that {annotations} lists (data.root={root}, split {split})"
-            f"{hint}"
+            f"{images} is missing; this folder must contain the images that {annotations} lists (data.root={root}, "
+            f"split {split}){hint}"
         )
     return annotations, images

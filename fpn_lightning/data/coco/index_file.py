@@ -1,8 +1,8 @@
-"""Read and write the file of a COCO index.
+"""Read and write the index file, which stores the content of a COCO annotation file as arrays.
 
-The index is one safetensors file. All workers and ranks map the file read-only, so they share its memory. An index
-is used if it is complete, has the current version, and states the annotation file's current size and modification
-time. Otherwise it is built again.
+The index is one safetensors file. All workers and ranks map the index file read-only, so the arrays are in memory only
+once. An existing index is used if it is complete, has the current format version, and records the current size and
+modification time of the annotation file. Otherwise the index is built again.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from fpn_lightning.files import whole_file
 
 FORMAT = "fpn_lightning COCO index"
 VERSION = 5
-DTYPES = {"I64": "int64", "F64": "float64", "BOOL": "bool", "U8": "uint8"}  # safetensors' names
-# Two changes within the resolution of the file system's clock leave the same modification time. So an index records
-# the modification time only if it is at least this many ns ago.
+DTYPES = {"I64": "int64", "F64": "float64", "BOOL": "bool", "U8": "uint8"}  # dtypes of safetensors and of NumPy
+# If a file changes twice within the resolution of the file system's clock, its modification time stays the same. So an
+# index records the modification time of the annotation file only if the file was modified at least this many ns ago.
 SETTLED_NS = 2_000_000_000
-SLOW = 10_000_000  # bytes; building the index of a larger file is logged, because it takes noticeable time
+SLOW = 10_000_000  # bytes; the index of a larger file takes noticeable time to build, so a log message announces it
 
 logger = logging.getLogger(__name__)
 
 
 def open_index(annotation_file: Path) -> tuple[dict[str, Any], Arrays]:
-    """Map the index of an annotation file; build the index first if it is missing or out of date.
+    """Memory-map the index of an annotation file; build the index first if it is missing or out of date.
 
     Returns:
         ``(facts, arrays)`` of :func:`fpn_lightning.data.coco.annotations.read_annotations`. ``facts`` also has
-        ``sha256``, the digest of the annotation file. The arrays are read-only views of the mapped file.
+        ``sha256``, the SHA-256 digest of the annotation file. The arrays are read-only views of the mapped file.
 
     Raises:
         InputError: the annotation file is missing or invalid, or no folder for the index is writable.
@@ -58,8 +58,8 @@ def open_index(annotation_file: Path) -> tuple[dict[str, Any], Arrays]:
     except OSError as error:
         raise InputError(f"{annotation_file}: cannot read this file ({error.strerror}); check its path") from error
     if len(content) > SLOW:
-        logger.info("Building the index of %s (once; %.0f MB) ...", annotation_file, len(content) / 1e6)
-    gc.disable()  # garbage collection would take half the time: it visits millions of small lists but frees none
+        logger.info("Building the index of %s (%.0f MB; only once) ...", annotation_file, len(content) / 1e6)
+    gc.disable()  # garbage collection would double the time: it would visit millions of small lists and free none
     try:
         facts, arrays = read_annotations(annotation_file, content)
     finally:
@@ -67,34 +67,36 @@ def open_index(annotation_file: Path) -> tuple[dict[str, Any], Arrays]:
     facts |= {"format": FORMAT, "version": VERSION, "sha256": hashlib.sha256(content).hexdigest()}
     facts |= {"size": len(content), "mtime_ns": stat.st_mtime_ns if settled else None}
     for path in places:
-        # Writing can fail although the folder looks writable (full disk, read-only mount). Then try the next folder.
+        # Writing can fail although the folder looks writable (full disk, read-only mount); then try the next folder.
         with contextlib.suppress(OSError, InputError, SafetensorError):
             with whole_file(path) as temporary:
                 save_file(arrays, temporary, metadata={"facts": json.dumps(facts)})
             if (index := _read(path)) is not None:
                 return index
     raise InputError(
-        f"{annotation_file}: no folder for the index of this file is writable; set FPN_LIGHTNING_CACHE to a writable "
-        "folder"
+        f"{annotation_file}: the index of this file cannot be written to the file's folder or to the cache folder; set "
+        "FPN_LIGHTNING_CACHE to a writable folder"
     )
 
 
 def _places(annotation_file: Path) -> list[Path]:
-    """Return possible index paths: beside the annotation file if its folder is writable, then in the cache folder."""
+    """Return possible index paths: first in the annotation file's folder (if writable), then in the cache folder."""
     folder = annotation_file.parent
     cache = Path(os.environ.get("FPN_LIGHTNING_CACHE") or Path.home() / ".cache" / "fpn_lightning").expanduser()
     key = hashlib.sha256(os.fsencode(annotation_file.resolve())).hexdigest()[:16]
     places = [cache / f"{annotation_file.name}-{key}.index"]
-    # os.access is always true for root, but a folder without write permission for any user should not be changed.
+    # os.access is always true for root. The permission bits are checked too, so that root writes no index into a folder
+    # that is read-only for all users.
     if os.access(folder, os.W_OK) and folder.stat().st_mode & 0o222:
         places.insert(0, folder / f".{annotation_file.name}.index")
     return places
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Arrays] | None:
-    """Return the index at ``path``, or None if the file is missing, incomplete or of another version."""
+    """Return the index at ``path``, or None if the file is missing, incomplete or has another format version."""
     try:
-        # Not read with safetensors: its NumPy reader copies the arrays, and its PyTorch reader imports torch (600 MiB).
+        # The readers of safetensors are not used: the NumPy reader copies the arrays, and the PyTorch reader imports
+        # torch (600 MiB).
         mapped = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
         start = 8 + int.from_bytes(mapped[:8].tobytes(), "little")
         header = json.loads(mapped[8:start].tobytes())

@@ -1,4 +1,4 @@
-"""Labels that stand for the supercategories of an annotation file instead of its categories."""
+"""Use the supercategories of an annotation file as classes, instead of the categories."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ PLURAL: dict[Labels, str] = {"category": "categories", "supercategory": "superca
 def merge_categories(
     path: Path, categories: Categories, supercategories: Sequence[str | None]
 ) -> tuple[Categories, NDArray[np.int64]]:
-    """Replace the categories of a file by their supercategories.
+    """Replace the categories of an annotation file by their supercategories.
 
-    Supercategories get the ids that follow the largest category id (COCO: 91 to 102), in the order of their first
-    categories. No id is both a category and a supercategory, so results with the wrong kind of labels are detected.
+    Supercategories are numbered in the order in which they first occur in ``supercategories``. The ids of
+    supercategories start after the largest category id (in COCO: 91 to 102). So no id means both a category and a
+    supercategory, and results with the wrong kind of labels are detected.
 
     Args:
         path: path of the annotation file, used in messages only.
         categories: the K categories of the file.
-        supercategories: name of each category's supercategory; None if the file states none.
+        supercategories: name of each category's supercategory, or None if the file does not state the name.
 
     Returns:
-        The supercategories, and the label of each category's supercategory: int64 ``(K,)``, indexed by category label.
+        The supercategories, and an int64 array ``(K,)`` that maps a category's label to its supercategory's label.
 
     Raises:
-        InputError: a category has no supercategory; the message names its id.
+        InputError: a category has no supercategory. The message states the id of the category.
     """
     without = [category_id for category_id, name in zip(categories.ids, supercategories, strict=True) if name is None]
     if without:
         raise InputError(
-            f"{path}: category {listed(without)} has no 'supercategory', which labels by supercategory need; add "
-            "'supercategory' to the entries of 'categories', or use the labels 'category'"
+            f"{path}: category {listed(without)} has no 'supercategory', but labels is 'supercategory'; add "
+            "'supercategory' to the entries of 'categories', or set labels to 'category'"
         )
     names = tuple(dict.fromkeys(name for name in supercategories if name is not None))
     first = max(categories.ids, default=0) + 1

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-SIZE = 2**18  # bytes of a piece; its decoded objects fit into the processor's cache
+SIZE = 2**18  # bytes of a piece; the decoded objects of one piece fit into the processor's cache
 BETWEEN = re.compile(rb"\}\s*,\s*(?=\{)")
 
 
 def pieces(content: bytes | memoryview) -> Iterator[str]:
-    """Split ``content``, a JSON list of objects in UTF-8, between two objects; yield each piece as a JSON list.
+    """Split a JSON list between its objects and yield each piece as a JSON list. ``content`` is UTF-8 text.
 
-    One piece cannot be decoded as a list if a split is inside an object or a string, or if ``content`` is not a JSON
-    list.
+    The JSON is not checked here. If a split is inside an object or a string, or if ``content`` is not a JSON list,
+    decoding fails for at least one piece.
 
     Raises:
         UnicodeDecodeError: the content is not UTF-8.

@@ -1,7 +1,8 @@
-"""A fast reader for valid COCO annotations, which needs little memory.
+"""Read valid COCO annotations fast and with little memory.
 
-This reader reports no faults. Annotations that are invalid or unusual are read again with the checks of
-:mod:`fpn_lightning.data.coco.records`, which name every fault but take several times as much time and memory.
+This reader does not report faults. If an annotation is invalid or unusual, the annotations are read again with the
+checks of :mod:`fpn_lightning.data.coco.records`. The checks of ``records`` report every fault, but need several times
+as much time and memory.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ NULL = b"null"
 
 
 class Annotation(msgspec.Struct, gc=False):
-    """A COCO annotation; other keys are ignored."""
+    """The keys of a COCO annotation that are read. Other keys in the file are ignored."""
 
     id: int
     image_id: int
@@ -77,14 +78,14 @@ def _numbers(records: list[Annotation]) -> list[NDArray[Any]]:
 
 
 def _have_masks(texts: list[bytes], sizes: Iterable[tuple[int, int]]) -> NDArray[np.bool_]:
-    """Return for each segmentation whether :func:`segmentation_fault` finds no fault, but faster. Bool ``(M,)``."""
+    """Return for each segmentation whether it is valid, bool ``(M,)``. Faster than :func:`segmentation_fault`."""
     try:
         segmentations = SEGMENTATIONS.decode(b"[" + b",".join(texts) + b"]")
     except msgspec.ValidationError:  # a polygon is too short or has an invalid coordinate
         found = [not segmentation_fault(json.loads(text), *size) for text, size in zip(texts, sizes, strict=True)]
     else:
         found = [
-            # The decoder has already checked the type, range and least number of a polygon's coordinates.
+            # The decoder has already checked the type, range and minimum number of a polygon's coordinates.
             all(len(polygon) % 2 == 0 for polygon in segmentation) and size[0] * size[1] < 2**31
             if type(segmentation) is list and segmentation
             else not segmentation_fault(segmentation, *size)

@@ -17,22 +17,23 @@ from numpy.typing import NDArray
 from fpn_lightning.errors import listed
 
 Record = dict[str, Any]
-LARGEST = 1e15  # limit of box coordinates (px) and areas (px²); an IoU of larger boxes could overflow
+LARGEST = 1e15  # upper limit of box coordinates (px) and areas (px²); the IoU of larger boxes could overflow
 SEGMENTATION = "polygons (a list) or RLE (an object)"
 SURROGATE = re.compile(r"[\ud800-\udfff]")  # half of a surrogate pair, which cannot be encoded as UTF-8
-# File names that are absolute paths on some system or leave the image folder. Images are only read from this folder.
+# Matches file names that are absolute paths on some system or lead out of the image folder. Images are only read from
+# the image folder.
 OUTSIDE = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\0")
 
 
 class Columns(NamedTuple):
-    """The M annotations of a file, in the order of the file.
+    """The M annotations of a file, in the order of the file: one array or list for each key.
 
     Attributes:
         ids, image_ids, category_ids: int64 ``(M,)``.
         boxes_xywh: float64 ``(M, 4)`` px.
         areas: float64 ``(M,)`` px².
         is_crowd: bool ``(M,)``.
-        segmentations: JSON text of each segmentation; empty if the annotation has none.
+        segmentations: JSON text of each segmentation; empty for an annotation without segmentation.
         has_mask: bool ``(M,)``; False if the annotation has no segmentation or an invalid segmentation.
     """
 
@@ -47,7 +48,7 @@ class Columns(NamedTuple):
 
 
 def short(value: Any) -> str:
-    """Return a value as text of at most 60 characters for a message."""
+    """Convert a value to text of at most 60 characters, for use in a message."""
     text = reprlib.repr(value)  # repr would fail on deeply nested values
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -61,7 +62,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    # The comparison rejects NaN and Infinity, which Python's JSON parser accepts, and integers too large for a float.
+    # The comparison rejects NaN and Infinity (Python's JSON parser accepts both) and integers too large for a float.
     return type(value) in (float, int) and -LARGEST < value < LARGEST
 
 
@@ -69,7 +70,7 @@ def _is_side(value: Any) -> bool:
     return _is_id(value) and value >= 1
 
 
-# The checked keys of each kind of record. An entry is the key, a test of its value, and a description of valid values.
+# The keys that are checked in each kind of record: (key, test of the key's value, description of valid values).
 FIELDS: dict[str, list[tuple[str, Callable[[Any], bool], str]]] = {
     "image": [
         # Image ids seed random generators, which reject negative seeds.
@@ -79,7 +80,7 @@ FIELDS: dict[str, list[tuple[str, Callable[[Any], bool], str]]] = {
         (
             "file_name",
             lambda value: _is_text(value) and value != "" and not OUTSIDE.search(value),
-            "the name of a file in the image folder, without the folders of the computer that wrote it",
+            "the path of the image file relative to the image folder, without '..'",
         ),
     ],
     "category": [("id", _is_id, "an integer"), ("name", _is_text, "a string of valid Unicode")],
@@ -95,17 +96,18 @@ FIELDS: dict[str, list[tuple[str, Callable[[Any], bool], str]]] = {
         (
             "area",
             _is_number,
-            "a number below 1e15: the object's area in px² (width * height if it has no mask), for COCO's size classes",
+            "a number below 1e15: the object's area in px² (width * height if the object has no mask), by which COCO "
+            "assigns the object to a size class",
         ),
         ("iscrowd", (None, 0, 1).__contains__, "0 or 1"),
         ("segmentation", lambda value: value is None or type(value) in (list, dict), SEGMENTATION),
     ],
 }
-FOR_PIXELS = ("height", "width", "file_name")  # keys of an image that the scoring of boxes does not need
+FOR_PIXELS = ("height", "width", "file_name")  # keys of an image that are not needed to score boxes
 
 
 def problems_of(path: Path, kind: str, records: list[Record]) -> list[str]:
-    """Return one message for each key that has a wrong value; a missing key of ``FOR_PIXELS`` is not wrong."""
+    """Return one message for each key that has wrong values. Keys in ``FOR_PIXELS`` may be missing."""
     found = []
     for key, fits, expected in FIELDS[kind]:
         wrong = [record for record in records if not fits(record.get(key)) and (key in record or key not in FOR_PIXELS)]
@@ -114,7 +116,7 @@ def problems_of(path: Path, kind: str, records: list[Record]) -> list[str]:
 
 
 def lacking_pixels(path: Path, images: list[Record]) -> list[str]:
-    """Return one message for each key of ``FOR_PIXELS`` that an image lacks."""
+    """Return one message for each key in ``FOR_PIXELS`` that is missing in at least one image."""
     found = []
     for key, _, expected in FIELDS["image"]:
         if key in FOR_PIXELS:
@@ -124,24 +126,31 @@ def lacking_pixels(path: Path, images: list[Record]) -> list[str]:
 
 
 def problem_of(path: Path, kind: str, records: list[Record], wrong: list[Record], key: str, expected: str) -> list[str]:
-    """Return a list of one message about the records with a wrong value of ``key``; empty if ``wrong`` is empty.
+    """Return a list with one message about the wrong values of a key, or an empty list if ``wrong`` is empty.
 
-    The message shows the value of the first record in ``wrong`` and the ids of the others. ``records`` are all records
-    of ``kind`` (``image``, ``category`` or ``annotation``). ``expected`` describes valid values of ``key``.
+    The message shows the value of the first record in ``wrong``, and the ids of the other records in ``wrong``.
+
+    Args:
+        path: path of the annotation file.
+        kind: kind of the records: ``image``, ``category`` or ``annotation``.
+        records: all records of this kind.
+        wrong: the records with a wrong value of ``key``.
+        key: the key with wrong values.
+        expected: description of valid values of ``key``.
     """
     if not wrong:
         return []
     first, *others = wrong
     number = next(i for i, record in enumerate(records) if record is first)
-    name = f"{kind} {short(first['id'])}" if key != "id" and "id" in first else f"{kind} number {number} (from 0)"
+    name = f"{kind} {short(first['id'])}" if key != "id" and "id" in first else f"{kind} at index {number}"
     found = f"'{key}' is {short(first[key])}" if key in first else f"'{key}' is missing"
     ids = listed([short(record.get("id")) for record in others])
-    more = f"; {len(others)} others are wrong too: {ids}" if others and key != "id" else ""
+    more = f"; also wrong for other ids ({len(others)}): {ids}" if others and key != "id" else ""
     return [f"{path}: {name}: {found}; expected {expected}{more}"]
 
 
 def integers(records: list[Record], key: str) -> NDArray[np.int64]:
-    """Return the values of a key that has integer values, int64 ``(N,)``."""
+    """Return the values of a key with integer values, as int64 ``(N,)``."""
     return np.array([record[key] for record in records], dtype=np.int64)
 
 
@@ -152,14 +161,14 @@ def wrong_ids(path: Path, images: list[Record], categories: list[Record], annota
     for kind, all_ids in (("image", of_images), ("category", of_categories), ("annotation", ids)):
         different, counts = np.unique(all_ids, return_counts=True)
         if repeated := different[counts > 1].tolist():
-            problems.append(f"{path}: duplicate {kind} id {listed(repeated)}; ids must be unique, renumber them")
+            problems.append(f"{path}: duplicate {kind} id {listed(repeated)}; ids must be unique, so renumber them")
     if wrong := ids[ids <= 0].tolist():
         problems.append(
             f"{path}: annotation id {listed(wrong)}; COCO's evaluators read id 0 as 'unmatched' and score the object "
             "wrongly, so number annotations from 1"
         )
     if problems:
-        return problems  # these problems may be the cause of unknown ids, so unknown ids are not reported
+        return problems  # unknown ids are not reported, because wrong or repeated ids may be their cause
     for key, values, known, where in (
         ("image_id", annotations.image_ids, of_images, "'images'"),
         ("category_id", annotations.category_ids, of_categories, "'categories'"),

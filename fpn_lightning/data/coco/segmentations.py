@@ -15,45 +15,45 @@ from pycocotools import mask as mask_api
 
 from fpn_lightning.ground_truth import RLE
 
-# COCO's compressed counts. A number has at most 7 characters. A character code minus the code of "0" holds 5 bits of
-# the number; the sixth bit is set if the number continues in the next character.
+# Matches COCO's compressed counts: numbers of at most 7 characters each. A character's code minus the code of "0" has 6
+# bits. The lower 5 bits belong to the number. The sixth bit is set if the number continues in the next character.
 COMPRESSED_COUNTS = re.compile(r"(?:[P-o]{0,6}+[0-O]+)++")
-MAX_COORDINATE = 1e5  # px; the memory that pycocotools needs is proportional to a polygon's perimeter
+MAX_COORDINATE = 1e5  # px; limits the memory that pycocotools needs, which is proportional to a polygon's perimeter
 
 
 def segmentation_fault(segmentation: Any, height: int, width: int) -> str | None:
     """Explain why a COCO segmentation (polygons or RLE) is invalid for an image of this size; return None if valid."""
     if height * width >= 2**31:
-        return f"an image of {height} x {width} is too large for a mask"
+        return f"an image of {height} x {width} pixels is too large for a mask"
     if type(segmentation) is dict:
         size = segmentation.get("size")
         if type(size) is not list or size != [height, width] or {*map(type, size)} != {int}:
-            return f"its size is not the image's, [{height}, {width}]"
+            return f"its size is not [{height}, {width}], the image's size"
         fault = counts_fault(segmentation.get("counts"), height * width)
         return fault and f"its counts are wrong: {fault}"
     if type(segmentation) is not list or not segmentation:
-        return "it holds neither polygons nor RLE"
+        return "it contains neither polygons nor RLE"
     for polygon in segmentation:
         if type(polygon) is not list or len(polygon) < 6 or len(polygon) % 2:
             return "a polygon is not a list x, y, x, y, ... of at least 3 points"
         if not all(type(x) in (float, int) and -MAX_COORDINATE <= x <= MAX_COORDINATE for x in polygon):
-            return "a polygon holds a value that is not a finite number of pixels"
+            return "a polygon has a coordinate that is not a number from -1e5 to 1e5 px"
     return None
 
 
 def counts_fault(counts: Any, num_pixels: int) -> str | None:
-    """Explain why the counts of an RLE do not cover an image of ``num_pixels``; return None if they do."""
+    """Explain why the counts of an RLE are wrong for an image of ``num_pixels`` pixels; return None if correct."""
     if type(counts) is list and all(type(count) is int and 0 <= count < 2**32 for count in counts):
         covered = sum(counts)
     elif type(counts) is str and COMPRESSED_COUNTS.fullmatch(counts):
         covered = int(covered_pixels([counts])[0])
     else:
-        return "they are neither COCO's compressed text nor a list of integers"
-    return None if covered == num_pixels else "they do not add up to height x width"
+        return "expected COCO's compressed text or a list of integers"
+    return None if covered == num_pixels else "their sum is not height x width"
 
 
 def covered_pixels(counts: Sequence[str]) -> NDArray[np.int64]:
-    """Sum the run lengths in each compressed text: int64, -1 if a run length is negative.
+    """Return the sum of the run lengths in each compressed text, int64; -1 if any run length is negative.
 
     Every text has to match ``COMPRESSED_COUNTS``.
     """
@@ -65,8 +65,9 @@ def covered_pixels(counts: Sequence[str]) -> NDArray[np.int64]:
     runs -= ((codes[last] & 16) >> 4) << 5 * (place[last] + 1)  # two's complement
     starts = np.searchsorted(last, np.cumsum([0, *map(len, counts[:-1])]))
     start = np.repeat(starts, np.diff(starts, append=len(runs)))
-    # From the fourth number on, each number is the difference to the run length two places before. So run lengths are
-    # the cumulative sums of the numbers at odd indices, and of the numbers at even indices from 2.
+    # From the fourth number on, a number is the difference between a run length and the run length two positions
+    # earlier. So the run lengths at odd indices are the cumulative sums of the numbers at odd indices. The same holds
+    # for the even indices from 2 on.
     number = np.arange(len(runs)) - start
     for chain in (number % 2 == 1, (number % 2 == 0) & (number > 0)):
         total = np.cumsum(runs * chain)
@@ -75,9 +76,10 @@ def covered_pixels(counts: Sequence[str]) -> NDArray[np.int64]:
 
 
 def compressed_rle(segmentation: Any, height: int, width: int) -> RLE:
-    """Convert a valid segmentation of an image file of ``height`` × ``width`` px to compressed RLE.
+    """Convert a valid segmentation to compressed RLE. The size of the image file is ``height`` × ``width`` px.
 
-    Several polygons become their union, as in COCO's API. The counts of RLE may be a list or text.
+    Several polygons are merged into their union, as in COCO's API. If the segmentation is RLE, its counts may be a list
+    or compressed text.
     """
     if isinstance(segmentation, list):
         coded = mask_api.merge(mask_api.frPyObjects(segmentation, height, width))

@@ -35,10 +35,10 @@ WRONG = {
         document(annotations=[{"id": 5, "category_id": 1, "bbox": [0, 0, 5, 5], "area": 1}]),
         r"annotation 5: 'image_id' is missing",
     ),
-    "id missing": (document(annotations=[{"image_id": 7}]), r"annotation number 0 \(from 0\): 'id' is missing"),
+    "id missing": (document(annotations=[{"image_id": 7}]), r"annotation at index 0: 'id' is missing"),
     "id is a string": (one_object(id="5"), r"'id' is '5'"),
     "id is true": (one_object(id=True), r"'id' is True"),
-    "annotation is a list": (document(annotations=[[1]]), r"entry 0 \(from 0\) of 'annotations' is \[1\]; exp"),
+    "annotation is a list": (document(annotations=[[1]]), r"entry at index 0 of 'annotations' is \[1\]; exp"),
     "annotations are an object": (document(annotations={"a": 1}), r"'annotations' is a dict"),
     "no images": (document(images=[], annotations=[]), r"'images' is empty"),
     "images missing": (document(images=None), r"'images' is missing"),
@@ -82,7 +82,7 @@ class TestWrongFiles:
     def test_only_boxes_can_do_without_sizes_and_file_names(self, tmp_path: Path) -> None:
         path = write_json(tmp_path / "a.json", document(images=[{"id": 7}, {"id": 9, "file_name": "b.png"}]))
         assert COCOIndex.open(path, only_boxes=True).objects_of(0).annotation_ids.tolist() == [12, 11, 13]
-        with pytest.raises(InputError, match=r"(?s)image 7: 'height' is missing.*other ids \(1\).*image 7: 'file_name' is"):
+        with pytest.raises(InputError, match=r"(?s)image 7: 'height' is missing.* ids \(1\).*image 7: 'file_name' is"):
             COCOIndex.open(path)
 
     @pytest.mark.parametrize("content", [b"", b'{"images": [', b"\xff\xfe\x00", b"not json", b"[" * 100_000])

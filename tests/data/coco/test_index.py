@@ -136,7 +136,7 @@ class TestSplitPaths:
         with pytest.raises(InputError, match=r"val is missing.*split val\)$"):
             split_paths(tmp_path, "val")
         (tmp_path / "images").mkdir()
-        with pytest.raises(InputError, match=rf"holds images\. .*: ln -s images {tmp_path}/val$"):
+        with pytest.raises(InputError, match=rf"contains images\. .*: ln -s images {tmp_path}/val$"):
             split_paths(tmp_path, "val")
 
 
