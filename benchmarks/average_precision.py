@@ -1,15 +1,16 @@
-"""Compare our average precision of detections with pycocotools, on one thread and on the same boxes of 80 classes.
+"""Compare time and memory of our average precision with pycocotools, on the same boxes of 80 classes and one thread.
 
     python benchmarks/average_precision.py [--images 1000] [--detections 100] [--objects 7]
         [--output reports/benchmarks.md]
 
-The timed part starts with arrays of detections and ends with COCO's numbers and AP by class. Our time includes every
-``update``, with detections and objects, and ``compute``. The time of pycocotools includes ``loadRes``, ``evaluate()``,
-``accumulate()`` and ``summarize()``; its objects are already loaded and indexed. No line is written if a number differs
-by more than 1e-9. Memory is the growth during evaluation, without the boxes.
+The timed part starts with arrays of detections and ends with COCO's twelve numbers and the AP of each class. Our time
+includes every ``update``, with detections and objects, and ``compute``. The time of pycocotools includes ``loadRes``,
+``evaluate()``, ``accumulate()`` and ``summarize()``, but not loading and indexing the objects. If one of our numbers
+differs from pycocotools by more than 1e-9, no line is written to the report. Memory is the growth of peak memory during
+evaluation, without the memory of the boxes.
 
-Each object has three boxes of its class with growing error, about as many as non-maximum suppression at IoU 0.5 keeps.
-The other boxes are background of random classes.
+Three boxes of each object's class lie near the object, with growing errors. Non-maximum suppression at IoU 0.5 keeps
+about as many. The other boxes have random positions and classes.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from fpn_lightning.structures import DetectionsOrig
 
 NUM_CLASSES = 80
 BOXES_PER_OBJECT = 3
-# In the order of COCO's own summary.
+# Our names of COCO's twelve numbers, in the order of pycocotools' summary.
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "AR100_s", "AR100_m", "AR100_l")
 Image = tuple[NDArray[Any], ...]
 

@@ -1,10 +1,11 @@
-"""Compare opening annotations with pycocotools, for a data set as large as COCO train2017.
+"""Compare the time to open COCO annotations with pycocotools, for a data set as large as train2017.
 
     python benchmarks/coco_index.py [--images 118287] [--objects 860001] [--rounds 3]
 
-The annotation file is synthetic, and has as many images, objects and polygon points as train2017. "First time" builds
-our index, which happens once per file. "Again" maps the index, as every later run, process and worker does. pycocotools
-parses the file each time. Every measurement runs in a new process and includes imports during the measured call.
+The annotation file is synthetic, and has as many images, objects and polygon points as train2017. The line "first time"
+measures building our index, which happens once per file. The line "again" measures mapping the index into memory, as
+every later run, process and worker does. pycocotools parses the file each time. Every measurement runs in a new process
+and includes imports during the measured call.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def main() -> None:
         print(f"{path.stat().st_size / 1e6:.0f} MB of annotations")
         time.sleep(3)  # the index is not reused if the file was written a moment ago
         first, again, peer = [], [], []
-        for _ in range(arguments.rounds):  # programs take turns: a slow phase of the machine affects all
+        for _ in range(arguments.rounds):  # the programs take turns, so a slow phase of the machine affects all
             path.with_name(f".{path.name}.index").unlink(missing_ok=True)
             first.append(measure("ours", path))
             again.append(measure("ours", path))

@@ -1,4 +1,4 @@
-"""Functions that measure our code and its peers in one run, and append comparisons to reports/benchmarks.md."""
+"""Measures our code and other programs (peers) in one run, and appends comparisons to reports/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ REPORT = REPOSITORY / "reports" / "benchmarks.md"
 HEADER = (
     "# Benchmarks\n\n"
     "Written by `benchmarks/*.py`. Each line compares two programs measured in the same run on the same machine; "
-    "the ratio is the peer's time over ours, so above 1 we are faster.\n\n"
+    "the ratio is the time of the other program (the peer) divided by our time. Above 1, our code is faster.\n\n"
     "work | peer: ratio | peak memory | machine | date | commit\n"
     "--- | --- | --- | --- | --- | ---\n"
 )
 
 
 def time_in_turn(works: Mapping[str, Callable[[], Any]], rounds: int = 3) -> dict[str, float]:
-    """Return the shortest time of each work, s. Works take turns, so a slow phase of the machine affects all works."""
+    """Return the shortest time of each function in ``works``, s.
+
+    The functions take turns, so that a slow phase of the machine affects all of them.
+    """
     best = dict.fromkeys(works, float("inf"))
     for _ in range(rounds):
         for name, work in works.items():
@@ -41,14 +44,14 @@ def time_in_turn(works: Mapping[str, Callable[[], Any]], rounds: int = 3) -> dic
 
 
 def peak_memory_mib(work: Callable[[], Any], warm_up: Callable[[], Any]) -> float:
-    """Return the growth of a forked process's peak memory while it runs ``work``, MiB, without inherited memory.
+    """Return by how many MiB the peak memory of a forked process grows while the process runs ``work``.
 
-    Call this function before timing anything, because work could reuse memory that earlier work has freed.
+    Call this function before timing anything, because ``work`` could reuse memory that earlier functions have freed.
 
     Args:
-        work: the work to measure.
-        warm_up: the same work on almost no data. It runs first, because a forked process maps its libraries again when
-            it calls them, which takes tens of MiB.
+        work: the function to measure.
+        warm_up: the same function on almost no data. It runs first, because a forked process maps its libraries again
+            when it calls them, which takes tens of MiB.
     """
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)

@@ -1,15 +1,16 @@
-"""Compare detection and a training step on a CPU with torchvision, and with the time of their kernels alone.
+"""Compare the time of detection and of a training step on a CPU with torchvision, and with their kernels alone.
 
     python benchmarks/cpu_speed.py [--rounds 5] [--only detect|compile|train] [--output reports/benchmarks.md]
 
 The model is Faster R-CNN with ResNet-50 and FPN at 800 x 1066 px, with the same random weights and options as
-torchvision's ``fasterrcnn_resnet50_fpn``. Nothing is measured unless both detect the same in float64. The programs take
-turns, and the ratio is the median over the rounds. Memory is the peak growth of a child process. One thread is used
-unless OMP_NUM_THREADS sets more. As in both projects' defaults, stem, c2 and BatchNorm are frozen in training.
+torchvision's ``fasterrcnn_resnet50_fpn``. Nothing is measured unless both models give the same detections in float64.
+The programs take turns, and the ratio is the median over the rounds. Memory is the growth of the peak memory of a child
+process. One thread is used unless OMP_NUM_THREADS sets more. As in both projects' defaults, stem, c2 and BatchNorm are
+frozen in training.
 
-The floor is the time of our convolutions, matrix products and poolings alone. Their calls are recorded, and each call
-runs again on random numbers of the same shapes, in both memory formats and with the kernels of oneDNN and NNPACK. The
-fastest run counts.
+The floor of our time is the time of our convolutions, matrix products and poolings alone. Their calls are recorded, and
+each call runs again on random numbers of the same shapes, in torch's contiguous and channels_last formats and with the
+kernels of oneDNN and NNPACK. The fastest run of each call counts.
 """
 
 from __future__ import annotations
@@ -47,13 +48,13 @@ KERNELS = {
     "torchvision.roi_align.default": "pooling",
     "torchvision._roi_align_backward.default": "pooling",
 }
-SMALL = 100_000  # number of elements; smaller tensors keep their values, because boxes cannot be random numbers
+SMALL = 100_000  # tensors with fewer elements keep their values, because boxes cannot be random numbers
 Work = Callable[[], Any]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of a large tensor."""
+    """The shape of a large tensor, which is recorded instead of its values."""
 
     sides: tuple[int, ...]
 
@@ -108,7 +109,7 @@ def candidates(func: Any, args: tuple[Any, ...]) -> list[Work]:
 
 
 def record(work: Work) -> Recorder:
-    """Run a work and record its kernels."""
+    """Run a function and record the kernels that it calls."""
     with Recorder() as recorder:
         work()
     return recorder
@@ -128,7 +129,7 @@ def floor(recorder: Recorder) -> dict[str, float]:
 
 
 def compare(what: str, works: dict[str, Work], memory: dict[str, float], rounds: int, output: Path) -> None:
-    """Measure two works in turn, and append a line that compares the first with the second."""
+    """Time two functions in turn, and append a line to the report that compares the first with the second."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
         work()
@@ -149,7 +150,7 @@ def compare(what: str, works: dict[str, Work], memory: dict[str, float], rounds:
 
 
 def beside_floor(what: str, name: str, work: Work, recorded: Recorder, rounds: int, output: Path) -> None:
-    """Measure a work and its floor in turn, and append a line that compares both."""
+    """Time a function and its floor in turn, and append a line to the report that compares both."""
     pairs = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -189,7 +190,7 @@ def training_works(pair: Pair) -> dict[str, Work]:
 
 
 def small(pair: Pair, works: Callable[[Pair], dict[str, Work]]) -> dict[str, Work]:
-    """Return the works on small images, without torchvision's enlargement. Run them only in a child process."""
+    """Return the same functions on small images, which torchvision does not enlarge. Run them in a child process."""
     size = (64, 96)
     count = len(pair.targets)
     few = Pair(pair.ours, pair.theirs, noise(count, size, 32), [objects(size)] * count)
@@ -220,7 +221,7 @@ def main(args: Sequence[str] | None = None) -> int:
     size = (given.size[0], given.size[1])
     one, two = (make_pair("resnet50", 1024, noise(n, size, 32), [objects(size)] * n) for n in (1, 2))
     freeze(two)
-    # Measure memory first, because later work could reuse memory that earlier work has freed.
+    # Measure memory first, because later functions could reuse memory that earlier ones have freed.
     memory = {}
     for part, pair, works_of in (("detect", one, detector_works), ("train", two, training_works)):
         if given.only not in (None, part):

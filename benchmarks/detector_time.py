@@ -3,11 +3,11 @@
     python benchmarks/detector_time.py [--size 800 1066] [--rounds 2] [--output reports/benchmarks.md]
 
 Both models detect in one pass: backbone, maps, RPN, the best 1000 proposals, heads. They have ResNet-50 and 80 classes.
-As in the paper's rows, C4 keeps 12,000 anchors before NMS, and FPN 1000 per level. Weights are random and the image is
-noise, which changes the scores but not the amount of work. FLOPs are those of convolutions and matrix products; a
-multiplication and an addition count as two. On a CPU one thread is used unless OMP_NUM_THREADS sets more. The paper
-measured 0.148 s for FPN and 0.32 s for C4 on an M40 GPU. FPN's advantage is larger on a CPU, where processing 1000
-regions in one batch saves no time.
+Before NMS, the RPN keeps 12,000 anchors on C4 and 1000 per level on FPN, as in the rows of the paper's tables. Weights
+are random and the image is noise, which changes the scores but not the amount of work. FLOPs are those of convolutions
+and matrix products; a multiplication and an addition count as two. On a CPU one thread is used unless OMP_NUM_THREADS
+sets more. The paper measured 0.148 s for FPN and 0.32 s for C4 on an M40 GPU. FPN's advantage is larger on a CPU, where
+processing 1000 regions in one batch saves no time.
 """
 
 from __future__ import annotations

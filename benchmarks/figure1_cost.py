@@ -1,20 +1,20 @@
 """Measure the rows of Figure 1: time and memory for one image at test time, and memory of a training step.
 
     python benchmarks/figure1_cost.py [--preset mini] [--rounds 20] [--output reports/records/mini/figure1_cost.json]
-    python benchmarks/figure1_cost.py --preset paper --batch 1 --rounds 3     # ResNet-50 at 800 px; row (a) needs most
+    python benchmarks/figure1_cost.py --preset paper --batch 1 --rounds 3  # ResNet-50 at 800 px; row (a): most memory
 
 Every row of ``configs/figure1/`` is built as for training, with random weights, and gets images of noise.
 
 Time: the seconds of one image from pixels to merged proposals, and the seconds of the network alone. Most of the
-difference is non-maximum suppression, which is slowest for rows with a single map (``pre_nms_topk``). The rows take
-turns on the same images, so that a slow phase of the machine affects all rows. The median is reported. On a CPU one
-thread is used unless OMP_NUM_THREADS sets more.
+difference between the two is non-maximum suppression, which is slowest for rows with a single map (``pre_nms_topk``).
+The rows take turns on the same images, so that a slow phase of the machine affects all rows. The median is reported. On
+a CPU one thread is used unless OMP_NUM_THREADS sets more.
 
-Memory: the peak growth of a new process while it proposes on one image, or runs the forward and backward pass of a
-batch. This is resident memory on a CPU and allocated memory on a GPU, without the memory of an optimiser.
+Memory: the growth of a new process's peak memory while it proposes on one image, or runs the forward and backward pass
+of a batch. This is resident memory on a CPU and allocated memory on a GPU, without the memory of an optimiser.
 
-Row (a) is trained on one image scale. This script measures the training step that the paper calls infeasible (§1): the
-batch at every scale of the image pyramid, all losses summed, one backward pass.
+We train row (a), the image pyramid, on one image scale. For row (a), this script measures the training step that the
+paper calls infeasible (§1): the batch at every scale of the image pyramid, all losses summed, one backward pass.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from fpn_lightning.structures import Batch, ImageBatch
 
 CONFIGS = REPOSITORY / "configs"
 ROWS = tuple(sorted(file.stem for file in (CONFIGS / "figure1").glob("*.yaml")))
-NUM_IMAGES = 4  # images that the rows are timed on
+NUM_IMAGES = 4  # number of images on which the rows are timed
 ALL_SCALES = "one step on all image scales, which no row is trained with: losses summed, one backward pass"
 
 
@@ -89,7 +89,7 @@ def build(row: str, preset: str) -> Design:
     options = parser.parse_args([f"--config={file}" for file in files])
     torch.manual_seed(0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecated, but its successor is missing in jsonargparse 4.45 to 4.48
+        warnings.simplefilter("ignore")  # a deprecated method: jsonargparse 4.45 to 4.48 lacks its successor
         stage = parser.instantiate_classes(options).model
     data = options.data
     short = data.short_side if isinstance(data.short_side, int) else data.short_side[-1]
@@ -136,8 +136,8 @@ def seconds_per_image(
 ) -> dict[str, float]:
     """Return the median seconds per image of :func:`propose` or :func:`run_network`, by row.
 
-    In each of ``rounds`` rounds the rows take turns on all images, which are batches of one image. A first round is not
-    counted.
+    In each of ``rounds`` rounds the rows take turns on all images, which are batches of one image. A first round is
+    added and not counted.
     """
     seconds: dict[str, list[float]] = {row: [] for row in stages}
     for number in range(rounds + 1):
@@ -153,7 +153,7 @@ def seconds_per_image(
 
 
 def memory_mib(row: str, preset: str, work: str, images: int, size: tuple[int, int]) -> float:
-    """Return the peak memory in MiB of a work of :data:`WORKS` on a batch, measured in a new process.
+    """Return the peak memory in MiB of a function of :data:`WORKS` on a batch, measured in a new process.
 
     ``images`` is the number of images in the batch, ``size`` their height and width in px.
 
@@ -191,7 +191,7 @@ def _report_memory(row: str, preset: str, work: str, images: int, size: tuple[in
 
 
 def _peak_mib(device: torch.device) -> float:
-    """Return the peak memory, MiB: on a CPU of this process so far, on a GPU since the last call of this function."""
+    """Return the peak memory, MiB: of this process so far (CPU), or since the last call of this function (GPU)."""
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device) / 2**20
         torch.cuda.reset_peak_memory_stats(device)

@@ -1,15 +1,15 @@
-"""Compare detection and training on a GPU: ours with torchvision, precisions, compiled with eager, FPN with C4.
+"""Compare detection and training on a GPU: our code with torchvision, precisions, compiled with eager, FPN with C4.
 
     python benchmarks/gpu.py [--seconds 450] [--device cuda] [--size full] [--output reports/benchmarks.md]
 
 ``--seconds 150`` is a shorter run. ``--device cpu --size small`` measures the same with small images on a CPU.
 
 Our Faster R-CNN with ResNet-50 and FPN at 800 x 1066 px is compared with torchvision's ``fasterrcnn_resnet50_fpn``.
-Both have the same random weights, the same options and frozen BatchNorm. Nothing is timed unless both detect the same
-in float64. The programs take turns, and each waits for the device before and after. Medians and quartiles are reported.
-Both programs start with pixels on the device and end with detections or with updated weights. Memory is the peak of
-torch's allocated memory minus the memory allocated before; it includes gradients but not weights. "float32" is torch's
-default, in which convolutions use TF32.
+Both have the same random weights, the same options and frozen BatchNorm. Nothing is timed unless both give the same
+detections in float64. The programs take turns. Each time ends when the device has finished its work. Medians and
+quartiles are reported. Both programs start with pixels on the device and end with detections or with updated weights.
+Memory is the peak of torch's allocated memory minus the memory allocated before; it includes gradients but not weights.
+"float32" is torch's default, in which convolutions use TF32.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ SIZES: dict[str, tuple[Backbone, int, tuple[int, int]]] = {
     "small": ("resnet18", 64, (128, 160)),
 }
 PRECISIONS = {"float32": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-MEASUREMENTS = 8  # number of measurements among which the time is divided
+MEASUREMENTS = 8  # number of measurements; each gets an equal part of the time
 START, COMPILE = 25, 60  # seconds reserved for building the models, and for compilation
 MIN_ROUNDS, MAX_ROUNDS = 3, 40
 Works = dict[str, Callable[[], Any]]
 
 
 class Bench:
-    """Measures works on a device and writes comparisons."""
+    """Measures functions on a device, and appends comparisons to a report."""
 
     def __init__(self, device: torch.device, seconds: float, output: Path) -> None:
         self.device = device
@@ -65,7 +65,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def times(self, works: Works) -> dict[str, tuple[float, float, float]]:
-        """Return median and quartiles of the milliseconds of each work. The works take turns until the time is over."""
+        """Return median and quartiles of the time of each function, ms. They take turns until the time is over."""
         for work in works.values():
             for _ in range(3):
                 work()
@@ -84,7 +84,7 @@ class Bench:
         return {name: (median, low, high) for name, (low, median, high) in quartiles.items()}
 
     def memory(self, work: Callable[[], Any]) -> str:
-        """Return the peak of the allocated memory while a work runs, minus the memory that was allocated before."""
+        """Return the peak of the allocated memory while ``work`` runs, minus the memory that was allocated before."""
         if self.device.type != "cuda":
             return "memory not measured"
         work()
@@ -95,7 +95,7 @@ class Bench:
         return f"{(torch.cuda.max_memory_allocated() - before) / 2**20:.0f} MiB"
 
     def compare(self, what: str, works: Works) -> None:
-        """Measure all works, and append a line that compares the first work with each other work."""
+        """Measure all functions, and append one line for each that compares it with the first function."""
         memory = {name: self.memory(work) for name, work in works.items()}
         times = self.times(works)
         (first, ours), *others = times.items()
@@ -111,7 +111,7 @@ class Bench:
             print(line, flush=True)
 
     def host_waits(self, work: Callable[[], Any]) -> int:
-        """Count how often the host waits for the GPU in a work."""
+        """Count how often the host waits for the GPU while ``work`` runs."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")

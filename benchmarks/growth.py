@@ -3,8 +3,8 @@
     python benchmarks/growth.py [--rounds 3] [--output reports/growth.md]
 
 The model is Faster R-CNN with ResNet-18 and FPN, with random weights and one thread per process. Time is the shortest
-of the rounds. Memory is the peak growth of a child process. "Growth" is the exponent between the last two points, 1.0
-for linear growth. The script writes a table, and a figure next to the table.
+of the rounds. Memory is the growth of the peak memory of a child process. "Growth" is the exponent of a power law
+through the last two points: 1.0 for linear growth. The script writes a table, and a figure next to the table.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Work = Callable[[], Any]
 
 @dataclass
 class Growth:
-    """A growing quantity, work with a cost that depends on this quantity, and the measurements at each point."""
+    """A quantity (``what``), work whose cost depends on it, and the measurements at several values (``points``)."""
 
     what: str
     work: str
@@ -71,7 +71,7 @@ def train(pair: Pair, images: int, targets: Targets, size: tuple[int, int] = SIZ
 
 
 def measure(growths: Sequence[Growth], warm_ups: Sequence[Work], rounds: int) -> None:
-    """Measure all works. Memory comes before time, because a work could reuse memory that a timed work has freed."""
+    """Measure memory, then time. In the other order, work could reuse memory that timed work has freed."""
     for growth, warm_up in zip(growths, warm_ups, strict=True):
         growth.mib = [peak_memory_mib(work, warm_up) for work in growth.works]
     for growth in growths:
@@ -128,7 +128,7 @@ def processes(counts: Sequence[int], rounds: int, folder: Path) -> Growth:
 
 
 def exponent(points: Sequence[float], values: Sequence[float]) -> float:
-    """Return the exponent of growth between the last two points: 0 for no growth, 1 for linear growth."""
+    """Return the exponent of a power law through the last two points: 0 for no growth, 1 for linear growth."""
     return math.log(values[-1] / values[-2]) / math.log(points[-1] / points[-2])
 
 
@@ -138,9 +138,9 @@ def write(growths: Sequence[Growth], output: Path) -> None:
     lines = [
         "# Growth of time and memory",
         "",
-        f"Written by `benchmarks/growth.py`: Faster R-CNN, ResNet-18 and FPN, {SIZE[0]} x {SIZE[1]} px where the size "
-        f'does not grow, one thread a process. {machine()}, {date}, commit {git_commit()}. "Growth" is the exponent '
-        "between the last two points: 0 for none, 1 for linear growth.",
+        f"Written by `benchmarks/growth.py`: Faster R-CNN, ResNet-18 and FPN, {SIZE[0]} x {SIZE[1]} px where the "
+        f"image size does not grow, one thread per process. {machine()}, {date}, commit {git_commit()}. "
+        '"Growth" is the exponent of a power law through the last two points: 0 for no growth, 1 for linear growth.',
         "",
         f"![time and memory]({output.with_suffix('.png').name})",
         "",

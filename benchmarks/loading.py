@@ -5,7 +5,7 @@
 Both programs use one thread. They decode images, flip half of them, resize the shorter side to 800 px, map the boxes,
 pad two images to a batch and normalise the batch. torchvision's reference (references/detection) loads a CocoDetection
 with Pillow, flips and converts tensors, and resizes and normalises in GeneralizedRCNNTransform. Nothing is timed unless
-the first five batches are nearly equal.
+the first five batches of both programs are nearly equal.
 """
 
 from __future__ import annotations

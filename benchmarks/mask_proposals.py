@@ -3,9 +3,9 @@
     python benchmarks/mask_proposals.py [--short_side 800] [--rounds 2] [--output reports/benchmarks.md]
 
 Rows: each row computes 1000 run-length masks of 480 x 640 px from an image of noise, with random weights. Its seconds
-are divided by the first row's seconds and written with the paper's ratio, which was measured on an M40.
+are divided by the first row's seconds and written with the paper's ratio, which was measured on an M40 GPU.
 Training: the forward and backward pass of both MLPs on 8 images of 160 px (32 channels, strides 2 to 32), once at the
-sampled cells as in training, and once by convolution over whole maps.
+sampled positions of the maps as in training, and once by convolution over whole maps.
 Run lengths: 1000 masks of 14 x 14 are pasted into an image of 480 x 640. Our function pastes and encodes one mask after
 the other; torchvision pastes all masks before they are encoded.
 One thread is used unless OMP_NUM_THREADS sets more.
@@ -86,7 +86,7 @@ def time_rows(short_side: int, rounds: int, output: Path) -> None:
 
 
 def dense_losses(masks: MaskProposer, maps: dict[str, Tensor]) -> Tensor:
-    """Compute a loss that costs as much as the losses without sampling: run every MLP over every map."""
+    """Run every MLP over every map, and compute a loss that costs as much as the losses would without sampling."""
     scores, logits = zip(*(mlp(maps[name]) for name in masks.strides for mlp in masks.mlps), strict=True)
     return F.softplus(torch.cat(scores, dim=1)).sum() + F.softplus(torch.cat(logits, dim=1)).sum()
 

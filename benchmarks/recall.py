@@ -1,13 +1,14 @@
-"""Compare our recall of proposals with pycocotools and faster-coco-eval, on one thread and on the same boxes.
+"""Compare our recall of proposals with pycocotools and faster-coco-eval, on the same boxes and one thread.
 
     python benchmarks/recall.py [--images 500] [--boxes 1000] [--objects 7] [--output reports/benchmarks.md]
 
-Our time includes every ``update`` and ``compute``, from arrays. The peers' time is that of ``evaluate()`` alone, from
-records that are already loaded and indexed, with ``useCats=0``, the same limits and four area ranges. No line is
-written if a number differs by more than 1e-9. Memory is the growth during evaluation, without the boxes.
+Our time starts with arrays and includes every ``update`` and ``compute``. The time of the two peers is that of
+``evaluate()`` alone, with records that are already loaded and indexed, ``useCats=0``, the same limits on the number of
+boxes, and the same four area ranges. If one of our numbers differs from a peer by more than 1e-9, no line is written to
+the report. Memory is the growth of peak memory during evaluation, without the memory of the boxes.
 
-Each object has 15 boxes with growing error, about as many as non-maximum suppression at IoU 0.7 keeps. The other boxes
-are background.
+Fifteen boxes lie near each object, with growing errors. Non-maximum suppression at IoU 0.7 keeps about as many. The
+other boxes have random positions.
 """
 
 from __future__ import annotations

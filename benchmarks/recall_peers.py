@@ -1,4 +1,4 @@
-"""Compare our recall with pycocotools and faster-coco-eval on the same objects: agreement, time, memory."""
+"""Compare numbers, time and memory of our recall with pycocotools and faster-coco-eval, on the same objects."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def prepare_peer(coco: Any, evaluator_class: Any, tables: Tables, iou_type: str,
     with contextlib.redirect_stdout(io.StringIO()):
         for table in tables:
             indexed.append(coco())
-            # Copy the records, because evaluators modify them.
+            # Copy the annotations, because evaluators modify them.
             indexed[-1].dataset = {**table, "annotations": [dict(item) for item in table["annotations"]]}
             indexed[-1].createIndex()
 
@@ -52,7 +52,7 @@ def prepare_peer(coco: Any, evaluator_class: Any, tables: Tables, iou_type: str,
 
 
 def peer_recall(evaluator: Any) -> NDArray[np.float64]:
-    """Return recall by limit and area range, in the order of our metrics."""
+    """Return the peer's average recall for each limit and area range, in the order of our metrics."""
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator.accumulate()
     recall = np.asarray(evaluator.eval["recall"])[:, 0].mean(axis=0)  # (T, A, L) -> (A, L)
@@ -75,16 +75,17 @@ def compare_recall(
     Args:
         work: description of the work, for the report.
         metric: our metric, called with limits and area thresholds.
-        images: the columns of each image.
-        given: converts an image's id and columns to the arguments of ``update``.
+        images: for each image, the arrays of its proposals and objects.
+        given: converts an image's id and arrays to the arguments of ``update``.
         tables: converts images to COCO's dictionaries of ground truth and of results.
         iou_type: ``bbox`` or ``segm``.
-        limits: numbers of detections kept.
+        limits: numbers of proposals per image that are evaluated.
         rounds: how often each program is timed.
         output: the report.
 
     Returns:
-        The exit status. It is 1, and nothing is written, if a number differs by more than 1e-9.
+        The exit status. The status is 1, and no line is written, if one of our numbers differs from a peer by more than
+        1e-9.
     """
     updates = [given(image_id, *columns) for image_id, columns in enumerate(images, start=1)]
 
@@ -108,7 +109,7 @@ def compare_recall(
         if difference > 1e-9:
             print(f"{name} differs from us by {difference:.3g}; nothing is written", file=sys.stderr)
             return 1
-        print(f"{name}: all {found.size} cells agree, largest difference {difference:.1e}")
+        print(f"{name}: all {found.size} numbers agree, largest difference {difference:.1e}")
 
     seconds = time_in_turn({"ours": ours, **peers}, rounds)
     for name, value in seconds.items():

@@ -2,9 +2,9 @@
 
     python benchmarks/scorer.py [--bbox 206x36 2874x100] [--proposals 1000x1000] [--output reports/benchmarks.md]
 
-A size is the number of images x boxes per image. Both programs read the same two JSON files on one thread. No line is
-written if a number differs by more than 1e-9. Boxes are those of ``average_precision.py``, rounded to 0.01 px as in
-COCO's files.
+A size such as 206x36 means 206 images with 36 boxes each. Both programs read the same two JSON files on one thread. If
+their numbers differ by more than 1e-9, no line is written to the report. Boxes are those of ``average_precision.py``,
+rounded to 0.01 px as in COCO's files.
 """
 
 from __future__ import annotations

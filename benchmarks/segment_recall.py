@@ -1,12 +1,13 @@
-"""Compare our recall of segments with pycocotools and faster-coco-eval, on one thread and on the same run lengths.
+"""Compare our recall of segments with pycocotools and faster-coco-eval, on the same run lengths and one thread.
 
     python benchmarks/segment_recall.py [--images 40] [--masks 1000] [--objects 7] [--output reports/benchmarks.md]
 
-Our time includes every ``update`` and ``compute``, from run lengths. The peers' time is that of ``evaluate()`` alone,
-from records that are already loaded and indexed, with ``iouType="segm"``, ``useCats=0``, the same limits and four area
-ranges. No line is written if a number differs by more than 1e-9. Memory is the growth during evaluation, without the
-masks. Masks are ellipses in images of 480 x 640. Each object has 15 masks with growing error; the other masks have
-random positions.
+Our time starts with run lengths and includes every ``update`` and ``compute``. The time of the two peers is that of
+``evaluate()`` alone, with records that are already loaded and indexed, ``iouType="segm"``, ``useCats=0``, the same
+limits on the number of masks, and the same four area ranges. If one of our numbers differs from a peer by more than
+1e-9, no line is written to the report. Memory is the growth of peak memory during evaluation, without the memory of the
+masks. Masks are ellipses in images of 480 x 640 px. Fifteen masks lie near each object, with growing errors; the other
+masks have random positions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reproduces "Feature Pyramid Networks for Object Detection" (Lin et al., CVPR 2017), one config per table row."""
+"""Reproduces "Feature Pyramid Networks for Object Detection" (Lin et al., CVPR 2017), one config per row of a table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from fpn_lightning.stages.mask_proposals import MaskProposalStage
     from fpn_lightning.stages.rpn import RPNStage
 
-# Modules are imported when a name is first used, so that reporting and scoring do not import torch and Lightning.
+# A module is imported when its name below is first used. Reporting and scoring therefore import neither torch nor
+# Lightning.
 _MODULES = {
     "COCODataModule": "fpn_lightning.data.datamodule",
     "Detector": "fpn_lightning.models.detector",

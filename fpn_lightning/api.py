@@ -32,11 +32,13 @@ ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 class Prediction:
     """Predictions for one image, sorted by descending score. All tensors are on the CPU.
 
+    The D boxes are detections, or proposals if the model is an RPN. K is the number of classes.
+
     Attributes:
         boxes: float64 ``(D, 4)`` xyxy, pixels of the image, clipped to the image.
         scores: float64 ``(D,)`` in [0, 1], descending.
-        labels: int64 ``(D,)`` in [0, K); 0 for proposals.
-        category_ids: ``category_id`` of each box in the data set; 1 for proposals.
+        labels: int64 ``(D,)`` class indices in [0, K); 0 for proposals.
+        category_ids: COCO ``category_id`` of the class of each box; 1 for proposals.
         names: category name of each box; ``object`` for proposals.
     """
 
@@ -82,10 +84,10 @@ class Predictor:
 
         Args:
             images: one image or a sequence of images. An image is a file, a Pillow image, or a uint8 array
-                ``(H, W, 3)`` RGB. The EXIF orientation of files and Pillow images is applied. Boxes are therefore in
-                pixels of the image that a viewer shows.
-            batch_size: images per forward pass; by default the run's ``data.eval_batch_size``, which is 1 in most
-                configs. Images of one batch are padded to the same size, which changes the results slightly.
+                ``(H, W, 3)`` RGB. Files and Pillow images are turned upright by their EXIF data, so boxes are in pixels
+                of the image as image viewers show it.
+            batch_size: number of images per forward pass; by default the run's ``data.eval_batch_size``, which is 1 in
+                most configs. Images of one batch are padded to the same size, which changes the results slightly.
             top_k: maximum number of boxes per image. The boxes with the highest scores are returned.
 
         Returns:
@@ -150,10 +152,10 @@ def load(
             ``torchvision:COCO_V1``; or ``detectron2:PATH``.
         config: configuration file of the model. The default is ``config.yaml`` of the checkpoint's run. For weights of
             torchvision or detectron2, the default is a file in ``zoo/``.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ...; by default an accelerator, if the machine has one.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ...; by default an accelerator, or the CPU if there is none.
         precision: ``32-true``, ``bf16-mixed``, ...; by default the run's ``trainer.precision``.
-        compile: compile backbone and pyramid with ``torch.compile`` at the first image, once for all image sizes. The
-            weights must not change after the first image.
+        compile: compile backbone and pyramid with ``torch.compile`` at the first image, once for all image sizes. Do
+            not change the weights after the first image, because the compiled code treats them as constants.
 
     Raises:
         InputError: if the source cannot be used. The message says what to do.
@@ -176,7 +178,7 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 
 def _precision(name: str, device: torch.device) -> Precision:
-    """Return the precision plugin that the command line uses, so that both give the same predictions."""
+    """Return the same precision plugin as the command line, so that a ``Predictor`` gives the same predictions."""
     name = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed", "16": "16-mixed"}.get(name, name)
     if name not in PRECISIONS:
         raise InputError(f"precision is {name}; it has to be one of {', '.join(PRECISIONS)}")

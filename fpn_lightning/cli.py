@@ -1,4 +1,4 @@
-"""The command line: LightningCLI with presets, run directories, records and one-line errors."""
+"""The command line: LightningCLI extended by presets, run directories, records of runs, and errors in one line."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ from fpn_lightning.text import show
 
 
 class CLI(LightningCLI):
-    """LightningCLI with run directories, presets, records and writers of predictions."""
+    """LightningCLI extended by run directories, presets, records of runs, and files of predictions."""
 
     model: BaseStage
     datamodule: COCODataModule
     subcommand: str
-    watch: ClassVar[ProcessWatch | None] = None  # a class variable, because a failed subcommand returns no instance
+    watch: ClassVar[ProcessWatch | None] = None  # a class variable: main() gets no instance if a subcommand fails
 
     def __init__(self, args: Sequence[str]) -> None:
         """Parse the arguments and run the subcommand.
 
         Args:
-            args: arguments without the program's name, with presets expanded.
+            args: arguments without the program's name; :func:`expand_preset` has already replaced ``--preset``.
         """
-        # Only the parser of the called subcommand is built, because each parser takes a quarter of a second.
+        # Build only the parser of the called subcommand, because building a parser takes a quarter of a second.
         self.called = [name for name in SUBCOMMANDS if name in args[:1]] or SUBCOMMANDS
         super().__init__(
             BaseStage,
@@ -77,12 +77,12 @@ class CLI(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Return the subcommands that need a parser, each with the Trainer arguments that do not become options."""
+        """Return the names of the Trainer arguments that do not become options, for each subcommand with a parser."""
         every = LightningCLI.subcommands()
         return {name: every[name] | {"verbose"} for name in self.called}  # replaced by our --verbose
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add our own groups of arguments, the named callbacks and the links between arguments."""
+        """Add the options of this package: groups of options, callbacks, and options computed from other options."""
         parser.add_argument(
             "--preset", action=PresetAction, help="scale of the run: mini, 8gpu or another file in configs/presets"
         )
@@ -138,7 +138,7 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with our loggers, callbacks and checkpoint writer."""
         self.speed = SpeedMonitor()
-        # fit creates its loggers after all checks, because they write to the run directory.
+        # fit creates its loggers after all checks, because loggers write to the run directory.
         kwargs["logger"] = False if self.subcommand == "fit" else self._loggers()
         kwargs["default_root_dir"] = str(self.output)
         trainer = self.config_init[self.subcommand].trainer
@@ -170,17 +170,17 @@ class CLI(LightningCLI):
         return loggers
 
     def resolved_config(self) -> dict[str, Any]:
-        """Return the whole configuration as dicts, lists and scalars, including options that other options set."""
+        """Return the whole configuration as dicts, lists and scalars, including options computed from other options."""
         text = self._parser(self.subcommand).dump(self.options, skip_link_targets=False, skip_none=False)
         resolved = yaml.safe_load(text)
-        # These keys describe how the command was called, and do not belong to the run.
+        # These keys belong to this call of the command line, not to the configuration of the run.
         for key in ("config", "ckpt_path", "weights_only", "verbose", "return_predictions"):
             resolved.pop(key, None)
         resolved["experiment"].pop("overwrite", None)
         return resolved
 
     def after_instantiate_classes(self) -> None:
-        """Set ``model.resumes`` if a checkpoint is loaded. Reject proposals if the model does not read proposals."""
+        """Tell the model whether a checkpoint is loaded. Reject ``data.proposals`` if the model reads no proposals."""
         self.model.resumes = self.options.ckpt_path is not None
         if self.options.data.proposals is not None and not self.model.reads_proposals:
             raise InputError(
@@ -282,12 +282,15 @@ def main(args: Sequence[str] | None = None) -> CLI:
 
 
 def _input_error(error: BaseException | None) -> BaseException | None:
-    """Return the cause of an error if the user can fix it. jsonargparse wraps the errors of constructors."""
+    """Return the cause of an error if the user can fix this cause; otherwise ``None``.
+
+    jsonargparse wraps the errors of constructors in its own errors.
+    """
     ours = InputError | FloatingPointError | MisconfigurationException
     while error is not None and not isinstance(error, ours):
         if isinstance(error, OSError) and (unwritable := cannot_write(error)) is not None:
             return unwritable
         if isinstance(error, OSError) and error.filename is not None:
-            return error  # for example, a file name that is too long
+            return error  # for example, because a file name is too long
         error = error.__cause__
     return error

@@ -47,7 +47,7 @@ def first_error(error: ValidationError) -> str:
 
 def complain(error: BaseException) -> int:
     """Print an error message for the user, with one line for each problem. Return the exit status, 2."""
-    # The message of an error in a data loader's worker process is a whole traceback, which ends with the cause.
+    # The message of an error from a DataLoader's worker process is a whole traceback. Its end names the cause.
     message = str(error).rpartition("InputError: ")[2].strip()
     several = re.match(r"\d+ problems:\n", message)
     lines = [_shown(line) for line in (message.split("\n  ") if several else [message])]

@@ -1,4 +1,4 @@
-"""Writes files completely or not at all: a complete temporary file is renamed. Also reads YAML."""
+"""Writes files completely or not at all: a temporary file is written, then renamed. Also reads YAML."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.text import show
 
 MAX_VALUES = 100_000
-"""Maximum number of values in a YAML file. A configuration has hundreds of values. Nested aliases of a malicious file
-can expand to billions of values."""
+"""Maximum number of values in a YAML file, with aliases (``*name``) expanded. A configuration has hundreds of values.
+Nested aliases of a malicious file can expand to billions of values."""
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free space for {folder}"),
@@ -42,9 +42,9 @@ def check_free(path: Path, overwrite: bool) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to. The temporary file is renamed to ``path`` when the ``with`` block ends.
 
-    If the block fails, the temporary file is deleted. Missing folders are created. If several processes write the same
-    file at once, the file of the last process remains. The content is flushed to the disk before the rename. After a
-    power cut, ``path`` is therefore either the complete old file or the complete new file.
+    If the ``with`` block fails, the temporary file is deleted. Missing folders are created. If several processes write
+    the same file at once, the file of the last process remains. The content is flushed to the disk before the rename.
+    After a power cut, ``path`` is therefore either the complete old file or the complete new file.
 
     Raises:
         InputError: if the file cannot be written; see :func:`writing`.
@@ -52,12 +52,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path.parent.absolute())
-        # The folder is locked, because safetensors replaces the temporary file, and a lock on this file would be lost.
+        # Lock the temporary file's folder. A lock on the file would be lost, because safetensors replaces the file.
         handle, folder = _locked_temporary_folder(path)
         try:
-            temporary = folder / f"part{path.suffix}"  # not found by a search for ``path.name``
+            temporary = folder / f"part{path.suffix}"  # a search for ``path.name`` must not find this file
             yield temporary
-            temporary.chmod(0o644)  # a file from safetensors can be read only by its owner
+            temporary.chmod(0o644)  # safetensors writes files that only their owner can read
             _sync(temporary)
             temporary.replace(path)
             _sync(path.parent)
@@ -79,7 +79,7 @@ def set_aside(path: Path) -> None:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write UTF-8 text or bytes. A reader sees the old file or the complete new file."""
+    """Write UTF-8 text or bytes. Another process always reads the complete old file or the complete new file."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -117,7 +117,7 @@ def parse_yaml(text: str, source: object) -> Any:
 
 
 def _count(node: yaml.Node | None, known: dict[int, int]) -> int:
-    """Count the values of a node with all aliases expanded. If a node contains itself, the count is too large."""
+    """Count the values of a YAML node, aliases expanded. A node that contains itself counts over ``MAX_VALUES``."""
     if id(node) not in known:
         known[id(node)] = MAX_VALUES + 1  # the recursion reads this value only if the node contains itself
         pairs = node.value if isinstance(node, yaml.CollectionNode) else []
@@ -157,12 +157,12 @@ def lock(handle: int, held: str) -> None:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(f"{held}: wait for it, or stop it first") from error
+            raise InputError(f"{held}: wait for this process, or stop it first") from error
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise an InputError that names ``path`` if the block fails to write a file."""
+    """Raise an InputError that names ``path`` if the ``with`` block cannot write this file."""
     try:
         yield
     except OSError as error:
@@ -175,7 +175,7 @@ def cannot_write(error: OSError, path: Path | None = None) -> InputError | None:
     """Return an InputError with advice if ``error`` means that a file cannot be written; otherwise return ``None``.
 
     Args:
-        error: for example, from a full disk or a folder without write permission.
+        error: the error, for example from a full disk or a folder without write permission.
         path: the file; by default the file that the error names.
     """
     if error.errno not in _ADVICE:
@@ -200,13 +200,13 @@ def _locked_temporary_folder(path: Path) -> tuple[int, Path]:
 
 @cache
 def _remove_leftovers(folder: Path) -> None:
-    """Delete temporary folders of killed processes. The result is cached, because listing a large folder is slow."""
+    """Delete what killed processes left in ``folder``. Each process does so once, because listing a folder is slow."""
     for path in folder.glob(".*.part"):
         if _TEMPORARY.fullmatch(path.name) and path.is_dir():
             with suppress(OSError):
                 handle = os.open(path, os.O_RDONLY)
                 try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if the writer still runs
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if the folder is still in use
                     shutil.rmtree(path)
                 finally:
                     os.close(handle)

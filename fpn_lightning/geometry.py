@@ -1,7 +1,7 @@
-"""Maps between pixels of an image file and pixels of the network input.
+"""Maps boxes and masks between pixels of an image file and pixels of the network input.
 
 The same :class:`Geometry` maps all boxes, proposals and masks of an image. Sizes are ``(height, width)``. Boxes are
-``(B, 4)`` xyxy, without a "+1" in widths or heights.
+``(B, 4)`` xyxy; their widths are x2 - x1, without "+1".
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Geometry:
         return _clipped(boxes_orig, self.size_orig)
 
     def crop(self, pixels: NDArray[Any]) -> NDArray[Any]:
-        """Crop pixels ``(H, W, ...)`` of the image file to ``window``. The result ``(H', W', ...)`` is a view."""
+        """Crop pixels ``(H, W, ...)`` of the image file to ``window``. The result is a view ``(H', W', ...)``."""
         left, top, right, bottom = self._seen()
         return pixels[top:bottom, left:right]
 
@@ -66,7 +66,7 @@ class Geometry:
         return seen
 
     def mirror_masks(self, masks: NDArray[Any]) -> NDArray[Any]:
-        """If ``flipped``, return a mirrored view of box masks ``(P, m, m)``. Mirroring is its own inverse."""
+        """If ``flipped``, return a mirrored view of masks ``(P, m, m)`` of boxes. Mirroring is its own inverse."""
         return masks[:, :, ::-1] if self.flipped else masks
 
     def _seen(self) -> tuple[int, int, int, int]:
@@ -76,11 +76,11 @@ class Geometry:
     def _offset_and_scale(self, back: bool = False) -> tuple[list[int], list[float]]:
         """Return the window's top left corner and the scale factors, each as x, y, x, y.
 
-        The factors map to network-input pixels, or with ``back`` to pixels of the image file.
+        The factors scale lengths to network-input pixels, or with ``back`` to pixels of the image file.
         """
         (height, width), (left, top, right, bottom) = self.size, self._seen()
         seen_width, seen_height = right - left, bottom - top
-        # Both factors are computed from the sizes, because the inverse of a rounded factor would be rounded twice.
+        # Compute the factors of both directions from the sizes: the inverse of a rounded factor would be rounded twice.
         scale = [seen_width / width, seen_height / height] if back else [width / seen_width, height / seen_height]
         return [left, top] * 2, scale * 2
 

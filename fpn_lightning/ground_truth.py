@@ -1,4 +1,4 @@
-"""The annotated objects of an image, with the numbers as in the annotation file. This module does not import torch."""
+"""The annotated objects of an image, with boxes and areas as in the annotation file. This module imports no torch."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class GroundTruth:
         image_id: COCO image id.
         boxes_xywh: float64 ``(G, 4)`` x, y, width, height in pixels of the image file.
         areas: float64 ``(G,)`` the annotation's ``area``, px² of the image file.
-        is_crowd: bool ``(G,)``.
+        is_crowd: bool ``(G,)`` whether each object is a crowd region.
         labels: int64 ``(G,)`` in [0, K) for K classes, or category ids if a result file is scored.
-        annotation_ids: int64 ``(G,)``; may be empty.
+        annotation_ids: int64 ``(G,)`` COCO annotation ids; may be empty.
         masks: G masks in pixels of the image file; empty if masks were not loaded.
     """
 

@@ -38,7 +38,7 @@ class MaskProposalsOrig(_TensorStruct):
     """Segment proposals of one image as ``predict`` returns them: in pixels of the image file, best first, on the CPU.
 
     Attributes:
-        image_id: COCO image id; in a folder of images, the position of the file in the sorted file names, from 1.
+        image_id: COCO image id; for a folder of images, the number of the file by sorted name, from 1.
         masks: P masks of the size of the image file; a mask may be empty.
         scores: float32 ``(P,)`` logits, descending.
         levels: int64 ``(P,)`` pyramid level k that produced each proposal.

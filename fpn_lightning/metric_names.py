@@ -24,12 +24,12 @@ _FRACTION = re.compile(r"(?:[a-z]\w*_)?A[PR](?:\d+k?)?(?:_?[sml])?")
 
 
 def percent(fraction: float) -> float:
-    """Convert a fraction in [0, 1] to percent. Only tables show percent."""
+    """Convert a fraction in [0, 1] to percent. Only tables show metrics in percent."""
     return 100 * fraction
 
 
 def size_classes(area_thresholds: Sequence[float]) -> str:
-    """Describe the size classes. As in COCO, an object with an area equal to a threshold belongs to both classes."""
+    """Describe the size classes. As in COCO, an object whose area equals a threshold belongs to two classes."""
     small, large = area_thresholds
     return f"small ≤ {small:g} px² ≤ medium ≤ {large:g} px² ≤ large"
 
@@ -55,7 +55,7 @@ def size_keys(key: str) -> tuple[str, str, str] | None:
 def proposal_count(key: str) -> int | None:
     """Return the number of proposals per image in the name of an AR, for example 1000 for ``AR1k``.
 
-    Returns ``None`` for an AR of one object size and for any other metric.
+    Returns ``None`` for an AR of one object size, such as ``AR1k_s``, and for metrics other than AR.
     """
     match = _RECALL.fullmatch(key)
     return None if match is None else int(match["count"]) * (1000 if match["thousands"] else 1)

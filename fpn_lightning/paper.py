@@ -25,16 +25,17 @@ _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 @dataclass(frozen=True, config=_STRICT)
 class Setting:
-    """How the numbers of a paper's table were measured (FPN §4, §5).
+    """How the numbers of one of the paper's tables were measured (FPN §4, §5).
 
     Attributes:
-        data: accepted names of the data set in a record. Pages show the first name.
+        data: names of the data set that the record of a comparable run may have. Pages show the first name.
         train_split: the training data, in words.
-        eval_splits: accepted names of the evaluation split. minival2014 and val2017 contain the same images.
+        eval_splits: names of the evaluation split that the record of a comparable run may have. ``minival2014`` and
+            ``val2017`` contain the same images.
         eval_images: number of images in the evaluation split.
-        steps: optimiser steps of the last training stage.
-        total_batch: images per optimiser step.
-        lr: learning rate for ``total_batch``, before its first drop.
+        steps: number of optimiser steps; if a model is trained in several stages, those of the last stage.
+        total_batch: number of images per optimiser step.
+        lr: learning rate before its first drop, with batches of ``total_batch`` images.
         backbone: torchvision's name of the backbone.
     """
 
@@ -85,12 +86,12 @@ class Row:
         ours: whether we added the row to the paper's table.
         same_as: ``table/row`` of the same model in another table. If this row has no records, the records of the other
             row are used.
-        reference: the row with which this row is compared: gap = this row - reference. By default the table's
-            ``reference``.
+        reference: the row with which this row is compared; by default the table's ``reference``. The gap of a metric is
+            its value in this row minus its value in the reference.
         note: a remark below the table.
         steps: optimiser steps, if they differ from the table's setting.
         backbone: name of the backbone, if it differs from the table's setting.
-        seconds_per_image: the paper's test time.
+        seconds_per_image: the paper's test time per image, s.
         device: the hardware on which the paper measured the test time.
     """
 
@@ -110,7 +111,7 @@ class Row:
 
 @dataclass(frozen=True, config=_STRICT)
 class Table:
-    """A table of the paper or of our own.
+    """A table of the paper, or one of our own tables.
 
     Attributes:
         title: one line that says what is compared.
@@ -118,9 +119,10 @@ class Table:
         rows: rows by id. The id equals ``experiment.row`` of the row's runs. A ``*`` in the id of one of our rows
             matches any name. The matched name replaces ``*`` in label and reference.
         setting: how the paper's numbers were measured; ``None`` only for a table of our own.
-        reference: the row with which the other rows are compared: gap = other row - reference.
+        reference: the row with which the other rows are compared. The gap of a metric is its value in another row minus
+            its value in the reference.
         details: headings of the descriptive columns.
-        extra: for each preset, names of further metrics. A further metric is shown if records contain it.
+        extra: for each preset, names of metrics that get a further column if records contain them.
         ours: whether the table is our own and has no numbers of the paper.
     """
 
@@ -135,11 +137,11 @@ class Table:
 
     @property
     def main(self) -> Column:
-        """The column to show if only one fits: the first metric that COCO splits by object size, or else the first."""
+        """The column to show if only one fits: the first whose metric COCO splits by object size, or else the first."""
         return next((column for column in self.columns if size_keys(column.key)), self.columns[0])
 
     def steps(self, row: Row) -> int | None:
-        """Optimiser steps of the last training stage of ``row`` in the paper; ``None`` for a table of our own."""
+        """Optimiser steps of ``row`` in the paper, in its last training stage; ``None`` for a table of our own."""
         return row.steps or (self.setting.steps if self.setting else None)
 
     def backbone(self, row: Row) -> str | None:

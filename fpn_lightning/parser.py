@@ -38,18 +38,18 @@ NO_KEY = ": there is no such key"
 
 
 class Parser(LightningArgumentParser):
-    """Parser that raises :class:`InputError` instead of printing the usage. Nested classes may have ``null`` values."""
+    """Parser that raises :class:`InputError` instead of printing the usage. Nested options may be ``null``."""
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *rest: Any, **options: Any
     ) -> Any:
-        """Parse the arguments. ``--key=None`` is read as null, because nested parsers receive null as ``None``."""
+        """Parse the arguments. ``--key=None`` means ``null``: jsonargparse passes it to nested parsers in this form."""
         words = sys.argv[1:] if args is None else args
         words = [re.sub(r"^(--[\w.]+)=None$", r"\1=null", word) for word in words]
         return super().parse_args(words, *rest, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise an error that suggests the most similar key. The outermost parser raises a one-line InputError."""
+        """Raise an error. If a key is unknown, suggest the most similar key. The outermost parser raises InputError."""
         parser = getattr(ex, "subcommand_parser", None) or self
         message = _with_nearest_key(message, [action.dest for action in parser._actions])
         if not self.exit_on_error:
@@ -70,7 +70,7 @@ def with_file(message: str, words: Sequence[str]) -> str:
         words: arguments of the program, with ``--config=FILE`` for each configuration file.
 
     Returns:
-        The message. It is unchanged if the key is an option in ``words``, or if no file sets the key.
+        The message with the prefix; without it if ``words`` contain the key as an option, or if no file sets the key.
     """
     key = re.match(r"[a-z]\w*(?:\.\w+)+", message)
     if key is None or any(word.partition("=")[0] == f"--{key[0]}" for word in words):
@@ -107,27 +107,27 @@ def one_line(message: str) -> str:
     For nested classes, the error is a tree with one level per class, for example ``model``, then ``detector.backbone``,
     then the reason.
     """
-    key = ".".join(dict.fromkeys(_KEY.findall(message)))  # without repetitions: the key of a group appears twice
+    key = ".".join(dict.fromkeys(_KEY.findall(message)))  # once each: jsonargparse repeats the key of a group
     shown = _KEY.sub("", message).partition("Subclass types expect one of")[0]
     lines = [line.strip().removeprefix("- ") for line in shown.splitlines()]
     reasons = list(dict.fromkeys(_CALLABLE.sub("", line) for line in lines if not _NOISE.match(line)))
     expected = [match for match in map(_EXPECTED.fullmatch, reasons) if match]
     if causes := [reason for reason in reasons if not _EXPECTED.fullmatch(reason)]:
         reason = _with_nearest_name(re.sub(r"[.?]? Got value: .*", "", " ".join(causes)))
-        if (no_class := _NO_CLASS.search(reason)) is not None:  # this reason is shown only if it is the only reason
+        if (no_class := _NO_CLASS.search(reason)) is not None:  # show this reason only if there is no other
             given, base = _given(message.splitlines()), no_class["base"]
             reason = _NO_CLASS.sub("", reason) or f"{given} is not a {base}. Give the import path of a class."
     else:
         reason = f"{_given(lines)} does not fit. Give {_alternatives(expected)}."
     if not key:
         return reason
-    if NO_KEY in reason:  # this message contains two keys, both relative to ``key``
+    if NO_KEY in reason:  # the keys in the reason lack the prefix ``key``
         return f"{key}.{reason.replace('did you mean ', f'did you mean {key}.')}"
     return f"{key}: {reason}"
 
 
 def _given(lines: Sequence[str]) -> str:
-    """Return the rejected value. The first value in the message is the innermost of nested values."""
+    """Return the rejected value: of nested values the innermost, which the message names first."""
     return next((match[1] for match in map(_VALUE.search, lines) if match), "the value")
 
 
@@ -139,7 +139,7 @@ def _alternatives(expected: Sequence[re.Match[str]]) -> str:
 
 
 def _with_nearest_name(reason: str) -> str:
-    """If a module lacks a name, add the module's most similar name to the message."""
+    """If the error is that a module lacks a name, add the module's most similar name to the message."""
     if (match := _NO_ATTRIBUTE.search(reason)) is None:
         return reason
     module = sys.modules.get(match["module"])

@@ -17,7 +17,7 @@ from torch import Tensor
 from fpn_lightning.errors import InputError
 
 State = dict[str, Tensor]
-COUNTER = "num_batches_tracked"  # BatchNorm's counter; unused if momentum is a number, and absent from older files
+COUNTER = "num_batches_tracked"  # a tensor of BatchNorm: unused if momentum is a number, and absent from old files
 # Prefixes that DataParallel, torch.compile and LightningModules add to all tensor names of a model.
 WRAPPERS = ("module.", "_orig_mod.", "model.", "detector.")
 MAX_NAMES = 5  # maximum number of tensor names in one message
@@ -26,7 +26,7 @@ MAX_NAMES = 5  # maximum number of tensor names in one message
 def read_file(path: str, named_by: str) -> Any:
     """Read a file of ``torch.save`` or safetensors into CPU memory, without running code from it.
 
-    Messages start with ``named_by``, the option that names the file.
+    Error messages start with ``named_by``, the option that names the file.
 
     Raises:
         InputError: if the file is missing or damaged, or if it would run code.
@@ -36,10 +36,10 @@ def read_file(path: str, named_by: str) -> Any:
     try:
         if path.endswith(".safetensors"):
             return load_file(path)
-        # A file from torchvision's training script also contains the script's arguments, a Namespace.
+        # A checkpoint of torchvision's training script also contains the script's arguments as a Namespace.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can make torch.load raise anything
+    except Exception as error:  # torch.load may raise any exception for a damaged file
         asked = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it would run {asked[1]}, which tensors do not need" if asked else "it is damaged or has no weights"
         raise InputError(
@@ -50,7 +50,8 @@ def read_file(path: str, named_by: str) -> Any:
 def read_state_dict(path: str, named_by: str) -> State:
     """Read a state dict from a file.
 
-    The state dict is the entry ``model`` (torchvision, detectron2) or ``state_dict`` (Lightning), or the whole file.
+    The state dict is the entry ``model`` (torchvision, detectron2) or ``state_dict`` (Lightning) of the file,
+    or the whole file.
 
     Raises:
         InputError: see :func:`read_file` and :func:`checked`.
@@ -64,13 +65,13 @@ def read_state_dict(path: str, named_by: str) -> State:
 
 
 def unwrapped(state: Mapping[str, Tensor], path: str, named_by: str) -> State:
-    """Remove prefixes of wrappers that all names share, and warn that the prefixes were removed."""
+    """Remove prefixes in ``WRAPPERS`` that all tensor names share, and warn that the prefixes were removed."""
     left_out = ""
     while state and (prefix := next((w for w in WRAPPERS if all(name.startswith(w) for name in state)), "")):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
         left_out += prefix
     if left_out:
-        warnings.warn(f"{named_by} {path}: the prefix {left_out} of all tensor names is left out", stacklevel=2)
+        warnings.warn(f"{named_by} {path}: the prefix {left_out} was removed from all tensor names", stacklevel=2)
     return dict(state)
 
 
@@ -97,7 +98,7 @@ def checked(state: Mapping[Any, Any], path: str, named_by: str) -> State:
 class Comparison:
     """Differences between the tensors of a file and the tensors of a model.
 
-    Names are sorted. BatchNorm's counters are left out.
+    Names are sorted. BatchNorm's ``num_batches_tracked`` is not compared.
     """
 
     missing: list[str]
@@ -105,7 +106,7 @@ class Comparison:
     unexpected: list[str]
     """Names that only the file has."""
     misshapen: list[str]
-    """One text for each tensor with different shapes: ``NAME is (2, 3) in the file, (4, 3) in the model``."""
+    """One text for each tensor whose shapes differ: ``NAME is (2, 3) in the file, (4, 3) in the model``."""
 
     @property
     def problems(self) -> list[str]:

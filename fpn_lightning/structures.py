@@ -4,8 +4,8 @@ Letters in shapes: N images in a batch, padded to H x W; G objects, P proposals 
 foreground classes.
 
 Boxes are float32 ``(., 4)`` xyxy in pixels of the *network input*, which is the resized and flipped image without
-padding. Widths and heights have no "+1". The name of a box tensor in pixels of the image file ends in ``_orig``. Sizes
-are ``(height, width)``.
+padding. The width of a box is x2 - x1, without "+1". The name of a box tensor in pixels of the image file ends in
+``_orig``. Sizes are ``(height, width)``.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ class Proposals(_TensorStruct):
 
     Attributes:
         boxes: float32 ``(P, 4)`` xyxy, network-input pixels, inside the image.
-        objectness: float32 ``(P,)`` logits, descending. A float32 sigmoid saturates, so high probabilities would be
-            equal.
+        objectness: float32 ``(P,)`` logits, descending. They are not stored as probabilities, because the float32
+            probabilities of high logits would be equal.
         levels: int64 ``(P,)`` pyramid level k of the anchor of each proposal.
     """
 
@@ -129,7 +129,7 @@ class ProposalsOrig(_BoxesOrig):
     """Region proposals of one image as ``predict`` returns them: in pixels of the image file, best first, on the CPU.
 
     Attributes:
-        image_id: COCO image id; in a folder of images, the position of the file in the sorted file names, from 1.
+        image_id: COCO image id; for a folder of images, the number of the file by sorted name, from 1.
         boxes_orig: float64 ``(P, 4)`` xyxy, pixels of the image file, inside the image.
         objectness: float32 ``(P,)`` logits, descending.
         levels: int64 ``(P,)`` pyramid level k of the anchor of each proposal.
@@ -166,7 +166,7 @@ class DetectionsOrig(_BoxesOrig):
     """Detections of one image as ``predict`` returns them: in pixels of the image file, best first, on the CPU.
 
     Attributes:
-        image_id: COCO image id; in a folder of images, the position of the file in the sorted file names, from 1.
+        image_id: COCO image id; for a folder of images, the number of the file by sorted name, from 1.
         boxes_orig: float64 ``(D, 4)`` xyxy, pixels of the image file, inside the image.
         scores: float32 ``(D,)`` probabilities in [0, 1], descending.
         labels: int64 ``(D,)`` in [0, K).
@@ -178,7 +178,7 @@ class DetectionsOrig(_BoxesOrig):
 
 @dataclass
 class Batch(_TensorStruct):
-    """A batch of the data module: images with their annotated objects and fixed proposals.
+    """A batch of the data module: images with their annotated objects and stored proposals.
 
     Attributes:
         images: N images.

@@ -11,7 +11,7 @@ from rich.text import Text
 
 # Characters that are markup in Markdown or HTML. An underscore is markup only at the edge of a word.
 _MARKUP = re.compile(r"[\\<>&|*`\[\]]|\b_(?=\W|$)|(?<!\w)_")
-# A relative path of folders. No folder is "..", hidden, or too long for a file system.
+# A relative path of folders. No folder in it is "..", hidden, or too long for a file system.
 _FOLDERS = re.compile(r"[\w+-][\w.+-]{0,99}(/[\w+-][\w.+-]{0,99})*")
 
 
@@ -36,7 +36,7 @@ def show(line: str) -> None:
 
 
 def replace_unprintable() -> None:
-    """Let standard output and standard error replace characters that their encoding lacks, instead of raising."""
+    """Let standard output and standard error replace characters that they cannot encode, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -127,7 +127,7 @@ def test_torchvisions_weights_predict_with_the_configuration_of_the_zoo(tmp_path
         (np.zeros((9, 9, 3), np.float32), "is a float32 array"),
         (np.zeros((0, 9, 3), np.uint8), r"shape \(0, 9, 3\)"),
         (torch.zeros(3, 9, 9), r"images\[1\] is a Tensor. Give a file"),
-        (Image.new("F", (9, 9)), r"images\[1\]: its samples are 32-bit floats"),
+        (Image.new("F", (9, 9)), r"images\[1\]: its pixel values are 32-bit floats"),
         ("nothing.png", "nothing.png: cannot read the image file"),
         ("{folder}", r"is a folder. Give its files: sorted\(Path\("),
         ("{folder}/text.png", "text.png: not an image of a known format"),

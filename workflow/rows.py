@@ -1,8 +1,9 @@
 """Finds the config files of a run, the runs that it needs first, and the command that trains it.
 
-Most tables are folders of ``configs/``. Some tables compare rows of Table 1 with a further override file, from
-``configs/backbones/`` or ``configs/learning_curves.yaml``. The override file names its table in ``experiment.table``.
-The tables ``tuning/<table>/lr<learning rate>`` have the override ``configs/tuning/<preset>.yaml``.
+Most tables are folders of ``configs/``. Other tables run rows of Table 1 with a further config file that overrides
+values: a file of ``configs/backbones/`` or ``configs/learning_curves.yaml``. This override file names its table in
+``experiment.table``. The tables ``tuning/<table>/lr<learning rate>`` have the override
+``configs/tuning/<preset>.yaml``.
 
 The config of a row names the rows that it needs. The needed runs have the same preset and seed.
 ``experiment.proposals_of`` names the row of the RPN that makes the proposals for training. ``experiment.weights_of``
@@ -31,7 +32,7 @@ from fpn_lightning.runs.record import FINISHED, Experiment
 
 CONFIGS = Path("configs")
 TUNING = re.compile(r"tuning/(?P<table>[^/]+)/lr(?P<lr>[^/]+)")
-# Folder of each generated data set, and its options of python -m fpn_lightning.data.synthetic.
+# Folder of each generated data set, and the options of python -m fpn_lightning.data.synthetic that generate it.
 DATA_SETS = {"data/synthetic-mini": "--train 5000 --val 500 --split tune=500"}
 # Lists of COCO image ids. From each list, python -m fpn_lightning.data.subset builds a split with the name of the list.
 SUBSETS = CONFIGS / "splits"
@@ -48,7 +49,7 @@ class Run:
     preset: str
     """Name of a file in ``configs/presets``, or ``paper``."""
     table: str
-    """Folder of ``configs``, or a table made by an override, for example ``deep_c2`` or ``tuning/table1/lr0.002``."""
+    """Folder of ``configs``, or a table with an override file, such as ``deep_c2`` or ``tuning/table1/lr0.002``."""
     row: str
     """Name of the row's file."""
     seed: int
@@ -133,7 +134,7 @@ class Run:
 
     @property
     def shares(self) -> bool:
-        """Whether this Fast R-CNN shares features with its RPN, as both start from one run (FPN §5.2, Table 5)."""
+        """Whether this Fast R-CNN and its RPN share features: both start from one run's weights (FPN §5.2, Table 5)."""
         return self.source is not None and self.proposer is not None and self.proposer.source == self.source
 
     @property
@@ -157,7 +158,7 @@ class Run:
         return str(self.proposals / split / HEADER)
 
     def data(self) -> list[str]:
-        """For each data set or split that a rule makes, return the file that is written last.
+        """For each data set or split that a rule of the Snakefile makes, return the file that is written last.
 
         The list is empty for downloaded data.
         """
@@ -177,7 +178,7 @@ class Run:
         return [] if Path(self.record).exists() else [*map(str, self.configs()), *self.needs()]
 
     def store_inputs(self, split: str) -> list[str]:
-        """Return the files that a split's proposal store depends on. An existing store has none."""
+        """Return the files that a split's proposal store depends on. An existing store depends on no files."""
         return [] if Path(self.store(split)).exists() else [self.record, *self.data()]
 
     def start(self) -> str:
@@ -223,13 +224,13 @@ class Run:
         # With one thread, parallel runs do not compete for cores, and results do not depend on the number of cores.
         environment = ["OMP_NUM_THREADS=1"]
         if devices(self.preset) > 1:
-            # With this value, Lightning starts one process per device instead of expecting one SLURM task per device.
+            # With this job name, Lightning starts a process per device instead of expecting a SLURM task per device.
             environment += ["SLURM_JOB_NAME=interactive"]
         return " ".join([*environment, python(), "train.py"])
 
 
 def comparisons() -> dict[str, Path]:
-    """Return the tables that compare rows of Table 1 with an override. The values are the override files."""
+    """Return the override file of each table that runs rows of Table 1 with an override, by table."""
     overrides = [*sorted((CONFIGS / "backbones").glob("*.yaml")), CONFIGS / "learning_curves.yaml"]
     return {_read(override)["experiment"]["table"]: override for override in overrides}
 

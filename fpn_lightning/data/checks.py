@@ -1,7 +1,8 @@
 """Check a split before training or evaluation starts, so that a fault does not stop a run after hours.
 
 docs/data.md lists all checks. The checks of COCO's 118k training images take one or two seconds. Masks were already
-checked when the index was built. Missing files are found by listing the folder. At most 2000 image headers are read.
+checked when the index was built. Missing image files are found by listing the image folder. At most 2000 image headers
+are read.
 """
 
 from __future__ import annotations
@@ -35,13 +36,14 @@ def check_split(
     Args:
         root: the data set's folder.
         split: name of the split.
-        key: configuration key of the split. This function checks that ``data.val_split`` has annotations.
-            ``open_dataset`` checks that ``data.train_split`` has annotations.
+        key: configuration key of the split. This function requires annotations for ``data.val_split``;
+            ``open_dataset`` requires them for ``data.train_split``.
         with_masks: whether objects need masks.
-        open_dataset: function that opens the split. If the function raises InputError, its problems are returned, too.
+        open_dataset: function that opens the split. If it raises InputError, the problems that this error lists are
+            returned, too.
 
     Returns:
-        One message per kind of problem; empty if the split can be used.
+        One message per kind of problem; an empty list if the split can be used.
     """
     try:
         annotation_file, images = split_paths(root, split)
@@ -59,14 +61,15 @@ def check_split(
     found, remarks = split_findings(index, images, places, with_masks and index.has_annotations)
     for remark in remarks:
         rank_zero_warn(remark)
-    # The error "none of its objects can be trained on" may already contain a fault of the boxes. Report it only once.
+    # If no object can be trained on, the error of ``open_dataset`` may already name the fault of the boxes that
+    # ``split_findings`` finds. Report this fault only once.
     return problems + [new for new in found if not any(new.partition(": ")[2] in problem for problem in problems)]
 
 
 def split_findings(
     index: COCOIndex, image_folder: Path, places: NDArray[np.int64], with_masks: bool
 ) -> tuple[list[str], list[str]]:
-    """Check the files and masks of a split's used images, and the boxes and areas of all objects of the split.
+    """Check files and masks of the images of a split that are used, and boxes and areas of all objects of the split.
 
     Args:
         index: the split's annotations.
@@ -75,8 +78,8 @@ def split_findings(
         with_masks: whether objects need masks.
 
     Returns:
-        ``(problems, remarks)``, one message per kind. A problem makes the split unusable. A remark is about valid data
-        that may be a mistake.
+        ``(problems, remarks)``, one message per kind. A problem makes the split unusable. A remark names valid data
+        that look like a mistake.
     """
     missing = _missing_files(index, image_folder, places)
     problems = [*(_mask_problems(index, places) if with_masks else []), *_file_problems(index, image_folder, missing)]
@@ -98,7 +101,7 @@ def _mask_problems(index: COCOIndex, places: NDArray[np.int64]) -> list[str]:
 
 
 def _missing_files(index: COCOIndex, image_folder: Path, places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the index positions of all images without a file. Each folder is listed only once."""
+    """Return the positions in ``index`` of all images without an image file. Each folder is listed only once."""
     folders: dict[str, set[str]] = {}
     missing = []
     for place in places.tolist():
@@ -116,10 +119,10 @@ def _file_problems(index: COCOIndex, image_folder: Path, missing: NDArray[np.int
         return []
     names = [index.file_name(place) for place in missing.tolist()]
     shown = [f"{name} (image {index.image_ids[place]})" for name, place in zip(names, missing.tolist(), strict=True)]
-    # Some tools write the folder of their own computer into 'file_name'.
+    # Some annotation tools write the image's path on their own computer into 'file_name'.
     without = sum((image_folder / PureWindowsPath(name).name).is_file() for name in names[:MOST])
     advice = (
-        "files with these names lie directly in this folder: leave the folder out of 'file_name'"
+        "files with these names lie directly in the image folder: remove all folders from 'file_name'"
         if without
         else f"copy the images into this folder, or remove them from {index.annotation_file.name}"
     )
@@ -148,8 +151,8 @@ def _headers(index: COCOIndex, image_folder: Path, places: NDArray[np.int64]) ->
     turned = sum(answer not in (0, 1) for answer in answers if isinstance(answer, int))
     remarks = [
         f"{image_folder}: {turned} of the {len(places)} checked images have an EXIF orientation tag. The tag is "
-        "ignored, because COCO's boxes refer to the stored pixels. If your boxes refer to the turned images, store "
-        "the turned pixels without the tag"
+        "ignored, because COCO's boxes refer to the stored pixels. If your boxes refer to the images as a viewer "
+        "shows them (turned by the tag), store the pixels in this orientation and remove the tag"
     ]
     return _by_cause(problems), remarks if turned else []
 

@@ -45,11 +45,12 @@ class COCODataModule(pl.LightningDataModule):
         num_classes: number of foreground classes: the number of categories in the annotation files, or of
             supercategories if ``labels`` is ``supercategory``.
         labels: classes to train and evaluate on: the annotation files' categories or supercategories (12 in COCO).
-        total_batch_size: images per optimiser step: processes × images per process × accumulation steps.
+        total_batch_size: images per optimiser step, equal to processes × images per process × accumulation steps.
         batch_size_per_device: images per training micro-batch of one process.
-        eval_batch_size: images per evaluation batch. With 1, no image is padded to the size of another image.
-        short_side: length of the shorter side after resizing, in pixels. From a list, training draws one length per
-            image and epoch, and evaluation uses the last length.
+        eval_batch_size: images per evaluation batch. With one image per batch, no image is padded to the size of
+            another image.
+        short_side: length of the shorter side after resizing, in pixels. If a list of lengths is given, training
+            draws one of them per image and epoch, and evaluation uses the last one.
         max_side: largest length of the longer side after resizing, in pixels.
         size_rounding: rounding of resized sides: ``nearest`` (as in detectron2) or ``floor`` (as in torchvision).
         flip_probability: probability of a horizontal flip in training.
@@ -65,8 +66,8 @@ class COCODataModule(pl.LightningDataModule):
         seed: seed of the order of the images (drawn per epoch) and of the augmentation (drawn per epoch and image id).
         max_train_images: train only on this number of images, those with the lowest ids; None: all images.
         max_val_images: validate only on this number of images, those with the lowest ids; None: all images.
-        proposals: folder of fixed proposals, such as ``<run>/proposals``. The store of a split is the subfolder with
-            the split's name.
+        proposals: folder of fixed proposals, such as ``<run>/proposals``. Its subfolder with the name of a split is
+            the proposal store of this split.
         train_proposals: train only on this number of fixed proposals per image, those with the highest objectness.
         eval_proposals: evaluate and predict only with this number of fixed proposals per image, those with the highest
             objectness.
@@ -160,15 +161,15 @@ class COCODataModule(pl.LightningDataModule):
 
     @property
     def categories(self) -> Categories | None:
-        """The categories or supercategories of labels 0..K−1; None before ``setup`` or if the files have none."""
+        """Categories or supercategories of labels 0..K−1; None before ``setup`` or if no annotation file has any."""
         return self._first.categories if self._first else None
 
     def prepare_data(self) -> None:
-        """Build the index of the annotations in one process per machine. Other processes only map its file."""
+        """Build the index of the annotations in one process per machine. Other processes memory-map the index file."""
         stage = str(self.trainer.state.fn.value) if self.trainer and self.trainer.state.fn else "fit"
         for role in ROLES.get(stage, ()):
             if split := self._splits[role]:
-                with suppress(InputError):  # `setup` reports the error with all other errors, in every process
+                with suppress(InputError):  # `setup` raises the same error again, together with all others
                     COCOIndex.open(split_paths(self.root, split)[0])
 
     def setup(self, stage: str | None = None) -> None:
@@ -188,9 +189,10 @@ class COCODataModule(pl.LightningDataModule):
             raise InputError(*dict.fromkeys(problems))
 
     def train_dataloader(self) -> TrainingLoader:
-        """Return a loader of this process's part of the training stream, starting at the trainer's step.
+        """Return a loader of this process's share of the training images, starting at the trainer's current step.
 
-        A pass ends at ``trainer.max_steps``. Without ``max_steps``, a pass is one epoch, rounded up to whole steps.
+        A pass over the loader ends at ``trainer.max_steps``. If ``max_steps`` is not set, a pass is one epoch, rounded
+        up to whole optimiser steps.
         """
         dataset = self._dataset("train")
         rank, world_size = self._process()
@@ -243,7 +245,7 @@ class COCODataModule(pl.LightningDataModule):
         return accumulation_steps(self.total_batch_size, self.batch_size_per_device, world_size)
 
     def describe(self, split: str) -> dict[str, Any]:
-        """Describe a split for the record of a run.
+        """Return the name, fingerprint and number of images of a split, which are stored with the results of a run.
 
         Args:
             split: ``train``, ``val``, ``test``, ``predict`` or the name of a split.
@@ -255,7 +257,9 @@ class COCODataModule(pl.LightningDataModule):
         """
         role = next((role for role, name in self._splits.items() if split in (role, name)), None)
         if role is None:
-            raise InputError(f"there is no split {split!r} in data; the splits are {self._splits}")
+            raise InputError(
+                f"there is no split {split!r} under the config key data; the splits there are {self._splits}"
+            )
         dataset = self._dataset(role)
         name = dataset.index.description or Path(self.root).resolve().name
         return {
@@ -295,7 +299,7 @@ class COCODataModule(pl.LightningDataModule):
     def _open(self, role: Role, split: str) -> COCODataset:
         annotation_file, images = split_paths(self.root, split)
         index = COCOIndex.open(annotation_file, self.labels)
-        if len(index.categories):  # a file that only lists images may have no categories
+        if len(index.categories):  # an annotation file that only lists images may have no categories
             self._first = self._first or index
             index.check_categories(self.num_classes, self._first)
         places = np.arange(len(index))

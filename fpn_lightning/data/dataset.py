@@ -145,8 +145,8 @@ def open_proposals(
         split: name of the split.
         index: annotations of the split.
         places: int64, positions in ``index`` of the images that need proposals.
-        max_proposals: number of proposals to use per image. A warning is logged if the store was written with a lower
-            limit.
+        max_proposals: number of proposals to use per image. A warning is logged if the store was written with fewer
+            proposals per image.
 
     Raises:
         InputError: the store is missing or damaged, belongs to another split, or lacks an image.
@@ -199,7 +199,10 @@ class Collate:
     size_divisor: int = 32
 
     def __call__(self, samples: list[Sample]) -> Batch:
-        """Return a batch with pixels uint8 ``(N, 3, H, W)``. Data that samples lack become empty lists."""
+        """Return a batch with pixels uint8 ``(N, 3, H, W)``.
+
+        If no sample has targets, ground truth or proposals, the batch's list of them is empty.
+        """
         sizes = torch.tensor([sample.geometry.size for sample in samples])
         height, width = (-(-side // self.size_divisor) * self.size_divisor for side in sizes.amax(dim=0).tolist())
         pixels = torch.zeros((len(samples), 3, height, width), dtype=torch.uint8)
@@ -224,7 +227,7 @@ def start_worker(worker_id: int) -> None:
     """Prepare a worker process of a data loader: limit OpenCV to one thread and ignore Ctrl-C.
 
     More OpenCV threads would compete with the other workers. After Ctrl-C, the main process still needs its workers to
-    finish the training step. Then the main process stops the workers with SIGTERM.
+    finish the training step, and then stops them with SIGTERM.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

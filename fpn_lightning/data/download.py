@@ -62,7 +62,7 @@ class Archive:
     def unpacked_bytes(self) -> int:
         """Approximate size in bytes after unpacking.
 
-        In a zip archive, COCO's JSON files have about 0.3 of their size. JPEG files have almost their full size.
+        Zip compresses COCO's JSON files to about 0.3 of their size, but makes JPEG files hardly smaller.
         """
         return int(self.bytes * (1.05 if self.images else 4))
 
@@ -98,9 +98,9 @@ def download_coco(
         root: folder of the data set; created if missing. An archive that is already in ``root/archives`` is not
             downloaded again.
         year: 2017 or 2014.
-        splits: any of ``train``, ``val``, ``annotations`` and ``test``. ``train`` and ``val`` give the images of the
-            split and the annotations of both splits. ``annotations`` gives only the annotations of ``train`` and
-            ``val``. ``test`` gives the test images and their ``image_info`` files.
+        splits: any of ``train``, ``val``, ``annotations`` and ``test``. ``train`` and ``val`` download the images
+            of the split, and one archive with the annotations of both splits. ``annotations`` downloads only this
+            archive. ``test`` downloads the test images and their ``image_info`` files.
         base_url: address of COCO's server, or of a mirror with the same paths and archives.
 
     Raises:
@@ -160,7 +160,7 @@ def fetch(url: str, part: Path, size: int, bars: Progress) -> None:
 
 
 def _receive(url: str, sink: BinaryIO, size: int, report: Callable[[], None]) -> object:
-    """Append the bytes of one connection to ``sink``. Return why the connection ended, for an error message."""
+    """Open one connection and append its bytes to ``sink``. Return why the connection ended, for an error message."""
     headers = {"Range": f"bytes={sink.tell()}-", "User-Agent": "fpn_lightning"}
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S) as answer:
@@ -170,7 +170,7 @@ def _receive(url: str, sink: BinaryIO, size: int, report: Callable[[], None]) ->
                     f"{url}: the server offers {answer.length} bytes, but {missing} bytes of the archive are still "
                     "missing, so this may not be COCO's server. Check your network and --base-url"
                 )
-            if answer.status != 206:  # a server without range requests sends the file from the first byte
+            if answer.status != 206:  # a server that ignores the Range header sends the file from its start
                 sink.seek(0)
                 sink.truncate()
             while block := answer.read1(CHUNK_BYTES):

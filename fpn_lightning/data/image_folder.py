@@ -49,11 +49,12 @@ def _images_in(folder: Path, prefix: str, seen: set[Path]) -> Iterator[str]:
 
 
 class ImageFolder(Dataset[Sample | Skipped]):
-    """Images of a folder and its subfolders, with keys as in :class:`~fpn_lightning.data.dataset.COCODataset`.
+    """Images of a folder and its subfolders, without annotations.
 
-    File names (with their subfolders) are sorted and get the image ids 1..n. Unreadable files get an id, too. In a
-    folder, hidden files, hidden folders and all files with an extension outside ``EXTENSIONS`` are ignored. If ``path``
-    is a single file, it may have any name.
+    The dataset is indexed by pairs (position, epoch), like :class:`~fpn_lightning.data.dataset.COCODataset`. File names
+    (with their subfolders) are sorted and get the image ids 1..n. Unreadable files get an image id, too. In a folder,
+    hidden files, hidden folders and all files with an extension outside ``EXTENSIONS`` are ignored. If ``path`` is a
+    single file, it may have any name.
 
     Args:
         path: a folder or a file.

@@ -21,7 +21,7 @@ from fpn_lightning.errors import InputError
 
 # Pillow warns of a decompression bomb above this number of pixels, and rejects an image above twice this number.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
-# Accept only formats without programs in the file. For an EPS file, Pillow would run Ghostscript on the file's content.
+# Accept only formats that cannot contain a program. For an EPS file, Pillow would run Ghostscript on its content.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "WEBP", "AVIF")
 ORIENTATION = 0x0112  # EXIF and TIFF tag; its value is 1 for an upright image
 TURNS = {
@@ -36,7 +36,8 @@ TURNS = {
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # first bytes of TIFF (two byte orders) and of BigTIFF
 BITS, SAMPLE_FORMAT = 258, 339  # TIFF tags
 SAMPLE_FORMATS = {1: "unsigned integers", 2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex floats"}
-# The first bytes of a format, and the last bytes of a complete file. The last bytes never occur in compressed data.
+# For each format, the first bytes of a file and the last bytes of a complete file. These last bytes never occur in the
+# compressed pixels.
 JPEG_START = b"\xff\xd8"
 WHOLE = {
     JPEG_START: b"\xff\xd9",  # JPEG: start and end of image
@@ -45,8 +46,8 @@ WHOLE = {
 
 
 EXCHANGED = (
-    "if the boxes fit the image as a viewer shows it (turned by its EXIF tag), store the turned pixels without the "
-    "tag; otherwise exchange 'width' and 'height' in the annotations"
+    "if the boxes fit the image as a viewer shows it (turned by its EXIF orientation tag), store the pixels in this "
+    "orientation and remove the tag; otherwise exchange 'width' and 'height' in the annotations"
 )
 
 
@@ -79,20 +80,20 @@ def read_image(
         size: expected height and width, from the annotation file; None accepts any size.
         image_id: COCO image id, for error messages.
         max_pixels: largest accepted height × width, checked before decoding.
-        upright: turn the image as its orientation tag says. ``size`` is the size before the turn.
+        upright: turn the image as its orientation tag says. ``size`` is the image's size before it is turned.
 
     Returns:
         uint8 ``(H, W, 3)`` RGB, contiguous.
 
     Raises:
         InputError: the file is missing, empty, cut short, damaged, not an image, too large, or has another size than
-            ``size``. Also raised for samples that are floats, signed, or wider than 16 bits, and for a TIFF with an
-            orientation tag if ``upright`` is false.
+            ``size``. Also raised for pixel values that are floats, signed, or wider than 16 bits, and for a TIFF with
+            an orientation tag if ``upright`` is false.
     """
     name = _name(path, image_id)
     try:
         content = Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+    except (OSError, ValueError) as error:  # ValueError: the file name contains a zero byte
         raise _unreadable(name, error) from error
     header = _header(io.BytesIO(content), name, upright)
     _check(header, name, size, max_pixels, upright)
@@ -111,13 +112,13 @@ def upright_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
         uint8 ``(H, W, 3)`` RGB, contiguous.
 
     Raises:
-        InputError: the samples are 32-bit floats or integers, or the image file is damaged.
+        InputError: the pixel values are 32-bit floats or integers, or the image file is damaged.
     """
     if image.mode in ("F", "I"):
         raise _no_colours(name, f"32-bit {'floats' if image.mode == 'F' else 'integers'}")
     try:
         pixels, orientation = _rgb(image), 1 if image.format == "TIFF" else _orientation(image)
-    except Exception as error:  # Pillow may decode the pixels only now
+    except Exception as error:  # Pillow may read and decode the file only now
         raise _damaged(name, error) from error
     return _turned(pixels, orientation)
 
@@ -167,7 +168,7 @@ def _check(header: Header, name: str, size: tuple[int, int] | None, max_pixels: 
         )
     if found[0] * found[1] > max_pixels:
         raise InputError(
-            f"{name}: {found[1]}×{found[0]} is more than the {max_pixels} pixels allowed; scale the image down"
+            f"{name}: the image has {found[1]}×{found[0]} pixels, more than the limit of {max_pixels}; scale it down"
         )
     if size is not None and found != tuple(size):
         advice = EXCHANGED if found == tuple(reversed(size)) else "the file was resized, or belongs to another data set"
@@ -195,14 +196,14 @@ def _header(file: BinaryIO, name: str, with_orientation: bool) -> Header:
         raise
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: the image is too large ({error}); scale the image down") from error
-    except Exception as error:  # Pillow's parsers raise many types: struct.error, EOFError, KeyError ...
+    except Exception as error:  # Pillow raises many types of exception: struct.error, EOFError, KeyError ...
         raise InputError(
             f"{name}: not an image of a known format, or cut short; convert it to PNG or JPEG, or download it again"
         ) from error
 
 
 def _check_samples(file: BinaryIO, name: str) -> None:
-    """Reject a TIFF file with samples that are floats, signed integers or wider than 16 bits."""
+    """Reject a TIFF file with pixel values that are floats, signed integers or wider than 16 bits."""
     file.seek(0)
     first = file.read(8)
     if first[2:3] == b"+" or first[3:4] == b"+":  # BigTIFF has a longer header
@@ -217,20 +218,20 @@ def _check_samples(file: BinaryIO, name: str) -> None:
 
 def _no_colours(name: str, samples: str) -> InputError:
     return InputError(
-        f"{name}: its samples are {samples}, which have no fixed range of colours; scale them to 8-bit or 16-bit "
-        "unsigned integers and store the file again"
+        f"{name}: its pixel values are {samples}, for which black and white are not defined; scale them to 8-bit or "
+        "16-bit unsigned integers and store the file again"
     )
 
 
 def _orientation(image: Image.Image) -> int:
     if image.format == "PNG" and "exif" not in image.info:
-        return 1  # a tag after the pixels of a PNG is ignored: Pillow would decode all pixels to find the tag
+        return 1  # an EXIF tag after the pixels of a PNG is ignored: Pillow would decode all pixels to find it
     try:
         return int(image.getexif().get(ORIENTATION, 1))
     except Exception:
         if image.format == "TIFF":
             raise
-        return 1  # a damaged tag does not make the pixels unreadable
+        return 1  # the pixels can be read although the orientation tag is damaged
 
 
 def _decode(content: bytes, name: str, header: Header) -> NDArray[np.uint8]:
@@ -243,7 +244,7 @@ def _decode(content: bytes, name: str, header: Header) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if content.startswith(JPEG_START):
-                _decode_by_opencv(content, name, header)  # notices a missing middle part, unlike Pillow
+                _decode_by_opencv(content, name, header)  # raises an error for a missing middle part; Pillow does not
             return _rgb(image)
     except InputError:
         raise
@@ -253,7 +254,7 @@ def _decode(content: bytes, name: str, header: Header) -> NDArray[np.uint8]:
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith("I;16"):
-        # Keep the high byte of 16-bit samples, as OpenCV does. Pillow's conversion would clip them to 255.
+        # Keep the high byte of 16-bit pixel values, as OpenCV does. Pillow's conversion would clip the values to 255.
         grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     return np.ascontiguousarray(image.convert("RGB"))

@@ -16,15 +16,15 @@ from functools import cache
 from pathlib import Path
 from threading import Lock
 
-STDERR = 2  # the file descriptor that C code writes to
-# Warnings that mean missing pixels. Other warnings, for example about an unusual header, are harmless.
+STDERR = 2  # file descriptor of stderr, to which libjpeg writes its warnings
+# libjpeg's warnings that pixels are missing. Its other warnings, for example about an unusual header, are harmless.
 DAMAGE = re.compile(
     r"Corrupt JPEG data: (?:premature end of data segment|bad Huffman code|found marker .* instead of RST.*"
     r"|bad arithmetic code|\d+ extraneous bytes before marker 0x(?:c4|d[0-79a]))"
     r"|Inconsistent progression sequence.*|Premature end of JPEG file"
 )
-# A warning about extra bytes before the end of the image. The bytes may be padding after the last pixel. In a
-# progressive JPEG, or a JPEG with restart markers, the bytes may instead be the data of pixels that were not decoded.
+# libjpeg's warning about extra bytes before the end of the image. They may be padding after the last pixel. In a
+# progressive JPEG, or a JPEG with restart markers, they may instead be the data of pixels that were not decoded.
 LEFT_OVER = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9")
 _one_at_a_time = Lock()
 

@@ -42,7 +42,7 @@ def training_loader(
         worker_init_fn=start_worker,
         pin_memory=torch.cuda.is_available(),
     )
-    # Set the loader's state here. Lightning restores a loader's state only if Lightning takes the pass for unfinished.
+    # Set the loader's state here, because Lightning restores it only if it considers the epoch unfinished.
     loader.load_state_dict({"images": images_done})
     return loader
 
@@ -57,7 +57,7 @@ def evaluation_loader(
     """Build the evaluation loader of one process. The loader loads each image of the process once, in order.
 
     Args:
-        dataset: dataset that is indexed by pairs (position, 0).
+        dataset: dataset that is indexed by pairs (position, epoch); the epoch is always 0.
         collate: turns a list of samples into a batch.
         batch_size: images per batch.
         process: rank and world size; rank r loads the positions r, r + world size, ...

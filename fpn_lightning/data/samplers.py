@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fpn_lightning.errors import InputError
 
-# Spawn key of the shuffles. transforms.py uses the same seed with another spawn key, so its random numbers differ.
+# First part of the spawn key of NumPy's SeedSequence for the shuffles. transforms.py uses the same seed with another
+# first part, so its random numbers differ.
 RANDOM_DOMAIN = 0
 Item = tuple[int, int]  # (position of an image in the dataset, epoch)
 
@@ -25,9 +26,9 @@ def epoch_order(portrait: NDArray[np.bool_], seed: int, epoch: int) -> NDArray[n
     """Shuffle the images of one epoch in pairs of equal orientation.
 
     A landscape and a portrait image in one batch would both be padded to a large square. The published implementations
-    (two images per GPU) pair images of equal orientation for this reason. Images without a partner come last in the
-    epoch. If the epoch starts at an odd position of the stream (counted from 0), images without a partner come first.
-    Each pair therefore starts at an even position of the stream.
+    (two images per GPU) pair images of equal orientation for this reason. At most one image of each orientation has no
+    partner. Such images come last in the epoch, or first if the epoch starts at an odd position of the stream of all
+    epochs (counted from 0). Each pair therefore starts at an even position of the stream.
 
     Args:
         portrait: bool ``(N,)``, whether each image is higher than wide.
@@ -165,8 +166,9 @@ class TrainingLoader(DataLoader[Any]):
     """A data loader for training that can be resumed: its state is the number of images trained on.
 
     Only batches that the trainer received are counted, not batches that workers have prepared. The state counts images
-    instead of batches, so that a run can be resumed with another number of processes. A new iterator continues the
-    stream. A pass ends when the number of batches reaches a multiple of ``num_batches``.
+    instead of batches, so that a run can be resumed with another number of processes. A new iterator continues where
+    the last one stopped. A pass ends when the number of batches since the start of training reaches a multiple of
+    ``num_batches``.
 
     Args:
         dataset: dataset that is indexed by pairs (position, epoch).
@@ -216,5 +218,5 @@ class TrainingLoader(DataLoader[Any]):
         return {"images": self.consumed * self.stream.batch_size * self.stream.world_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue after ``state["images"]`` images, rounded down to whole micro-batches of all processes."""
+        """Continue the stream after ``state["images"]`` images, rounded down to micro-batches of all processes."""
         self.consumed = state["images"] // (self.stream.batch_size * self.stream.world_size)

@@ -60,7 +60,7 @@ def build_subset(
         sources: splits of ``root`` that are searched for the images, in this order.
         box_areas: set each object's ``area`` to the area of its box instead of its mask. Small, medium and large
             objects are then defined as in a data set without masks.
-        overwrite: replace a split of this name that has other images or annotations.
+        overwrite: replace an existing split of the same name that has other images or annotations.
 
     Returns:
         Path of the new annotation file. The annotation file is written last, completely or not at all.
@@ -78,7 +78,7 @@ def build_subset(
     content = json.dumps(document, separators=(",", ":")).encode()
     if path.exists() and not overwrite and path.read_bytes() != content:
         raise InputError(f"{path} exists with other content. Give another --split, or --overwrite to replace the file")
-    read_annotations(path, content)  # raises InputError if two sources have annotations with the same id
+    read_annotations(path, content)  # raises InputError if two source splits use the same annotation id
     for part in parts:
         for name, image in part.images.items():
             _place(image, out / split / name)
@@ -122,7 +122,7 @@ def _parts(root: Path, ids: Path, sources: Sequence[str]) -> list[Part]:
             names = [index.file_name(index.row(image_id)) for image_id in sorted(found)]
             parts.append(Part(index, found, {name: root / source / name for name in names}))
     missing = [image for part in parts for image in part.images.values() if not image.is_file()]
-    faults = [f"{len(left)} ids are in none of {', '.join(sources)}: {_listed(sorted(left))}"] * bool(left)
+    faults = [f"{len(left)} ids are in none of the splits {', '.join(sources)}: {_listed(sorted(left))}"] * bool(left)
     faults += [f"{len(missing)} image files are missing: {_listed(missing)}"] * bool(missing)
     if faults:
         raise InputError(f"{ids}: {'; '.join(faults)}. Nothing was written; complete the data set in {root}.")
@@ -170,8 +170,8 @@ def _place(image: Path, target: Path) -> None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(image.resolve(), target)  # a symbolic link is resolved first, because it may be relative
-    except OSError:  # ``target`` is on another file system, or exists with other content
+        os.link(image.resolve(), target)  # resolve a symbolic link, because its target may be a relative path
+    except OSError:  # os.link fails if `target` is on another file system, or exists with other content
         with whole_file(target) as temporary:
             shutil.copyfile(image, temporary)
 
@@ -179,7 +179,7 @@ def _place(image: Path, target: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Return 0, or 2 if the split cannot be built."""
     parser = argparse.ArgumentParser(
-        "python -m fpn_lightning.data.subset", description="Build a split of chosen images."
+        "python -m fpn_lightning.data.subset", description="Build a split from a list of image ids."
     )
     add = parser.add_argument
     add("--root", type=Path, required=True, help="folder of a data set in COCO's layout")
@@ -194,8 +194,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="SPLIT",
         help="splits of --root that are searched for the images (default: train2017 val2017)",
     )
-    add("--box-areas", action="store_true", help="set each object's 'area' to its box's area")
-    add("--overwrite", action="store_true", help="replace another split of this name")
+    add("--box-areas", action="store_true", help="set each object's 'area' to the area of its box")
+    add("--overwrite", action="store_true", help="replace an existing split of the same name")
     try:
         path = build_subset(**vars(parser.parse_args(arguments)))
     except (InputError, OSError) as error:

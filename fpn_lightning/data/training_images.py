@@ -25,7 +25,7 @@ def training_images(
 
     Args:
         index: the annotations.
-        transform: gives the size of each network input. Objects are measured at the size used in evaluation.
+        transform: gives the size of each network input. Objects are measured at the network-input size of evaluation.
         skip_images_without_objects: leave out images without an object to train on.
         limit: largest number of images to train on. The images with the lowest ids are kept; None: all images.
 

@@ -1,8 +1,8 @@
 """Cropping, resizing and flipping.
 
 Augmentation is a function of (seed, epoch, image id), so it does not depend on workers, processes or resuming. The
-random choices for an image are stored as one :class:`~fpn_lightning.geometry.Geometry`, which also maps the boxes, in
-float64. In training, albumentations transforms the pixels as the geometry says, and draws no random numbers.
+random choices for an image are stored as one :class:`~fpn_lightning.geometry.Geometry`, which also maps the image's
+boxes, in float64. In training, albumentations transforms the pixels as this geometry says, and draws no random numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-# Without this variable, importing albumentations looks for a newer version on the Internet.
+# If this environment variable is not set, importing albumentations looks for a newer version on the Internet.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
@@ -26,15 +26,16 @@ from fpn_lightning.geometry import Geometry, Size
 
 SizeRounding = Literal["nearest", "floor"]
 Pixels = NDArray[np.uint8]
-# First part of the augmentation's spawn key. samplers.py uses the same seed with another spawn key.
+# First part of the spawn key of NumPy's SeedSequence for augmentation. samplers.py uses the same seed with another
+# first part.
 RANDOM_DOMAIN = 1
-LEAST_SIDE = 1e-3  # px; about the precision of float32 coordinates of a few thousand pixels
+LEAST_SIDE = 1e-3  # px; no usable box has a shorter side; about float32's precision at coordinates of a few thousand px
 
 
 def scaled_size(size: Size, short_side: int, max_side: int, rounding: SizeRounding = "nearest") -> Size:
     """Return height and width after scaling by ``min(short_side / shorter, max_side / longer)``; at least one pixel.
 
-    One scale satisfies both limits. Two steps, one for each limit, would round twice.
+    One scale satisfies both limits. Resizing to one limit after the other would round twice.
 
     Args:
         size: height and width.
@@ -58,7 +59,7 @@ def large_enough(sides: NDArray[np.float64], min_box_size: float) -> NDArray[np.
 class ResizeAndFlip:
     """The paper's augmentation: resizing to a shorter side of 800 px, and a horizontal flip in training.
 
-    A random crop, which the paper does not use, can come before both.
+    A random crop, which the paper does not use, can precede the resizing.
 
     Attributes:
         short_sides: lengths of the shorter side, in pixels. Training draws one length per image and epoch; evaluation
@@ -105,11 +106,11 @@ class ResizeAndFlip:
     def training_geometry(self, size_orig: Size, image_id: int, epoch: int) -> Geometry:
         """Draw the augmentation of an image from (seed, epoch, image id); epoch and image id must not be negative."""
         random = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(RANDOM_DOMAIN, epoch, image_id)))
-        # Always draw both numbers, so that the options for flips and scales do not influence each other.
+        # Always draw a flip and a scale, so that an option for one does not change the random numbers of the other.
         flipped = bool(random.random() < self.flip_probability)
         short_side = self.short_sides[int(random.integers(len(self.short_sides)))]
         window, seen = None, size_orig
-        if self.random_crop is not None:  # drawn last, so that crops do not change flips and scales
+        if self.random_crop is not None:  # drawn last, so that flips and scales are the same without a crop
             (top, bottom), (left, right) = (_part(random, side, self.random_crop) for side in size_orig)
             window, seen = (left, top, right, bottom), (bottom - top, right - left)
         return Geometry(size_orig, scaled_size(seen, short_side, self.max_side, self.rounding), flipped, window)
@@ -119,7 +120,7 @@ def _part(random: np.random.Generator, length: int, least: float) -> tuple[int, 
     """Draw a random interval of a side of ``length`` pixels, and return its start and end.
 
     The length of the interval is uniform between ``least * length`` and ``length``. The start of the interval is
-    uniform, too.
+    uniform over all positions at which the interval fits.
     """
     part = int(random.integers(max(1, math.ceil(least * length)), length, endpoint=True))
     start = int(random.integers(length - part, endpoint=True))

@@ -1,4 +1,4 @@
-"""Copy one picture for each row of a table to the reports, from the last validation of the row's run.
+"""For each row of a table, copy a picture of predictions from the last validation of the row's run to the reports.
 
 python -m fpn_lightning.drawing --preset mini --table table1
 """
@@ -39,7 +39,7 @@ def _step(picture: Path) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with the arguments ``argv`` (default: the arguments of the process).
 
-    If rows were validated on the same images, the copied pictures show the same image.
+    If the runs of all rows were validated on the same images, all copied pictures show the same image.
 
     Returns:
         Exit status: 0, or 2 after a message on standard error.
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--table", required=True, help="table of the runs")
     parser.add_argument("--row", default="*", help="copy only this row (default: every row with a finished run)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the runs (default: %(default)s)")
-    parser.add_argument("--image-id", type=int, metavar="ID", help="id of the image (default: the lowest id)")
+    parser.add_argument("--image-id", type=int, metavar="ID", help="id of the image to show (default: lowest id)")
     parser.add_argument("--output", type=Path, help="folder to copy to (default: reports/<preset>/pictures)")
     given = parser.parse_args(argv)
     folder, pattern = given.runs / given.preset / given.table, f"{given.row}/seed{given.seed}/metrics.json"

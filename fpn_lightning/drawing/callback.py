@@ -1,4 +1,4 @@
-"""A callback that draws a few images at every validation and test, and the images of ``predict``."""
+"""A callback that draws predictions on a few images of every validation and test, and on the images of ``predict``."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class PictureCallback(Callback):
     """Draws predictions, ground truth and feature maps of images.
 
     After each evaluation of ``fit``, ``validate`` and ``test``, the first process draws a few images of the split: the
-    images whose objects belong to the most size classes (small, medium, large). The files are
-    ``<output>/pictures/step<step>/<image id>.png``. Loggers with a method ``log_image`` also log the pictures. Drawing
-    reads the images and predicts a second time; neither metrics nor random state change. Predictions are not drawn if
-    the model has untrained heads.
+    images whose objects belong to as many of the size classes small, medium and large as possible. The files are
+    ``<output>/pictures/step<step>/<image id>.png``. Loggers with a method ``log_image`` also log the pictures. For
+    drawing, the images are read and the predictions are computed a second time. Drawing changes neither metrics nor
+    random state. Predictions are not drawn if the model has untrained heads.
 
-    In ``predict``, the files are ``<run>/predict/pictures/<file name>.png`` for the images of a folder, and
-    ``<image id>.png`` for the images of a split. The pictures show the predictions that ``predict`` computed. A second
-    forward pass computes the feature maps.
+    ``predict`` writes the pictures to ``<run>/predict/pictures/``: ``<file name>.png`` for the images of a folder,
+    ``<image id>.png`` for the images of a split. The pictures show the predictions of ``predict``, but the feature
+    maps are computed in a second forward pass.
 
     Args:
         num_images: maximum number of pictures for each evaluation and for ``predict``; 0 draws no pictures. ``None``
@@ -145,7 +145,7 @@ class PictureCallback(Callback):
         limit = len(data.prediction_images) if self.num_images is None else self.num_images
         self._remaining = len(range(trainer.global_rank, limit, trainer.world_size))
         if trainer.is_global_zero:
-            # The pictures of an earlier predict may show other images.
+            # Pictures of an earlier ``predict`` may show other images, so the new pictures go into an empty folder.
             set_aside(Path(trainer.default_root_dir) / FOLDER)
 
     def on_predict_batch_end(
@@ -183,9 +183,10 @@ class PictureCallback(Callback):
 
 
 def varied_places(dataset: COCODataset, area_thresholds: tuple[float, float], count: int) -> list[int]:
-    """Return the indices of the images whose objects belong to the most size classes (small, medium, large).
+    """Return the indices of the images whose objects belong to the largest number of size classes.
 
-    Crowd regions are ignored. Images with the same number of size classes stay in the order of the data set.
+    The size classes are small, medium and large. Crowd regions are ignored. Images with the same number of size classes
+    stay in the order of the data set.
 
     Args:
         dataset: the images of a split.
@@ -202,7 +203,7 @@ def varied_places(dataset: COCODataset, area_thresholds: tuple[float, float], co
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Use evaluation mode without gradients in a ``with`` block. Then restore the earlier mode of each submodule."""
+    """In a ``with`` block, use evaluation mode without gradients; afterwards, restore the mode of each submodule."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

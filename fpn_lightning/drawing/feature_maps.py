@@ -1,4 +1,4 @@
-"""Draw a feature map as an image. The colour of a cell shows how much the cell differs from the median of the map."""
+"""Draw a feature map as an image. A cell's colour shows how much its features differ from the median of the map."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 _BGR = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)
 VIRIDIS = np.asarray(_BGR[:, 0, ::-1], dtype=np.uint8)
-"""Colour map, uint8 ``(256, 3)`` RGB, from weak (dark) to strong (light)."""
+"""Colour map, uint8 ``(256, 3)`` RGB: the more a cell differs from the median, the lighter its colour."""
 _MIN_INNER = 8  # if both sides of a map have at least this many cells, the outermost cells do not affect the colours
 
 
@@ -56,11 +56,12 @@ def feature_maps_of(maps: dict[str, Tensor], strides: dict[str, int], size: tupl
 
 
 def paint(feature_map: FeatureMap, height: int, width: int) -> NDArray[np.uint8]:
-    """Draw a feature map as a picture of the image's full area. Each cell is a rectangle of one colour.
+    """Draw a feature map as a picture that shows the same area as the image. Each cell is a rectangle of one colour.
 
-    Weak cells are dark blue, and the strongest 5 % of the cells are yellow. If the colour scale ended at the strongest
-    cell instead, most other cells would be dark. If both sides of a map have at least 8 cells, the outermost cells do
-    not affect the colour scale, because the outermost cells respond to the padding of the convolutions.
+    Cells close to the median of the map are dark blue. The 5 % of the cells that differ most from the median are
+    yellow. If the colour scale ended at the largest difference instead, most cells would be dark. If both sides of a
+    map have at least 8 cells, the outermost cells do not affect the colour scale, because the outermost cells respond
+    to the padding of the convolutions.
 
     Args:
         feature_map: the map.

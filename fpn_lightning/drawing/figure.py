@@ -13,10 +13,10 @@ from torchvision.transforms.functional import to_pil_image
 from fpn_lightning.drawing.feature_maps import VIRIDIS, FeatureMap, paint
 from fpn_lightning.drawing.image import DrawnImage, draw_boxes, draw_ground_truth
 
-_FONT = ImageFont.load_default(12)  # the font lacks × and –
-_GAP, _LINE = 8, 15  # px: gap between parts; height of a line of text
+_FONT = ImageFont.load_default(12)  # the font cannot draw × and –, so texts contain x and -
+_GAP, _LINE = 8, 15  # px: gap between the parts of a figure; height of a line of text
 _MIN_SIDE = 60  # px: minimum side of a drawn map, even if the image is very flat or narrow
-_SWATCH = (24, 11)  # px: width and height
+_SWATCH = (24, 11)  # px: width and height of a colour sample in the legend
 
 
 def draw_figure(title: str, drawn: DrawnImage, maps: Sequence[FeatureMap], with_ground_truth: bool) -> Image.Image:
@@ -26,7 +26,7 @@ def draw_figure(title: str, drawn: DrawnImage, maps: Sequence[FeatureMap], with_
         title: a line above the picture.
         drawn: the image with its predictions.
         maps: the feature maps, finest first; may be empty.
-        with_ground_truth: whether the legend has an entry for the dashed boxes, which are the ground truth.
+        with_ground_truth: whether the legend explains the dashed boxes of the ground truth.
     """
     image = to_pil_image(drawn.pixels)
     parts = [_below(drawn.heading, image), *([_panels(maps, image.height, image.width)] if maps else [])]
@@ -39,9 +39,9 @@ def draw_figure(title: str, drawn: DrawnImage, maps: Sequence[FeatureMap], with_
 def png(picture: Image.Image) -> bytes:
     """Encode a picture as PNG. The same picture always gives the same bytes.
 
-    Pictures are committed to git, so small files are needed. With a palette of 256 colours, the picture of a photograph
-    has about 200 kB instead of 800 kB. The palette is chosen by an octree, because median cut would change the colours
-    of thin lines much more.
+    Pictures are committed to git, so small files are needed. With a palette of 256 colours, the PNG of a photograph
+    has about 200 kB; without a palette, about 800 kB. Pillow's octree method chooses the palette, because Pillow's
+    method of median cut would change the colours of thin lines much more.
     """
     buffer = io.BytesIO()
     palette = picture.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)

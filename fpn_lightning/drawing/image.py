@@ -65,7 +65,7 @@ def draw_image(
     category_names: Sequence[str],
     truth: GroundTruth | None = None,
 ) -> DrawnImage:
-    """Draw the best predictions and the ground truth of an image. The first prediction is drawn on top.
+    """Draw the best predictions and the ground truth of an image. The best prediction is drawn on top.
 
     Args:
         image: uint8 ``(H, W, 3)`` RGB, the image file.
@@ -108,7 +108,7 @@ def _named(labels: list[int], names: Sequence[str]) -> list[str]:
 
 
 def drawing_scale(size: tuple[int, ...]) -> float:
-    """Return the factor by which an image is scaled: an integer for small images, below 1 for large images.
+    """Return the factor by which an image is scaled: a whole number, or below 1 if a side exceeds ``MAX_SIDE``.
 
     The longer side of the scaled image is between ``MAX_SIDE / 2`` and ``MAX_SIDE``, so that lines are thin
     compared with the objects.
@@ -121,7 +121,7 @@ def drawing_scale(size: tuple[int, ...]) -> float:
 
 
 def resize(image: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
-    """Scale an image, uint8 ``(H, W, 3)``. Pixels are repeated for a larger image, averaged for a smaller image."""
+    """Scale an image, uint8 ``(H, W, 3)``. Enlarging repeats pixels; reducing averages pixels."""
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     method = cv2.INTER_NEAREST if scale >= 1 else cv2.INTER_AREA
     return np.asarray(cv2.resize(image, (width, height), interpolation=method), dtype=np.uint8)
@@ -130,7 +130,7 @@ def resize(image: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
 def draw_boxes(
     pixels: Tensor, boxes: Tensor, colours: Sequence[Colour], names: Sequence[str] | None = None, line: int = LINE
 ) -> Tensor:
-    """Draw the outlines and names of boxes on a copy of an image. The first box is drawn on top.
+    """Draw the outlines and names of boxes on a copy of an image. Where boxes overlap, the first box is on top.
 
     Args:
         pixels: uint8 ``(3, H, W)`` RGB.
@@ -139,7 +139,7 @@ def draw_boxes(
         names: one per box, or None.
         line: width of the outlines, px.
     """
-    if not len(boxes):  # torchvision would warn
+    if not len(boxes):  # torchvision warns if it gets no boxes
         return pixels
     corners = boxes.round().long()
     corners[:, 2:] -= 1  # the pixel (x2, y2) is outside the box, but torchvision would draw this pixel
@@ -179,7 +179,7 @@ def draw_masks(pixels: Tensor, masks: Sequence[RLE], colours: Sequence[Colour]) 
 
     The masks have the size of the image file and are sorted best first. Where masks overlap, the first mask is visible.
     """
-    if not masks:  # torchvision would warn
+    if not masks:  # torchvision warns if it gets no masks
         return pixels
     height, width = pixels.shape[1:]
     bitmaps = [cv2.resize(mask_api.decode(mask), (width, height), interpolation=cv2.INTER_NEAREST) for mask in masks]

@@ -33,12 +33,12 @@ from fpn_lightning.weights.init_from import load_weights
 
 LEVELS = (2, 3, 4, 5)
 NAMES = [f"{kind}{level}" for kind in "pc" for level in LEVELS]
-L2 = 0.1  # weight of the L2 penalty, half the sum of squared weights; 0.01 to 1 give similar results
-RESAMPLED = 1000  # number of bootstrap samples of the images, from which the interval is computed
+L2 = 0.1  # factor of the L2 penalty (half the sum of squared weights); 0.01 to 1 give similar accuracies
+RESAMPLED = 1000  # number of bootstrap samples of the validation images, for the 95 % intervals
 NOTE = (
-    "A linear classifier predicts the supercategory of an object from one cell of a map: the cell at the centre of its "
-    "box. The table has its accuracy in %, averaged over the supercategories, and the 95 % interval of this accuracy "
-    "over draws of the validation images (bootstrap)."
+    "A linear classifier predicts the supercategory of an object from one cell of a map: the cell at the centre of the "
+    "object's box. The table shows the classifier's accuracy in %, averaged over the supercategories, and in brackets "
+    "the 95 % interval of this accuracy, from bootstrap samples of the validation images."
 )
 
 
@@ -48,7 +48,7 @@ class Cells(NamedTuple):
     Attributes:
         maps: for each map, the cells of the M objects, float64 ``(M, C)``.
         labels: label of each object, int64 ``(M,)``.
-        images: number of each object's image, counted from 0, int64 ``(M,)``.
+        images: index of each object's image, from 0, int64 ``(M,)``.
     """
 
     maps: dict[str, Tensor]
@@ -57,7 +57,7 @@ class Cells(NamedTuple):
 
 
 def load_run(run: Path) -> tuple[Detector, COCODataModule, COCODataModule]:
-    """Load a run's detector, training images and validation images, without augmentation. May raise InputError."""
+    """Load a run's detector, and its training and validation images without augmentation; may raise InputError."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(BaseStage, "model")
     try:
@@ -102,7 +102,7 @@ def gather(detector: Detector, data: COCODataModule, device: str) -> Cells:
 
 
 def fit(cells: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Fit a linear softmax classifier, with the same total weight for each class.
+    """Fit a linear softmax classifier. Each class has the same total weight in the loss.
 
     Returns:
         float64 ``(C + 1, K)``: the weights, and the bias in the last row.
@@ -123,11 +123,11 @@ def fit(cells: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
 
 def balanced_accuracy(right: Tensor, cells: Cells, num_classes: int) -> tuple[float, ...]:
-    """Return the accuracy, averaged over the classes that have objects, and the two ends of its 95 % interval.
+    """Return the accuracy, averaged over the classes with objects, and the ends of its 95 % bootstrap interval.
 
     Args:
         right: bool ``(M,)``: whether the classifier's prediction is correct for each object.
-        cells: the M objects.
+        cells: image and label of each of the M objects.
         num_classes: number K of classes.
     """
     num_images = int(cells.images.max()) + 1

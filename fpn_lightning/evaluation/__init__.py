@@ -3,4 +3,4 @@
 from typing import Literal
 
 Backend = Literal["faster-coco-eval", "pycocotools"]
-"""The evaluators of average precision."""
+"""Names of the libraries that compute average precision."""

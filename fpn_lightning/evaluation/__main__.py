@@ -44,14 +44,15 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the command-line parser."""
     parser = argparse.ArgumentParser(
         prog="python -m fpn_lightning.evaluation",
-        description="Score a COCO result file over all images of an annotation file.",
+        description="Score a COCO result file or a proposal store over all images of an annotation file.",
     )
     parser.add_argument("annotations", type=Path, help="COCO instances file")
     parser.add_argument(
         "results",
         type=Path,
-        help="COCO result file, or the folder of a proposal store. Each result has image_id, score and bbox (xywh) or "
-        "segmentation. Without --metric segm, a result without bbox is scored by the box around its segmentation",
+        help="COCO result file, or a proposal store (the folder RUN/proposals/SPLIT). Each entry of a result "
+        "file has image_id, score and bbox (xywh) or segmentation. Without --metric segm, an entry without bbox is "
+        "scored by the box around its segmentation",
     )
     parser.add_argument(
         "--metric",
@@ -62,7 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--class-agnostic",
         action="store_true",
-        help="class-agnostic recall (Table 6) instead of AP, for bbox or segm; proposals are always class-agnostic",
+        help="with --metric bbox or segm: compute class-agnostic recall (as in Table 6) instead of AP; "
+        "--metric proposals is always class-agnostic",
     )
     parser.add_argument(
         "--labels",
@@ -74,8 +76,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--limits",
         type=int,
         nargs="+",
-        help="numbers of detections per image for AR. Default: 10 30 100 1000 for proposals; 10 100 1000 with "
-        "--class-agnostic; otherwise 1 10 100. AP always uses 100 detections",
+        help="numbers of detections per image for which AR is computed. Default: 10 30 100 1000 for proposals; "
+        "10 100 1000 with --class-agnostic; otherwise 1 10 100. AP always uses 100 detections",
     )
     parser.add_argument(
         "--area-thresholds",
@@ -94,20 +96,22 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--per-class",
         action="store_true",
-        help="for bbox or segm: print the AP of each class, best first, and write it to --output as per_class",
+        help="with --metric bbox or segm: print the AP of each class, best first, and write it to --output "
+        "as per_class",
     )
     parser.add_argument(
         "--output",
         type=Path,
-        help="write the metrics to this JSON file as fractions; a metric without ground truth is null",
+        help="write the metrics to this JSON file as fractions in [0, 1]; a metric without ground truth is null",
     )
     return parser
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command and return the exit code: 0, or 2 for invalid input."""
+    """Run the command line and return the exit code: 0, or 2 for invalid input."""
     arguments = build_parser().parse_args(args)
-    from fpn_lightning.evaluation.scoring import score_files  # a slow import that --help does not need
+    # Imported here, because the import is slow and --help does not need it.
+    from fpn_lightning.evaluation.scoring import score_files
 
     replace_unprintable()
     try:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fpn_lightning.errors import InputError
 from fpn_lightning.ground_truth import RLE, GroundTruth
 
-if TYPE_CHECKING:  # a slow import that scoring files does not need
+if TYPE_CHECKING:  # torch is slow to import, and the scoring of files does not need torch
     from torch import Tensor
 
 
@@ -24,9 +24,10 @@ class FileResults:
     Attributes:
         boxes_xywh: float64 ``(D, 4)`` pixels of the image file, any order; not used if masks are scored.
         scores: float64 ``(D,)`` logits or probabilities; higher is better.
-        labels: int64 ``(D,)`` in [0, K); not used for class-agnostic recall.
+        labels: int64 ``(D,)`` class indices, starting at 0; not used for class-agnostic recall.
         masks: D masks of the image file's size; empty if boxes are scored.
-        areas: float64 ``(D,)`` px²; if empty, the areas of the boxes or masks are used.
+        areas: float64 ``(D,)`` px², which decide the size classes of the predictions; if empty, the areas are computed
+            from the boxes or masks.
     """
 
     boxes_xywh: NDArray[np.float64]
@@ -45,14 +46,15 @@ def float_rows(values: Tensor | NDArray[Any], name: str, width: int | None = Non
     """Convert values to a float64 array of shape ``(n,)`` or ``(n, width)``.
 
     Args:
-        values: any real dtype, any device.
+        values: array or tensor of any real dtype, on any device.
         name: name of the values in error messages.
         width: length of the second dimension; ``None`` for a one-dimensional array.
 
     Raises:
         InputError: if the shape is wrong or a value is not finite.
     """
-    # Move to the CPU first, because MPS has no float64. Convert before NumPy, because NumPy has no bfloat16.
+    # Move the tensor to the CPU before double(), because MPS has no float64. Call double() before numpy(), because
+    # NumPy has no bfloat16.
     array = values.detach().cpu().double().numpy() if hasattr(values, "detach") else np.asarray(values, np.float64)
     if array.size == 0:
         return array.reshape((0,) if width is None else (0, width))
@@ -67,7 +69,7 @@ def float_rows(values: Tensor | NDArray[Any], name: str, width: int | None = Non
 def object_columns(
     ground_truth: GroundTruth,
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
-    """Return areas, crowd flags and labels of the objects of an image, each ``(G,)``.
+    """Return areas, crowd flags and labels of the G objects of an image, each ``(G,)``.
 
     Raises:
         InputError: if lengths differ or a value is not finite. The message names the image.

@@ -41,13 +41,14 @@ class AveragePrecision(Metric):
         area_thresholds: two areas in px² of the image file; the first separates small from medium objects, the second
             medium from large.
         limits: numbers of detections kept per image and class. Each limit adds the metrics ``AR<limit>``,
-            ``AR<limit>_s``, ``AR<limit>_m`` and ``AR<limit>_l``. AP always uses 100 detections.
+            ``AR<limit>_s``, ``AR<limit>_m`` and ``AR<limit>_l``. AP always uses 100 detections
+            per image and class.
         backend: library that computes AP, ``faster-coco-eval`` or the reference ``pycocotools``.
 
     Attributes:
-        images: int64 ``(1, 3)`` per image, with image id, D and G.
-        detections: float64 ``(D, 6)`` per image, with box (xywh), score and label.
-        objects: float64 ``(G, 7)`` per image, with box (xywh), area, crowd flag and label.
+        images: for each image, an int64 ``(1, 3)`` tensor of image id, D and G.
+        detections: for each image, a float64 ``(D, 6)`` tensor of box (xywh), score and label.
+        objects: for each image, a float64 ``(G, 7)`` tensor of box (xywh), area, crowd flag and label.
 
     Raises:
         InputError: if limits or thresholds are invalid.
@@ -87,7 +88,7 @@ class AveragePrecision(Metric):
 
         Args:
             prediction: detections of the image. Detections with equal scores stay in the given order.
-            ground_truth: objects of the same image. Objects and detections use the same labels.
+            ground_truth: objects of the same image. Objects and detections number the classes in the same way.
 
         Raises:
             InputError: if the arguments belong to different images, lengths differ, a value is not finite or a label is
@@ -122,11 +123,12 @@ class AveragePrecision(Metric):
 
         Returns:
             Fractions in [0, 1], the same on every process: ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``,
-            ``AR<limit>``, ``AR<limit>_s``, ``_m``, ``_l``. A metric is 0 without detections, and ``None`` without
-            ground truth.
+            ``AR<limit>``, ``AR<limit>_s``, ``AR<limit>_m``, ``AR<limit>_l``. A metric is 0 without detections, and
+            ``None`` without ground truth.
 
         Raises:
-            InputError: if an image was added twice with different content. An exact duplicate is ignored.
+            InputError: if an image was added twice with different content. An image that was
+                added twice with the same content counts once.
         """
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         outcome: list[Any] = [None]
@@ -165,7 +167,7 @@ class AveragePrecision(Metric):
 
 @contextlib.contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Pause Python's cyclic garbage collector; the records have no reference cycles.
+    """Pause Python's cyclic garbage collector, which is not needed: the records have no reference cycles.
 
     While many objects are created, the collector visits all objects of the process again and again. With hundreds of
     thousands of records, garbage collection would take a third of the evaluation's time
@@ -183,7 +185,8 @@ def _collector_paused() -> Iterator[None]:
 def _table(owner: str, *columns: tuple[Array, str, int | None]) -> NDArray[np.float64]:
     """Join columns of equal length into one array; the last column must contain whole numbers.
 
-    Each column is a tuple ``(values, name, width)``, as in :func:`float_rows`. Error messages start with ``owner``.
+    Each column is a tuple ``(values, name, width)``, the arguments of :func:`float_rows`. Error messages start with
+    ``owner``.
     """
     arrays = [float_rows(values, owner + name, width) for values, name, width in columns]
     lengths = [len(array) for array in arrays]
@@ -205,7 +208,8 @@ def _gather(part: Tensor, group: Any = None) -> list[Tensor]:
 def _joined(state: Tensor | list[Tensor]) -> NDArray[Any]:
     """Join a state of the metric to one array.
 
-    A state is a list with one tensor per image. After torchmetrics has gathered all processes, a state is one tensor.
+    A state is a list with one tensor per image. After torchmetrics has gathered the states of all processes, each
+    state is one tensor.
     """
     if isinstance(state, list):
         state = torch.cat(state) if state else torch.zeros(0)

@@ -2,7 +2,7 @@
 
 ``faster-coco-eval`` is the default, because it is fast. ``pycocotools`` is the reference. Both libraries give the same
 values. AP and AR are computed from the arrays ``precision`` and ``recall`` of these libraries. The array ``stats`` is
-not used, because ``stats`` supports only the limits 1, 10 and 100.
+not used, because ``stats`` supports only AR at 1, 10 and 100 detections.
 
 Shapes: D detections and G objects of one image; T = 10 IoU thresholds 0.50, 0.55, ..., 0.95; R = 101 recall levels; K
 classes; A = 4 area ranges (all, small, medium, large); L limits.
@@ -40,7 +40,7 @@ AP_LIMIT = 100  # AP uses 100 detections per image and class, whatever the limit
 class Records:
     """The detections and objects of a split, as one dictionary per detection or object.
 
-    Neither ``faster-coco-eval`` nor ``pycocotools`` can read arrays.
+    The records are dictionaries, because neither ``faster-coco-eval`` nor ``pycocotools`` can read arrays.
 
     Args:
         iou_type: ``bbox`` to compare boxes, ``segm`` to compare masks.
@@ -55,7 +55,7 @@ class Records:
     def add(self, prediction: FileResults, ground_truth: GroundTruth) -> None:
         """Add one image. Images without detections must be added as well, because their objects lower AP and AR.
 
-        Detections with equal scores stay in the given order. Detections and objects use the same labels.
+        Detections with equal scores stay in the given order. Detections and objects number the classes in the same way.
         """
         image_id = ground_truth.image_id
         image = {"id": image_id}
@@ -74,7 +74,7 @@ class Records:
             self.detections.append({**record, "id": len(self.detections) + 1, "iscrowd": 0})
         columns = (column.tolist() for column in (ground_truth.areas, ground_truth.is_crowd, ground_truth.labels))
         for what, area, crowd, label in zip(annotated, *columns, strict=True):
-            # Ids start at 1, because both evaluators use id 0 for "unmatched".
+            # Object ids start at 1, because both evaluators use id 0 for "unmatched".
             record = {"image_id": image_id, "category_id": label, shape: what, "area": area}
             self.objects.append({**record, "id": len(self.objects) + 1, "iscrowd": int(crowd)})
 
@@ -100,9 +100,10 @@ def average_precision(
         backend: library that computes AP.
 
     Returns:
-        ``(values, class_values)``, fractions in [0, 1], ``None`` without ground truth. The values are ``AP``, ``AP50``,
-        ``AP75``, ``APs``, ``APm``, ``APl`` and for every limit ``AR<limit>``, ``AR<limit>_s``, ``_m``, ``_l``. For
-        masks, all names start with ``segm_``. The class values are the ``AP`` of each label in the records.
+        ``(values, class_values)``: two dictionaries of fractions in [0, 1], ``None`` without ground truth. The keys of
+        ``values`` are ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` and, for every limit, ``AR<limit>``,
+        ``AR<limit>_s``, ``AR<limit>_m``, ``AR<limit>_l``. For masks, all these names start with ``segm_``.
+        ``class_values`` maps each label in the records to its ``AP``.
 
     Raises:
         InputError: if limits or thresholds are invalid.
@@ -128,7 +129,7 @@ def average_precision(
 
 
 def by_class_name(class_values: Mapping[int, float | None], names: Mapping[int, str]) -> Values:
-    """Return values by class name, best first; classes without ground truth (``None`` or missing) come last.
+    """Map class names to values, best first; classes without ground truth (``None`` or missing) come last.
 
     If several classes have the same name, each name is followed by its class id in parentheses.
     """
@@ -143,7 +144,7 @@ def by_class_name(class_values: Mapping[int, float | None], names: Mapping[int, 
 def _evaluate(
     records: Records, limits: tuple[int, ...], area_thresholds: Sequence[float], backend: Backend
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return precision ``(T, R, K, A, L)`` and recall ``(T, K, A, L)``; values without ground truth are -1."""
+    """Return precision ``(T, R, K, A, L)`` and recall ``(T, K, A, L)``; entries without ground truth are -1."""
     coco, evaluator_class = (
         (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster)
         if backend == "faster-coco-eval"
@@ -153,7 +154,7 @@ def _evaluate(
     with contextlib.redirect_stdout(io.StringIO()):
         tables = []
         for annotations in (records.objects, records.detections):
-            # The evaluators' ``loadRes`` is not used, because it fails on an empty list.
+            # The evaluators' ``loadRes`` is not used, because it fails on an empty list of results.
             table = coco()
             table.dataset = {**shared, "annotations": annotations}
             table.createIndex()

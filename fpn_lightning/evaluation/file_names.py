@@ -1,6 +1,6 @@
 """Checks that results belong to the images of an annotation file.
 
-Without this check, results of other images would silently get low scores.
+Without this check, an evaluation with the wrong annotation file would give low metrics without an error.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ class FileNames:
             belongs = f" (the file of image {elsewhere})" if elsewhere != image_id else ""
             raise InputError(
                 f"{name}: file_name is {given!r}{belongs}, but in the annotation file, image {image_id} is {own!r}. "
-                "The ids belong to another data set, or `predict` has numbered the images of a folder. Give the "
-                "annotation file of the predicted split, or predict the split again with --data.predict_split"
+                "The image ids belong to another data set, or are the numbers that `predict` gives to the images of a "
+                "folder. Give the annotation file of the predicted split, or predict the split again with "
+                "--data.predict_split"
             )
         self._checked.add((image_id, given))
 
@@ -44,9 +45,10 @@ class FileNames:
 
 
 def _alike(own: str, given: str) -> bool:
-    """Return whether two file names may belong to the same image. Folder, extension and a prefix may differ.
+    """Return whether two file names may belong to the same image.
 
-    For example, a file name in COCO 2014 is the file name in COCO 2017 with the prefix ``COCO_val2014_``.
+    The file names may differ in folder, extension and a prefix. For example, a file name in COCO 2014 is the file name
+    in COCO 2017 with the prefix ``COCO_val2014_``.
     """
     names, others = ({Path(file).name, Path(file).stem} for file in (own, given.replace("\\", "/")))
     return any(one.endswith(other) or other.endswith(one) for one in names for other in others)

@@ -1,7 +1,7 @@
 """COCO's greedy matching of detections to objects, for boxes and masks, to compute recall.
 
-Crowds, and objects outside the area range, are left out, because COCO ignores such objects in recall. In COCO, a
-detection that fits only an ignored object is not a false positive, which affects precision but not recall.
+Crowd objects, and objects outside the area range, are left out, because COCO's evaluator ignores these objects. There,
+a detection that matches only an ignored object is not a false positive. This changes precision, but not recall.
 
 Shapes: D detections and G objects of one image, T = 10 IoU thresholds, A area ranges, L limits.
 """
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from fpn_lightning.errors import InputError
 
-# COCO limits IoU thresholds to 1 - 1e-10. The largest threshold, 0.95, is below this limit.
+# COCO's evaluator clips IoU thresholds to 1 - 1e-10. That does not change these thresholds, which are at most 0.95.
 IOU_THRESHOLDS: NDArray[np.float64] = np.linspace(0.5, 0.95, 10)
 MAX_AREA = 1e5**2
 
 
 def area_ranges(area_thresholds: Sequence[float]) -> NDArray[np.float64]:
-    """Return the area ranges of all, small, medium and large objects. Both bounds are inclusive, as in COCO.
+    """Return the area ranges of all, small, medium and large objects. Both bounds of a range are inclusive.
 
     Args:
         area_thresholds: two areas in px² of the image file; the first separates small from medium objects, the second
@@ -43,7 +43,7 @@ def area_ranges(area_thresholds: Sequence[float]) -> NDArray[np.float64]:
 
 
 def box_iou_xywh(boxes: NDArray[np.float64], gt_boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the IoU of boxes. The result is bit-identical to COCO's mask API (same order of operations).
+    """Compute the IoU of boxes, bit-identical to that of COCO's mask API (same order of operations).
 
     Args:
         boxes: float64 ``(D, 4)`` xywh, in any unit.
@@ -76,9 +76,9 @@ def ignored_objects(
     """Return which objects are ignored in each area range.
 
     Args:
-        gt_areas: float64 ``(G,)`` ``area`` of the annotations, px² of the image file.
+        gt_areas: float64 ``(G,)``, the ``area`` values of the annotations, px² of the image file.
         gt_is_crowd: bool ``(G,)``.
-        ranges: float64 ``(A, 2)`` inclusive bounds, px².
+        ranges: float64 ``(A, 2)``, lower and upper bounds of the area ranges, inclusive, px².
 
     Returns:
         bool ``(A, G)``.
@@ -91,17 +91,17 @@ def count_matches(ious: NDArray[np.float64], gt_ignore: NDArray[np.bool_], limit
 
     Detections are matched in descending order of score. Each detection takes the unmatched object with the highest IoU,
     if the IoU is at or above the threshold. Among equal IoUs, the detection takes the last object. Later detections do
-    not change the matches of earlier detections, so one pass gives the counts for all limits.
+    not change the matches of earlier detections, so one pass over the detections gives the counts for all limits.
 
-    The same pass also gives the counts for all IoU thresholds and area ranges. One integer per object stores A·T bits,
-    one bit per area range and threshold. A bit is 1 while a detection can take the object.
+    This pass also gives the counts for all IoU thresholds and area ranges. One integer per object stores A·T bits,
+    one bit per area range and threshold. A bit is 1 while the object can still be matched.
 
     Args:
         ious: float64 ``(D, G)``. Detections are in descending order of score. Objects are sorted by category, and
             within a category as in the file.
-        gt_ignore: bool ``(A, G)``, A <= 6; true for crowds and for objects outside the area range. Ignored objects are
-            not matched.
-        limits: ``(L,)`` numbers of detections kept, ascending.
+        gt_ignore: bool ``(A, G)``, true for crowd objects and for objects outside the area range. Ignored objects are
+            not matched. A is at most 6, because the bits of an object have to fit into an int64.
+        limits: ``(L,)`` numbers of detections kept per image, ascending.
 
     Returns:
         int64 ``(T, A, L)`` numbers of matched objects.

@@ -1,4 +1,4 @@
-"""Fast reader for result files that contain only valid boxes and the usual keys; ten times as fast as results.py."""
+"""Reader for result files with only valid boxes and the keys of ``Entry``; ten times as fast as results.py."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fpn_lightning.data.coco.index import COCOIndex
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.file_names import FileNames
 
-LARGEST = 1e15  # px; the IoU of larger numbers would overflow
+LARGEST = 1e15  # upper limit of a box's numbers in px; with larger numbers, the IoU would overflow
 LARGEST_SCORE = 1e300
-LEAST_SIDE = -1.0  # px; rounding can make a width or height negative, but not smaller than -1
+LEAST_SIDE = -1.0  # lower limit of width and height in px; rounding can make them negative, but not smaller than -1
 
 
 class Entry(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """One result. If a result has other keys, such as ``segmentation``, ``results.py`` reads the file instead."""
+    """One result. A file whose results have other keys, such as ``segmentation``, is read by ``results.py`` instead."""
 
     image_id: int
     bbox: tuple[float, float, float, float]
@@ -39,7 +39,8 @@ def read_plain_boxes(
 
     Returns:
         Image ids ``(D,)``, category ids ``(D,)`` (0 if missing), scores ``(D,)`` and boxes xywh ``(D, 4)`` in the order
-        of the file. ``None`` if a result has other keys or is invalid; the caller then reads the file result by result.
+        of the file. ``None`` if a result is invalid or has a key that :class:`Entry` lacks; the caller then
+        reads the file result by result.
     """
     try:
         entries = msgspec.json.decode(path.read_bytes(), type=list[Entry])

@@ -29,10 +29,11 @@ if TYPE_CHECKING:  # these modules import torch
 
 
 class Counts(NamedTuple):
-    """Numbers of objects in one image or several images.
+    """Numbers of matched objects and of all objects in one image or several images.
 
     Attributes:
-        matched: int64 ``(T, A, L)`` numbers of objects that are matched by the best proposals, for each limit.
+        matched: int64 ``(T, A, L)`` numbers of objects that are matched by the proposals with the highest scores, for
+            each IoU threshold, area range and limit.
         objects: int64 ``(A,)`` numbers of objects in each area range, without crowds.
     """
 
@@ -58,7 +59,7 @@ def count_boxes(
     Args:
         prediction: proposals of the image, any order. Proposals with equal scores stay in the given order.
         ground_truth: objects of the image, any order. Matching sorts the objects by label, as COCO does.
-        ranges: float64 ``(A, 2)``, see :func:`area_ranges`.
+        ranges: float64 ``(A, 2)``, lower and upper bounds of the area ranges; see :func:`area_ranges`.
         limits: ``(L,)`` numbers of proposals kept, ascending.
 
     Raises:
@@ -71,8 +72,8 @@ def count_boxes(
     gt_idxs, gt_ignore, num_objects = _counted_objects(ground_truth, ranges)
     if len(boxes) != len(objectness) or len(gt_boxes) != len(ground_truth.areas):
         raise InputError(
-            f"{name}the proposals have {len(boxes)} boxes_xywh and {len(objectness)} objectness, the objects have "
-            f"{len(gt_boxes)} boxes_xywh and {len(ground_truth.areas)} areas: give one entry per box in each list"
+            f"{name}the proposals have {len(boxes)} boxes_xywh and {len(objectness)} objectness values, the objects "
+            f"have {len(gt_boxes)} boxes_xywh and {len(ground_truth.areas)} areas: give one entry per box in each list"
         )
     best = np.argsort(-objectness, kind="stable")[: limits[-1]]
     return Counts(count_matches(box_iou_xywh(boxes[best], gt_boxes[gt_idxs]), gt_ignore, limits), num_objects)
@@ -96,7 +97,7 @@ def count_segments(
     if len(masks) != len(scores):
         raise InputError(f"{name}{len(masks)} masks and {len(scores)} scores: give one score per mask")
     if len(sizes := {tuple(mask["size"]) for mask in (*masks, *gt_masks)}) > 1:
-        # For different sizes, the mask API returns an IoU of -1, and the mask would silently stay unmatched.
+        # For masks of different sizes, the mask API returns an IoU of -1, and the mask would silently stay unmatched.
         raise InputError(f"{name}the masks have different sizes, {sorted(sizes)}: give masks of the image file's size")
     best = np.argsort(-scores, kind="stable")[: limits[-1]]
     ious = mask_iou([masks[i] for i in best], [gt_masks[i] for i in gt_idxs])
@@ -127,7 +128,7 @@ def mask_iou(masks: Sequence[RLE], gt_masks: Sequence[RLE]) -> NDArray[np.float6
 
 
 def recall_values(counts: Counts, limits: Sequence[int], prefix: str = "") -> dict[str, float | None]:
-    """Compute AR by metric name from the counts of a split: in [0, 1]; ``None`` for a size without ground truth."""
+    """Compute the AR metrics from the counts of a split: fractions in [0, 1]; ``None`` without ground truth."""
     matched, objects = counts.matched.mean(axis=0), counts.objects.tolist()
     return {
         prefix + recall_key(limit, suffix): float(matched[a, i] / objects[a]) if objects[a] else None

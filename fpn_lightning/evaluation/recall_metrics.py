@@ -19,7 +19,7 @@ from fpn_lightning.structures import ProposalsOrig
 
 
 class Recall(Metric):
-    """Base class of box recall and mask recall: sums counts over a split, and computes the metrics.
+    """Base class of box recall and mask recall: sums the numbers of objects and of matched objects over a split.
 
     Memory does not grow with the number of images. The counts of several processes are summed.
 
@@ -31,9 +31,9 @@ class Recall(Metric):
 
     Attributes:
         prefix: start of the name of every metric.
-        matched: int64 ``(T, A, L)`` numbers of matched objects.
+        matched: int64 ``(T, A, L)`` numbers of matched objects, for each IoU threshold, area range and limit.
         gt_counts: int64 ``(A,)`` numbers of objects in each area range, without crowds.
-        num_images: int64 scalar, number of images.
+        num_images: int64 scalar, number of images that were added.
 
     Raises:
         InputError: if limits or thresholds are invalid.

@@ -1,4 +1,4 @@
-"""Reads COCO result files and proposal stores, and returns the predictions of each image as arrays."""
+"""Reads COCO result files and the proposals that ``predict`` stored, and returns arrays for each image."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ResultTable:
 
     Attributes:
         results: the results of all images. The results of an image are sorted by category id, then by position in the
-            file. COCO uses this order for equal scores.
+            file. COCO's evaluator keeps this order among results with equal scores.
         rows: for each image id, the slice of its results in ``results``.
     """
 
@@ -76,8 +76,8 @@ def read_results(path: Path, index: COCOIndex, with_masks: bool = False, with_cl
     """Read a COCO result list into arrays, which take 56 bytes per box.
 
     Args:
-        path: JSON list, which may be empty. Each entry has ``image_id``, ``score`` and ``bbox`` (xywh) or
-            ``segmentation``.
+        path: JSON file with a list of results, which may be empty. Each result has ``image_id``, ``score`` and
+            ``bbox`` (xywh) or ``segmentation``.
         index: the annotation file that the results are for.
         with_masks: read ``segmentation`` (RLE or polygons) instead of boxes. If false, read ``bbox``; for an entry
             without ``bbox``, use the box around ``segmentation``.
@@ -114,14 +114,14 @@ class _Columns:
     def take(self, entry: Entry) -> object:
         """Check a result and move it into the arrays."""
         if "image_id" not in entry:
-            return entry  # either a segmentation inside a result, or an entry that _read_list rejects
+            return entry  # `entry` is a segmentation inside a result, or _read_list rejects it
         name = _name(self.path, len(self.ids), entry["image_id"])
         image_id = _integer(name, "image_id", entry["image_id"])
         if image_id not in self.sizes:
             raise InputError(
                 f"{name}: the annotation file lists no such image; give the annotation file of the predicted split. "
-                "(`predict` numbers the images of a folder from 1. To get the split's image ids, use "
-                "--data.predict_split)"
+                "(`predict` numbers the images of a folder from 1. To get the image ids of the annotation "
+                "file, predict with --data.predict_split)"
             )
         self.files.check(name, image_id, entry.get("file_name"))
         if not _is_number(entry.get("score"), LARGEST_SCORE):
@@ -183,11 +183,11 @@ class _Columns:
             return np.zeros((len(self.ids), 4)), np.zeros(0)
         boxes = np.asarray(self.boxes).reshape(-1, 4)
         areas = boxes[:, 2] * boxes[:, 3]
-        if self.masks:  # As in pycocotools, the area of the mask is used, although boxes are scored
+        if self.masks:  # As in pycocotools, such a result has the area of its mask, although its box is scored
             boxes[self.mask_rows] = mask_api.toBbox(self.masks)
             areas[self.mask_rows] = [
                 mask_api.area(mask) for mask in self.masks
-            ]  # area() accepts at most 255 masks at once
+            ]  # one call per mask: area() accepts at most 255 masks at once
         if fault := boxes_fault(boxes, self.index.sizes[np.searchsorted(self.index.image_ids, self.ids)]):
             raise InputError(f"{self.path}: {fault}")
         return boxes, areas
@@ -203,7 +203,7 @@ def _read_list(path: Path, take: Callable[[Entry], object], taken: array[int]) -
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a complete JSON file ({error}); write it again") from error
+        raise InputError(f"{path}: not a complete JSON file ({error}); write the file again") from error
     if not isinstance(content, list):
         raise InputError(f"{path}: is not a JSON list; give first the annotation file, then a COCO result file")
     for row, entry in enumerate(content):
@@ -236,7 +236,7 @@ def _shown(value: object) -> str:
 
 
 def _integer(name: str, key: str, value: object) -> int:
-    """Return an id as an integer. A float such as 101.0 is accepted, because ids in float arrays are written so."""
+    """Return an id as an integer. A float such as 101.0 is accepted, because some programs store ids as floats."""
     if type(value) is float and value.is_integer():
         value = int(value)
     if not _is_id(value):
@@ -245,7 +245,7 @@ def _integer(name: str, key: str, value: object) -> int:
 
 
 def _mask(name: str, segmentation: Any, size: list[int]) -> RLE:
-    """Convert a segmentation to compressed RLE. The counts are checked later by :func:`_check_covered`."""
+    """Convert a segmentation to compressed RLE. Its run lengths (``counts``) are checked in :func:`_check_covered`."""
     is_compressed = (
         isinstance(segmentation, dict)
         and segmentation.get("size") == size
@@ -261,7 +261,7 @@ def _mask(name: str, segmentation: Any, size: list[int]) -> RLE:
 
 
 def _check_covered(path: Path, ids: array[int], masks: list[RLE], rows: array[int]) -> None:
-    """Raise InputError if the counts of a mask do not sum to height x width. COCO's mask API may hang on such masks."""
+    """Raise InputError if a mask's run lengths do not sum to height x width; COCO's mask API may hang on it."""
     # One call for a hundred masks is five times as fast as a hundred calls.
     for first in range(0, len(masks), 100):
         some = masks[first : first + 100]

@@ -6,9 +6,10 @@ The anchors of row i and column j of a map with stride s are centred at x = j * 
 module does not round the corners of anchors.
 
 torchvision's anchors differ in two ways (DEVIATIONS.md, "Anchors"). First, torchvision rounds the corners of anchors to
-whole pixels. Second, torchvision computes the stride of a map as ``padded image side // map side``. For example, if the
-padded side is 800 px, p6 has 13 rows, and the stride of p6 is 61 in torchvision and 64 here. Use the convention
-``torchvision`` for weights that were trained with torchvision's anchors.
+whole pixels. Second, torchvision computes the stride of a map as ``padded image side // map side``. For example, if an
+image is padded to a height of 800 px, p6 has 13 rows of cells; the vertical stride of p6 is then 61 px in torchvision
+and 64 px in this module. Set ``convention`` to ``torchvision`` for weights that were trained with torchvision's
+anchors.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
 
     Args:
         sizes: √area of the anchors, px; every size is combined with every ratio.
-        ratios: height / width.
+        ratios: height / width of the anchors.
 
     Returns:
         float64 ``(len(sizes) * len(ratios), 4)`` xyxy, ordered by size, then by ratio.
@@ -44,13 +45,14 @@ class AnchorGenerator(nn.Module):
 
     Args:
         strides: stride of every map, finest first, ``{"p2": 4, ...}``.
-        sizes: anchor sizes (√area, px) of every map, finest map first. FPN has one size per map;
-            a pyramid with a single map has all sizes on this map.
+        sizes: anchor sizes (√area, px) of every map, finest map first. In FPN, each map has anchors of one size; a
+            pyramid with a single map has anchors of all sizes on this map.
         ratios: height / width of the anchors (FPN §4.1).
-        convention: ``exact`` or ``torchvision``; the docstring of this module explains the differences.
+        convention: how corners of anchors and strides of maps are computed, ``exact`` or ``torchvision``; the docstring
+            of this module explains the differences.
 
     Raises:
-        InputError: if ``sizes`` does not have one entry for each map.
+        InputError: if ``sizes`` does not have one list for each map.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class AnchorGenerator(nn.Module):
         if len(sizes) != len(strides):
             raise InputError(
                 f"model.detector.anchors.octaves has {len(sizes)} lists, but the pyramid has {len(strides)} maps "
-                f"({', '.join(strides)}). Set one list for each map."
+                f"({', '.join(strides)}). Set octaves to one list for each map."
             )
         self.strides = dict(strides)
         self.convention = convention
@@ -75,7 +77,7 @@ class AnchorGenerator(nn.Module):
             self.register_buffer(f"cell_{name}", cell.float(), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any) -> Self:
-        """Move or convert the module, but keep the anchors in at least float32.
+        """Move the module to a device or a dtype, but keep the anchors in at least float32.
 
         Half precision would shift anchors by whole pixels.
         """
@@ -90,7 +92,7 @@ class AnchorGenerator(nn.Module):
         """Compute the anchors of every map.
 
         Args:
-            map_sizes: ``(H_l, W_l)`` of every map, in the order of ``strides``.
+            map_sizes: height and width ``(H_l, W_l)`` of every map in cells, in the order of ``strides``.
 
         Returns:
             L tensors ``(H_l * W_l * A_l, 4)`` xyxy, network-input pixels, ordered by row, then column, then anchor

@@ -1,6 +1,6 @@
-"""Box heads: features, class logits and box deltas of pooled regions (FPN §4.2; ``conv5``: He et al. 2016).
+"""Box heads, which compute features, class logits and box deltas of regions (FPN §4.2; ``conv5``: He et al. 2016).
 
-Shape shorthand: R regions, d channels of a map, S output side of pooling, F features of one region, K classes.
+Shape shorthand: R regions, d channels of a map, S x S size of a pooled region, F features of one region, K classes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TwoFCHead(BoxHead):
 
     Args:
         in_channels: d.
-        width: F, the number of outputs of each layer.
+        width: F, the number of outputs of each of the two layers.
         resolution: S.
     """
 
@@ -51,9 +51,10 @@ class TwoFCHead(BoxHead):
 
 
 class Conv5Head(BoxHead):
-    """The head of the C4 baseline, which runs conv5 on regions of 14 x 14 and averages the 7 x 7 output of conv5.
+    """The head of the single-map baseline: conv5 runs on regions pooled to 14 x 14, and its 7 x 7 output is averaged.
 
-    The head ("conv5") and its pooling are from the paper; the stride of 2 and the average are from Detectron.
+    The conv5 head and the pooling to 14 x 14 are from the paper. The stride of 2 in conv5 and the average are from
+    Detectron.
 
     Args:
         stage: the last ResNet stage; see :meth:`fpn_lightning.models.backbones.base.Backbone.take_stage`.
@@ -73,7 +74,9 @@ class Conv5Head(BoxHead):
 
 
 class BoxPredictor(nn.Module):
-    """Two sibling layers: logits of K classes and the background, and box deltas of each class (Fast R-CNN §2.1).
+    """Two sibling linear layers (Fast R-CNN §2.1).
+
+    One layer computes the logits of K classes and the background. The other layer computes box deltas for each class.
 
     Args:
         in_features: F.
@@ -99,7 +102,7 @@ def check_box_head(head: BoxHead, channels: int) -> None:
     """Check ``resolution`` and ``out_features`` of a box head on a region of zeros with ``channels`` channels.
 
     Raises:
-        InputError: if the head cannot read the region, or if the number of features is not ``out_features``.
+        InputError: if the head cannot read the region, or if the number of computed features is not ``out_features``.
     """
     training, name = head.training, type(head).__name__
     try:
@@ -113,12 +116,12 @@ def check_box_head(head: BoxHead, channels: int) -> None:
     if actual != (1, head.out_features):
         raise InputError(
             f"model.detector.box_head: {name} declares {head.out_features} features, but its output for one region has "
-            f"shape {actual}. Correct its out_features."
+            f"shape {actual}. Correct out_features of {name}."
         )
 
 
 def init_linear(layer: nn.Linear) -> nn.Linear:
-    """Initialise in place, as in Detectron: weights Xavier-uniform over the fan-in, biases 0."""
+    """Initialise a linear layer in place, as in Detectron: weights Xavier-uniform over the fan-in, biases 0."""
     nn.init.kaiming_uniform_(layer.weight, a=1)
     nn.init.zeros_(layer.bias)
     return layer

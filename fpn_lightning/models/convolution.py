@@ -1,8 +1,8 @@
 """3x3 convolutions on the CPU by Winograd's algorithm (Lavin and Gray, CVPR 2016).
 
 For 6 x 6 output pixels and one pair of input and output channels, oneDNN needs 324 multiplications and NNPACK's
-Winograd algorithm needs 64. torch calls oneDNN by default, and NNPACK only for batches of 16 or more images. NNPACK's
-rounding errors are 4e-6 of the outputs' standard deviation, which is four times as large as oneDNN's.
+Winograd algorithm needs 64. torch calls oneDNN by default, and NNPACK only for batches of 16 or more images. The
+rounding errors of NNPACK are 4e-6 times the standard deviation of the outputs, four times as large as those of oneDNN.
 ``torch.backends.nnpack.set_flags(False)`` switches NNPACK off.
 """
 
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
-# With fewer channels or pixels, NNPACK is slower than oneDNN, because every call of NNPACK transforms the weights.
+# conv3x3 is called only for maps with at least these numbers of channels and of pixels. For fewer channels or
+# pixels, NNPACK is slower than oneDNN, because every call of NNPACK transforms the weights.
 MIN_CHANNELS, MIN_PIXELS = 64, 2500
-# Maps with more pixels are convolved in parts, because NNPACK needs more memory for a larger input.
+# Maps with more than this number of pixels are convolved in parts, because NNPACK needs more memory for a larger input.
 MAX_PIXELS = 2**14
 _NO_STRIDE = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)  # stride, padding, dilation, transposed, output padding, groups
 
@@ -64,14 +65,15 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Ten
     x, weight = ctx.saved_tensors
     needs_grad_x, *others = ctx.needs_input_grad
     grad_weight = grad_bias = None
-    # The next call copies x and grad. It comes before grad_x is computed, because grad_x would take further memory.
+    # The call below copies `x` and `grad`, so it needs extra memory. Compute `grad_x` only afterwards, so that `grad_x`
+    # and these copies are not in memory at the same time.
     if any(others):
         _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
             grad, x, weight, [len(weight)], *_NO_STRIDE, [False, *others]
         )
     if not needs_grad_x:
         return None, grad_weight, grad_bias
-    # The gradient of x is the convolution of grad with the weights rotated by 180 degrees.
+    # The gradient of `x` is the convolution of `grad` with the weights rotated by 180 degrees.
     grad_x = conv3x3(grad.contiguous(), weight.flip(2, 3).transpose(0, 1).contiguous(), None)
     return grad_x, grad_weight, grad_bias
 
@@ -103,7 +105,7 @@ class Conv2d(nn.Conv2d):
             and min(weight.shape[:2]) >= MIN_CHANNELS
             and x.shape[2] * x.shape[3] >= MIN_PIXELS
             and x.is_contiguous()
-            and not torch.compiler.is_exporting()  # conv3x3 does not exist in other runtimes
+            and not torch.compiler.is_exporting()  # runtimes for exported models have no conv3x3
             and not torch.is_autocast_enabled("cpu")
             and _nnpack_is_on()
         )

@@ -28,7 +28,7 @@ from fpn_lightning.models.roi_pooler import RoIPooler
 from fpn_lightning.models.rpn import RPN
 from fpn_lightning.structures import Detections, ImageBatch, Proposals
 
-HeadName = Literal["2fc", "conv5"]  # the paper's names, column "head" of Tables 2 and 3
+HeadName = Literal["2fc", "conv5"]  # the names in column "head" of the paper's Tables 2 and 3
 MakePyramid = Callable[[dict[str, int], dict[str, int], int], Pyramid]
 MakeRPN = Callable[[int, AnchorGenerator], RPN]
 MakeRoIPooler = Callable[[dict[str, int], int, float], RoIPooler]
@@ -38,7 +38,7 @@ MakeMasks = Callable[[int, dict[str, int], float], MaskProposer]
 
 @dataclass(frozen=True)
 class Scale:
-    """Sizes and areas in pixels that depend on the size of the images; a preset sets all of these values."""
+    """Sizes and areas in pixels that depend on the size of the images; a preset config sets all of them."""
 
     base_anchor_size: float = 32
     """Size (√area) of the smallest anchors, px of the network input (FPN §4.1). For mask proposals, the size of the
@@ -55,14 +55,15 @@ class Anchors:
     """The anchors of each map (FPN §4.1)."""
 
     octaves: Sequence[Sequence[int]] = ((0,), (1,), (2,), (3,), (4,))
-    """One list for each map, finest map first; octave i gives anchors of size ``scale.base_anchor_size * 2**i``."""
+    """One list of octaves for each map, finest map first; octave i gives anchors of size
+    ``scale.base_anchor_size * 2**i``."""
     ratios: Sequence[float] = (0.5, 1.0, 2.0)
     """Height / width of the anchors."""
     convention: AnchorConvention = "exact"
     """``exact``, or ``torchvision`` for weights that were trained with torchvision's anchors."""
 
 
-@final  # so that jsonargparse needs no class_path, and an override can set a single key
+@final  # configs then need no class_path for jsonargparse, and an override can set a single key
 class Detector(nn.Module):
     """A backbone, a pyramid and the heads that read its maps.
 
@@ -75,20 +76,21 @@ class Detector(nn.Module):
         masks: class of the mask proposer, called as ``masks(channels, strides, base_anchor_size)``; null for no mask
             proposals.
         roi_pooler: class of the RoI pooler, called as ``roi_pooler(strides, resolution, canonical_size)``.
-        box_head: ``2fc`` (two fully connected layers) or ``conv5`` (the backbone's last stage, on regions of c4).
+        box_head: ``2fc`` (two fully connected layers) or ``conv5`` (the backbone's last stage, run on regions of c4).
         fc_width: number of outputs of each layer of ``2fc``.
-        channels: channels d of every map (256 in the paper, 128 for masks).
+        channels: channels d of every map (in the paper, 256 for boxes and 128 for masks).
         num_classes: K; the command line sets ``num_classes`` to ``data.num_classes``.
         anchors: anchors of the RPN.
         scale: sizes and areas in pixels that depend on the size of the images.
         image_scales: factors by which each image is resized at test time. The RPN's proposals at all scales are merged
             (FPN Fig. 1(a)).
         eval_proposals: number of the RPN's best proposals that the RoI heads get at test time (FPN §5.2: 1000).
-        channels_last: store maps with channels innermost, which is faster for some backbones and devices. Results
-            differ by rounding only.
+        channels_last: store maps with channels innermost, which is faster for some backbones and devices. The
+            results differ only by rounding.
 
     Raises:
-        InputError: if parts do not fit together or a value is out of range; the message names the key.
+        InputError: if parts of the detector do not fit together, or if a value is out of range; the message names the
+            config key.
     """
 
     def __init__(
@@ -165,10 +167,11 @@ class Detector(nn.Module):
     def require(self, user: str, *heads: str) -> None:
         """Check that the detector has the given heads (among ``rpn``, ``roi_heads``, ``masks``) and no other head.
 
-        A head that the stage ``user`` does not train would cost time, and DDP would wait for its gradients.
+        ``user`` is the name of the LightningModule that trains the detector. A head that this module does not train
+        would cost time, and DDP would wait for the gradients of the head.
 
         Raises:
-            InputError: if a head is missing or not used; the message names the key.
+            InputError: if a head is missing or not used; the message names the config key.
         """
         for head in ("rpn", "roi_heads", "masks"):
             built = getattr(self, head) is not None
@@ -222,7 +225,7 @@ class Detector(nn.Module):
         return self.roi_heads.predict(self(images), proposals, images.sizes)
 
     def propose_and_detect(self, images: ImageBatch) -> tuple[list[Proposals], list[Detections]]:
-        """Return all proposals, and the detections from each image's best ``eval_proposals``, in one forward pass."""
+        """Return all proposals, and the detections from the ``eval_proposals`` best proposals of each image."""
         assert self.rpn is not None
         assert self.roi_heads is not None
         maps = self(images)

@@ -4,7 +4,7 @@ Shape shorthand: N images, H x W padded input size, P proposals of one image.
 
 Features are computed separately for every scale, so the time grows with the sum of the squared scales. Image pyramids
 are used only for testing, because training on all scales at once does not fit into memory (FPN §1). A scale is a
-factor on the sides of the network input; the data module sets the size of the network input.
+factor on the sides of the network input; scale 1 is the size that the data module sets.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
     """Check the scales of an image pyramid and return them as a tuple.
 
     Raises:
-        InputError: if the list is empty, or if a scale is not positive or is repeated.
+        InputError: if the list of scales is empty, or if a scale is not positive or occurs twice.
     """
     if not scales or not all(math.isfinite(scale) and scale > 0 for scale in scales) or len(set(scales)) < len(scales):
         raise InputError(
@@ -44,7 +44,7 @@ def scale_images(images: ImageBatch, scale: float) -> ImageBatch:
 
     Args:
         images: the batch.
-        scale: factor on both sides.
+        scale: factor on height and width.
 
     Returns:
         A batch with ``pixels`` uint8 ``(N, 3, ceil(scale * H), ceil(scale * W))``, padded with 0, and the new ``sizes``
@@ -65,8 +65,8 @@ def scale_images(images: ImageBatch, scale: float) -> ImageBatch:
 def boxes_between_scales(boxes: Tensor, size: Tensor, new_size: Tensor) -> Tensor:
     """Map boxes from an image to the same image at another size.
 
-    The factor along each axis is ``new_size / size``. This factor differs slightly from the scale, because sizes are
-    rounded to whole pixels.
+    Coordinates along each axis are multiplied by ``new_size / size``. This factor differs slightly from the scale of
+    the image pyramid, because sizes are rounded to whole pixels.
 
     Args:
         boxes: ``(P, 4)`` xyxy, pixels of the image at ``size``.
@@ -86,9 +86,10 @@ def merge_proposals(
     """Merge one image's proposals from several scales by a single NMS over all scales.
 
     Args:
-        of_scales: proposals of each scale, in pixels of the network input.
-        size: height and width of the image, network-input pixels.
-        nms_thresh: IoU above which the proposal with the lower objectness is removed, even if the scales differ.
+        of_scales: proposals of each scale, in pixels of the network input at scale 1.
+        size: height and width of the image, in pixels of the network input at scale 1.
+        nms_thresh: if the IoU of two proposals, also of different scales, is above this value, the proposal with the
+            lower objectness is removed.
         post_nms_topk: largest number of proposals to keep.
 
     Returns:
@@ -112,16 +113,16 @@ def propose_on_scales(
     """Compute proposals on a batch at every scale, and merge the proposals of each image.
 
     Args:
-        propose: computes the proposals of each image of a batch, in pixels of that batch.
+        propose: function that computes the proposals of each image of a batch, in pixels of that batch.
         images: the batch at scale 1.
-        scales: factors on the sides of the network input; ``(1.0,)`` calls only ``propose(images)``.
+        scales: factors on the sides of the network input; for ``(1.0,)``, ``propose(images)`` is returned.
         nms_thresh: see :func:`merge_proposals`.
         post_nms_topk: see :func:`merge_proposals`.
 
     Returns:
-        Proposals of each of the N images, in pixels of ``images``, highest objectness first. A proposal
-        from level k at a scale gets the level ``k - round(log2(scale))``. For example, in pixels of ``images``, p4 at
-        scale 2 has the stride of p3.
+        Proposals of each of the N images, in pixels of ``images``, highest objectness first. A proposal from level k at
+        a scale gets the level ``k - round(log2(scale))``. For example, a cell of p4 at scale 2 covers as many pixels of
+        ``images`` as a cell of p3 at scale 1.
     """
     if tuple(scales) == (1.0,):
         return propose(images)

@@ -1,9 +1,9 @@
 """Matching of reference boxes (anchors or proposals) with ground truth by IoU (Faster R-CNN §3.1.2, Fast R-CNN §2.3).
 
-Shape shorthand: G ground-truth boxes, B reference boxes, C ground-truth boxes of one step.
+Shape shorthand: G ground-truth boxes, B reference boxes, C ground-truth boxes that are compared at a time.
 
-An image of 800 px has 200,000 anchors and may have hundreds of objects. Each step computes the IoUs of a few objects
-with all reference boxes, so that memory does not grow with the number of objects.
+An image whose shorter side is 800 px has about 200,000 anchors and may have hundreds of objects. The matcher computes
+the IoUs of a few objects at a time with all reference boxes, so that memory does not grow with the number of objects.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from torchvision.ops import box_iou
 
 from fpn_lightning.errors import InputError
 
-PAIRS_AT_A_TIME = 2**21  # computing the IoUs of this number of pairs takes 64 MiB
+PAIRS_AT_A_TIME = 2**21  # computing the IoUs of this number of pairs of boxes takes 64 MiB
 
 
 class Matcher:
     """Labels each reference box positive (1), negative (0) or ignored (-1).
 
     Args:
-        positive_iou: a box is positive if its highest IoU is at least ``positive_iou`` (RPN: 0.7, RoI heads: 0.5).
-        negative_iou: a box is negative if its highest IoU is below ``negative_iou``. Boxes between the thresholds are
-            ignored.
-        keep_best: for each object, the box with the highest IoU is positive, too. In a tie, all boxes with the highest
-            IoU are positive (Faster R-CNN §3.1.2, rule (i)).
+        positive_iou: a reference box is positive if its highest IoU with an object is at least ``positive_iou`` (RPN:
+            0.7, RoI heads: 0.5).
+        negative_iou: a reference box is negative if its highest IoU with an object is below ``negative_iou``. Reference
+            boxes between the two thresholds are ignored.
+        keep_best: if true, the reference box that has the highest IoU with an object is positive even if this IoU is
+            below ``positive_iou``. In a tie, all reference boxes with the highest IoU are positive (Faster R-CNN
+            §3.1.2, rule (i)).
 
     Raises:
         InputError: unless ``0 <= negative_iou <= positive_iou <= 1``.
@@ -46,11 +48,11 @@ class Matcher:
 
         Args:
             boxes: ``(G, 4)`` xyxy, the ground truth; G may be 0.
-            references: ``(B, 4)`` xyxy, of the same dtype.
+            references: ``(B, 4)`` xyxy, of the dtype of ``boxes``.
 
         Returns:
             ``matched_idxs`` int64 ``(B,)``, index of the object with the highest IoU; in a tie, the first object; 0 if
-            G is 0. ``match_labels`` int8 ``(B,)`` in {1, 0, -1}.
+            G is 0. ``match_labels`` int8 ``(B,)``: 1 for positive, 0 for negative and -1 for ignored boxes.
         """
         matched_idxs = torch.zeros(len(references), dtype=torch.int64, device=references.device)
         if len(boxes) == 0:

@@ -3,7 +3,7 @@
 Shape shorthand: N images, C_k channels of c_k, d channels of every p_k (256 in the paper), H_k x W_k size of level k.
 
 A pyramid is built from the channels and strides of the backbone's outputs: ``FPN(in_channels, strides, out_channels)``.
-A pyramid declares the channels and strides of its own maps; the heads use these values.
+A pyramid declares the channels and strides of its own maps; the heads use the declared channels and strides.
 
 All pyramids except :class:`SingleMap` have three parts. *Lateral* 1x1 convolutions turn each c_k into a map with d
 channels. A *merge* combines these maps into maps m_k; the merge differs between pyramids. *Output* 3x3 convolutions
@@ -21,7 +21,7 @@ from fpn_lightning.models.convolution import Conv2d
 
 
 def init_conv(conv: nn.Conv2d) -> nn.Conv2d:
-    """Initialise in place, as Detectron does for pyramids: weights Xavier-uniform over the fan-in, biases 0."""
+    """Initialise a convolution in place, as in Detectron's FPN: weights Xavier-uniform over the fan-in, biases 0."""
     nn.init.kaiming_uniform_(conv.weight, a=1)  # a=1 gives Caffe2's XavierFill
     nn.init.zeros_(conv.get_parameter("bias"))
     return conv
@@ -35,7 +35,7 @@ def level_of(name: str) -> int:
 def upsample_to(feature: Tensor, finer: Tensor) -> Tensor:
     """Upsample a map by nearest neighbour to the height and width of ``finer``.
 
-    The factor is 2. If a side of ``finer`` is odd, the last upsampled row or column is left out.
+    The upsampling factor is 2. If a side of ``finer`` is odd, the last row or column of the upsampled map is left out.
     """
     return F.interpolate(feature, size=finer.shape[-2:], mode="nearest")
 
@@ -71,7 +71,7 @@ class SingleMap(Pyramid):
         level: level of the map, 4 or 5.
 
     Raises:
-        InputError: if the backbone has no map of this level.
+        InputError: if the backbone has no map of level ``level``.
     """
 
     def __init__(
@@ -223,7 +223,7 @@ class FinestLevel(FPN):
     The RPN has anchors of all sizes on this map. The arguments are those of :class:`MergedPyramid`.
     """
 
-    outputs = slice(1)  # unused output convolutions would get no gradient, but DDP would wait for it
+    outputs = slice(1)  # DDP would wait for gradients of the other output convolutions, which are not used
 
 
 @torch.no_grad()
@@ -236,10 +236,11 @@ def check_pyramid(pyramid: Pyramid, channels: dict[str, int], strides: dict[str,
         strides: strides of the backbone's outputs.
 
     Raises:
-        InputError: if the pyramid cannot read the backbone's outputs, or if names, channels or sizes differ.
+        InputError: if the pyramid cannot read the backbone's outputs, or if names, channels or sizes of its maps differ
+            from the declared values.
     """
     name, coarsest = type(pyramid).__name__, max(strides.values())
-    # For this image size, the coarsest map has 1 x 2 cells. Every wrong stride then gives a map of another size.
+    # For an image of this size, the coarsest map has 1 x 2 cells. Then, a wrong stride always changes a map's size.
     side = min(max(coarsest, *pyramid.strides.values()), 4 * coarsest)
     size = (side, 2 * side)
     maps = {c: torch.zeros(1, channels[c], *(-(-length // s) for length in size)) for c, s in strides.items()}

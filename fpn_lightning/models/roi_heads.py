@@ -3,7 +3,8 @@
 Shape shorthand: N images, P proposals of one image, R regions (RoIs) of the whole batch, K foreground classes, U unused
 logits.
 
-Defaults that the paper does not state are those of py-faster-rcnn and Detectron (DEVIATIONS.md "RoI heads").
+Default settings of RoI heads that the paper does not state are those of py-faster-rcnn and Detectron (DEVIATIONS.md
+"RoI heads").
 """
 
 from __future__ import annotations
@@ -48,18 +49,20 @@ class RoIHeads(nn.Module):
         pooler: pools regions from the maps.
         box_head: computes features from pooled regions.
         num_classes: K; the background has label K.
-        positive_iou: a region with at least this IoU with an object gets the object's class, others are background.
+        positive_iou: a region with at least this IoU with an object gets the object's class; other
+            regions are background.
         batch_size_per_image: number of regions that are sampled per image for the losses (FPN §5.2: 512).
         positive_fraction: largest fraction of foreground regions in a sample.
-        smooth_l1_beta: difference at which smooth L1 changes from quadratic to linear.
+        smooth_l1_beta: absolute difference at which the smooth L1 loss changes from quadratic to linear.
         box_weight: factor on the box loss.
         delta_weights: factors on the box targets (dx, dy, dw, dh).
         score_thresh: detections with at most this probability are removed.
-        nms_thresh: IoU above which the lower-scored detection of the same class is removed.
-        detections_per_image: largest number of detections of an image; detections with the highest scores are kept.
+        nms_thresh: IoU of two detections of one class above which the detection with the lower score is removed.
+        detections_per_image: largest number of detections of an image; those with the highest scores are kept.
         min_size: detections with a side of at most this length (px) are removed.
         unused_logits: U, number of logits without a class, after the background's logit. Unused logits take part in
-            the softmax. torchvision's COCO models have an unused logit for each category id below 91 that COCO lacks.
+            the softmax over classes. torchvision's COCO models have an unused logit for each category id below 91 that
+            COCO lacks.
 
     Raises:
         InputError: if ``num_classes``, ``batch_size_per_image`` or ``detections_per_image`` is below 1, or
@@ -96,7 +99,8 @@ class RoIHeads(nn.Module):
         self.box_head = box_head
         self.predictor = BoxPredictor(box_head.out_features, num_classes, unused_logits)
         self.num_classes = num_classes
-        # Regions that overlap no object are background, too, because fixed proposals contain few other negatives.
+        # All regions below positive_iou are background, also those that overlap no object, because few fixed proposals
+        # have an IoU between 0 and positive_iou.
         self.matcher = Matcher(positive_iou, positive_iou, keep_best=False)
         self.sampler = Sampler(batch_size_per_image, positive_fraction)
         self.box_coder = BoxCoder(delta_weights)
@@ -128,8 +132,8 @@ class RoIHeads(nn.Module):
         Ground-truth boxes are added to the proposals, so that at least one candidate overlaps each object.
 
         Args:
-            proposals: N proposals.
-            targets: N targets.
+            proposals: proposals of each of the N images.
+            targets: ground truth of each of the N images.
             seeds: int64 ``(N,)``; see :func:`fpn_lightning.models.sampler.image_seeds`.
         """
         pairs = list(zip(proposals, targets, strict=True))
@@ -137,7 +141,7 @@ class RoIHeads(nn.Module):
         matches = [
             self.matcher(target.boxes.to(boxes), boxes) for target, boxes in zip(targets, candidates, strict=True)
         ]
-        # Pad the labels of every image to the same length with -1 (ignored).
+        # Pad the labels of every image with -1 (ignored) to the same length.
         match_labels = pad_sequence([labels for _, labels in matches], batch_first=True, padding_value=-1)
         positive, negative = self.sampler(match_labels, seeds)
         boxes, labels, matched_boxes = [], [], []
@@ -160,15 +164,15 @@ class RoIHeads(nn.Module):
         targets: Sequence[Targets],
         seeds: Tensor,
     ) -> dict[str, Tensor]:
-        """Compute the classification and the box loss of a random sample of regions (Fast R-CNN eq. 1).
+        """Compute the classification loss and the box loss of a random sample of regions (Fast R-CNN eq. 1).
 
         Each loss is a sum over the sampled regions, divided by ``N * batch_size_per_image``. The divisor does not
         depend on the sample, so splitting a batch over processes does not change the gradient.
 
         Args:
             features: ``{"p2": (N, d, H_2, W_2), ...}``.
-            proposals: N proposals.
-            targets: N targets.
+            proposals: proposals of each of the N images.
+            targets: ground truth of each of the N images.
             seeds: int64 ``(N,)``; see :meth:`sample`.
 
         Returns:
@@ -208,14 +212,14 @@ class RoIHeads(nn.Module):
 
         Args:
             features: ``{"p2": (N, d, H_2, W_2), ...}``.
-            proposals: N proposals.
+            proposals: proposals of each of the N images.
             sizes: int64 ``(N, 2)`` height and width of every image, network-input pixels.
 
         Returns:
-            N detections, at most ``detections_per_image`` each, best first.
+            Detections of each of the N images, at most ``detections_per_image`` per image, highest score first.
 
         Raises:
-            FloatingPointError: if an output is not finite.
+            FloatingPointError: if a logit or a box is not finite.
         """
         references = [proposal.boxes for proposal in proposals]
         logits, deltas = self(features, references)

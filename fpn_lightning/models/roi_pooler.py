@@ -1,6 +1,6 @@
 """RoI pooling from the pyramid level that fits the size of each region (FPN §4.2, Eq. 1).
 
-Shape shorthand: N images, d channels of every map, R regions (RoIs) of the whole batch, S output side of pooling.
+Shape shorthand: N images, d channels of every map, R regions (RoIs) of the whole batch, S x S size of a pooled region.
 
 The paper uses RoI pooling (Fast R-CNN §2.1). RoIAlign (Mask R-CNN §3), which later implementations use, is an option
 (DEVIATIONS.md "RoI operation").
@@ -33,10 +33,10 @@ def assign_boxes_to_levels(
 
     Args:
         boxes: ``(R, 4)`` xyxy, network-input pixels. A box without area gets ``min_level``.
-        min_level: the finest level, also for smaller boxes.
-        max_level: the coarsest level, also for larger boxes.
-        canonical_size: size √(wh), px, of a box on ``canonical_level`` (224: ImageNet's crops).
-        canonical_level: k0 (4, as the single-map baseline pools from C4).
+        min_level: the finest level of the result; boxes that are too small for this level get it, too.
+        max_level: the coarsest level of the result; boxes that are too large for this level get it, too.
+        canonical_size: smallest size √(wh), px, of boxes on ``canonical_level`` (224, the size of ImageNet's crops).
+        canonical_level: k0 of FPN Eq. 1 (4, because the single-map baseline pools from C4).
 
     Returns:
         int64 ``(R,)`` in ``[min_level, max_level]``.
@@ -50,7 +50,8 @@ def assign_boxes_to_levels(
 class RoIPooler(nn.Module):
     """Pools every region to S x S values from the map that fits the region's size (FPN Eq. 1).
 
-    The pyramid declares the strides. Strides inferred from the sizes of maps would be wrong for odd image sizes.
+    The pyramid declares the strides of its maps. Strides inferred from the sizes of maps would be wrong for odd image
+    sizes.
 
     Args:
         strides: stride of each map of the pyramid, finest first, ``{"p2": 4, ...}``.
@@ -59,8 +60,8 @@ class RoIPooler(nn.Module):
         op: ``pool`` (maximum over quantised bins) or ``align`` (bilinear samples).
         canonical_level: k0 of FPN Eq. 1.
         max_level: the coarsest level from which regions are pooled (5, because only the RPN reads p6, FPN §4.1).
-        sampling_ratio: number of samples of ``align`` along each axis of a bin. 0 means one sample for each map cell
-            that the bin spans (detectron2).
+        sampling_ratio: number of samples of ``align`` along each axis of a bin. The value 0 means one sample for each
+            map cell that the bin spans, as in detectron2.
         aligned: whether ``align`` puts pixel centres at 0.5 (detectron2) instead of 0 (Detectron, torchvision).
 
     Raises:
@@ -106,7 +107,7 @@ class RoIPooler(nn.Module):
         """Pool the regions of a batch.
 
         Args:
-            features: ``{"p2": (N, d, H_2, W_2), ...}``; maps above ``max_level`` are ignored.
+            features: ``{"p2": (N, d, H_2, W_2), ...}``; maps coarser than ``max_level`` are ignored.
             boxes: N tensors ``(R_n, 4)`` xyxy, network-input pixels.
 
         Returns:
@@ -118,7 +119,7 @@ class RoIPooler(nn.Module):
         regions = torch.cat((image, every), dim=1)  # (R, 5)
         levels = self.levels_of(every)
         in_use = torch.arange(self.min_level, self.max_level + 1, device=levels.device)
-        counts = (levels[:, None] == in_use).sum(dim=0).tolist()  # the only synchronisation with the device
+        counts = (levels[:, None] == in_use).sum(dim=0).tolist()  # the only place where the host waits for the device
         by_level = levels.argsort(stable=True)
         pooled = [
             self._pool(features[name], regions[places], stride)

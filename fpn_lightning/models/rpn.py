@@ -3,8 +3,8 @@
 Shape shorthand: N images, L levels, A anchors per cell, H_l x W_l size of level l, B anchors of all levels (the sum of
 H_l * W_l * A).
 
-Defaults that the paper takes from Faster R-CNN ("as in [29]") are those of py-faster-rcnn and Detectron (DEVIATIONS.md
-"RPN").
+For some settings of the RPN, the paper only refers to Faster R-CNN ("as in [29]"). The defaults of these settings are
+those of py-faster-rcnn and Detectron (DEVIATIONS.md "RPN").
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fpn_lightning.structures import Proposals, Targets
 
 @dataclass
 class RPNOutputs:
-    """Raw outputs of one forward pass, finest level first.
+    """Raw outputs of one forward pass of the RPN, finest level first.
 
     Attributes:
         logits: L tensors ``(N, H_l * W_l * A)``, objectness logits.
@@ -44,10 +44,10 @@ class RPNOutputs:
 
 
 class RPNHead(nn.Module):
-    """A 3x3 convolution and two sibling 1x1 convolutions, shared by all levels (FPN §4.1).
+    """The head of the RPN: a 3x3 convolution and two sibling 1x1 convolutions (FPN §4.1).
 
     Args:
-        channels: channels of the maps and outputs of the 3x3 convolution.
+        channels: number of channels of the maps, and of the output of the 3x3 convolution.
         num_anchors: A.
     """
 
@@ -70,7 +70,7 @@ class RPNHead(nn.Module):
             Logits ``(N, H * W * A)`` and deltas ``(N, H * W * A, 4)``, cells row-major, anchors innermost.
         """
         hidden = F.relu(self.conv(feature), inplace=True)
-        # One convolution computes both outputs: two would each allocate a gradient as large as `hidden`.
+        # One convolution computes both outputs: two convolutions would each allocate a gradient as large as `hidden`.
         weights, biases = zip(
             *(layer.parameters() for layer in (self.objectness_logits, self.anchor_deltas)), strict=True
         )
@@ -86,18 +86,18 @@ class RPN(nn.Module):
     Args:
         in_channels: channels of the pyramid's maps.
         anchor_generator: computes the anchors; its ``strides`` name the maps that the RPN reads, in order.
-        shared_head: whether all levels share one head (the paper's choice) instead of one head per level (FPN §5.1:
-            similar accuracy).
-        positive_iou: anchors with at least this IoU with an object are positive. The anchor with the highest IoU of
-            each object is positive as well.
-        negative_iou: anchors with a lower IoU with every object are negative.
+        shared_head: if true, all levels share one head, as in the paper. If false, each level has its own head (FPN
+            §4.1 reports similar accuracy for both).
+        positive_iou: anchors with at least this IoU with an object are positive. The anchor that has the highest IoU
+            with an object is positive even if this IoU is lower.
+        negative_iou: anchors whose IoU with every object is below ``negative_iou`` are negative.
         batch_size_per_image: number of anchors that are sampled per image for the losses.
         positive_fraction: largest fraction of positive anchors in a sample.
-        smooth_l1_beta: difference at which smooth L1 changes from quadratic to linear.
+        smooth_l1_beta: absolute difference at which the smooth L1 loss changes from quadratic to linear.
         loc_weight: factor on the box loss.
-        pre_nms_topk: number of anchors per level that are kept before NMS, by score.
-        post_nms_topk: number of proposals per image that are kept after NMS, by score.
-        nms_thresh: IoU above which the lower-scored proposal of the same level is removed.
+        pre_nms_topk: number of anchors per level, those with the highest scores, that are kept before NMS.
+        post_nms_topk: number of proposals per image, those with the highest scores, that are kept after NMS.
+        nms_thresh: IoU of two proposals of one level above which the proposal with the lower score is removed.
         min_size: proposals with a side of at most this length (px) are removed.
 
     Raises:
@@ -151,15 +151,15 @@ class RPN(nn.Module):
     def label_anchors(self, anchors: Tensor, targets: Sequence[Targets]) -> tuple[Tensor, Tensor]:
         """Match the anchors of every image with its ground truth.
 
-        An object is not assigned to a level by its size: anchors of every level are matched with it (FPN §4.1).
+        Objects are not assigned to levels by size: the anchors of every level are matched with every object (FPN §4.1).
 
         Args:
-            anchors: ``(B, 4)``.
-            targets: N targets.
+            anchors: ``(B, 4)``, the anchors of all levels.
+            targets: ground truth of each of the N images.
 
         Returns:
-            ``match_labels`` int8 ``(N, B)`` in {1, 0, -1}, and ``matched_idxs`` int64 ``(N, B)``, indices of the
-            ground-truth boxes of each image.
+            ``match_labels`` int8 ``(N, B)``: 1 for positive, 0 for negative and -1 for ignored anchors.
+            ``matched_idxs`` int64 ``(N, B)``: index of each anchor's object among the objects of the image.
         """
         # Match one image at a time: a batch would have to be padded to the largest number of objects in an image.
         matched_idxs, match_labels = zip(
@@ -168,14 +168,14 @@ class RPN(nn.Module):
         return torch.stack(match_labels), torch.stack(matched_idxs)
 
     def losses(self, outputs: RPNOutputs, targets: Sequence[Targets], seeds: Tensor) -> dict[str, Tensor]:
-        """Compute the objectness and the box loss of a random sample of anchors (Faster R-CNN eq. 1).
+        """Compute the objectness loss and the box loss of a random sample of anchors (Faster R-CNN eq. 1).
 
         Each loss is a sum over the sampled anchors, divided by ``N * batch_size_per_image``. The divisor does not
-        depend on the sample, so splitting a batch does not change its gradient.
+        depend on the sample, so splitting a batch over processes does not change the gradient.
 
         Args:
             outputs: the result of :meth:`forward`.
-            targets: N targets.
+            targets: ground truth of each of the N images.
             seeds: int64 ``(N,)``; see :func:`fpn_lightning.models.sampler.image_seeds`.
 
         Returns:
@@ -210,10 +210,10 @@ class RPN(nn.Module):
             sizes: int64 ``(N, 2)`` height and width of every image, network-input pixels.
 
         Returns:
-            N proposals, at most ``post_nms_topk`` each, best first.
+            Proposals of each of the N images, at most ``post_nms_topk`` per image, highest score first.
 
         Raises:
-            FloatingPointError: if an output is not finite.
+            FloatingPointError: if a logit or a box is not finite.
         """
         scores, deltas_of_top, anchors_of_top, levels = [], [], [], []
         for level, logits, deltas, anchors in zip(
@@ -235,7 +235,8 @@ class RPN(nn.Module):
         boxes = clip_boxes(boxes, size)
         large = ((boxes[:, 2:] - boxes[:, :2]) > self.min_size).all(dim=1).nonzero().flatten()
         boxes, scores, levels = boxes[large], scores[large], levels[large]
-        # On a CPU, one call per level is faster. On a GPU, one call is faster: the host waits for the GPU at each call.
+        # On a CPU, one call of NMS per level is faster. On a GPU, a single call for all levels is faster, because the
+        # host waits for the GPU at each call.
         if boxes.device.type == "cpu":
             keep = nms_per_level(boxes, scores, levels, self.nms_thresh)
         else:
@@ -245,26 +246,26 @@ class RPN(nn.Module):
 
 
 def nms_per_level(boxes: Tensor, scores: Tensor, levels: Tensor, nms_thresh: float) -> Tensor:
-    """Apply NMS to the boxes of each level.
+    """Apply NMS to the boxes of each level separately.
 
     Args:
         boxes: float ``(B, 4)`` xyxy, network-input pixels.
         scores: float ``(B,)``.
         levels: int64 ``(B,)``, the pyramid level of each box.
-        nms_thresh: IoU above which the lower-scored box of the same level is removed.
+        nms_thresh: IoU of two boxes of one level above which the box with the lower score is removed.
 
     Returns:
         int64, indices of the kept boxes, highest score first. Boxes of equal score are in the order of their indices.
     """
-    # batched_nms calls NMS once per level if there are more than 1,000 boxes, and sorts equal scores in any order.
+    # For more than 1,000 boxes, batched_nms calls NMS once per level, and boxes of equal score are in any order.
     keep = batched_nms(boxes.double(), scores.double(), levels, nms_thresh).sort().values
     return keep[scores[keep].argsort(descending=True, stable=True)]
 
 
 def nms_in_one_call(boxes: Tensor, scores: Tensor, levels: Tensor, max_coordinate: Tensor, nms_thresh: float) -> Tensor:
-    """Return the result of :func:`nms_per_level` by one call of NMS; boxes are in [0, ``max_coordinate``]."""
-    # Each level gets another offset, so that boxes of different levels do not overlap. Add the offsets in float64,
-    # because float32 would round the boxes; MPS has no float64.
+    """Compute the result of :func:`nms_per_level` by one call of NMS; coordinates are in [0, ``max_coordinate``]."""
+    # Shift the boxes of each level by a different offset, so that boxes of different levels do not overlap. Add the
+    # offsets in float64, because float32 would round the boxes; MPS has no float64.
     dtype = boxes.dtype if boxes.device.type == "mps" else torch.float64
     apart = boxes.to(dtype) + (levels * (max_coordinate + 1))[:, None]
     return nms(apart, scores.to(dtype), nms_thresh)

@@ -55,11 +55,12 @@ def image_seeds(seed: int, step: int, image_ids: Tensor) -> Tensor:
 
 
 class Sampler:
-    """Draws positives and negatives at random, without replacement.
+    """Draws positive and negative candidates at random, without replacement.
 
     Args:
         batch_size_per_image: largest number of candidates that are drawn for one image.
-        positive_fraction: largest fraction of positives; if positives are missing, negatives replace them.
+        positive_fraction: largest fraction of ``batch_size_per_image`` that are positive candidates. If an image has
+            too few positive candidates, more negative candidates are drawn.
     """
 
     def __init__(self, batch_size_per_image: int = 256, positive_fraction: float = 0.5) -> None:
@@ -70,11 +71,11 @@ class Sampler:
         """Draw the candidates of every image of a batch.
 
         Args:
-            match_labels: ``(N, B)`` in {1, 0, -1}.
+            match_labels: ``(N, B)``: 1 for positive, 0 for negative and -1 for ignored candidates.
             seeds: int64 ``(N,)``; see :func:`image_seeds`.
 
         Returns:
-            Boolean masks ``positive`` and ``negative``, each ``(N, B)``.
+            Boolean masks ``positive`` and ``negative`` of the drawn candidates, each ``(N, B)``.
         """
         keys = random_keys(seeds, match_labels.shape[1])
         limit = torch.full_like(seeds, int(self.batch_size_per_image * self.positive_fraction))
@@ -83,7 +84,7 @@ class Sampler:
         return positive, negative
 
     def _draw(self, candidates: Tensor, keys: Tensor, counts: Tensor) -> Tensor:
-        """Select the ``counts[n]`` candidates with the smallest keys in each image n: bool ``(N, B)``."""
+        """Select the ``counts[n]`` candidates with the smallest random keys in each image n: bool ``(N, B)``."""
         k = min(self.batch_size_per_image, candidates.shape[1])
         never = torch.iinfo(torch.int64).max
         drawn_keys, drawn = keys.masked_fill(~candidates, never).topk(k, dim=1, largest=False, sorted=True)

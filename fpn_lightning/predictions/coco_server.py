@@ -22,8 +22,8 @@ class ServerFileWriter(Callback):
     of each image. If the split has annotations, ``test`` evaluates the detections itself and writes no file.
 
     Args:
-        algorithm: name of the algorithm. Underscores become hyphens, because the server splits file names at
-            underscores.
+        algorithm: name of the algorithm in the file name. Underscores become hyphens, because the server splits file
+            names at underscores.
     """
 
     def __init__(self, algorithm: str) -> None:

@@ -21,14 +21,14 @@ from fpn_lightning.structures import Batch, DetectionsOrig, ProposalsOrig
 from fpn_lightning.text import show
 
 DEFAULT_TOP_K = 100  # boxes written per image
-OBJECT = {"category_id": 1, "category": "object"}  # category of proposals, which have no class
+OBJECT = {"category_id": 1, "category": "object"}  # the category written for proposals, which have no class
 
 
 def check_source(subcommand: str, split: str | None, path: str | None) -> None:
     """Check that ``predict`` gets exactly one of ``split`` and ``path``, and that other subcommands get neither.
 
     Raises:
-        InputError: the subcommand gets too many or too few of the two options.
+        InputError: ``predict`` gets none or both of the options, or another subcommand gets at least one of them.
     """
     given = (split is not None) + (path is not None)
     if subcommand == "predict" and given != 1:
@@ -53,7 +53,7 @@ class DetectionsWriter(Callback):
 
     Args:
         top_k: maximum number of results per image, best first. The default is 100 boxes, as in COCO's evaluation.
-            All segment proposals are written by default, because Table 6 evaluates 1000.
+            All segment proposals are written by default, because Table 6 evaluates 1000 segment proposals per image.
         of_splits: write ``detections.json`` also for an RPN's proposals for ``data.predict_split``, in addition to the
             proposal store.
 
@@ -69,7 +69,7 @@ class DetectionsWriter(Callback):
         self._file: ResultFile | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Open this process's part of the file, even if the process will get no image."""
+        """Open this process's part of ``detections.json``, even if the process will get no image."""
         data = _data(trainer)
         stored = data.predict_split is not None and isinstance(pl_module, RPNStage) and not self.of_splits
         if stage == "predict" and not stored:
@@ -164,4 +164,4 @@ def _report(
         show(f"  {reason}")
     show(f"written to {path}: {num_results} results in {num_images - len(reasons)} images")
     if not num_results and score_thresh is not None:
-        show(f"No detection has a score above {score_thresh:g} (model.detector.roi_heads.score_thresh).")
+        show(f"No detection has a score above {score_thresh:g}, the value of model.detector.roi_heads.score_thresh.")

@@ -23,7 +23,7 @@ class ProposalStoreWriter(Callback):
     Args:
         root: folder for the proposal stores of a run, ``<run>/proposals``.
         config_sha256: digest of the configuration, see :func:`fpn_lightning.runs.recorder.config_sha256`.
-        overwrite: replace an existing store even if its weights or its configuration differ from this run's.
+        overwrite: replace an existing store even if it was made with other weights or another configuration.
     """
 
     def __init__(self, root: Path, config_sha256: str, overwrite: bool = False) -> None:
@@ -50,12 +50,12 @@ class ProposalStoreWriter(Callback):
         try:
             header = read_header(folder)
         except InputError:
-            return  # the store does not exist or cannot be read
+            return  # no store exists, or it cannot be read and may be replaced
         assert isinstance(pl_module, BaseStage)
         ours = {"weights": _weights_sha256(trainer, pl_module), "configuration": self.config_sha256}
         theirs = {"weights": header.checkpoint_sha256, "configuration": header.config_sha256}
         if other := [name for name in ours if ours[name] != theirs[name]]:
-            made = " and ".join(f"other {name} ({theirs[name][:12]}, now {ours[name][:12]})" for name in other)
+            made = " and ".join(f"other {name} (sha256 {theirs[name][:12]}, now {ours[name][:12]})" for name in other)
             raise InputError(
                 f"{folder} contains proposals made with {made}. To replace these proposals: --experiment.overwrite true"
             )
@@ -108,7 +108,7 @@ class ProposalStoreWriter(Callback):
 
 
 def _weights_sha256(trainer: Trainer, stage: BaseStage) -> str:
-    """Return the sha256 of the file that the weights were read from."""
+    """Return the sha256 of the file from which the model's weights were read."""
     path = trainer.ckpt_path or stage.init_from  # cli.py checks that a checkpoint or init_from is given
     with Path(str(path)).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

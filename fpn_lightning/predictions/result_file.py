@@ -79,7 +79,7 @@ class ResultFile:
             # Delete all parts, including the parts of an earlier command that was killed and had more processes.
             for part in self.path.parent.glob(f".{self.path.stem}.rank*.part"):
                 part.unlink()
-            self._file.close()  # releases the lock; now another command may write the result file
+            self._file.close()  # releases the lock, so that another command may write the result file
 
     def _part(self, rank: int) -> Path:
         return self.path.with_name(f".{self.path.stem}.rank{rank}.part")
@@ -127,8 +127,8 @@ def _merge(parts: list[Path], path: Path, num_images: int | None) -> tuple[list[
         out.write("[]\n" if separator == "[\n" else "\n]\n")
         if num_images not in (None, written):
             raise InputError(
-                f"{path} was not written, because {written} instead of {num_images} images have results. Predict every "
-                "image of the split once (remove trainer.limit_test_batches)"
+                f"{path} was not written, because {written} images have results, but the split has {num_images}. "
+                "Predict every image of the split once (remove trainer.limit_test_batches)"
             )
         set_aside(path)
     return sorted(all_skipped, key=lambda image: image["image_id"]), results

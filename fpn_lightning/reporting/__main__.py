@@ -33,23 +33,32 @@ def _parser() -> argparse.ArgumentParser:
         help="folder for the copied records and the pages; the files tables/*.yaml in this folder define tables of "
         "your own (default: %(default)s)",
     )
-    parser.add_argument("--preset", nargs="+", metavar="NAME", help="presets to render (default: all with records)")
+    parser.add_argument(
+        "--preset", nargs="+", metavar="NAME", help="presets to write pages for (default: all that have records)"
+    )
     parser.add_argument(
         "--tables",
         nargs="+",
         metavar="NAME",
         default=[],
-        help="render these tables even if none of their rows has been run; tables with records are always rendered",
+        help="write the pages of these tables even if none of their rows has been run; a table with records always "
+        "gets a page",
     )
     parser.add_argument(
-        "--source", choices=("local", "wandb"), default="local", help="where to find the runs (default: %(default)s)"
+        "--source",
+        choices=("local", "wandb"),
+        default="local",
+        help="local: the runs are in the folder --runs; wandb: they are in the Weights & Biases project "
+        "--wandb-project (default: %(default)s)",
     )
-    parser.add_argument("--wandb-project", metavar="ENTITY/PROJECT", help="project of the runs, for --source wandb")
+    parser.add_argument(
+        "--wandb-project", metavar="ENTITY/PROJECT", help="project that contains the runs, for --source wandb"
+    )
     parser.add_argument(
         "--replace",
         action="store_true",
-        help="replace copied records even if the new run has other data or another configuration; with --preset, "
-        "replace only records of the named presets",
+        help="replace copied records even if the data or the configuration of the new runs differs; with --preset, "
+        "replace only the records of these presets",
     )
     return parser
 
@@ -69,7 +78,7 @@ def _gather(arguments: argparse.Namespace, records_root: Path, console: Console)
     where += f", {others} were not copied (see below)" if others else ""
     console.print(Text(f"{copied + others} finished runs in {project if online else arguments.runs}; {where}"))
     for name in kept.unfinished:
-        console.print(Text(f"unfinished, left out: {plain(name)}", style="yellow"))
+        console.print(Text(f"unfinished or replaced run, not copied: {plain(name)}", style="yellow"))
     return kept
 
 
@@ -85,7 +94,9 @@ def _render(preset: str, tables: Mapping[str, Table], arguments: argparse.Namesp
     if page := tuning.write(preset, records, folder):
         console.print(Text(f"written: {page}"))
     elif not found:
-        console.print(Text(f"preset {preset}: none of its records belongs to a table", style="yellow"))
+        console.print(
+            Text(f"preset {preset}: no page is written: none of its records belongs to a table", style="yellow")
+        )
     for summary in found:
         paths = write(summary, folder)
         show(summary, console)
@@ -94,11 +105,11 @@ def _render(preset: str, tables: Mapping[str, Table], arguments: argparse.Namesp
 
 
 def _show_not_copied(kept: Kept, records_root: Path, console: Console) -> None:
-    """Print which records were not copied, after the tables, where users do not overlook these lines."""
+    """Print which records were not copied. The lines come after the tables, so that users do not overlook them."""
     for path, reasons in kept.not_added.items():
         text = (
-            f"not copied: the record for {path}, because {plain('; '.join(reasons))}. Run all seeds of a row with one "
-            "configuration, or name the other configuration with --experiment.variant"
+            f"not copied: the record for {path}, because {plain('; '.join(reasons))}. Run all seeds of a row with the "
+            "same configuration, or give this configuration a name with --experiment.variant NAME"
         )
         console.print(Text(text, style="bold yellow"), soft_wrap=True)
     for path, reasons in kept.left_alone.items():
@@ -107,17 +118,17 @@ def _show_not_copied(kept: Kept, records_root: Path, console: Console) -> None:
     if kept.left_alone:
         names = " ".join(sorted({path.relative_to(records_root).parts[0] for path in kept.left_alone}))
         text = (
-            f"Records that were not replaced: {len(kept.left_alone)}. The pages show these records, not the finished "
-            f"runs. To replace the records, add --preset {names} --replace to the command."
+            f"Records that were not replaced: {len(kept.left_alone)}. The pages show the old records, not those of "
+            f"the finished runs. To replace the old records, add --preset {names} --replace to the command."
         )
         console.print(Text(text, style="bold yellow"), soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line. ``argv`` defaults to the arguments of the process.
+    """Run the command line. ``argv`` is by default ``sys.argv[1:]``.
 
     Returns:
-        Exit status: 2 if an error was printed, else 0. Records that were not copied are not an error.
+        Exit status: 2 if an error was printed, else 0. It is also 0 if some records were not copied.
     """
     arguments = _parser().parse_args(argv)
     replace_unprintable()

@@ -15,7 +15,7 @@ from fpn_lightning.runs.directory import RECORD_NAME, moved_aside
 from fpn_lightning.runs.record import FINISHED, Record
 from fpn_lightning.text import markdown
 
-_KEPT = "*/*/**/seed*"  # <table>/<row>/seed<n>; table and row can be nested folders
+_KEPT = "*/*/**/seed*"  # pattern of <table>/<row>/seed<n>; <table> and <row> can be nested folders
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,11 @@ class Kept:
 
     Attributes:
         written: files that were written.
-        left_alone: files that were not replaced, with the reasons.
-        not_added: files that were not written, with the differences between the run and the row's other seeds.
-        unfinished: names of the runs that have no record or are not finished, with status and reason if recorded.
+        left_alone: files that were not replaced, each with the reasons.
+        not_added: files that were not written, each with the differences between the run and the other seeds of its
+            row.
+        unfinished: names of the runs that have no record or are not finished. The status and the reason follow in
+            brackets if the run has a record.
     """
 
     written: list[Path] = field(default_factory=list)
@@ -38,13 +40,13 @@ class Kept:
 def collect(
     runs: Iterable[tuple[str, Record | None]], records_root: Path, replace: Callable[[str], bool] = lambda preset: False
 ) -> Kept:
-    """Copy the record of every finished run. A record with other data or configuration does not replace a copy.
+    """Copy the record of every finished run. A copy is not replaced by a record with other data or configuration.
 
     Args:
         runs: name and record of each run, from :func:`local_runs` or :func:`wandb_runs`. If several finished runs
             belong to one experiment, the last run is used.
         records_root: folder of the copies, ``<preset>/<table>/<row>/seed<n>.json``. No copy is ever deleted.
-        replace: takes the name of a preset; returns True to write all records of this preset without comparison.
+        replace: function from the name of a preset to whether all its copies are replaced, also by differing records.
 
     Raises:
         InputError: a record is malformed or is in the folder of another experiment.
@@ -69,7 +71,7 @@ def collect(
 
 
 def _load_checked(path: Path, root: Path) -> Record:
-    """Load a record. Raise InputError if a copied or renamed run put the record into another experiment's folder."""
+    """Load a record. Raise InputError if it is in another experiment's folder, as when a run was copied or renamed."""
     record = Record.load(path)
     expected = root / record.experiment.path
     if path not in (expected / RECORD_NAME, expected.with_suffix(".json")):
@@ -80,7 +82,8 @@ def _load_checked(path: Path, root: Path) -> Record:
 def local_runs(runs_root: Path) -> Iterable[tuple[str, Record | None]]:
     """Yield folder and record of each run in ``<runs_root>/<preset>/<table>/<row>/seed<n>/``.
 
-    The record is ``None`` if the run has not written its record, or if the run was moved aside.
+    The record is ``None`` if the run has not written its record, or if a later run of the same experiment, started with
+    ``--experiment.overwrite true``, moved the run to another folder.
     """
     for folder in sorted(runs_root.glob(f"*/{_KEPT}")):
         path = folder / RECORD_NAME
@@ -91,7 +94,7 @@ def local_runs(runs_root: Path) -> Iterable[tuple[str, Record | None]]:
 
 
 def load_all(records_root: Path, preset: str) -> list[Record]:
-    """Load the kept records of a preset, ordered by table, row and seed.
+    """Load the copied records of a preset, ordered by table, row and seed.
 
     Raises:
         InputError: a record is malformed, is in the folder of another experiment, or is of an unfinished run.
@@ -100,13 +103,13 @@ def load_all(records_root: Path, preset: str) -> list[Record]:
     for path in sorted((records_root / preset).glob(f"{_KEPT}.json")):
         record = _load_checked(path, records_root)
         if record.status != FINISHED:
-            raise InputError(f"{path}: status: {record.status!r}; only finished runs are reported; remove the file")
+            raise InputError(f"{path}: status: {record.status!r}; pages show only finished runs; remove the file")
         records.append(_as_text(record))
     return sorted(records, key=lambda r: (r.experiment.table, r.experiment.row, r.experiment.seed))
 
 
 def _as_text(record: Record) -> Record:
-    """Escape the free text of a record for pages and terminals. Folder names contain no special characters."""
+    """Escape the texts of a record for pages and terminals, except names of folders: these need no escaping."""
     data = record.data
     return replace(
         record,
@@ -129,12 +132,12 @@ def presets(records_root: Path) -> list[str]:
 def wandb_runs(project: str, api: Any = None) -> Iterable[tuple[str, Record | None]]:
     """Yield name and record of each run of a Weights & Biases project, in order of creation.
 
-    The record is the run's file ``metrics.json``, or ``None`` if the run has no such file. Offline runs have to be
-    synchronised first.
+    The record is the run's file ``metrics.json``, or ``None`` if the run has no such file. Upload offline
+    runs with ``wandb sync`` before.
 
     Args:
         project: ``ENTITY/PROJECT``.
-        api: a ``wandb.Api``; created if not given.
+        api: a ``wandb.Api``; by default a new one.
 
     Raises:
         InputError: the project cannot be read, or a record is malformed. The message names the run.
@@ -151,7 +154,9 @@ def wandb_runs(project: str, api: Any = None) -> Iterable[tuple[str, Record | No
     except InputError:
         raise
     except (wandb.errors.Error, ValueError, OSError) as error:  # ValueError: no such project; OSError: no network
-        raise InputError(f"--wandb-project {project} cannot be read: {error}. Check the name and the login.") from error
+        raise InputError(
+            f"--wandb-project {project} cannot be read: {error}. Check the name of the project, and the login to wandb."
+        ) from error
 
 
 def _download(run: Any, project: str) -> Record | None:

@@ -33,7 +33,7 @@ class RowCost:
         network_seconds_per_image: the part of ``seconds_per_image`` that the network takes; the rest is mostly NMS.
         test_memory_mib: peak memory that testing one image adds, MiB.
         train_step_memory_mib: peak memory that the forward and backward pass of one training step add, MiB.
-        train_step_memory_note: how the step was run, if it is not the step that the row is trained with.
+        train_step_memory_note: how the measured training step was run, if the row's runs use another kind of step.
         parameters: number of parameters of the model.
     """
 
@@ -53,11 +53,11 @@ class Costs:
 
     Attributes:
         hardware: description of the machine.
-        commit: commit of this repository.
+        commit: commit of this repository at the time of the measurement.
         date: day of the measurement.
-        image_size: height and width, px.
+        image_size: height and width of an image, px.
         batch: images per training step.
-        rows: by row id; a row that was not measured is absent.
+        rows: the costs of each measured row, by row id.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -114,9 +114,10 @@ def measured_on(costs: Costs) -> str:
     return (
         f"The costs of all rows were measured in one run (hardware: {costs.hardware}; date: {costs.date}; commit: "
         f"{costs.commit}). Images have {height} × {width} px. At test time, the model gets one image at a time; in a "
-        f"training step, {costs.batch} images. The time outside the network is mostly non-maximum suppression. Memory "
-        "is the peak memory that testing one image or one training step adds. A training step is a forward and a "
-        "backward pass, without the optimiser. A number in brackets is the cost divided by the reference row's cost."
+        f"training step, {costs.batch} images. The difference of “s/image” and “network s/image” is mostly the time of "
+        "non-maximum suppression. Memory is the peak growth of the process while it tests one image or runs one "
+        "training step. A training step is a forward and a backward pass, without the optimiser. A number in brackets "
+        "is the cost divided by the reference row's cost."
     )
 
 
@@ -154,7 +155,7 @@ def cost_warnings(summary: TableSummary, costs: Costs) -> Iterator[str]:
 
 
 def cost_notes(summary: TableSummary, costs: Costs) -> Iterator[str]:
-    """Yield each row's note about the memory of a training step."""
+    """Yield the notes on how the memory of a training step was measured, for rows that have such a note."""
     for row in summary.rows:
         if (cost := costs.rows.get(row.id)) and cost.train_step_memory_note:
             yield f"{row.row.label}, memory of a training step: {cost.train_step_memory_note}."

@@ -15,12 +15,18 @@ from fpn_lightning.reporting.seeds import Sample
 from fpn_lightning.reporting.summary import RowSummary, TableSummary
 
 Point = tuple[float, float | None]
-"""A number in percent or points, and its sample standard deviation over seeds (``None`` below two seeds)."""
+"""A number in percent or points, and its sample standard deviation over seeds (``None`` with fewer than two seeds)."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One subplot. ``places`` are the labels of the x axis. ``rows`` has a point or ``None`` per label, by row id."""
+    """One subplot.
+
+    Attributes:
+        title: metric that is plotted.
+        places: labels of the x axis.
+        rows: by row id, a list with one point for each label; ``None`` if the row has no number there.
+    """
 
     title: str
     places: list[str]
@@ -29,7 +35,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Gaps:
-    """The paper's and our gaps to the reference row in one column, in points, by row id."""
+    """The gaps of rows to their reference row in one column, in points, by row id: the paper's gaps and ours."""
 
     title: str
     paper: dict[str, Point]
@@ -38,7 +44,7 @@ class Gaps:
 
 @dataclass(frozen=True)
 class Cloud:
-    """One scatter plot. ``rows`` has the cost (x) and the metric (y), by row id."""
+    """One scatter plot. ``rows`` has for each row id the cost (x) and the metric (y) of this row."""
 
     x_label: str
     rows: dict[str, tuple[float, Point]]
@@ -62,13 +68,13 @@ def _point(found: Sample | None) -> Point | None:
 
 
 def _panel(title: str, places: Iterable[str], rows: dict[str, list[Point | None]]) -> list[Panel]:
-    """A list with one panel of the rows that have a point; an empty list if no row has a point."""
+    """A list with one panel, which has the rows with at least one point; an empty list if no row has a point."""
     filled = {row: points for row, points in rows.items() if any(points)}
     return [Panel(title, list(places), filled)] if filled else []
 
 
 def by_size(summary: TableSummary) -> list[Panel]:
-    """Panels for each column that COCO splits by object size: first our numbers, then the paper's, if any."""
+    """For each metric that COCO splits by object size: a panel of our numbers, then one of the paper's, if any."""
     panels = []
     for column in summary.table.columns:
         keys = size_keys(column.key) or ()
@@ -84,10 +90,10 @@ def by_size(summary: TableSummary) -> list[Panel]:
 
 
 def by_proposals(summary: TableSummary) -> list[Panel]:
-    """A panel of each row's recall against the number of proposals.
+    """One panel in a list: the recall of each row against the number of proposals.
 
-    The list is empty if the records have recall at fewer than two numbers of proposals. It is also empty for tables of
-    AP, because their recall is measured on detections, not on proposals.
+    The list is empty if the records do not have the recall at two or more numbers of proposals. It is also empty for
+    tables of AP, because the recall in their records is measured on detections, not on proposals.
     """
     keys = {key for row in summary.run for record in row.records for key in record.metrics}
     counts = {count: key for key in sorted(keys) if (count := proposal_count(key)) is not None}
@@ -99,7 +105,7 @@ def by_proposals(summary: TableSummary) -> list[Panel]:
 
 
 def by_step(summary: TableSummary) -> list[Panel]:
-    """Panels of each row's metric against the training step, for columns that were validated three times or more."""
+    """Learning curves: a panel for each column whose metric was validated at three or more training steps."""
     panels = []
     for column in summary.columns:
         curves = {row.id: [dict(run.curves.get(f"val/{column.key}", ())) for run in row.records] for row in summary.run}
@@ -114,7 +120,7 @@ def by_step(summary: TableSummary) -> list[Panel]:
 
 
 def by_gap(summary: TableSummary) -> list[Gaps]:
-    """The gaps of each column in which we have a gap. The list is empty if the paper has no gap in any column."""
+    """The gaps of each column in which our rows have gaps; an empty list if no column has gaps in the paper."""
     rows = [row for row in summary.run if (reference := summary.reference(row)) and reference.id != row.id]
     found = []
     for column in summary.columns:

@@ -1,4 +1,4 @@
-"""Tables of text cells. Markdown, LaTeX and the terminal show the same cells."""
+"""Tables of text cells, which are shown alike in Markdown, in LaTeX and on the terminal."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def with_spread(mean: float | None, std: float | None, sign: bool = False) -> st
 
 
 def measured(sample: Sample | None) -> str:
-    """Format mean ± spread; "–" if the object size has no ground truth, "n/a" if no record has the metric."""
+    """Format a metric: "–" if no ground truth has the object size, "n/a" if no record has the metric."""
     if sample is None:
         return "n/a"
     return with_spread(sample.mean, sample.std) or "–"
@@ -51,7 +51,10 @@ def status(row: RowSummary) -> str:
 
 
 def gap_cell(summary: TableSummary, row: RowSummary, key: str) -> str:
-    """Format our gap to the reference row. If both rows have the same seeds, add the spread and the dot for noise."""
+    """Format our gap to the reference row, in points.
+
+    If both rows have the same seeds, the standard deviation follows, and a dot (·) if the gap is within noise.
+    """
     gap, paired, reference = summary.ours_gap(row, key), summary.paired_gap(row, key), summary.reference(row)
     same = reference is not None and len(paired.values) == len(row.records) == len(reference.records)
     return with_spread(gap, paired.std if same else None, sign=True) + (" ·" if same and paired.sign == 0 else "")
@@ -96,7 +99,10 @@ def _headings(summary: TableSummary, columns: Iterable[Column]) -> list[str]:
 def _side_by_side(
     summary: TableSummary, columns: Iterable[Column], paper: dict[str, str], ours: dict[str, str]
 ) -> list[str]:
-    """The cells of one line, in the order of :func:`_headings`. ``paper`` and ``ours`` map metrics to cells."""
+    """The cells of one line, in the order of :func:`_headings`.
+
+    ``paper`` and ``ours`` are dictionaries from the name of a metric to the text of its cell.
+    """
     cells = []
     for column in columns:
         cells += [paper.get(column.key, "")] if _has_paper(summary, column) else []
@@ -107,7 +113,7 @@ def _side_by_side(
 def gaps(summary: TableSummary) -> list[Grid]:
     """The gap of each row to its reference row, the paper's beside ours.
 
-    The list is empty if none of our rows has a gap. A row without any gap, ours or the paper's, is left out.
+    The list is empty if none of our rows has a gap. A row is left out if neither we nor the paper have a gap for it.
     """
     columns, references, lines, run = summary.columns, [], [], False
     for row in summary.rows:

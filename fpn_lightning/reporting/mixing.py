@@ -18,8 +18,8 @@ def set_apart(records: Iterable[Record]) -> tuple[list[Record], dict[str, str]]:
     """Split the records of one preset into rows whose runs may be averaged and rows whose runs differ.
 
     Returns:
-        The records that may be averaged, ordered by table, row and seed; and warnings by row (``table1/c_fpn``). A
-        warning names the records of a row whose runs differ, and the differences.
+        The records that may be averaged, ordered by table, row and seed; and a dictionary from each row whose runs
+        differ (``table1/c_fpn``) to a warning, which names the records of this row and the differences.
     """
     kept: list[Record] = []
     warnings: dict[str, str] = {}
@@ -45,6 +45,6 @@ def _warning(name: str, runs: list[Record], found: dict[str, dict[str, list[Reco
     files = ", ".join(f"records/{record.experiment.path}.json" for record in runs)
     return (
         f"The runs of {name} are not averaged and their numbers are not shown, because the runs differ: "
-        f"{'; '.join(parts)}. The records are {files}. Run all seeds with one configuration, or remove the records of "
-        "the other configurations."
+        f"{'; '.join(parts)}. The records are {files}. Run all seeds with the same configuration, or remove the "
+        "records of all configurations but one."
     )

@@ -24,7 +24,7 @@ _REMARKS = re.compile(r"(?:About|Written of) the records of commits? ([0-9a-f]{7
 def summaries(
     preset: str, tables: Mapping[str, Table], records: list[Record], records_root: Path, also: Collection[str] = ()
 ) -> list[TableSummary]:
-    """Summarise the tables of a preset that get a page.
+    """Summarise each table that gets a page for this preset.
 
     A table gets a page if its name is in ``also``, or if it has records of its own or measured costs. ``records`` are
     all records of the preset. Costs are read from ``records_root`` (``reports/records``).

@@ -47,8 +47,8 @@ _SETTINGS: Any = {
     "grid.linewidth": 0.8,
     "legend.frameon": False,
     "figure.facecolor": "white",  # a transparent figure would be unreadable on GitHub's dark pages
-    "svg.fonttype": "none",  # keeps text searchable and the file small
-    "svg.hashsalt": "fpn_lightning",  # gives the elements the same ids in every run
+    "svg.fonttype": "none",  # keeps the text of a figure searchable and its file small
+    "svg.hashsalt": "fpn_lightning",  # gives the SVG elements the same ids whenever the figure is drawn
 }
 
 
@@ -62,7 +62,7 @@ class Style:
 
 
 def row_styles(labels: dict[str, str]) -> dict[str, Style]:
-    """Assign styles to row ids in order, so that row (a) looks the same in all tables. Styles repeat after eight."""
+    """Assign styles to row ids in order, so that row (a) looks the same in all tables. Row 9 has the first style."""
     return {row: Style(label, *_STYLES[index % len(_STYLES)]) for index, (row, label) in enumerate(labels.items())}
 
 
@@ -95,18 +95,18 @@ def draw(summary: TableSummary, costs: Costs | None, folder: Path) -> list[Shown
         draw_sizes(add("sizes", "By object size", caption), panels, styles)
     for recall in by_proposals(summary):
         title = "Recall against the number of proposals"
-        caption = f"{title} per image. Bands: {spread}"
+        caption = f"{title} per image. The band around a line is {spread}"
         draw_lines(add("proposals", title, caption), [recall], "proposals an image", styles, scale="log")
     if panels := by_step(summary):
-        caption = f"Metrics of validation during training, in %. Bands: {spread}"
+        caption = f"Metrics of the validations during training, in %. The band around a line is {spread}"
         draw_lines(add("curves", "Learning curves", caption), panels, "steps", styles)
     if gaps := by_gap(summary):
         title = "Gaps to the reference row"
-        caption = f"{title}, in points. Open marks show the paper's gaps, filled marks ours. Error bars: {spread}"
+        caption = f"{title}, in points. Open marks show the paper's gaps, filled marks our gaps. Error bars: {spread}"
         draw_gaps(add("gaps", title, caption), gaps, styles)
     if costs and (clouds := by_cost(summary, costs)):
         title = f"{summary.table.main.heading} against time and memory"
-        caption = f"{title}. A higher mark is better; a mark further left is cheaper. Error bars: {spread}"
+        caption = f"{title}. Marks higher up have a better metric; marks further left cost less. Error bars: {spread}"
         draw_clouds(add("cost", title, caption), clouds, f"{summary.table.main.heading} (%)", styles)
     return shown
 
@@ -199,7 +199,7 @@ def draw_clouds(path: Path, clouds: list[Cloud], y_label: str, styles: dict[str,
 
 
 def _axes(figure: Figure, count: int, across: int, share: bool = False) -> Any:
-    """Axes for ``count`` panels, ``across`` in each line. With ``share``, the panels have a common scale."""
+    """Axes for ``count`` panels, ``across`` panels to a line. With ``share``, all panels have a common scale."""
     grid = figure.subplots(-(-count // across), across, sharex=share, sharey=share, squeeze=False)
     for axes in grid.flat[count:]:
         axes.set_axis_off()
@@ -211,8 +211,8 @@ def _legend(
 ) -> None:
     """Draw a legend of ``rows`` in the table's order, outside the axes, so that no data is hidden.
 
-    ``marker`` replaces the markers of the rows. In a line plot, the legend is beside the axes; in other plots, it is
-    below the axes.
+    ``marker``, if given, replaces the markers of all rows. In a line plot, the legend is beside the axes; in other
+    plots, it is below the axes.
     """
     named = [style for row, style in styles.items() if row in rows]
     handles = [Line2D([], [], color=style.colour, marker=marker or style.marker, linestyle=line) for style in named]

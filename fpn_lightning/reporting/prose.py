@@ -8,7 +8,7 @@ from itertools import groupby
 from fpn_lightning.reporting.grids import each
 from fpn_lightning.reporting.summary import FULL_SCALE_PRESETS, TableSummary, areas
 
-FOOTER = "Made by `python -m fpn_lightning.reporting` from the run records; do not edit."
+FOOTER = "Made by `python -m fpn_lightning.reporting` from the run records; do not edit this page."
 
 
 def _distinct(values: Iterable[str]) -> str:
@@ -45,13 +45,14 @@ def _ours(summary: TableSummary) -> str:
         return f"Our runs: no row of this table has been run with preset {preset}."
     images = {
         f"{'' if r.train.num_images is None else f'{r.train.num_images:,} training images and '}"
-        f"{r.data.num_images:,} evaluation images of {r.data.name}"
+        f"{r.data.num_images:,} evaluation images of the data set “{r.data.name}”"
         for r in records
     }
     seeds = each(r.experiment.seed for r in records)
     return (
         f"Our runs: {_distinct(images)}; {each((r.train.steps for r in records), ' or ')} training steps of "
-        f"{each((r.train.total_batch for r in records), ' or ')} images; {'seeds' if ',' in seeds else 'seed'} {seeds}."
+        f"{each((r.train.total_batch for r in records), ' or ')} images; "
+        f"training {'seeds' if ',' in seeds else 'seed'} {seeds}."
     )
 
 
@@ -61,7 +62,7 @@ def _comparability(summary: TableSummary) -> list[str]:
     if summary.preset not in FULL_SCALE_PRESETS:
         return [
             f"Preset {summary.preset} differs from the paper in data, backbone or schedule. Do not compare individual "
-            "numbers with the paper's numbers. Compare the order of the rows, and the gaps between rows."
+            "numbers with the paper's numbers. Compare only the order of the rows, and the gaps between rows."
         ]
     mismatches = [
         f"For {row.row.label}, the difference to the paper is not shown, because {'; '.join(row.mismatches)}."
@@ -72,10 +73,12 @@ def _comparability(summary: TableSummary) -> list[str]:
 
 
 CELLS = (
-    "AP and AR are in percent. The number after ± is the sample standard deviation over seeds. For a gap, it is the "
-    "standard deviation of the differences between runs with the same seed. A gap with a dot (·) is within noise. A "
-    "dash (–) means that the ground truth has no object of this size. “n/a” means that the record does not have the "
-    "metric. s/step and s/image are means over seeds; peak MiB is the maximum over seeds."
+    "AP and AR are in percent. The number after ± is the sample standard deviation over seeds. In a gap, it is the "
+    "sample standard deviation of the differences between runs with the same seed. A dot (·) marks a gap within noise: "
+    "its absolute value is at most twice its standard deviation. A dash (–) means that the ground truth has no object "
+    "of this size. “n/a” means that the record does not have the metric. “s/step” (seconds per training step) and "
+    "“s/image” (seconds per image at test time) are means over seeds. “peak MiB” (peak memory) is the maximum over "
+    "seeds."
 )
 """Explains the cells of a table to the readers of its page."""
 
@@ -91,8 +94,9 @@ def provenance(summary: TableSummary) -> list[str]:
     )
     data = _distinct(f"split {record.data.split}, fingerprint {record.data.fingerprint[:12]}" for record in records)
     return [
-        f"Data: {data}. Areas of {_distinct(map(areas, records))} px² separate small, medium and large objects.",
-        f"Hardware: {_distinct(record.hardware for record in records)}.",
+        f"Evaluation data: {data}. Areas of {_distinct(map(areas, records))} px² separate small, medium and large "
+        "objects.",
+        f"Hardware (for a CPU: processes × threads per process): {_distinct(record.hardware for record in records)}.",
         f"Code: commit {_distinct(record.commit for record in records)}. Versions: {versions}.",
     ]
 
@@ -102,7 +106,7 @@ def notes(summary: TableSummary) -> list[str]:
     lines = []
     for row in summary.rows:
         if source := row.shared_from:
-            lines.append(f"{row.row.label}: this row shows the records of {source}, which is the same model.")
+            lines.append(f"{row.row.label}: this row shows the records of {source}, because the models are the same.")
         if row.row.note:
             lines.append(f"{row.row.label}: {row.row.note}.")
     if summary.unlisted:

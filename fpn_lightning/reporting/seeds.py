@@ -2,7 +2,7 @@
 
 Rows are compared seed by seed, because runs with the same seed share the order of the data and the initial weights of
 common layers. A difference is more than noise if the absolute value of its mean is larger than twice its sample
-standard deviation. The rule is strict because there are few seeds.
+standard deviation. This rule is strict, because each row has only a few seeds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Sample:
 
     @property
     def sign(self) -> int | None:
-        """1 or -1 if the difference is more than noise, 0 if within noise, ``None`` with fewer than two seeds."""
+        """Sign of a difference: 1 or -1 if it is more than noise, else 0; ``None`` with fewer than two seeds."""
         if self.mean is None or self.std is None:
             return None
         if abs(self.mean) <= FACTOR * self.std:
@@ -44,13 +44,13 @@ class Sample:
 
 
 def sample(blocks: list[Metrics], key: str) -> Sample | None:
-    """The metric ``key`` of each seed; ``blocks`` has the metrics of each seed. ``None`` if no block has ``key``."""
+    """The metric ``key`` of every seed; ``None`` if no seed has it. ``blocks`` are the metrics of the seeds."""
     found = [block[key] for block in blocks if key in block]
     return Sample(tuple(percent(value) for value in found if value is not None)) if found else None
 
 
 def difference(left: list[Record], right: list[Record], key: str) -> Sample:
-    """``left`` minus ``right`` in the metric ``key``, in points, for each seed for which both have a value."""
+    """``left`` minus ``right`` in the metric ``key``, in points, for each seed that has a value in both."""
     of_left, of_right = _by_seed(left, key), _by_seed(right, key)
     return Sample(tuple(of_left[seed] - of_right[seed] for seed in sorted(of_left.keys() & of_right.keys())))
 

@@ -15,7 +15,8 @@ from fpn_lightning.reporting.seeds import Sample, difference, sample
 from fpn_lightning.runs.record import Record
 
 FULL_SCALE_PRESETS = ("8gpu", "1gpu", "paper")
-"""Presets with the paper's data, backbone and schedule. Numbers of other presets are not compared with the paper's."""
+"""Presets with the paper's data, backbone and schedule. The numbers of all other presets are not
+compared with the paper's numbers."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,12 @@ class RowSummary:
     Attributes:
         id: id of the row, such as ``c_fpn``.
         row: label, numbers and settings of the row in the table.
-        records: run records, ordered by seed; empty if the row was not run or its runs differ.
-        shared_from: another table's row (``table2/c_fpn``) that ``records`` come from; ``None`` for the row's own.
+        records: run records, ordered by seed; empty if the row was not run or if ``mixed`` is not ``None``.
+        shared_from: row of another table, such as ``table2/c_fpn``, whose runs ``records`` describe; ``None`` if they
+            describe runs of this row.
         mismatches: reasons why these records cannot be compared with the paper's numbers.
-        mixed: a warning that names what differs between the row's runs; ``None`` if nothing differs.
+        mixed: a warning that names the data, schedule or configuration that differs between the row's runs; ``None`` if
+            nothing differs.
     """
 
     id: str
@@ -96,11 +99,11 @@ class TableSummary:
 
     @property
     def mixed(self) -> list[RowSummary]:
-        """The rows whose runs differ; no number of these rows is shown."""
+        """The rows whose runs differ in data, schedule or configuration. No number of these rows is shown."""
         return [row for row in self.rows if row.mixed]
 
     def reference(self, row: RowSummary) -> RowSummary | None:
-        """The reference row, which is subtracted from ``row`` to get its gap. ``None`` if there is none."""
+        """The row whose numbers are subtracted from those of ``row`` to get its gap; ``None`` if it has no such row."""
         wanted = row.row.reference or self.table.reference
         return next((other for other in self.rows if other.id == wanted), None)
 
@@ -115,12 +118,12 @@ class TableSummary:
         return None if reference is None else minus(row.mean(key), reference.mean(key))
 
     def paired_gap(self, row: RowSummary, key: str) -> Sample:
-        """For each common seed, our number of ``row`` minus our number of its reference row, in points."""
+        """Our number of ``row`` minus our number of its reference row, in points, for each seed that both rows have."""
         reference = self.reference(row)
         return difference(row.records, reference.records if reference else [], key)
 
     def difference(self, row: RowSummary, key: str) -> float | None:
-        """Our mean minus the paper's number, in points; ``None`` unless data, schedule and backbone match."""
+        """Our mean minus the paper's number, in points; ``None`` if ``row`` is not comparable."""
         return minus(row.mean(key), row.row.metrics.get(key)) if row.comparable else None
 
 
@@ -137,7 +140,7 @@ def _mismatches(record: Record, table: Table, row: Row) -> list[str]:
     images_seen, expected = train.steps * train.total_batch, (table.steps(row) or 0) * setting.total_batch
     lr = setting.lr * train.total_batch / setting.total_batch  # the linear scaling rule
     preset, backbone = record.experiment.preset, table.backbone(row)
-    wrong_lr = f"learning rate is {train.lr}; the paper's, scaled to {train.total_batch} images a step, is {lr:g}"
+    wrong_lr = f"learning rate is {train.lr}, not {lr:g} (the paper's, scaled to {train.total_batch} images a step)"
     checks = [
         (preset in FULL_SCALE_PRESETS, f"preset is {preset}, not {' or '.join(FULL_SCALE_PRESETS)}"),
         (data.name in setting.data, f"data is {data.name}, not {setting.data[0]}"),
@@ -157,8 +160,8 @@ def areas(record: Record) -> str:
 
 
 def _disagreement(what: str, rows: list[RowSummary], value: Callable[[RowSummary, Record], str]) -> list[str]:
-    """A warning if ``value`` differs between records. The warning lists each value with its rows."""
-    holders: dict[str, dict[str, None]] = {}  # row ids by value; the inner dictionary is an ordered set
+    """A warning if the function ``value`` differs between records. The warning lists each value with its rows."""
+    holders: dict[str, dict[str, None]] = {}  # by value, the ids of the rows that have it, as an ordered set
     for row in rows:
         for record in row.records:
             holders.setdefault(value(row, record), {})[row.id] = None
@@ -170,9 +173,12 @@ def _disagreement(what: str, rows: list[RowSummary], value: Callable[[RowSummary
 
 def _warnings(table: Table, rows: list[RowSummary]) -> list[str]:
     def steps(row: RowSummary, record: Record) -> str:
-        # Relative to the paper's steps, because a row with twice the steps in the paper may have twice the steps here.
+        # Steps are compared as parts of the paper's steps, because a row may have twice as many steps both in the paper
+        # and here.
         theirs = table.steps(row.row)
-        return f"{percent(record.train.steps / theirs):.4g} % of the paper's" if theirs else str(record.train.steps)
+        return (
+            f"{percent(record.train.steps / theirs):.4g} % of the paper's steps" if theirs else str(record.train.steps)
+        )
 
     compared: list[tuple[str, Callable[[RowSummary, Record], str]]] = [
         ("the data (fingerprint)", lambda _, record: record.data.fingerprint),
@@ -188,8 +194,8 @@ def _warnings(table: Table, rows: list[RowSummary]) -> list[str]:
 def _expanded(table: Table, ids: list[str]) -> dict[str, Row]:
     """The rows of a table, each followed by its variants (``c_fpn/lr0.002``).
 
-    ``ids`` are the row ids of the records. The reference row of a variant is the row itself. A row with ``*`` in its id
-    is a pattern: each name in ``ids`` that matches ``*`` gives one row.
+    ``ids`` are the row ids of the records. The reference row of a variant is the row without a variant. A row with
+    ``*`` in its id is a pattern: each name that stands in place of ``*`` in one of ``ids`` gives one row.
     """
     patterns = {row: re.compile(re.escape(row).replace(r"\*", "(.+)")) for row in table.rows if "*" in row}
     rows = {row: table.rows[row] for row in table.rows if row not in patterns}
@@ -215,7 +221,7 @@ def summarise(name: str, preset: str, tables: Mapping[str, Table], records: list
     """Join the table ``name`` with the records of a preset.
 
     ``records`` must contain all records of the preset, because a row may use the records of the same model in another
-    table. If the runs of a row differ, its records are not used.
+    table. If the runs of a row differ in data, schedule or configuration, its records are not used.
     """
     table = tables[name]
     kept, mixed = set_apart(records)

@@ -1,4 +1,4 @@
-"""Tables as Markdown, CSV and LaTeX. The same records give the same bytes."""
+"""Tables as Markdown, CSV and LaTeX. The same records give the same bytes of text."""
 
 from __future__ import annotations
 

@@ -13,12 +13,12 @@ from fpn_lightning.reporting.grids import Grid, differences, gaps, results
 from fpn_lightning.reporting.summary import TableSummary
 
 AT_ONCE = 7
-"""Maximum number of columns with numbers in one table; seven columns with spreads fit into 80 characters."""
+"""Maximum number of columns with numbers in one table: seven columns of ``12.3 ± 0.4`` fit into 80 characters."""
 
 
 def show(summary: TableSummary, console: Console) -> None:
     """Print the results of the rows that were run. Other rows, costs and notes are only on the page."""
-    # Text, not str: rich would read [5×5] as markup.
+    # All lines are printed as Text, because rich would read [5×5] in a str as markup.
     console.print(Text(f"\n{prose.heading(summary)}", style="bold"))
     for line in prose.setting(summary):
         console.print(Text(line))

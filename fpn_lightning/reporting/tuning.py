@@ -61,7 +61,7 @@ def _tried(tuning: list[Record]) -> Tried:
         if match is None or match["table"] not in tables:
             raise InputError(
                 f"{record.experiment}: experiment.table: {record.experiment.table!r} is not of the form "
-                "tuning/<table>/lr<value>, like tuning/table1/lr0.006"
+                "tuning/<table of the paper>/lr<value>, like tuning/table1/lr0.006"
             )
         by_rate = found.setdefault((match["table"], record.experiment.row), {})
         by_rate.setdefault(float(match["lr"]), []).append(record)
@@ -76,7 +76,7 @@ def _conditions(tuning: list[Record]) -> str:
         f"{each((r.train.total_batch for r in tuning), ' or ')} images and use "
         f"seed {each(r.experiment.seed for r in tuning)}. They are evaluated on {images} images of the split {splits}. "
         "Numbers are in percent: mean ± sample standard deviation over seeds. The best number of a row is bold. "
-        "The column “used” has the learning rate of the row in the reported table."
+        "The column “used” shows the learning rate of the row's runs in the reported table."
     )
 
 
@@ -85,7 +85,7 @@ def _pivot(tried: Tried, reported: list[Record]) -> tuple[Grid, Grid]:
 
     Returns:
         A grid with each table's main metric, which decides between learning rates, and a grid with the recalls at fewer
-        proposals.
+        proposals than in the main metric.
     """
     rates = sorted({rate for by_rate in tried.values() for rate in by_rate})
     header = ["row", "metric", *(f"lr {rate:g}" for rate in rates), "used"]
@@ -114,17 +114,21 @@ def _fewer(main: str, by_rate: dict[float, list[Record]]) -> list[str]:
 
 
 def _warnings(tuning: list[Record], reported: list[Record]) -> Iterator[str]:
-    """Warn of runs that differ, of a wrong learning rate in a name, and of a seed or split that reported tables use."""
+    """Warn of tuning runs that differ in more than the learning rate, have a wrong name, or share a seed or a split.
+
+    The name of a run is wrong if it has another learning rate than the run. The seeds and splits of tuning runs must
+    not be those of reported tables.
+    """
     for name, shared in (
         ("seed", {r.experiment.seed for r in tuning} & {r.experiment.seed for r in reported}),
         ("split", {r.data.split for r in tuning} & {r.data.split for r in reported}),
     ):
         if shared:
             values = ", ".join(sorted(map(str, shared)))
-            yield f"The {name} {values} is also used in reported tables. The numbers of these tables may be too high."
+            yield f"Tuning and reported tables both use the {name} {values}. The reported numbers may be too high."
     for table, runs in groupby(tuning, key=lambda record: record.experiment.table.split("/")[1]):
         if len({(r.data.fingerprint, r.data.split, r.train.steps, r.train.total_batch) for r in runs}) > 1:
-            yield f"{table}: the runs differ in data, split, steps or batch, not only in the learning rate."
+            yield f"{table}: the tuning runs differ in data, split, steps or batch, not only in the learning rate."
     for record in tuning:
         if record.train.lr not in (None, float(record.experiment.table.rpartition("/lr")[2])):
             yield f"{record.experiment}: the run used learning rate {record.train.lr:g}, not the rate in its name."

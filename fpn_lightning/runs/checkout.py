@@ -6,12 +6,12 @@ import subprocess
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Paths that are checked for changes. A changed report or record does not change what a run computes.
+# Paths that are checked for uncommitted changes. Reports and records do not affect what a run computes.
 _CODE = ("train.py", "fpn_lightning", "configs", "benchmarks", "requirements.lock")
 
 
 def git_commit(repository: Path = REPOSITORY) -> str:
-    """Return the commit of a git checkout, with ``+changes`` appended if code is modified.
+    """Return the commit of a git checkout, with ``+changes`` appended if its code has uncommitted changes.
 
     Returns:
         The first 12 digits of the commit; ``unknown`` if ``repository`` is not a git checkout.

@@ -33,11 +33,12 @@ _TO_RESUME = ("loops", "optimizer_states", "lr_schedulers")
 class WholeCheckpointIO(TorchCheckpointIO):
     """Writes each checkpoint completely or not at all.
 
-    Lightning's own class may copy a checkpoint from a temporary folder. An interrupted copy leaves an incomplete file.
+    Lightning's own class may write a checkpoint to a temporary folder and then copy it. If the copying is interrupted,
+    an incomplete file remains.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint; storage options are not supported."""
+        """Write a checkpoint. ``storage_options`` has no effect."""
         write_checkpoint(checkpoint, Path(path))
 
 
@@ -49,8 +50,8 @@ class RunCheckpoint(ModelCheckpoint):
     ``last.ckpt`` and ends. A second signal ends the run at once.
 
     ``monitor`` names a metric, such as ``val/AP``. The weights with the highest value of this metric are saved in
-    ``best.ckpt`` after the validation that measured the value. Lightning's own monitoring would save the weights before
-    the validation. ``mode`` is ignored, because a higher value is better for every metric.
+    ``best.ckpt`` after the validation that measured the value. Lightning's ModelCheckpoint would save the weights
+    before the validation. ``mode`` is ignored, because a higher value is better for every metric.
     """
 
     _received: int | None = None
@@ -87,7 +88,7 @@ class RunCheckpoint(ModelCheckpoint):
         return ExitStack()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Install the signal handler, and run the validation that a killed run did not finish."""
+        """Install the signal handler. If a run resumes at a step after which it has to validate, validate first."""
         super().on_train_start(trainer, pl_module)
         self._received = None
         self._handlers.enter_context(handled_by(self._receive))
@@ -103,7 +104,7 @@ class RunCheckpoint(ModelCheckpoint):
     ) -> None:
         """Write the regular checkpoint if it is due, and ``last.ckpt`` if the run is about to validate or stop."""
         if trainer.fit_loop._should_accumulate():
-            return  # a checkpoint does not contain accumulated gradients
+            return  # wait for the optimiser step: a checkpoint would not contain the accumulated gradients
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         stops = self._has_to_stop(trainer)
         if (stops or _validation_is_due(trainer)) and self._last_global_step_saved != trainer.global_step:

@@ -1,4 +1,4 @@
-"""Prepares the folder of a run for ``fit``. All checks precede all changes. A failure never deletes an earlier run."""
+"""Prepares the folder of a run for ``fit``. A failure never deletes an earlier run."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def _check_free(directory: Path, overwrite: bool, resume: bool) -> None:
     record = record_of(directory)
     if record is not None and is_finished(directory):
         raise InputError(
-            f"{directory} holds a finished run. To run it again: {OVERWRITE}; to train it longer: {RESUME} with "
+            f"{directory} holds a finished run. To repeat the run: {OVERWRITE}; to train it longer: {RESUME} with "
             f"--trainer.max_steps larger than {record.train.steps}"
         )
     if record is not None or started:
         held = "an unfinished run" if record is None else f"a run that is not finished ({record.outcome})"
-        raise InputError(f"{directory} holds {held}. To continue it: {RESUME}; to start over: {OVERWRITE}{aside}")
+        raise InputError(f"{directory} holds {held}. To continue the run: {RESUME}; to start over: {OVERWRITE}{aside}")
 
 
 def check_steps(directory: Path, taken: int, asked: int) -> None:
@@ -66,8 +66,9 @@ def check_steps(directory: Path, taken: int, asked: int) -> None:
 
     Args:
         directory: the run's directory.
-        taken: optimiser steps that the run's last checkpoint has taken.
-        asked: ``trainer.max_steps``, rescaled for the total batch; not positive if the number of steps is unlimited.
+        taken: number of optimiser steps that the run had taken when it wrote its last checkpoint.
+        asked: number of optimiser steps to take: ``trainer.max_steps``, rescaled for the total batch; not positive if
+            the number is unlimited.
 
     Raises:
         InputError: if the run has taken more steps than ``asked``, or if it has taken ``asked`` steps and is finished.
@@ -75,18 +76,18 @@ def check_steps(directory: Path, taken: int, asked: int) -> None:
     if 0 < asked < taken:
         raise InputError(
             f"{directory} has taken {taken} steps, more than trainer.max_steps {asked}. To train the run longer: "
-            f"--trainer.max_steps larger than {taken}; to run it again: {OVERWRITE} without --ckpt_path"
+            f"--trainer.max_steps larger than {taken}; to repeat the run: {OVERWRITE} without --ckpt_path"
         )
     if asked == taken and is_finished(directory):
         raise InputError(
             f"{directory} holds a finished run, which has taken all {taken} steps of trainer.max_steps. {RESUME} has "
-            f"nothing to continue. To train the run longer: --trainer.max_steps larger than {taken}; to run it again: "
-            f"{OVERWRITE} without --ckpt_path"
+            f"nothing to continue. To train the run longer: --trainer.max_steps larger than {taken}; to repeat the "
+            f"run: {OVERWRITE} without --ckpt_path"
         )
 
 
 def check_output(directory: Path, subcommand: str) -> None:
-    """Check that a subcommand does not overwrite the record and the log of a run.
+    """Check that a subcommand other than ``fit`` does not overwrite the record and the log of a run.
 
     Args:
         directory: the folder that the subcommand writes to.
@@ -135,17 +136,17 @@ def claimed(
         directory: the run's directory.
         overwrite: whether an earlier run in the folder is replaced.
         resume: whether the run continues from its last checkpoint.
-        trained: returns whether the block has taken an optimiser step.
+        trained: function that returns whether the block has taken an optimiser step.
 
     Yields:
-        A function that cleans up as after a failure of the block. A process that ends inside the block calls this
-        function first.
+        A function that cleans up as if the ``with`` block had failed. A process that is about to exit inside the block
+        without an exception calls this function first.
 
     Raises:
         InputError: if another process has begun or finished a run in the folder since :func:`check_start`.
     """
     if directory.is_symlink():
-        directory = directory.resolve()  # keep the link, which may point to a larger disk
+        directory = directory.resolve()  # keep a symbolic link, which may point to a larger disk
     with ExitStack() as locks:
         new = not directory.exists()
         with writing(directory):
@@ -168,7 +169,8 @@ def _alone(directory: Path) -> Iterator[None]:
         trains = f"another process trains in {directory}"
         lock(handle, trains)
         if not (directory.is_dir() and os.path.samestat(os.fstat(handle), directory.stat())):
-            raise InputError(f"{trains}: wait for it, or stop it first")  # another process just replaced the folder
+            # Another process has just replaced the folder.
+            raise InputError(f"{trains}: wait for this process, or stop it first")
         yield
     finally:
         os.close(handle)
@@ -207,7 +209,8 @@ def _prepare(directory: Path, overwrite: bool, new: bool) -> Callable[[], None]:
     record, earlier = directory / RECORD_NAME, directory / EARLIER_RECORD
     changed = [record, earlier, directory / "config.yaml", directory / "metrics.csv"]
     before = {path: path.read_bytes() if path.exists() else None for path in changed}
-    if is_finished(directory):  # an unfinished run keeps ``earlier``, the record of its finished part, if it exists
+    # A finished run that is trained longer keeps its record in ``earlier``, even if this training is interrupted.
+    if is_finished(directory):
         record.replace(earlier)
     record.unlink(missing_ok=True)
 
@@ -220,7 +223,7 @@ def _prepare(directory: Path, overwrite: bool, new: bool) -> Callable[[], None]:
         if aside is not None:
             aside.rename(directory)
         elif new:
-            with suppress(OSError):  # remove empty parent folders, innermost first; a folder with content raises
+            with suppress(OSError):  # remove parent folders, innermost first; rmdir() fails if one has content
                 for folder in directory.parents:
                     folder.rmdir()
 
@@ -231,7 +234,7 @@ def _set_aside(directory: Path) -> Path | None:
     """Replace a run's folder by an empty folder.
 
     Returns:
-        The new path of the old folder if this folder contains results; otherwise it is deleted, and ``None`` returned.
+        The new path of the old folder. An old folder without results is deleted; then ``None`` is returned.
     """
     if not _holds_results(directory):
         shutil.rmtree(directory)
@@ -253,7 +256,7 @@ def _has_checkpoint(directory: Path) -> bool:
 
 
 def _forget_attempt(directory: Path) -> None:
-    """Delete the logs of a run that ended before its first checkpoint, as the next run may have other settings."""
+    """Delete the logs of a run that ended before its first checkpoint. The next run may have other settings."""
     for name in ("metrics.csv", "untrained.yaml", "wandb_id"):
         (directory / name).unlink(missing_ok=True)
     shutil.rmtree(directory / "pictures", ignore_errors=True)

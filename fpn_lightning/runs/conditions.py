@@ -1,4 +1,4 @@
-"""Checks whether runs have the same data, schedule, object sizes and configuration."""
+"""Checks whether the records of runs have the same data, schedule, object sizes and configuration."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from fpn_lightning.runs.record import Record
 
 SEEDLESS_DIGEST = 2
 """First ``schema`` of records in which ``config_sha256`` does not depend on the seed. From this schema on, the digests
-of different seeds can be compared."""
+of runs with different seeds can be compared."""
 _DIGESTS = ("data.fingerprint", "config_sha256")
 
 
 def _conditions(record: Record) -> dict[str, str]:
-    """Return the values that must be equal between runs: keys of the record with their values, as text.
+    """Return the values of a record that comparable runs must share, as text, by the key in the record.
 
-    Absent values are omitted.
+    Values that the record lacks are omitted.
     """
     data, train = record.data, record.train
     found = {
@@ -35,7 +35,7 @@ def _conditions(record: Record) -> dict[str, str]:
 
 
 def differing(records: Iterable[Record]) -> dict[str, dict[str, list[Record]]]:
-    """Find the conditions that differ between records.
+    """Find the keys in which records differ, although comparable runs must share their values.
 
     Digests of configurations are compared only between records of ``schema`` 2 and later.
 
@@ -72,6 +72,6 @@ def why_not_replace(kept: Record, new: Record) -> list[str]:
         reasons.append(
             f"config_sha256 cannot be compared: schema {new.schema} computes it differently from schema {kept.schema}"
         )
-    elif kept.config_sha256 != new.config_sha256:  # schema 1: both digests depend on the seed, which is equal here
+    elif kept.config_sha256 != new.config_sha256:  # schema 1: digests depend on the seed; both seeds are equal
         reasons.append(f"config_sha256 is {new.config_sha256[:12]} and was {kept.config_sha256[:12]}")
     return reasons

@@ -21,7 +21,7 @@ from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.text import plain, replace_unprintable, show
 
 PACKAGE = Path(__file__).parents[1]
-NOISE = re.compile(r"Tip:|=1\.0\)` was configured")  # tips, and messages that only repeat the configuration
+NOISE = re.compile(r"Tip:|=1\.0\)` was configured")  # Lightning's tips, and messages that only repeat the configuration
 MAX_CLASSES = 30
 """Largest number of classes for which the AP of each class is printed without ``--verbose true``."""
 
@@ -29,7 +29,7 @@ MAX_CLASSES = 30
 class StderrHandler(logging.StreamHandler[TextIO]):
     """A log handler that writes to the current ``sys.stderr``.
 
-    A progress bar replaces ``sys.stderr``, so that messages get their own lines.
+    A progress bar replaces ``sys.stderr`` while it is shown, so that messages appear on their own lines.
     """
 
     def __init__(self, formatter: logging.Formatter | None = None) -> None:
@@ -81,12 +81,13 @@ def print_metrics(
 ) -> None:
     """Print a table of metrics in percent, and then the AP of each class.
 
-    The table has one line per metric and one column per object size. A cell is "–" if no ground truth has this size. A
-    cell is empty if COCO does not split the metric by size.
+    The table has one line per metric and one column per object size. A cell is "–" if no annotated object has this
+    size. A cell is empty if COCO does not split the metric by size.
 
     Args:
         title: heading of the table.
-        metrics: fractions. ``AR100_s`` is printed in line ``AR100``, column ``small``; ``APs`` in line ``AP``.
+        metrics: metrics as fractions, by name. ``AR100_s`` is printed in line ``AR100``, column ``small``; ``APs`` in
+            line ``AP``.
         area_thresholds: the two areas (px²) that separate small, medium and large objects.
         per_class: AP of each class by its name, best first.
         all_classes: whether to print the AP of each class if there are more than 30 classes.
@@ -121,7 +122,7 @@ def print_evaluation(title: str, stage: BaseStage, all_classes: bool = False) ->
 
 
 class MetricsTable(Callback):
-    """Prints the metrics of every validation except the last. A validation of the untrained model is included.
+    """Prints the metrics of every validation of a run except the last, also of the untrained model.
 
     Args:
         title: heading of the table, without the step.
@@ -147,4 +148,6 @@ def print_record(record: Record, path: Path, stage: BaseStage, all_classes: bool
     print_evaluation(f"{record.experiment.table}/{record.experiment.row}", stage, all_classes)
     show(f"written to {path}")
     if record.status != FINISHED:
-        show(f"The run is not finished, so tables leave it out: {record.outcome}. To continue it: --ckpt_path last")
+        show(
+            f"The run is not finished, so tables leave it out: {record.outcome}. To continue the run: --ckpt_path last"
+        )

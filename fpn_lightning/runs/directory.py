@@ -74,7 +74,7 @@ def run_row(experiment: ExperimentOptions) -> str:
 
 
 def linked_run_directory(experiment: ExperimentOptions, seed: int | bool | None) -> str:
-    """Return the folder of a run, or the root if table or row is empty. In the parser's defaults, both are empty."""
+    """Return the folder of a run, or ``root`` if ``table`` or ``row`` is empty, as in the parser's defaults."""
     return run_directory(experiment, seed) if experiment.table and experiment.row else experiment.root
 
 
@@ -94,7 +94,7 @@ def linked_checkpoint_directory(experiment: ExperimentOptions, seed: int | bool 
 
 
 def record_of(run: str | Path) -> Record | None:
-    """Return the record of a run, or ``None`` if the file does not exist; InputError if it is malformed."""
+    """Return the record of a run, or ``None`` if the file does not exist. A malformed file raises InputError."""
     path = Path(run, RECORD_NAME)
     return Record.load(path) if path.is_file() else None
 

@@ -29,8 +29,8 @@ def check_inputs(trainer: Trainer, stage: BaseStage, data: COCODataModule, first
         stage: the model.
         data: the data. Every process opens the data, so that invalid data ends every process. If only one process
             failed, the other processes would wait for it, because the processes are not connected yet.
-        first: whether this is the first process. Only the first process loads weights, because a download may be
-            necessary.
+        first: whether this is the first process. Only the first process loads the initial weights, because they may
+            have to be downloaded.
 
     Raises:
         InputError: if the data, the weights or the total batch cannot be used, if no step would be taken, or if
@@ -84,14 +84,14 @@ def finish(
     resolved: dict[str, Any],
     untrained: Metrics | None,
 ) -> Record | None:
-    """Save the final weights, evaluate the weights unless the last step was evaluated, and write the record.
+    """Save the final weights, evaluate them unless they were evaluated after the last step, and write the record.
 
     Args:
         run: directory of the run.
         trainer: the trainer of the run, after training.
         stage: the trained model.
         data: the data of training and evaluation.
-        speed: measured seconds per step and image.
+        speed: measured seconds per step and seconds per image.
         log: the run's log.
         resolved: the resolved configuration.
         untrained: metrics before the first step; ``None`` if they were not measured.
@@ -101,7 +101,8 @@ def finish(
     """
     ended = end_of_training(trainer)
     trainer.save_checkpoint(last_checkpoint(run), weights_only=False)
-    # Each process has its own statistics of live BatchNorm. ``validate`` copies the statistics of the first process.
+    # BatchNorm layers that are not frozen have other statistics in each process. ``validate`` copies the statistics of
+    # the first process to all, so the model has to be evaluated again.
     live_norm = any(isinstance(part, _BatchNorm) and part.training for part in stage.modules())
     if stage.evaluated_step != trainer.global_step or (live_norm and trainer.world_size > 1):
         trainer.validate(stage, data, verbose=False, weights_only=True)

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from fpn_lightning.errors import InputError
 
 KEYS = ("accelerator", "devices", "strategy", "precision")
-# Other precisions would convert the whole batch, including the values from the annotation file.
+# With another precision, Lightning would convert the whole batch, including the values from the annotation file.
 PRECISIONS = (None, 32, "32", "32-true", 16, "16", "16-mixed", "bf16", "bf16-mixed", "bf16-true")
 
 

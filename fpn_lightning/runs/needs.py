@@ -18,7 +18,7 @@ from fpn_lightning.errors import InputError
 from fpn_lightning.runs.directory import ExperimentOptions, is_finished, last_checkpoint, run_directory
 from fpn_lightning.runs.presets import BASE_CONFIG, PAPER, preset_files
 
-# For each subcommand, the keys of ``data`` that name the splits it reads.
+# For each subcommand, the keys of ``data`` that name the splits that the subcommand reads.
 _SPLITS = {
     "fit": ("train_split", "val_split"),
     "validate": ("val_split",),
@@ -39,7 +39,7 @@ def fill_in_needs(subcommand: str, options: Any) -> None:
 
     Raises:
         InputError: if the needed run does not exist, or has no proposals for a split. The message contains the commands
-            to run.
+            that create what is missing.
     """
     experiment, model = ExperimentOptions(**vars(options.experiment)), options.model.init_args
     splits = [split for key in _SPLITS[subcommand] if (split := options.data[key])]
@@ -61,10 +61,11 @@ class NeededRun:
     """A run that another run depends on.
 
     Args:
-        experiment: options ``experiment`` of the dependent run.
+        experiment: options ``experiment`` of the run that needs this run.
         name: row of the needed run, for example ``table1/c_fpn``.
         seed: seed of both runs.
-        data_root: folder of the data. Commands in messages contain this folder if row and preset set another folder.
+        data_root: folder of the data. Commands in messages contain this folder if the files of row and preset set
+            another folder.
 
     Raises:
         InputError: if ``name`` is not a table and a row, separated by ``/``.
@@ -117,7 +118,7 @@ class NeededRun:
         return run.parent == self.folder.parent and run != self.folder
 
     def weights(self) -> str:
-        """Return the path of the run's last checkpoint; InputError if it is missing or the run is not finished."""
+        """Return the path of the last checkpoint. Raise InputError if it is missing or the run is not finished."""
         if not self._usable:
             how = self._how([self._fit_command()])
             raise InputError(f"{self.name} has no finished run in {self.folder} to take weights from. {how}")
@@ -150,7 +151,7 @@ class NeededRun:
         return " ".join(words + self._root_option())
 
     def _root_option(self) -> list[str]:
-        """Return the option ``--data.root``; return nothing if the row and the preset already set this folder."""
+        """Return the option ``--data.root``, or no option if the files of row and preset already set this folder."""
         row = Path("configs", f"{self.name}.yaml")
         files = [BASE_CONFIG, row] if row.is_file() else [BASE_CONFIG]
         with suppress(InputError):  # the preset may not have a file

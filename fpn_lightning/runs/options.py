@@ -19,7 +19,7 @@ from fpn_lightning.weights.init_from import split_source
 
 
 def complete_options(subcommand: str, options: Any, run: Path, output: Path) -> None:
-    """Check the options. Set the paths of proposals and weights that are named by a row.
+    """Check the options. Set the paths of proposals and weights if ``experiment`` names the rows that provide them.
 
     Args:
         subcommand: name of the subcommand.
@@ -50,7 +50,7 @@ def check_run_directory(options: Any, run: Path, resolved: Callable[[], dict[str
     """Check that ``fit`` may start in the directory of its run.
 
     Args:
-        options: the completed configuration.
+        options: the configuration after :func:`complete_options`.
         run: directory of the run.
         resolved: returns the whole configuration, as :meth:`fpn_lightning.cli.CLI.resolved_config` does.
 
@@ -95,5 +95,5 @@ def find_checkpoint(subcommand: str, options: Any, run: Path) -> int | None:
 
 
 def is_first_process() -> bool:
-    """Return whether this process is the first, which writes files. Also works before other processes are started."""
+    """Return whether this is the first process, which writes files. Works also before other processes are started."""
     return _get_rank() in (None, 0)

@@ -1,4 +1,4 @@
-"""``--preset NAME`` runs a row at another scale.
+"""The option ``--preset NAME``, which runs a row of a table at another scale.
 
 A preset is the file ``configs/presets/<name>.yaml`` with optional files for one stage (``presets/<name>/rpn.yaml``) or
 for one row (``presets/<name>/table1/f_finest.yaml``). The first ``--config`` is the file of the row. Before the command
@@ -37,9 +37,9 @@ OLD_KEYS = {"backbone", "pyramid", "pyramid_channels", "rpn", "roi_heads"}
 def expand_preset(args: Sequence[str]) -> list[str]:
     """Replace ``--preset`` in a command line by the files of the preset.
 
-    The files come first, in this order: the row, the preset, the preset's file for the row's stage, the preset's file
-    for the row, any further ``--config``. All other arguments follow, so single values override all files. If no file
-    names the row, the run is called ``own/<name of the first file>``.
+    In the new command line, files come first, in this order: the row, the preset, the preset's file for the row's
+    stage, the preset's file for the row, any further ``--config``. All other arguments follow, so that they override
+    the files. If no file names the row, the run is called ``own/<name of the first file>``.
 
     Args:
         args: arguments of the program, subcommand included.
@@ -70,7 +70,7 @@ def preset_files(row: Path, preset: str) -> list[Path]:
 
     Args:
         row: file of the row.
-        preset: name of the preset; ``paper`` has no files.
+        preset: name of the preset. The preset ``paper`` has no files.
 
     Raises:
         InputError: if the preset does not exist, if the file is not a row, or if the file is the complete configuration
@@ -101,7 +101,7 @@ def preset_files(row: Path, preset: str) -> list[Path]:
 def config_folder(row: Path) -> Path:
     """Return the folder that contains ``presets/`` for a row.
 
-    This is the nearest folder above the row's file that contains ``presets/``, or else ``configs``.
+    The nearest such folder above the row's file is used. If there is none, the folder is ``configs``.
     """
     above = (*row.parents, *row.absolute().parents)
     return next((folder for folder in above if (folder / "presets").is_dir()), Path("configs"))

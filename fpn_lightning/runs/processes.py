@@ -59,12 +59,12 @@ class ProcessWatch:
         if not dist.is_initialized():
             return
         if not self._ending.is_set():
-            with suppress(dist.DistError):  # the first process has ended, which the watching thread also notices
+            with suppress(dist.DistError):  # the first process has ended; the watching thread notices this
                 _store().compare_set(FAILURE, "", json.dumps([status, text]))
         time.sleep(PATIENCE_S)  # meanwhile the watching thread ends this process
 
     def done(self) -> None:
-        """Wait for all processes, then stop watching. Without the wait, the first process could end the store early."""
+        """Wait for all processes, then stop watching. The store, which the others use, ends with the first process."""
         if dist.is_initialized() and not self._ending.is_set():
             store = _store()
             store.add(DONE, 1)
@@ -96,11 +96,11 @@ class ProcessWatch:
                 print(text, file=sys.stderr)
             sys.stderr.flush()
         else:
-            time.sleep(1)  # Lightning would kill the first process if this process failed earlier
+            time.sleep(1)  # wait until the first process has printed: Lightning kills it if this process fails
         os._exit(status)
 
     def _first_has_gone(self) -> None:
-        """End this process because the first process has ended, unless all processes have finished."""
+        """End this process, because the first process has ended. Do nothing if all processes have finished."""
         if not self._done.wait(1):
             print(f"process {dist.get_rank()} ends because the first process was killed", file=sys.stderr, flush=True)
             os._exit(1)

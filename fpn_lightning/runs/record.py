@@ -89,7 +89,7 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Eval:
-    """Speed of the final evaluation: wall-clock time of all processes together divided by the number of images, s."""
+    """Speed of the final evaluation: its wall-clock time divided by the images of all processes together, s."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -98,25 +98,25 @@ class Eval:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What one run measured, and the data, code and machine behind it.
+    """Results of one run, and the data, code and machine that produced them.
 
     Attributes:
         experiment: table, row, preset and seed.
-        status: ``finished`` if all steps were taken and the whole split was evaluated. Runs with another status are not
-            in tables. ``out_of_time`` means that ``trainer.max_time`` ended training, ``stopped_early`` that training
-            ended early for another reason, and ``partial`` that only a part of the split was evaluated.
+        status: ``finished`` if all steps were taken and the whole split was evaluated. Tables leave out runs with
+            another status. ``out_of_time`` means that ``trainer.max_time`` ended training, ``stopped_early`` that
+            training ended early for another reason, and ``partial`` that only a part of the split was evaluated.
         metrics: AP and AR as fractions in [0, 1] (``None`` for an object size without ground truth), and losses.
-        area_thresholds: the two areas (px²) between small, medium and large.
+        area_thresholds: the two areas (px²) that separate small, medium and large objects.
         data: the data set.
         train: schedule and training speed.
         eval: evaluation speed.
-        peak_memory_mib: peak device memory, or resident memory on a CPU, in MiB.
+        peak_memory_mib: peak memory of the device, or on a CPU peak resident memory of the process, in MiB.
         parameters: number of parameters of the model.
         hardware: description of the machine.
-        versions: package name to version.
+        versions: version of each package, by the name of the package.
         commit: commit of this repository.
-        config_sha256: digest of the resolved config without seed, paths, machine and logging. A digest of ``schema`` 1
-            includes the seed and leaves out class paths.
+        config_sha256: digest of the resolved config without its keys of seed, paths, machine and logging. A digest of
+            ``schema`` 1 includes the seed and leaves out class paths.
         backbone: name of the backbone, for example ``resnet50``, or its class name if it has no name. Records of
             ``schema`` 1 and 2 call this key ``trunk``.
         parents: checkpoints that gave the initial weights or made the proposals, each with its SHA-256.
@@ -199,7 +199,7 @@ class Record:
         If the file would be larger than 50 kB, points of curves are left out first, and then ``per_class``.
 
         Raises:
-            InputError: if :meth:`load` would reject a value, or if the record is still too large.
+            InputError: if :meth:`load` would reject a value, or if the record is then still larger than 50 kB.
         """
         path = Path(path)
         try:
@@ -226,7 +226,7 @@ class Record:
         for key in ("untrained", "per_class", "reason"):
             if content[key] is None:
                 del content[key]
-        if self.schema < 3:  # a record of an older schema keeps the key of its schema
+        if self.schema < 3:  # records of schema 1 and 2 have this key under its old name
             content = {"trunk" if key == "backbone" else key: value for key, value in content.items()}
         lines = (f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items())
         return "{\n" + ",\n".join(lines) + "\n}\n"

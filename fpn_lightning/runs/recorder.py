@@ -32,8 +32,8 @@ from fpn_lightning.stages.base import BaseStage
 from fpn_lightning.weights.init_from import split_source
 
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "pycocotools", "faster-coco-eval", "albumentations")
-# Keys of seed, names, paths, machine and logging, which the digest leaves out. They change results no more than another
-# seed does.
+# Config keys that do not enter the config digest: the seed, names, paths, and the settings of machine and logging.
+# Another value of such a key changes results no more than another seed does.
 _LEFT_OUT = {
     *("seed_everything", "data.seed", "model.init_args.seed"),
     *("experiment", "wandb", "checkpoint", "detections", "pictures"),
@@ -47,18 +47,18 @@ _LEFT_OUT = {
 
 
 def hardware(device: torch.device, num_devices: int) -> str:
-    """Describe the machine, for example ``2 × NVIDIA H100`` or ``CPU, 1 × 2 threads, x86_64``."""
+    """Describe the machine: ``2 × NVIDIA H100``, or ``CPU, 1 × 2 threads, x86_64`` for 1 process with 2 threads."""
     if device.type == "cuda":
         return f"{num_devices} × {torch.cuda.get_device_name(device)}"
     return f"CPU, {num_devices} × {torch.get_num_threads()} threads, {platform.processor() or platform.machine()}"
 
 
 def config_sha256(resolved: dict[str, Any]) -> str:
-    """Compute the SHA-256 of a resolved configuration without seed, names, paths, machine and logging.
+    """Compute the SHA-256 of a resolved configuration without its keys of seed, names, paths, machine and logging.
 
-    All seeds of a row have the same digest in any folder, because every path is replaced by the text "a path". Of
-    proposals, initial weights and new classes, the digest includes only whether they are given. Proposals and weights
-    can be given as a path or as the name of a row.
+    The runs of a row have the same digest with any seed and in any folder: every path is replaced by the text "a path".
+    Of proposals, initial weights and new classes, the digest includes only whether they are given. Proposals and
+    weights can be given as a path or as the name of a row.
     """
 
     def relevant(value: Any, name: str) -> Any:
@@ -75,7 +75,7 @@ def config_sha256(resolved: dict[str, Any]) -> str:
         "weights": bool(resolved["model"]["init_args"].get("init_from") or experiment.get("weights_of")),
     }
     if resolved["model"]["init_args"].get("new_classes"):
-        given["new_classes"] = True  # False is never stored, so that digests from before this option stay valid
+        given["new_classes"] = True  # leave False out, so that digests from before this option stay valid
     content = {"configuration": relevant(resolved, ""), "given": given}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -128,7 +128,7 @@ def build_record(
         stage: the trained model, with the metrics of the final validation.
         data: the data of training and evaluation.
         trainer: the trainer of the run.
-        speed: measured seconds per step and image.
+        speed: measured seconds per step and seconds per image.
         resolved: the resolved configuration.
         ended: how training ended; see :func:`end_of_training`.
         curves: for each metric name, a list of logged (step, value).

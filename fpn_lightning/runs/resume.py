@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import read_yaml
 
-# Keys that may change without a warning: options of the machine, of folders and of logging.
+# Config keys that may change without a warning when a run resumes: options of the machine, of folders and of logging.
 _SILENT = {
     *(f"data.{key}" for key in ("root", "num_workers", "batch_size_per_device", "cache_images")),
     *("data.predict_split", "data.predict_path"),
@@ -18,7 +18,7 @@ _SILENT = {
     *(f"trainer.{key}" for key in ("logger", "log_every_n_steps", "profiler", "max_time", "callbacks")),
     *(f"trainer.{key}" for key in ("enable_progress_bar", "enable_model_summary", "enable_checkpointing")),
 }
-# A change of these keys only gives a warning: it may be intended, and does not affect the steps already taken.
+# If these keys change, the run only warns: the change may be intended, and does not affect the steps already taken.
 _SAID = {
     *(f"trainer.{key}" for key in ("max_steps", "max_epochs", "min_steps", "min_epochs")),
     *(f"trainer.{key}" for key in ("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps")),
@@ -35,10 +35,11 @@ def check_same_config(path: Path, resolved: dict[str, Any]) -> None:
 
     Args:
         path: ``config.yaml`` of the run; nothing is checked if the file does not exist.
-        resolved: the configuration to resume with.
+        resolved: the configuration with which the run resumes.
 
     Raises:
-        InputError: if any other option has changed; the message names the keys and both values.
+        InputError: if another option of model, data or training has changed. The message names the keys and both
+            values of each.
     """
     if not path.exists():
         return

@@ -36,7 +36,7 @@ def stop_now(number: int, frame: Any) -> NoReturn:
 def handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
     """Within the ``with`` block, call ``handler`` when SIGINT, SIGTERM or SIGHUP arrives.
 
-    A signal that the process already ignores stays ignored.
+    A signal that the process ignores, such as SIGHUP under nohup, stays ignored.
     """
     earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     earlier = {number: old for number, old in earlier.items() if old not in (None, signal.SIG_IGN)}

@@ -37,7 +37,7 @@ class SpeedMonitor(Callback):
 
     @property
     def seconds_per_step(self) -> float | None:
-        """Median time of this process's steps, s. The first of several steps is left out, because it fills caches."""
+        """Median time of this process's steps, s. Of several steps, the first is left out, because it is slow."""
         steps = self.step_seconds[1:] or self.step_seconds
         return statistics.median(steps) if steps else None
 
@@ -66,7 +66,7 @@ class SpeedMonitor(Callback):
                 "train/peak_memory_mib": peak_memory_mib(pl_module.device),
             }
             for logger in trainer.loggers:
-                logger.log_metrics(values, step=trainer.global_step - 1)  # like Lightning, count steps from 0
+                logger.log_metrics(values, step=trainer.global_step - 1)  # count steps from 0, as Lightning does
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the evaluation clock."""
@@ -109,7 +109,7 @@ class StepProgressBar(RichProgressBar):
         return super()._add_task(total_batches, description, visible=True)  # show the bar before the first batch
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fill the progress bar: batches without readable images have not advanced it."""
-        if self.predict_progress_bar_id is not None:  # None if no image could be read
+        """Set the progress bar to its end. Batches without readable images have not advanced the bar."""
+        if self.predict_progress_bar_id is not None:  # the bar does not exist if no image could be read
             self._update(self.predict_progress_bar_id, int(self.total_predict_batches_current_dataloader))
         super().on_predict_end(trainer, pl_module)

@@ -30,11 +30,11 @@ class WandbOptions:
     enabled: bool = False
     """Log to Weights & Biases in addition to the CSV file."""
     project: str = "fpn-lightning"
-    """Project of the runs."""
+    """W&B project of the runs."""
     entity: str | None = None
-    """Team or user; ``None`` for the default of the W&B account."""
+    """W&B team or user that owns the project; ``None`` for the default of the W&B account."""
     offline: bool = False
-    """Write only to the run directory. To upload the log later: ``wandb sync <run>/wandb/offline-run-*``."""
+    """Write the log only to the run directory. To upload the log later: ``wandb sync <run>/wandb/offline-run-*``."""
 
 
 class RecordingWandbLogger(WandbLogger):

@@ -1,4 +1,7 @@
-"""The base class of all stages: initial weights, optimiser, training step and content of checkpoints."""
+"""Base class of the LightningModules that train a detector.
+
+It loads the initial weights, builds the optimiser, takes the training steps, and defines the content of checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -35,18 +38,20 @@ class BaseStage(EvaluatedStage):
         detector: the model; the pre-trained weights of its backbone are loaded when training starts.
         heads: names of the heads that ``detector`` must have, for example ``rpn``.
         optimization: optimiser and schedule.
-        init_from: checkpoint with the initial *weights*; training starts at step 0. To continue a run, use
-            ``--ckpt_path`` instead.
-        seed: the run's seed, set from ``seed_everything``. Sampling depends on the seed, the step and the image id.
-        new_classes: load ``init_from`` without its class predictor, for data with other classes.
+        init_from: checkpoint with the initial *weights*; training starts at step 0. To continue an interrupted run at
+            its last step, use ``--ckpt_path`` instead.
+        seed: the run's seed, set from ``seed_everything``. The random choice of training samples depends on
+            this seed, the step and the image id.
+        new_classes: load ``init_from`` without its class predictor; for a data set with other classes than the
+            checkpoint.
         freeze_shared: train only the heads; backbone and pyramid keep the weights of ``init_from``. Steps 3 and 4 of
-            the training with shared features freeze both parts (Faster R-CNN §3.2; FPN §5.2, Table 5).
+            the training with shared features use this option (Faster R-CNN §3.2; FPN §5.2, Table 5).
         compile: compile backbone and pyramid with ``torch.compile``, which needs a C++ compiler on a CPU.
 
     Attributes:
         resumes: true if the command line was given ``ckpt_path``; the stage then does not load initial weights.
-        categories: ids and names of the data set's categories. If the data set has none, the checkpoint's categories
-            are used.
+        categories: ids and names of the data set's categories, or of the checkpoint's categories if the data set has
+            no categories.
 
     Raises:
         InputError: if the heads of ``detector`` are not exactly ``heads``, or if ``freeze_shared`` or ``new_classes``
@@ -71,8 +76,8 @@ class BaseStage(EvaluatedStage):
         detector.require(type(self).__name__, *heads)
         if freeze_shared and init_from is None:
             raise InputError(
-                "model.freeze_shared needs model.init_from, which is not set. Set model.init_from to the checkpoint of "
-                "the previous training step."
+                "model.freeze_shared needs model.init_from, which is not set. Set model.init_from to the checkpoint "
+                "whose backbone and pyramid this run keeps."
             )
         if new_classes and init_from is None:
             raise InputError(
@@ -92,7 +97,7 @@ class BaseStage(EvaluatedStage):
         self._step_losses: list[dict[str, Tensor]] = []
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Compute the training losses of a batch, scalars by name. Training minimises the sum of the losses."""
+        """Return the training losses of a batch, a dict from loss names to scalars. Training minimises their sum."""
         raise NotImplementedError
 
     def forward(self, images: ImageBatch) -> dict[str, Tensor]:
@@ -100,7 +105,7 @@ class BaseStage(EvaluatedStage):
         return self.detector(images)
 
     def sampling_seeds(self, batch: Batch) -> Tensor:
-        """Return one random seed per image, int64 ``(N,)``, to sample anchors, RoIs or mask cells in this step."""
+        """Return one random seed per image, int64 ``(N,)``; this step samples anchors, RoIs or mask cells with it."""
         return image_seeds(self.seed, self.global_step, batch.images.image_ids)
 
     # ---- start of training -----------------------------------------------------------------------------------------
@@ -169,7 +174,7 @@ class BaseStage(EvaluatedStage):
         return self
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adapt gradient accumulation and schedule to the total batch, and build optimiser and scheduler."""
+        """Adapt gradient accumulation and schedule to ``data.total_batch_size``; build optimiser and scheduler."""
         if self.data is not None:
             self.optimization = keep_total_batch(self.trainer, self.data, self.optimization)
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -188,11 +193,12 @@ class BaseStage(EvaluatedStage):
     # ---- one step --------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the sum of the losses, and keep each loss for the log."""
+        """Return the sum of a batch's losses, and keep each loss for the log."""
         losses = self.losses(batch)
         total = torch.stack(list(losses.values())).sum()
         self._step_image_ids.append(batch.images.image_ids)
-        # Training drops objects that are too small after resizing, inverted, empty or outside the image.
+        # Training leaves out objects whose box is inverted (x2 < x1), empty, outside the image or, after resizing, too
+        # small.
         objects = sum(int((~ground_truth.is_crowd).sum()) for ground_truth in batch.ground_truths)
         dropped = total.new_full((), objects - sum(len(target.boxes) for target in batch.targets))
         named = {**losses, "loss": total, "dropped_boxes": dropped}
@@ -210,7 +216,7 @@ class BaseStage(EvaluatedStage):
         image_ids, losses = self._step_image_ids, self._step_losses
         self._step_image_ids, self._step_losses = [], []
         finite = torch.stack([loss.isfinite() for step in losses for loss in step.values()]).all()
-        # In float16, gradients overflow occasionally; the gradient scaler skips these steps.
+        # Gradients are not checked in float16: they overflow occasionally, and the gradient scaler skips these steps.
         if self.trainer.precision != "16-mixed":
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             finite &= torch.nn.utils.get_total_norm(gradients).isfinite().to(finite.device)
@@ -231,10 +237,10 @@ class BaseStage(EvaluatedStage):
         self._log_step(losses, optimizer.param_groups[0]["lr"])
 
     def _log_step(self, losses: list[dict[str, Tensor]], lr: float) -> None:
-        """Log the mean losses of an optimiser step. In steps that the loggers write, average over all processes.
+        """Log the mean losses of an optimiser step; in steps that the loggers write, the mean over all processes.
 
         The loggers are called directly, because Lightning calls loggers only after it has saved the step's checkpoint.
-        If a run were killed after the checkpoint was saved, the log would lack the step.
+        If a run were killed between saving and logging, the log would lack a step that the checkpoint contains.
         """
         means = torch.stack([torch.stack(list(batch.values())) for batch in losses]).mean(dim=0)
         every = getattr(self.trainer, "log_every_n_steps", 50)  # Lightning's types lack the attribute
@@ -252,10 +258,10 @@ class BaseStage(EvaluatedStage):
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the model's structure, the categories and the digests of the annotation files in the checkpoint.
+        """Add the classes of backbone and pyramid, the categories and the annotation files' digests to a checkpoint.
 
-        Predictions for data without category names use the stored names. A run is not resumed if the digests of its
-        annotation files have changed.
+        Predictions for data without category names use the names in the checkpoint. A run is not resumed if the digest
+        of an annotation file differs from that in the checkpoint.
         """
         checkpoint["parts"] = parts(self.detector)
         if self.data is not None and self.trainer.state.fn == "fit":
@@ -263,10 +269,10 @@ class BaseStage(EvaluatedStage):
         checkpoint["categories"] = {"ids": list(self.categories.ids), "names": list(self.categories.names)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint fits the model. Use the checkpoint's categories if the data set has none.
+        """Check that the checkpoint fits the model. If the data set has no categories, use those of the checkpoint.
 
         Raises:
-            InputError: if the checkpoint belongs to another model, or if a run is resumed with other annotations.
+            InputError: if the checkpoint belongs to another model, or if a run is resumed with another annotation file.
         """
         checkpoint["state_dict"] = stage_state(checkpoint["state_dict"])
         check_fits(self.detector, checkpoint)
@@ -290,10 +296,10 @@ class BaseStage(EvaluatedStage):
                 )
 
     def check_origin(self, checkpoint: dict[str, Any]) -> None:
-        """Hook for subclasses: raise InputError if the checkpoint was trained on images of an evaluated split."""
+        """Hook for subclasses: raise InputError if the checkpoint's training images are in an evaluated split."""
 
     def take_categories(self, checkpoint: dict[str, Any]) -> None:
-        """Use the checkpoint's category names if the data set has none; warn if the data set has other names."""
+        """Use the checkpoint's categories if the data set has none; warn if the two have different categories."""
         if not (stored := checkpoint.get("categories")):
             return
         trained = Categories(*map(tuple, stored.values()))

@@ -36,14 +36,14 @@ class EvaluatedStage(LightningModule):
     """Base class that evaluates predictions with the metrics that the subclass registers.
 
     Attributes:
-        evaluation: metrics of the last evaluation, fractions in [0, 1]; ``None`` if undefined.
+        evaluation: metrics of the last evaluation, fractions in [0, 1]; ``None`` for a metric without ground truth.
         per_class: AP by category name in the last evaluation, best first; empty if the stage does not measure AP.
         evaluated_images: number of images in the last evaluation.
         evaluated_step: number of optimiser steps taken before the last evaluation.
     """
 
     recall_of = "proposals, class-agnostic"
-    """The predictions for which AR is computed, as text. Printed under the table of metrics."""
+    """Text under the printed table of metrics: the predictions that AR evaluates, and how classes are treated."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,11 +59,11 @@ class EvaluatedStage(LightningModule):
             self.trainer.strategy.precision_plugin = ExactBatches(plugin.precision)
 
     def predict(self, batch: Batch) -> Sequence[Proposals | Detections]:
-        """Return the proposals or detections of each image, best first, in network-input pixels."""
+        """Return the proposals or detections of each image, best first; boxes are in pixels of the network input."""
         raise NotImplementedError
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Any]:
-        """Return the proposals or detections of each image, best first, in pixels of the image file."""
+        """Return the proposals or detections of each image, best first; boxes are in pixels of the image file."""
         return to_orig(batch.images, self.predict(batch))
 
     def evaluate_batch(self, batch: Batch) -> None:
@@ -90,7 +90,7 @@ class EvaluatedStage(LightningModule):
     def metric_names(self) -> list[str]:
         """Return the names of the metrics that an evaluation computes."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torchmetrics warns, because no image has been added
+            warnings.simplefilter("ignore")  # torchmetrics warns that no image has been added
             names = list(self.evaluation_result()[0])
         for metric in self.metrics:
             metric.reset()
@@ -141,7 +141,8 @@ class EvaluatedStage(LightningModule):
     def _finish_evaluation(self, prefix: str) -> None:
         """Store and log the metrics.
 
-        The names in the log start with ``prefix``, or with ``<prefix>_partial`` if not all images were evaluated.
+        In the log, a metric's name starts with ``prefix``, or with ``<prefix>_partial`` if not all images were
+        evaluated.
         """
         values, num_images = self.evaluation_result()
         total = self.trainer.strategy.reduce(num_images.clone(), reduce_op="sum")
@@ -159,7 +160,7 @@ class EvaluatedStage(LightningModule):
         defined = {f"{prefix}/{name}": value for name, value in values.items() if value is not None}
         self.log_dict(defined, logger=False, sync_dist=True)  # for callbacks
         if not self.trainer.sanity_checking:
-            # Log at the number of optimiser steps taken. Lightning would log at a step that is smaller by one.
+            # In the log, the step is the number of optimiser steps taken. Lightning would write a step one lower.
             for logger in self.loggers:
                 logger.log_metrics(defined, step=self.global_step)
         for metric in self.metrics:

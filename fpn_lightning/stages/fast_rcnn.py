@@ -17,8 +17,8 @@ NO_PROPOSALS = (
     "Fast R-CNN needs proposals from files. For a row of a table, set experiment.proposals_of to the row of an RPN, as "
     "configs/table2/c_fpn.yaml does, and run `make row ROW=TABLE/ROW`. For any other run, write the proposals of a "
     "trained RPN: for each split, run `python train.py predict --config RUN/config.yaml --ckpt_path last "
-    "--data.predict_split SPLIT`, where RUN is the run of the RPN. Then set --data.proposals RUN/proposals. Folders of "
-    "images have no proposals."
+    "--data.predict_split SPLIT`, where RUN is the run directory of the RPN. Then set --data.proposals RUN/proposals. "
+    "Folders of images have no proposals."
 )
 
 
@@ -26,13 +26,14 @@ class FastRCNNStage(BaseStage):
     """Trains RoI heads on proposals from files, and measures average precision.
 
     Args:
-        detector: backbone, pyramid and RoI heads; ``rpn`` is null.
+        detector: a detector with backbone, pyramid and RoI heads, and without RPN.
         evaluator: library that computes AP, ``faster-coco-eval`` or the reference ``pycocotools``.
-        optimization: optimiser and schedule. The default is the paper's, for ``trainer.max_steps: 80000``.
+        optimization: optimiser and schedule. The default is the paper's schedule for 80,000 steps.
         init_from: checkpoint with the initial weights; training starts at step 0.
         seed: the run's seed, set from ``seed_everything``.
         freeze_shared: train only the heads; backbone and pyramid keep the weights of ``init_from``.
-        new_classes: load ``init_from`` without its class predictor, for data with other classes.
+        new_classes: load ``init_from`` without its class predictor; for a data set with other classes than the
+            checkpoint.
         compile: compile backbone and pyramid with ``torch.compile``.
     """
 
@@ -69,7 +70,7 @@ class FastRCNNStage(BaseStage):
         return heads.losses(self.detector(batch.images), batch.proposals, batch.targets, self.sampling_seeds(batch))
 
     def predict(self, batch: Batch) -> list[Detections]:
-        """Detect objects in every image, from its fixed proposals."""
+        """Detect objects in every image, among the proposals that were read from files."""
         check_proposals(batch)
         return self.detector.detect(batch.images, batch.proposals)
 

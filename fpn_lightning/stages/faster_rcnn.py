@@ -27,15 +27,15 @@ class FasterRCNNStage(BaseStage):
     """Trains an RPN and RoI heads together, and measures the recall of proposals and the AP of detections.
 
     Args:
-        detector: backbone, pyramid, RPN and RoI heads. In training, RoIs are sampled from all
+        detector: a detector with backbone, pyramid, RPN and RoI heads. In training, RoIs are sampled from all
             ``rpn.post_nms_topk`` proposals of the RPN.
-        recall_limits: numbers of proposals per image. Recall is measured for each number.
+        recall_limits: numbers of proposals per image for which recall is measured, such as 100 for ``AR100``.
         evaluator: library that computes AP, ``faster-coco-eval`` or the reference ``pycocotools``.
-        optimization: optimiser and schedule. The default is that of the paper's Fast R-CNN, for
-            ``trainer.max_steps: 80000``.
+        optimization: optimiser and schedule. The default is the paper's schedule of Fast R-CNN for 80,000 steps.
         init_from: checkpoint with the initial weights; training starts at step 0.
         seed: the run's seed, set from ``seed_everything``.
-        new_classes: load ``init_from`` without its class predictor, for data with other classes.
+        new_classes: load ``init_from`` without its class predictor; for a data set with other classes than the
+            checkpoint.
         compile: compile backbone and pyramid with ``torch.compile``.
     """
 
@@ -61,8 +61,9 @@ class FasterRCNNStage(BaseStage):
 
         The RoI heads' losses have no gradient with respect to the proposals.
 
-        If the RPN diverges, this method sets the RPN's losses to NaN, and the RoI heads get ground-truth boxes only. An
-        exception here would deadlock the other processes. ``on_before_optimizer_step`` stops all processes together.
+        If the RPN's outputs are not finite, this method sets the RPN's losses to NaN, and the RoI heads get only
+        ground-truth boxes. An exception in one process would deadlock the others. ``on_before_optimizer_step``
+        then stops all processes together.
         """
         rpn, roi_heads = self.detector.rpn, self.detector.roi_heads
         assert rpn is not None

@@ -23,11 +23,11 @@ class MaskProposalStage(BaseStage):
     """Trains MLPs that propose a mask at each position of the pyramid's maps, and measures the recall of the masks.
 
     Args:
-        detector: backbone, pyramid and ``masks``; ``rpn`` and ``roi_heads`` are null.
+        detector: a detector with backbone, pyramid and mask proposer (``masks``), and without RPN and RoI heads.
         mask_threshold: probability above which a pixel belongs to a mask.
         mask_interpolation: how mask logits are interpolated when a mask is pasted into the image.
-        recall_limits: numbers of proposals per image. Recall is measured for each number.
-        optimization: optimiser and schedule. The default is the paper's, for ``trainer.max_steps: 80000``.
+        recall_limits: numbers of proposals per image for which recall is measured, such as 100 for ``AR100``.
+        optimization: optimiser and schedule. The default is the paper's schedule for 80,000 steps.
         init_from: checkpoint with the initial weights; training starts at step 0.
         seed: the run's seed, set from ``seed_everything``.
         compile: compile backbone and pyramid with ``torch.compile``.
@@ -92,7 +92,7 @@ class MaskProposalStage(BaseStage):
         return masks.losses(self.detector(batch.images), batch.images, batch.targets, self.sampling_seeds(batch))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[MaskProposalsOrig]:
-        """Propose masks in every image, best first. The masks are in pixels of the image file."""
+        """Propose masks in every image, best first. Each mask has the size of the image file."""
         images = batch.images
         return [
             MaskProposalsOrig(

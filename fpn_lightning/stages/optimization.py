@@ -19,8 +19,8 @@ class Optimization:
     """Settings of the optimiser and its schedule; the defaults are those of the paper's RPN (FPN §5.1).
 
     ``lr``, ``warmup_steps``, ``milestones`` and the trainer's ``max_steps`` are meant for ``reference_batch_size``
-    images per step. If ``data.total_batch_size`` is another number, the four values are rescaled when training starts
-    (linear scaling rule). The new values are printed.
+    images per step. If ``data.total_batch_size`` is another number, learning rate and numbers of steps are rescaled
+    when training starts (linear scaling rule), and the new values are printed.
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -37,13 +37,13 @@ class Optimization:
     milestones: Sequence[int] = (30_000,)
     """Optimiser steps at which ``multistep`` multiplies the learning rate by ``decay``."""
     decay: float = 0.1
-    """Factor on the learning rate at each milestone."""
+    """Factor by which ``multistep`` multiplies the learning rate at each milestone."""
     warmup_steps: int | float = 500
     """Number of optimiser steps of linear warm-up; a value below 1 is a fraction of all steps."""
     warmup_factor: float = 1 / 3
     """Learning rate at step 0 as a fraction of ``lr``."""
     reference_batch_size: int = 16
-    """Images per step for which ``lr``, ``warmup_steps``, ``milestones`` and ``max_steps`` are chosen."""
+    """Number of images per step for which ``lr``, ``warmup_steps``, ``milestones`` and ``max_steps`` are chosen."""
     schedule_factor: float = 1
     """When training starts, ``milestones`` and the trainer's ``max_steps`` are multiplied by this factor. Rows with the
     paper's "2x" schedule set the factor to 2: with every preset, these rows train twice as long as other rows."""
@@ -56,7 +56,7 @@ class Optimization:
     def rescaled(self, total_batch_size: int) -> Optimization:
         """Return the settings for another number of images per step, with ``schedule_factor`` applied.
 
-        Apart from ``schedule_factor``, training with the new settings uses the same number of images.
+        If ``schedule_factor`` is 1, a run with the new settings trains on the same total number of images.
         """
         factor = total_batch_size / self.reference_batch_size
         return replace(
@@ -92,8 +92,8 @@ class Optimization:
         """
         if (self.schedule == "cosine" or 0 < self.warmup_steps < 1) and max_steps <= 0:
             raise InputError(
-                "model.optimization: schedule cosine and warmup_steps below 1 need a number of steps. Set "
-                "trainer.max_steps or trainer.max_epochs to a positive number."
+                "model.optimization: schedule cosine and warmup_steps below 1 need the number of steps of the "
+                "run. Set trainer.max_steps or trainer.max_epochs to a positive number."
             )
         optimizer: Optimizer
         if self.optimizer == "sgd":

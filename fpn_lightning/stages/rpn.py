@@ -19,9 +19,9 @@ class RPNStage(BaseStage):
     """Trains an RPN and measures the recall of its proposals.
 
     Args:
-        detector: backbone, pyramid and RPN; ``roi_heads`` is null.
-        recall_limits: numbers of proposals per image. Recall is measured for each number.
-        optimization: optimiser and schedule. The default is the paper's, for ``trainer.max_steps: 40000``.
+        detector: a detector with backbone, pyramid and RPN, and without RoI heads.
+        recall_limits: numbers of proposals per image for which recall is measured, such as 100 for ``AR100``.
+        optimization: optimiser and schedule. The default is the paper's schedule for 40,000 steps.
         init_from: checkpoint with the initial weights; training starts at step 0.
         seed: the run's seed, set from ``seed_everything``.
         freeze_shared: train only the RPN; backbone and pyramid keep the weights of ``init_from``.

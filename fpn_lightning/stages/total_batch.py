@@ -29,8 +29,8 @@ def accumulation(trainer: Trainer, data: COCODataModule) -> int:
 def planned_steps(trainer: Trainer, data: COCODataModule, optimization: Optimization) -> int:
     """Return the number of optimiser steps of a run; -1 if there is no limit.
 
-    The run ends after ``trainer.max_steps`` (rescaled for the total batch) or after ``trainer.max_epochs``, whichever
-    comes first.
+    The run ends after ``trainer.max_steps`` (rescaled for ``data.total_batch_size``) or after ``trainer.max_epochs``,
+    whichever comes first.
     """
     steps = trainer.max_steps
     if steps > 0 and _is_scaled(data, optimization):
@@ -44,8 +44,8 @@ def keep_total_batch(trainer: Trainer, data: COCODataModule, optimization: Optim
     """Set the trainer's gradient accumulation so that each optimiser step has ``data.total_batch_size`` images.
 
     Learning rate, warm-up, milestones and the trainer's ``max_steps`` are rescaled and printed if
-    ``data.total_batch_size`` is not ``reference_batch_size`` or ``schedule_factor`` is not 1. Epochs are converted to
-    steps, because a resumed run may continue in the middle of an epoch.
+    ``data.total_batch_size`` is not ``reference_batch_size`` or ``schedule_factor`` is not 1. Settings in epochs are
+    converted to steps, because a resumed run may continue in the middle of an epoch.
 
     Args:
         trainer: the run's trainer. This function sets the trainer's gradient accumulation, validation interval and
@@ -62,12 +62,13 @@ def keep_total_batch(trainer: Trainer, data: COCODataModule, optimization: Optim
     trainer.accumulate_grad_batches = accumulation(trainer, data)
     asked, max_steps = trainer.max_steps, planned_steps(trainer, data, optimization)
     interval = trainer.val_check_interval
-    if isinstance(interval, float) and max_steps > 0:  # configured in epochs
+    if isinstance(interval, float) and max_steps > 0:  # the interval is configured in epochs
         steps = round(interval * (trainer.check_val_every_n_epoch or 1) * data.steps_per_epoch)
         interval, trainer.check_val_every_n_epoch = min(max(steps, 1), max_steps), None
-    if isinstance(interval, int):  # configured in optimiser steps, but Lightning counts batches
+    if isinstance(interval, int):  # the setting counts optimiser steps, but Lightning counts batches
         trainer.val_check_interval = interval * trainer.accumulate_grad_batches
-    epochs, trainer.fit_loop.max_epochs = trainer.max_epochs, -1  # else Lightning counts a resumed epoch twice
+    # With a limit on epochs, Lightning would count a resumed epoch twice.
+    epochs, trainer.fit_loop.max_epochs = trainer.max_epochs, -1
     trainer.fit_loop.epoch_loop.max_steps = max_steps
     if not _is_scaled(data, optimization):
         if max_steps != asked:
@@ -76,7 +77,7 @@ def keep_total_batch(trainer: Trainer, data: COCODataModule, optimization: Optim
     rescaled = optimization.rescaled(data.total_batch_size)
     warmup = rescaled.warmup_steps if rescaled.warmup_steps >= 1 else round(rescaled.warmup_steps * max(max_steps, 0))
     rank_zero_info(
-        f"Schedule for {data.total_batch_size} instead of {optimization.reference_batch_size} images per step and "
+        f"Schedule rescaled from {optimization.reference_batch_size} to {data.total_batch_size} images per step, with "
         f"schedule_factor {optimization.schedule_factor:g}: "
         f"lr {rescaled.lr:g}, warmup_steps {warmup}, milestones {list(rescaled.milestones)}, "
         f"max_steps {max_steps}"

@@ -35,7 +35,7 @@ def combine(rpn: dict[str, Any], detector: dict[str, Any]) -> dict[str, Any]:
         detector: checkpoint of a ``FastRCNNStage`` with the same backbone and pyramid.
 
     Returns:
-        A checkpoint of a ``FasterRCNNStage`` with the detector's epoch and step, without the optimiser's state.
+        A checkpoint of a ``FasterRCNNStage`` with the epoch and step of the Fast R-CNN, without optimiser state.
 
     Raises:
         InputError: if ``rpn`` has no RPN, if ``detector`` has no RoI heads, or if the two checkpoints differ in
@@ -45,7 +45,7 @@ def combine(rpn: dict[str, Any], detector: dict[str, Any]) -> dict[str, Any]:
     for (name, prefix), checkpoint in zip(PARTS.items(), (rpn, detector), strict=True):
         head = _tensors(checkpoint, prefix)
         if not head:
-            raise InputError(f"{name} has no tensor {prefix}*. Give the RPN's checkpoint first, then the detector's.")
+            raise InputError(f"{name} has no tensor {prefix}*. Give the RPN's checkpoint first, then the Fast R-CNN's.")
         heads |= head
     shared, other = _tensors(detector, SHARED), _tensors(rpn, SHARED)
     differing = sorted(shared.keys() ^ other.keys())
@@ -55,8 +55,8 @@ def combine(rpn: dict[str, Any], detector: dict[str, Any]) -> dict[str, Any]:
     if differing:
         raise InputError(
             f"The two checkpoints do not share backbone and pyramid. Number of differences: {len(differing)} "
-            f"({listed(differing)}). In steps 3 and 4 of the training, set model.init_from to the detector of step 2 "
-            "and model.freeze_shared to true."
+            f"({listed(differing)}). In steps 3 and 4 of the training with shared features, set model.init_from to the "
+            "checkpoint of step 2 and model.freeze_shared to true."
         )
     kept = ("epoch", "global_step", "pytorch-lightning_version", "categories", "parts")
     return {key: detector[key] for key in kept if key in detector} | {"state_dict": stage_state(shared | heads)}
@@ -73,8 +73,10 @@ def _same(left: Tensor, right: Tensor) -> bool:
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m fpn_lightning.weights.combine", description=__doc__)
-    parser.add_argument("rpn", metavar="RPN_CHECKPOINT", help="checkpoint of step 3")
-    parser.add_argument("detector", metavar="DETECTOR_CHECKPOINT", help="checkpoint of step 4")
+    parser.add_argument("rpn", metavar="RPN_CHECKPOINT", help="checkpoint of the RPN, trained in step 3")
+    parser.add_argument(
+        "detector", metavar="DETECTOR_CHECKPOINT", help="checkpoint of the Fast R-CNN, trained in step 4"
+    )
     parser.add_argument("out", metavar="OUT", type=Path, help="the checkpoint to write")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     arguments = parser.parse_args(args)

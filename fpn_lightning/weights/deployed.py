@@ -33,12 +33,12 @@ class Deployed(nn.Module):
 
     Args:
         detector: a Faster R-CNN or an RPN, in float32.
-        transform: defines the size of the resized image: the limits of its sides and the rounding.
+        transform: resizes images; this class uses its limits on the sides of the resized image and its rounding.
         size_divisor: height and width of the network input are padded to a multiple of this number.
         top_k: maximum number of proposals, if the detector is an RPN.
 
     Raises:
-        InputError: ``image_scales`` of the detector is not ``(1.0,)``.
+        InputError: if ``image_scales`` of the detector is not ``(1.0,)``.
     """
 
     def __init__(self, detector: Detector, transform: ResizeAndFlip, size_divisor: int, top_k: int = 1000) -> None:
@@ -52,7 +52,7 @@ class Deployed(nn.Module):
         self.backbone, self.pyramid = detector.backbone, detector.pyramid
         for part in self.backbone.modules():
             if isinstance(part, FoldedConv2d) and part.pad is not None:
-                part.pad = pad_multiples  # valid because the network input is padded to a multiple of all strides
+                part.pad = pad_multiples  # correct here: the network input is padded to a multiple of all strides
         self.rpn: RPN = detector.rpn
         self.roi_heads: RoIHeads | None = detector.roi_heads
         self.count = top_k if detector.roi_heads is None else detector.eval_proposals
@@ -93,7 +93,7 @@ class Deployed(nn.Module):
         return torch.sym_max(1, torch.sym_min(*lengths))  # type: ignore[return-value]  # SymInt behaves like int
 
     def _network_input(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
-        """Normalise pixels ``(h, w, 3)`` like ``Backbone.normalize``; pad bottom and right to ``(1, 3, ., .)``."""
+        """Normalise pixels ``(h, w, 3)`` like ``Backbone.normalize``, and pad them at the bottom and right."""
         pixels = pixels.permute(2, 0, 1)[None]
         if self.backbone.convention != "torchvision":
             pixels = pixels.flip(1)
@@ -109,7 +109,7 @@ class Deployed(nn.Module):
             scores, top = logits[0].topk(torch.sym_min(self.rpn.pre_nms_topk, logits.shape[1]))
             boxes = clipped(self.rpn.box_coder.decode(anchors[top], deltas[0][top]), size)
             large = ((boxes[:, 2:] - boxes[:, :2]) > self.rpn.min_size).all(dim=1)
-            # Small boxes are marked, not removed: the number of boxes must not depend on tensor values.
+            # Boxes that are too small stay, with score NEVER: the number of boxes must not depend on tensor values.
             scores = scores.where(large, NEVER)
             kept = large & kept_by_nms(boxes, scores, self.rpn.nms_thresh)
             of_levels.append((boxes, scores.where(kept, NEVER)))
@@ -128,7 +128,8 @@ class Deployed(nn.Module):
         region, labels = (large & (probabilities > heads.score_thresh)).nonzero().unbind(dim=1)
         boxes, scores = boxes[region, labels], probabilities[region, labels]
         # One NMS call handles all classes. The boxes of each class are shifted to a separate cell of a square grid, so
-        # boxes of different classes do not overlap. With all cells in one line, offsets would be too large for float32.
+        # boxes of different classes do not overlap. If all cells lay in one line, the largest offsets would
+        # be too large for the precision of float32.
         columns = math.ceil(math.sqrt(heads.num_classes))
         cells = torch.stack((labels % columns, torch.div(labels, columns, rounding_mode="floor")), dim=1)
         shifted = boxes + (cells.to(boxes.dtype) * (size.max() + 1)).repeat(1, 2)
@@ -148,7 +149,7 @@ def kept_by_nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
 
 
 def best_of(scores: Tensor, count: int) -> Tensor:
-    """Return the indices of the ``count`` highest scores, highest first; removed boxes (``NEVER``) are left out."""
+    """Return the indices of the ``count`` highest scores, highest first; boxes with score ``NEVER`` are left out."""
     values, order = scores.sort(descending=True)
     return order[:count][(values[:count] > NEVER).nonzero().flatten()]
 

@@ -1,8 +1,8 @@
 """Loads and exports weights of detectron2's Faster R-CNN R50-FPN (``--model.init_from detectron2:PATH``).
 
 detectron2 orders classes as this project does, background last. detectron2's backbone takes BGR images and subtracts a
-pixel mean; older files contain this mean as ``pixel_mean``. In a ResNet block, the first 1x1 convolution has the
-stride.
+pixel mean; older files contain this mean as ``pixel_mean``. In detectron2's ResNet blocks, the first 1x1
+convolution has the stride.
 
 ``python -m fpn_lightning.weights.export CHECKPOINT OUT.pkl --format detectron2`` writes a file for detectron2's option
 ``MODEL.WEIGHTS``.
@@ -41,7 +41,7 @@ PREFIXES = {
     "roi_heads.predictor.class_logits.": "roi_heads.box_predictor.cls_score.",
     "roi_heads.predictor.box_deltas.": "roi_heads.box_predictor.bbox_pred.",
 }
-# In a ResNet block, detectron2 calls the norm layer after "conv1" "conv1.norm".
+# Names inside a ResNet block. For example, detectron2's name of the norm layer after "conv1" is "conv1.norm".
 IN_BLOCK = (
     (r"\.bn(\d)\.", r".conv\1.norm."),
     (r"\.downsample\.0\.", ".shortcut."),
@@ -51,7 +51,7 @@ CELL_ANCHORS = "proposal_generator.anchor_generator.cell_anchors."
 
 
 def name_of(ours: str) -> str | None:
-    """Return detectron2's name for one of our tensors; ``None`` if detectron2 has no such tensor."""
+    """Return detectron2's name of a tensor of this project; ``None`` if detectron2 has no such tensor."""
     theirs = renamed(ours, PREFIXES)
     if theirs is not None:
         for pattern, replacement in IN_BLOCK:
@@ -65,13 +65,14 @@ def load(detector: Detector, path: str, new_classes: bool) -> dict[str, Any]:
     Args:
         detector: a Faster R-CNN as in ``configs/zoo/detectron2_r50_fpn.yaml``.
         path: a file of detectron2's model zoo (``.pkl``) or of its trainer (``.pth``).
-        new_classes: do not load the class predictor.
+        new_classes: do not load the class predictor, because the data set has other classes.
 
     Returns:
         ``{"categories": ...}``: COCO's categories, in the format of this project's checkpoints.
 
     Raises:
-        InputError: if the file is not such a checkpoint, or if the configuration does not match the file.
+        InputError: if the file does not contain detectron2's Faster R-CNN for COCO, or if the configuration does not
+            match the file.
     """
     rpn = check_config(detector, path, ZOO, "detectron2", "exact", sampling_ratio=0, aligned=True)
     if path.endswith(".pkl"):
@@ -87,7 +88,7 @@ def load(detector: Detector, path: str, new_classes: bool) -> dict[str, Any]:
 def _check_constants(state: State, rpn: RPN, path: str) -> None:
     """Check that pixel mean, pixel std and anchors in ``state`` equal the model's, and remove them from ``state``.
 
-    Only older files contain these constants.
+    Only older files of detectron2 contain these constants.
 
     Raises:
         InputError: if a constant differs; the message names the first such constant.

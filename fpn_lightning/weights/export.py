@@ -4,7 +4,7 @@
 (:mod:`fpn_lightning.weights.deployed`). The graph's input is ``image``, uint8 ``(H, W, 3)`` RGB, at least 2 x 2 px. The
 graph's outputs are ``boxes``, ``scores`` and ``labels``. ``--format torch`` writes the same graph for
 ``torch.export.load``. :mod:`fpn_lightning.weights.torchvision` and :mod:`fpn_lightning.weights.detectron2` describe the
-files with weights.
+weight files of the other two formats.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def exported_program(model: Model) -> torch.export.ExportedProgram:
     deployed = Deployed(model.detector.float().cpu(), model.data.transform, model.data.collate.size_divisor)
     size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # warnings about code of torch and torchvision, not of this project
+        warnings.simplefilter("ignore")  # the warnings are about code of torch and torchvision
         example = torch.zeros(EXAMPLE, dtype=torch.uint8)
         return torch.export.export(deployed.eval().requires_grad_(False), (example,), dynamic_shapes=(size,))
 
@@ -51,7 +51,7 @@ def onnx_bytes(program: torch.export.ExportedProgram, categories: str) -> bytes:
     """Convert an exported program to the bytes of an ONNX file. ``categories`` (JSON text) is stored as metadata.
 
     Raises:
-        InputError: the packages onnx and onnxscript are not installed.
+        InputError: if the packages onnx and onnxscript are not installed.
     """
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
         raise InputError("--format onnx needs the packages onnx and onnxscript: pip install -e .[onnx]")
@@ -59,7 +59,7 @@ def onnx_bytes(program: torch.export.ExportedProgram, categories: str) -> bytes:
 
     def max_roi_pool(maps: Any, rois: Any, spatial_scale: float, height: int, width: int) -> tuple[Any, Any]:
         pooled = op.MaxRoiPool(maps, rois, pooled_shape=(height, width), spatial_scale=spatial_scale)
-        return pooled, pooled  # torchvision's second output is the argmax, which the graph does not use
+        return pooled, pooled  # the second output of roi_pool is the argmax, which the graph does not use
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -79,11 +79,12 @@ def onnx_bytes(program: torch.export.ExportedProgram, categories: str) -> bytes:
 def write_graph(model: Model, output: Path, kind: str) -> None:
     """Write a Faster R-CNN or an RPN as a graph; ``kind`` is ``onnx`` or ``torch``.
 
-    The categories are stored as JSON, ``[{"id": 1, "name": "person"}, ...]`` in the order of the labels. ONNX stores
-    them in the metadata ``categories``, ``torch.export`` in the extra file ``categories.json``.
+    The categories are stored as JSON, ``[{"id": 1, "name": "person"}, ...]`` in the order of the labels. In an
+    ONNX file, they are the metadata entry ``categories``; in a ``torch.export`` file, the extra file
+    ``categories.json``.
 
     Raises:
-        InputError: the model cannot be exported.
+        InputError: if the model cannot be exported.
     """
     pairs = zip(model.categories.ids, model.categories.names, strict=True)
     categories = json.dumps([{"id": number, "name": name} for number, name in pairs])
@@ -110,7 +111,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("output", metavar="OUT", type=Path, help="the file to write (.onnx, .pt2, .pth or .pkl)")
     parser.add_argument("--format", "--to", required=True, choices=[*GRAPHS, *PROJECTS], help="format of OUT")
     parser.add_argument(
-        "--config", type=Path, help="for onnx and torch: model configuration (default: config.yaml of the run)"
+        "--config", type=Path, help="with --format onnx or torch: model configuration (default: config.yaml of the run)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     given = parser.parse_args(args)

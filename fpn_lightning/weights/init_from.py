@@ -19,7 +19,7 @@ OTHER_PROJECTS = {"torchvision": torchvision.load, "detectron2": detectron2.load
 
 
 def split_source(init_from: str) -> tuple[str | None, str]:
-    """Split ``torchvision:PATH`` or ``detectron2:PATH`` into project and path. For other paths, project is ``None``.
+    """Split ``torchvision:PATH`` or ``detectron2:PATH`` into project and path; project is ``None`` for other paths.
 
     For published weights (``torchvision:COCO_V1``), return the path of the downloaded file in torch's cache.
     """
@@ -38,17 +38,17 @@ def fetch_weights(init_from: str) -> None:
 
 
 def parts(detector: Detector) -> dict[str, str]:
-    """Return the class names of backbone and pyramid.
+    """Return the names of the Python classes of backbone and pyramid.
 
-    Names and shapes of tensors do not identify a class, because different classes can have the same names and shapes.
+    A checkpoint stores these names, because tensors of different Python classes can have the same names and shapes.
     """
     return {name: type(getattr(detector, name)).__name__ for name in ("backbone", "pyramid")}
 
 
 def other_parts(detector: Detector, checkpoint: Mapping[str, Any]) -> list[str]:
-    """List whether backbone or pyramid have different classes in checkpoint and detector.
+    """Describe differences between the Python classes of backbone and pyramid in the checkpoint and in the detector.
 
-    Older checkpoints do not store the classes; for these checkpoints the list is empty.
+    Older checkpoints do not store these classes; for these checkpoints the list is empty.
     """
     own, stored = parts(detector), checkpoint.get("parts") or {}
     return [
@@ -62,13 +62,14 @@ def check_fits(detector: Detector, checkpoint: Mapping[str, Any], named_by: str 
     """Check that a checkpoint belongs to the model of the configuration. Error messages start with ``named_by``.
 
     Raises:
-        InputError: if a tensor is missing, unused or of another shape, or if backbone or pyramid has another class.
+        InputError: if a tensor is missing, unused or of another shape, or if backbone or pyramid has another
+            Python class.
     """
     state = detector_state(checkpoint)
     if prefix := next((prefix for prefix in WRAPPERS if all(name.startswith(prefix) for name in state)), None):
         raise InputError(
-            f"{named_by}: all tensor names of the checkpoint start with {prefix}, the prefix of a wrapped model. Runs "
-            "do not write such checkpoints. To start a run from these weights: --model.init_from PATH"
+            f"{named_by}: all tensor names of the checkpoint start with {prefix}, the prefix of a wrapped model. "
+            "train.py fit does not write such checkpoints. To start a run from these weights: --model.init_from PATH"
         )
     problems = compare(detector.state_dict(), state).problems
     if problems := problems or other_parts(detector, checkpoint):
@@ -86,12 +87,12 @@ def load_weights(
     Args:
         detector: the model to load into.
         init_from: checkpoint written by ``fit``, or weights of another project (see :func:`split_source`).
-        required: the checkpoint must contain all tensors whose names start with one of these prefixes. Another
-            project's file must contain all tensors of the detector.
-        new_classes: do not load the class predictor, because the data has other classes.
+        required: prefixes of tensor names. The checkpoint must contain all tensors of the detector with these prefixes.
+            Another project's file must contain all tensors of the detector.
+        new_classes: do not load the class predictor, because the data set has other classes.
 
     Returns:
-        The content of the checkpoint. For another project's file, the dictionary has only the key ``categories``.
+        The content of the checkpoint; for another project's file, a dictionary with only the key ``categories``.
 
     Raises:
         InputError: if the file is missing or is not a checkpoint, if a tensor has another shape, if no tensor fits, or
@@ -141,10 +142,10 @@ def _check_shapes(detector: Detector, state: State, comparison: Comparison, path
         return
     if all(text.startswith(PREDICTOR) for text in wrong):
         raise InputError(
-            f"model.init_from: {path} has another number of classes: {listed(wrong)}. To load all other weights and "
-            "train a new class predictor: --model.new_classes true."
+            f"model.init_from: {path} has another number of classes than this configuration: {listed(wrong)}. "
+            "To load all other weights and train a new class predictor: --model.new_classes true."
         )
     raise InputError(
-        f"model.init_from: {path} does not fit this configuration: {listed(wrong)}. Give a checkpoint of the same "
-        "backbone, preset and channels."
+        f"model.init_from: {path} does not fit this configuration: {listed(wrong)}. Give a checkpoint of a model "
+        "with the same backbone, preset and number of channels."
     )

@@ -43,11 +43,11 @@ def load_model(source: str, config: str | Path | None = None) -> Model:
 
     Args:
         source: a run directory, a checkpoint, ``torchvision:PATH`` or ``detectron2:PATH``.
-        config: the configuration file. The default is ``config.yaml`` of the checkpoint's run or, for torchvision and
-            detectron2, the project's file in ``zoo/``.
+        config: the configuration file. The default is ``config.yaml`` of the checkpoint's run or, for the weights
+            of torchvision and detectron2, the configuration of the same name in ``zoo/``.
 
     Raises:
-        InputError: no model can be loaded from the source.
+        InputError: if no model can be loaded from the source.
     """
     project = source.partition(":")[0]
     theirs = project in OTHER_PROJECTS
@@ -59,7 +59,8 @@ def load_model(source: str, config: str | Path | None = None) -> Model:
     if detector.rpn is None:
         kind = "a model for mask proposals" if detector.masks is not None else "a Fast R-CNN on fixed proposals"
         raise InputError(
-            f"{source} is {kind}. Only an RPN or a Faster R-CNN can be loaded. For this model, use train.py predict."
+            f"{source} is {kind}. Only an RPN or a Faster R-CNN can be loaded. To predict with this model, use "
+            "train.py predict."
         )
     if theirs:
         loaded = load_weights(detector, source)
@@ -82,7 +83,7 @@ def checkpoint_of(source: Path) -> Path:
     """Return the checkpoint of a run directory. If ``source`` is a file, return ``source``.
 
     Raises:
-        InputError: there is no checkpoint.
+        InputError: if there is no checkpoint.
     """
     if source.is_file():
         return source
@@ -104,7 +105,7 @@ def checkpoint_of(source: Path) -> Path:
 
 
 def _config_of(checkpoint: Path) -> Path:
-    """Return the ``config.yaml`` of a checkpoint's run. It is in the folder of the checkpoint or one folder above."""
+    """Return the ``config.yaml`` of a checkpoint's run. It is in the checkpoint's folder or one folder above."""
     for folder in (checkpoint.parent, checkpoint.absolute().parent.parent):
         if (config := folder / "config.yaml").is_file():
             return config

@@ -45,11 +45,11 @@ def check_config(
     Args:
         detector: the model of the configuration.
         path: the file with the weights, for error messages.
-        zoo: the configuration of the published weights, for error messages.
-        convention: required preprocessing of the backbone.
-        anchor_convention: required convention of the RPN's anchors.
-        sampling_ratio: required argument of RoIAlign.
-        aligned: required argument of RoIAlign.
+        zoo: path of the configuration of the published weights, for error messages.
+        convention: required ``backbone.convention`` (channel order, mean and standard deviation of the input).
+        anchor_convention: required ``anchors.convention`` of the RPN.
+        sampling_ratio: required value of RoIAlign's ``sampling_ratio``.
+        aligned: required value of RoIAlign's ``aligned``.
 
     Raises:
         InputError: if the configuration differs; the message names each key, its value and the required value.
@@ -102,11 +102,12 @@ def load_fitting(
     Args:
         detector: the model to load into; its configuration has passed :func:`check_config`.
         state: the tensors of the file, with the other project's names.
-        name_of: maps a tensor name of this project to the other project's name, or to ``None`` if there is none.
+        name_of: maps a tensor name of this project to the other project's name, or to ``None`` if the other
+            project has no such tensor.
         convert: takes a tensor name of this project and the other project's tensor; returns this project's tensor.
         path: the file, for messages.
-        zoo: the configuration of the published weights, for error messages.
-        new_classes: do not load the class predictor.
+        zoo: path of the configuration of the published weights, for error messages.
+        new_classes: do not load the class predictor, because the data set has other classes.
 
     Raises:
         InputError: if a tensor is missing, unused or of another shape. The message lists the other project's names of

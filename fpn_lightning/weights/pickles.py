@@ -1,8 +1,8 @@
-"""Reads pickled arrays from files that may be malicious. It builds dicts, lists, strings, numbers and arrays only.
+"""Reads pickled arrays from files that may be malicious. Only dicts, lists, strings, numbers and arrays are built.
 
-Loading a pickle calls functions that the file names, and a file can name any function. This reader accepts only the
-names in ``ALLOWED``. NumPy's own constructors are not called, because a forged shape could make a constructor read out
-of bounds.
+``pickle.load`` calls the functions that the file names, and a file can name any function. This reader accepts only the
+names in ``ALLOWED``. NumPy's own constructors are not called, because a forged shape could make a constructor read
+memory out of bounds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NUMBER = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
 
 
 class _Dtype:
-    """Replaces ``numpy.dtype`` and accepts number types only."""
+    """Stands in for ``numpy.dtype`` in the file, and accepts number types only."""
 
     def __init__(self, code: str, *_: Any) -> None:
         if not isinstance(code, str) or not NUMBER.fullmatch(code):
@@ -33,7 +33,7 @@ class _Dtype:
 
 
 class _Array:
-    """Replaces ``numpy.ndarray``, and checks type and length of the content."""
+    """Stands in for ``numpy.ndarray`` in the file, and checks type and length of the content."""
 
     value: NDArray[Any]
 
@@ -45,7 +45,7 @@ class _Array:
         # Without this check, a forged integer as content could allocate any amount of memory.
         if not isinstance(content, str | bytes | bytearray):
             raise InputError(f"the content of an array is of type {type(content).__name__}, not bytes")
-        # The unpickler reads bytes of Python 2 as text.
+        # A byte string that Python 2 pickled is read as text, because the unpickler has encoding="latin1".
         raw = content.encode("latin1") if isinstance(content, str) else content
         array = np.frombuffer(raw, dtype.value).reshape(shape, order="F" if is_fortran else "C")
         self.value = array.astype(dtype.value.newbyteorder("="))

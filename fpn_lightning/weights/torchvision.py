@@ -11,7 +11,8 @@ as follows::
     model = FasterRCNN(backbone, num_classes=91)  # the largest category id + 1
     model.load_state_dict(torch.load("OUT.pth", weights_only=True))
 
-The file contains tensors only. Set RoI pooling, anchors and BatchNorm's epsilon when you build torchvision's model.
+The file contains tensors only. When you build torchvision's model, give it the exported model's RoI pooling,
+anchors and BatchNorm epsilon.
 torchvision's own COCO_V1 weights need a BatchNorm epsilon of 0: ``overwrite_eps(model, 0.0)`` in torchvision,
 ``norm_eps: 0.0`` in this project.
 """
@@ -52,19 +53,19 @@ PREFIXES = {
     "roi_heads.predictor.box_deltas.": "roi_heads.box_predictor.bbox_pred.",
 }
 CLASS_LOGITS, BOX_DELTAS = "roi_heads.predictor.class_logits.", "roi_heads.predictor.box_deltas."
-# From release 0.13 on, torchvision wraps these convolutions in a Sequential, which adds ".0" to their names. The
-# published file has the older names.
+# From release 0.13 on, torchvision wraps the convolutions of FPN and RPN head in a Sequential, which adds ".0" to their
+# names. The published file has the older names.
 NEWER_NAMES = re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d|rpn\.head\.conv)(?:\.0)?\.0\.(?=weight|bias)")
-NEVER = -1e4  # logit of an unused id; its softmax is exactly 0 in any precision
+NEVER = -1e4  # logit of an unused id; after the softmax, its probability is exactly 0 in any precision
 
 
 def name_of(ours: str) -> str | None:
-    """Return torchvision's name for one of our tensors; ``None`` if torchvision has no such tensor."""
+    """Return torchvision's name of a tensor of this project; ``None`` if torchvision has no such tensor."""
     return renamed(ours, PREFIXES)
 
 
 def class_order(category_ids: Sequence[int]) -> list[int]:
-    """Return torchvision's logit index for each of our logits, in our order: categories, background, unused ids."""
+    """Return torchvision's index for each logit of this project, in the order categories, background, unused ids."""
     gaps = sorted(set(range(1, max(category_ids) + 1)) - set(category_ids))
     return [*category_ids, 0, *gaps]
 
@@ -75,13 +76,14 @@ def load(detector: Detector, path: str, new_classes: bool) -> dict[str, Any]:
     Args:
         detector: a Faster R-CNN as in ``configs/zoo/torchvision_r50_fpn.yaml``.
         path: a state dict written by ``torch.save``.
-        new_classes: do not load the class predictor.
+        new_classes: do not load the class predictor, because the data set has other classes.
 
     Returns:
         ``{"categories": ...}``: COCO's categories, in the format of this project's checkpoints.
 
     Raises:
-        InputError: if the file is not such a checkpoint, or if the configuration does not match the file.
+        InputError: if the file does not contain torchvision's Faster R-CNN for COCO, or if the configuration does not
+            match the file.
     """
     check_config(detector, path, ZOO, "torchvision", "torchvision", sampling_ratio=2, aligned=False)
     state = {NEWER_NAMES.sub(r"\1.", name): tensor for name, tensor in read_state_dict(path, "model.init_from").items()}
@@ -100,7 +102,7 @@ def load(detector: Detector, path: str, new_classes: bool) -> dict[str, Any]:
 
 
 def _check_classes(state: State, path: str) -> None:
-    """Raise InputError if the class predictor does not have COCO's number of classes."""
+    """Raise InputError if the file's class predictor does not have outputs for COCO's classes."""
     for part, rows in (("cls_score", len(CATEGORY_NAMES)), ("bbox_pred", 4 * len(CATEGORY_NAMES))):
         for name in (f"{THEIR_PREDICTOR}{part}.{kind}" for kind in ("weight", "bias")):
             if name in state and state[name].shape[:1] != (rows,):
@@ -118,7 +120,7 @@ def published(name: str) -> Path | None:
 
 
 def fetch(name: str) -> None:
-    """Download published weights if torch's cache does not have them. The hash in the file name is checked.
+    """Download published weights if torch's cache does not have them. The downloaded file is checked against a hash.
 
     Raises:
         InputError: if the download fails.
@@ -149,8 +151,9 @@ def export_state(state: State, category_ids: Sequence[int], path: str) -> State:
     theirs = export_names(state, name_of, path)
     if not category_ids or category_ids[0] < 1:
         raise InputError(
-            f"{path} cannot be exported: torchvision uses category ids as indices of its logits, so every id has to "
-            f"be 1 or larger. First ids: {list(category_ids)[:5]}. Use --format detectron2, which accepts any ids."
+            f"{path} cannot be exported: torchvision uses category ids as indices of its logits, so every "
+            f"category id has to be 1 or larger. First ids: {list(category_ids)[:5]}. Use --format detectron2, "
+            "which accepts any ids."
         )
     order = class_order(category_ids)
     for kind in ("weight", "bias"):

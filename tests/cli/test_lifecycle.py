@@ -100,7 +100,7 @@ def test_an_overwritten_run_is_deleted_when_the_new_one_has_finished(cli, argume
     said = capsys.readouterr().err
     assert f"The earlier run was moved to {aside}" in said
     assert f"The overwritten run is in {aside}" in said
-    assert f"holds an unfinished run. To continue it: {' '.join(RESUME)}" in (error := fails("fit", *arguments))
+    assert f"holds an unfinished run. To continue the run: {' '.join(RESUME)}" in (error := fails("fit", *arguments))
     assert str(aside) in error
     kill(3, *OVERWRITE)  # again, without a checkpoint
     assert contents(aside) == before
@@ -224,8 +224,9 @@ def test_a_run_out_of_time_says_so_and_goes_on(cli, arguments, run, fails, tmp_p
     assert f"not finished, so tables leave it out: out_of_time: {reason}" in capsys.readouterr().out
     kept = collect(local_runs(tmp_path / "runs"), tmp_path / "records")
     assert (kept.written, kept.unfinished) == ([], [f"{run} (out_of_time: {reason})"])
-    assert f"holds a run that is not finished (out_of_time: {reason}). To continue it: {' '.join(RESUME)}" in fails(
-        "fit", *arguments
+    assert (
+        f"holds a run that is not finished (out_of_time: {reason}). To continue the run: {' '.join(RESUME)}"
+        in fails("fit", *arguments)
     )
 
     cli("fit", *arguments, *RESUME)

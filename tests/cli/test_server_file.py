@@ -82,7 +82,10 @@ def test_results_of_a_part_of_a_split_are_rejected(cli, detector, capsys):
     folder = detector / "test"
     with pytest.raises(SystemExit):
         cli("test", *saved(detector), *KEEP, *TEST_DEV, "--trainer.limit_test_batches", "2")
-    assert f"{folder / NAME} was not written, because 2 instead of 5 images have results" in capsys.readouterr().err
+    assert (
+        f"{folder / NAME} was not written, because 2 images have results, but the split has 5."
+        in capsys.readouterr().err
+    )
     assert not [path for path in folder.iterdir() if "detections" in path.name]
 
 

@@ -204,7 +204,7 @@ def test_exchanged_sides_say_once_what_to_do(tmp_path: Path, splits: dict[str, A
 def test_a_folder_of_another_computer_in_file_names(tmp_path: Path, splits: dict[str, Any]) -> None:
     for record in splits["val2017"]["images"]:
         record["file_name"] = f"export/images/{record['file_name']}"
-    with pytest.raises(InputError, match=r"5 of 5 images are missing.*lie directly in this folder: leave"):
+    with pytest.raises(InputError, match=r"5 of 5 images are missing.*lie directly in the image folder: remove"):
         setup(tmp_path, splits)
 
 

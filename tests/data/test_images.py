@@ -194,7 +194,9 @@ def test_samples_that_are_no_colours(tmp_path: Path, content: bytes, samples: st
     path = tmp_path / "a.tif"
     path.write_bytes(content)
     read = partial(check_header, path, (HEIGHT, WIDTH)) if header_only else partial(read_image, path)
-    with pytest.raises(InputError, match=rf"a\.tif \(image 4\): its samples are {samples}, .* scale them to 8-bit"):
+    with pytest.raises(
+        InputError, match=rf"a\.tif \(image 4\): its pixel values are {samples}, .* scale them to 8-bit"
+    ):
         read(image_id=4)
 
 
@@ -218,7 +220,7 @@ def test_other_failures(tmp_path: Path) -> None:
         read_image(tmp_path / "text.jpg")
     with pytest.raises(InputError, match=r"a\.png \(image 9\): the file is 64×48 .* annotations say 48×64"):
         read_image(tmp_path / "a.png", size=(WIDTH, HEIGHT), image_id=9)
-    with pytest.raises(InputError, match=r"64×48 is more than the 3071 pixels"):
+    with pytest.raises(InputError, match=r"64×48 pixels, more than the limit of 3071"):
         read_image(tmp_path / "a.png", max_pixels=HEIGHT * WIDTH - 1)
     assert read_image(tmp_path / "a.png", max_pixels=HEIGHT * WIDTH).shape == (HEIGHT, WIDTH, 3)
 

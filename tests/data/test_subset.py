@@ -113,7 +113,7 @@ def test_everything_missing_is_in_one_error(coco: Path, capsys: pytest.CaptureFi
     (coco / "train2017" / "0001.png").unlink()
     assert build(coco, "55\n1\n2\n103\n9\n") == 2
     message = capsys.readouterr().err
-    assert "ids.txt: 2 ids are in none of train2017, val2017: 9, 55; 2 image files are missing: " in message
+    assert "ids.txt: 2 ids are in none of the splits train2017, val2017: 9, 55; 2 image files are missing: " in message
     assert all(name in message for name in ("train2017/0001.png", "val2017/v0003.png"))
     assert {path.name for path in coco.iterdir()} == {"annotations", "train2017", "val2017"}
 

@@ -40,7 +40,7 @@ BOTH = ["pycocotools evaluate()", "faster-coco-eval evaluate()"]
     ("name", "count", "agreed", "work", "peers"),
     [
         ("recall", "--boxes", "agree", "proposal recall, 5 images x 30 boxes", BOTH),
-        ("segment_recall", "--masks", "pycocotools: all 12 cells agree", "segment recall, 5 images x 30 masks", BOTH),
+        ("segment_recall", "--masks", "pycocotools: all 12 numbers agree", "segment recall, 5 images x 30 masks", BOTH),
         (
             *("average_precision", "--detections", "all 92 numbers agree"),
             *("average precision, 5 images x 30 detections", ["pycocotools loadRes() to summarize()"]),

@@ -65,7 +65,7 @@ WRONG: dict[str, tuple[Callable[[Entry], object], str]] = {
         "(image 101): file_name is '102.png' (the file of image 102), but in the annotation file, image 101 is",
     ),
     "files of another folder": (lambda entry: entry.update(file_name="holiday.jpg"), "file_name is 'holiday.jpg', but"),
-    "running numbers": (lambda entry: entry.update(image_id=1), "use --data.predict_split"),
+    "running numbers": (lambda entry: entry.update(image_id=1), "predict with --data.predict_split"),
     "ids as text": (
         lambda entry: entry.update(image_id=str(entry["image_id"])),
         "image_id is '101'; write it as an integer, without quotes",

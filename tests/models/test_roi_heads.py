@@ -294,7 +294,7 @@ def test_conv5_head_reads_c4_only(pyramid, message):
 
 def test_stages_are_taken_from_the_end_and_nothing_between_is_dropped():
     backbone = NarrowResNet(width=8)
-    with pytest.raises(InputError, match=r"only the last stage of .* can be removed, not c4"):
+    with pytest.raises(InputError, match=r"only the last stage of .* can be moved into a box head, not c4"):
         backbone.take_stage("c4")
     backbone.take_stage("c5")
     with pytest.raises(InputError, match="the pyramid reads only c3"):

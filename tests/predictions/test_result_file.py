@@ -60,7 +60,7 @@ def test_two_commands_do_not_write_one_file(tmp_path):
     path = tmp_path / "detections.json"
     first = ResultFile(path, 0)
     first.write(1, [{"score": 0.5}])
-    with pytest.raises(InputError, match=r"another process writes .*: wait for it, or stop it first"):
+    with pytest.raises(InputError, match=r"another process writes .*: wait for this process, or stop it first"):
         ResultFile(path, 0)
     first.discard()
     ResultFile(path, 0).discard()

@@ -44,7 +44,7 @@ def test_collects_renders_and_repeats_also_in_a_fresh_clone(tmp_path: Path, runs
     assert _run(tmp_path) == 0
     printed = capsys.readouterr().out.replace("\n", "")
     assert "4 finished runs" in printed
-    assert f"unfinished, left out: {tmp_path / 'runs/mini/table1/f_finest/seed0'}" in printed
+    assert f"unfinished or replaced run, not copied: {tmp_path / 'runs/mini/table1/f_finest/seed0'}" in printed
     assert "(d) bottom-up pyramid" in printed
     first = files(tmp_path / "reports")
     names = {
@@ -185,7 +185,7 @@ def test_the_terminal_shows_every_number_of_the_rows_that_were_run(width: int) -
     assert set(ours + papers) <= set(words)
     text = " ".join(words)
     assert "Not run: (a) baseline on conv4; (b)" in text
-    assert "comparisons of two rows, " in text
+    assert "comparisons of two rows in one column, " in text
     assert "36.1" not in text  # of a row that was not run
 
 

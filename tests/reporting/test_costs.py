@@ -91,7 +91,7 @@ def test_costs_of_some_rows_and_of_another_model(make_page):
 def test_a_page_without_costs_has_neither_their_grid_nor_their_figure(make_page, tmp_path: Path):
     text = make_page()
     assert "side by side" not in text
-    assert "(d) FPN: this row shows the records of table1/c_fpn, which is the same model." in text
+    assert "(d) FPN: this row shows the records of table1/c_fpn, because the models are the same." in text
     assert not (tmp_path / "reports/mini/figure1_cost.svg").exists()
 
 

@@ -105,7 +105,7 @@ def test_a_users_table_needs_a_yaml_and_no_code(tmp_path: Path, capsys):
     text = (reports / "mini/mine.md").read_text(encoding="utf-8")
     assert text.startswith("# My comparison (preset mini)\n")
     assert re.search(r"^\| My pyramid +\| +\+10\.5 ± 0\.7 \|", text, flags=re.MULTILINE)
-    assert "Plain FPN: this row shows the records of table1/c_fpn, which is the same model." in text
+    assert "Plain FPN: this row shows the records of table1/c_fpn, because the models are the same." in text
     assert "My pyramid" in capsys.readouterr().out
     assert command.main(["--runs", "none", "--reports", str(reports), "--tables", "yours"]) == 2
     assert "--tables yours: there is no such table; the tables are table1, " in capsys.readouterr().err

@@ -162,7 +162,7 @@ def test_difference_where_data_schedule_and_backbone_match() -> None:
     assert "Our runs use the paper's data, schedule and backbone." in text
     assert cells(section(text, "Difference to the paper"))["(c) FPN"] == ["+1.0", "", "", "", ""]
     named = replace(good, data=replace(good.data, name="COCO 2017 Dataset"))
-    other = text.replace("images of coco;", "images of COCO 2017 Dataset;")
+    other = text.replace("data set “coco”;", "data set “COCO 2017 Dataset”;")
     assert markdown(summarise("table1", "8gpu", TABLES, [named])) == other
     # One device, an eighth of the batch, eight times the steps: the same schedule.
     longer = replace(good, train=Train(steps=320000, total_batch=2, lr=0.0025))
@@ -181,7 +181,7 @@ def test_difference_where_data_schedule_and_backbone_match() -> None:
         (
             "train",
             {"steps": 320000, "total_batch": 2},
-            "learning rate is 0.02; the paper's, scaled to 2 images a step, is 0.0025",
+            "learning rate is 0.02, not 0.0025 (the paper's, scaled to 2 images a step)",
         ),
         (None, {"backbone": "resnet101"}, "backbone is resnet101, not resnet50"),
     ],
@@ -222,7 +222,10 @@ def test_records_that_differ_are_a_warning() -> None:
     assert len(summary.records) == 3
     assert len(summary.warnings) == 2
     assert "the data (fingerprint) differs (beef: a_conv4; f00d: b_conv5, c_fpn)" in summary.warnings[0]
-    assert "steps differs (3.75 % of the paper's: a_conv4, c_fpn; 7.5 % of the paper's: b_conv5)" in summary.warnings[1]
+    assert (
+        "steps differs (3.75 % of the paper's steps: a_conv4, c_fpn; 7.5 % of the paper's steps: b_conv5)"
+        in summary.warnings[1]
+    )
     assert markdown(summary).count("> **Warning.** ") == 2
     assert "beef" in latex(summary)
 

@@ -77,12 +77,12 @@ def test_a_seed_or_split_that_a_table_uses_too_is_a_warning(seed, split, shared,
     reported = a_record("table2/c_fpn", seed)
     text = page([*RUNS, replace(reported, data=replace(reported.data, split=split))])
     assert text.count("**Warning.**") == 1
-    assert f"> **Warning.** The {shared} is also used in reported tables" in text
+    assert f"> **Warning.** Tuning and reported tables both use the {shared}" in text
 
 
 def test_runs_that_cannot_be_compared_are_a_warning(page):
     text = page([replace(RUNS[0], train=Train(steps=800, total_batch=8, lr=0.004)), *RUNS[1:]])
-    assert "> **Warning.** table1: the runs differ in data, split, steps or batch" in text
+    assert "> **Warning.** table1: the tuning runs differ in data, split, steps or batch" in text
     assert (
         "tuning/table1/lr0.002/f_finest seed 100: the run used learning rate 0.004, not the rate in its name." in text
     )

@@ -1,8 +1,8 @@
 """Check the JSON of a COCO annotation file and convert its records to arrays.
 
-A mistake that would silently corrupt training or evaluation raises an error with the path of the file and the ids of
-the wrong records. Inverted boxes, empty boxes and boxes outside the image are accepted, because COCO's evaluation uses
-them. Training leaves such boxes out.
+If a mistake in the file would silently corrupt training or evaluation, an error states the path of the file and the ids
+of the wrong records. Boxes with zero or negative width or height, and boxes outside the image, are accepted: COCO's
+evaluation uses these boxes, and training leaves them out.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COMPACT = json.JSONEncoder(separators=(",", ":"))
 
 @dataclass(frozen=True)
 class Categories:
-    """The K categories of a data set. Label k in [0, K) means the category with id ``ids[k]``.
+    """The K categories of a data set. The label of a category is its index in ``ids``, from 0 to K - 1.
 
     Attributes:
         ids: category ids, ascending.
@@ -78,8 +78,8 @@ def read_annotations(path: Path, content: bytes) -> tuple[Record, Arrays]:
         ``(facts, arrays)``. The arrays become attributes of :class:`fpn_lightning.data.coco.index.COCOIndex`. The keys
         of ``facts`` are ``description`` (str, may be empty), ``has_annotations`` (bool), ``categories`` (a list of ids
         and a list of names), ``supercategories`` (a name or None for each category) and ``images_lack``.
-        ``images_lack`` is a list of messages about images without ``file_name``, ``height`` or ``width``, which are
-        accepted only for the scoring of boxes.
+        ``images_lack`` has one message for each of the keys ``file_name``, ``height`` and ``width`` that is missing in
+        at least one image. Images without these keys are accepted only if nothing but boxes is scored.
 
     Raises:
         InputError: the file is not valid COCO detection JSON. The message states the ids of the wrong records.
@@ -120,10 +120,10 @@ def read_annotations(path: Path, content: bytes) -> tuple[Record, Arrays]:
 
 
 def _document(path: Path, content: bytes) -> Record:
-    """Decode the file's JSON object. If the file is strict JSON, the values stay undecoded (``msgspec.Raw``)."""
+    """Decode the top level of the file. If the file is strict JSON, the values of its keys stay ``msgspec.Raw``."""
     try:
         return msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-    except (ValueError, RecursionError):  # Python's parser also accepts NaN, byte order marks and UTF-16
+    except (ValueError, RecursionError):  # unlike msgspec, Python accepts NaN, byte order marks and UTF-16
         document = _parse(path, content)
     if type(document) is not dict:
         raise InputError(
@@ -185,7 +185,8 @@ def _columns(path: Path, annotations: list[Record], size_of: Mapping[int, tuple[
 
 def _object_arrays(columns: Columns, images: Arrays, categories: Categories) -> Arrays:
     places = np.searchsorted(images["image_ids"], columns.image_ids)
-    # A stable sort keeps the objects of an image in file order, because COCO's matching breaks ties by file order.
+    # A stable sort keeps the objects of an image in file order. COCO's matching depends on this order if a detection
+    # has the same IoU with two objects.
     order = np.argsort(places, kind="stable")
     segmentations, offsets = _blob([columns.segmentations[i] for i in order.tolist()])
     return {

@@ -1,4 +1,4 @@
-"""Check the areas in an annotation file: an object's area decides its size class in COCO's evaluation."""
+"""Check the areas in an annotation file. By area, COCO's evaluation divides objects into small, medium and large."""
 
 from __future__ import annotations
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-# A box leaves its image if it extends beyond the right or bottom border by more than this fraction of the image's width
-# or height.
+# A box counts as extending beyond its image only if it crosses the right or bottom border by more than this fraction of
+# the image's width or height.
 LEAVING = 0.1
-OFTEN = 0.25  # if at least this fraction of all boxes leaves its image, the boxes may be corners x1, y1, x2, y2
+# If at least this fraction of a file's boxes extends beyond the image, the file may contain corners x1, y1, x2, y2
+# instead of x, y, width, height.
+OFTEN = 0.25
 
 
 def boxes_fault(boxes_xywh: NDArray[np.float64], sizes: NDArray[np.int64]) -> str:

@@ -1,4 +1,4 @@
-"""Store COCO annotations as memory-mapped arrays, which all data-loading workers and ranks share."""
+"""Store COCO annotations as memory-mapped arrays, which all training processes and data-loading workers share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ MASKS_NEEDED = "masks are needed because data.load_masks is true or the metric i
 
 
 class Objects(NamedTuple):
-    """The G objects of one image, in the order of the annotation file. Boxes and areas are unchanged.
+    """The G annotated objects of one image, or of all images of a split.
+
+    The objects of an image are in the order of the annotation file. Boxes and areas have the values of this file.
 
     Attributes:
         annotation_ids: int64 ``(G,)``.
@@ -44,14 +46,14 @@ class COCOIndex:
     """The annotations of one split, opened with :meth:`open`.
 
     Images are sorted by id. The "place" of an image is its index in ``image_ids``. The arrays are read-only views of a
-    memory-mapped file, so opening an index is fast. If an index is sent to another process, the other process maps the
-    same file.
+    memory-mapped file, so opening an index is fast. If a ``COCOIndex`` is pickled and sent to another process, that
+    process maps the same file.
 
     Attributes:
         annotation_file: path of the JSON file.
         fingerprint: sha256 of the JSON file.
         description: ``info.description`` of the JSON file, or an empty string.
-        has_annotations: False if the JSON file only lists images (COCO's ``image_info_test-dev2017.json``).
+        has_annotations: False if the JSON file only lists images, such as COCO's ``image_info_test-dev2017.json``.
         labels: kind of the classes: ``category`` or ``supercategory``.
         categories: ids and names of the categories, or of the supercategories if ``labels`` is ``supercategory``.
         image_ids: int64 ``(N,)`` ascending.
@@ -91,9 +93,9 @@ class COCOIndex:
                 these keys. A missing height or width becomes 0.
 
         Raises:
-            InputError: the file is missing, is not valid COCO JSON, or has an annotation id of 0 or less, which COCO's
-                evaluators misread. The error is also raised if ``labels`` is ``supercategory`` and a category has no
-                supercategory.
+            InputError: the file is missing, is not valid COCO JSON, or has an annotation id of 0 or less
+                (COCO's evaluators read id 0 as "unmatched"). The error is also raised if ``labels`` is
+                ``supercategory`` and a category has no supercategory.
         """
         path = Path(annotation_file)
         facts, arrays = open_index(path)
@@ -230,8 +232,8 @@ def split_paths(root: str | Path, split: str) -> tuple[Path, Path]:
         raise InputError(
             f"{root} is missing (data.root={root}, split {split}). Download COCO with "
             f"`python -m fpn_lightning.data.download --root {root}`. Or generate the synthetic data set with "
-            f"`python -m fpn_lightning.data.synthetic --root {root}`; the first lines of the preset's file state the "
-            f"further options of this command. {layout}"
+            f"`python -m fpn_lightning.data.synthetic --root {root}`; the comment at the top of configs/presets/"
+            f"<preset>.yaml states the options for the preset's data set. {layout}"
         )
     if not annotations.is_file():
         there = sorted(path.name for path in annotations.parent.glob("*.json"))

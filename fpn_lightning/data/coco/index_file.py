@@ -1,8 +1,8 @@
 """Read and write the index file, which stores the content of a COCO annotation file as arrays.
 
-The index is one safetensors file. All workers and ranks map the index file read-only, so the arrays are in memory only
-once. An existing index is used if it is complete, has the current format version, and records the current size and
-modification time of the annotation file. Otherwise the index is built again.
+The index is one safetensors file. All training processes and data-loading workers map this file read-only, so the
+arrays are in memory only once. An existing index is used if it is complete, has the current format version, and records
+the current size and modification time of the annotation file. Otherwise the index is built again.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from fpn_lightning.files import whole_file
 
 FORMAT = "fpn_lightning COCO index"
 VERSION = 5
-DTYPES = {"I64": "int64", "F64": "float64", "BOOL": "bool", "U8": "uint8"}  # dtypes of safetensors and of NumPy
-# If a file changes twice within the resolution of the file system's clock, its modification time stays the same. So an
-# index records the modification time of the annotation file only if the file was modified at least this many ns ago.
+DTYPES = {"I64": "int64", "F64": "float64", "BOOL": "bool", "U8": "uint8"}  # safetensors dtype: NumPy dtype
+# If a file changes twice within the resolution of the file system's clock, its modification time does not show the
+# second change. So an index records the annotation file's modification time only if the file was modified at least this
+# many ns ago. Otherwise the next call builds the index again.
 SETTLED_NS = 2_000_000_000
-SLOW = 10_000_000  # bytes; the index of a larger file takes noticeable time to build, so a log message announces it
+SLOW = 10_000_000  # bytes; before the index of a larger annotation file is built, a log message announces the wait
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def open_index(annotation_file: Path) -> tuple[dict[str, Any], Arrays]:
         ``sha256``, the SHA-256 digest of the annotation file. The arrays are read-only views of the mapped file.
 
     Raises:
-        InputError: the annotation file is missing or invalid, or no folder for the index is writable.
+        InputError: the annotation file is missing or invalid, or the index cannot be written to any folder.
     """
     try:
         stat = annotation_file.stat()
@@ -59,7 +60,7 @@ def open_index(annotation_file: Path) -> tuple[dict[str, Any], Arrays]:
         raise InputError(f"{annotation_file}: cannot read this file ({error.strerror}); check its path") from error
     if len(content) > SLOW:
         logger.info("Building the index of %s (%.0f MB; only once) ...", annotation_file, len(content) / 1e6)
-    gc.disable()  # garbage collection would double the time: it would visit millions of small lists and free none
+    gc.disable()  # garbage collection would double the time: it visits millions of small lists and frees none
     try:
         facts, arrays = read_annotations(annotation_file, content)
     finally:
@@ -96,7 +97,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Arrays] | None:
     """Return the index at ``path``, or None if the file is missing, incomplete or has another format version."""
     try:
         # The readers of safetensors are not used: the NumPy reader copies the arrays, and the PyTorch reader imports
-        # torch (600 MiB).
+        # torch, which needs 600 MiB of memory.
         mapped = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
         start = 8 + int.from_bytes(mapped[:8].tobytes(), "little")
         header = json.loads(mapped[8:start].tobytes())

@@ -22,8 +22,8 @@ def merge_categories(
     """Replace the categories of an annotation file by their supercategories.
 
     Supercategories are numbered in the order in which they first occur in ``supercategories``. The ids of
-    supercategories start after the largest category id (in COCO: 91 to 102). So no id means both a category and a
-    supercategory, and results with the wrong kind of labels are detected.
+    supercategories start after the largest category id (in COCO: 91 to 102). No id is both a category's and a
+    supercategory's id, so a result file with ids of the wrong kind is not evaluated by mistake.
 
     Args:
         path: path of the annotation file, used in messages only.

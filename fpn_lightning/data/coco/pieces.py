@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-SIZE = 2**18  # bytes of a piece; the decoded objects of one piece fit into the processor's cache
+SIZE = 2**18  # bytes: minimum length of a piece; the decoded objects of one piece fit into the processor's cache
 BETWEEN = re.compile(rb"\}\s*,\s*(?=\{)")
 
 
 def pieces(content: bytes | memoryview) -> Iterator[str]:
-    """Split a JSON list between its objects and yield each piece as a JSON list. ``content`` is UTF-8 text.
+    """Split a JSON list of objects into shorter JSON lists, and yield the text of each. ``content`` is UTF-8 text.
 
-    The JSON is not checked here. If a split is inside an object or a string, or if ``content`` is not a JSON list,
-    decoding fails for at least one piece.
+    The text is not parsed: every cut is at a ``},{``. After a cut inside an object or a string, or if ``content``
+    is not a JSON list, at least one yielded text is not valid JSON.
 
     Raises:
         UnicodeDecodeError: the content is not UTF-8.

@@ -1,8 +1,8 @@
 """Read valid COCO annotations fast and with little memory.
 
 This reader does not report faults. If an annotation is invalid or unusual, the annotations are read again with the
-checks of :mod:`fpn_lightning.data.coco.records`. The checks of ``records`` report every fault, but need several times
-as much time and memory.
+checks of :mod:`fpn_lightning.data.coco.records`. Those checks report every fault, but need several times as much
+time and memory as this reader.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NULL = b"null"
 
 
 class Annotation(msgspec.Struct, gc=False):
-    """The keys of a COCO annotation that are read. Other keys in the file are ignored."""
+    """The keys that are read from each COCO annotation. All other keys of an annotation are ignored."""
 
     id: int
     image_id: int
@@ -78,10 +78,10 @@ def _numbers(records: list[Annotation]) -> list[NDArray[Any]]:
 
 
 def _have_masks(texts: list[bytes], sizes: Iterable[tuple[int, int]]) -> NDArray[np.bool_]:
-    """Return for each segmentation whether it is valid, bool ``(M,)``. Faster than :func:`segmentation_fault`."""
+    """Return whether each segmentation is valid, bool ``(M,)``. Faster than :func:`segmentation_fault` for each."""
     try:
         segmentations = SEGMENTATIONS.decode(b"[" + b",".join(texts) + b"]")
-    except msgspec.ValidationError:  # a polygon is too short or has an invalid coordinate
+    except msgspec.ValidationError:  # at least one polygon is too short or has an invalid coordinate
         found = [not segmentation_fault(json.loads(text), *size) for text, size in zip(texts, sizes, strict=True)]
     else:
         found = [

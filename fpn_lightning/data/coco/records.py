@@ -19,14 +19,14 @@ from fpn_lightning.errors import listed
 Record = dict[str, Any]
 LARGEST = 1e15  # upper limit of box coordinates (px) and areas (px²); the IoU of larger boxes could overflow
 SEGMENTATION = "polygons (a list) or RLE (an object)"
-SURROGATE = re.compile(r"[\ud800-\udfff]")  # half of a surrogate pair, which cannot be encoded as UTF-8
-# Matches file names that are absolute paths on some system or lead out of the image folder. Images are only read from
-# the image folder.
+SURROGATE = re.compile(r"[\ud800-\udfff]")  # matches half of a Unicode surrogate pair, which cannot be encoded as UTF-8
+# Matches file names that are absolute paths (on Linux or Windows) or lead out of the image folder. Images are only read
+# from the image folder.
 OUTSIDE = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\0")
 
 
 class Columns(NamedTuple):
-    """The M annotations of a file, in the order of the file: one array or list for each key.
+    """The M annotations of a file, in the order of the file. Each key of an annotation has one array or list.
 
     Attributes:
         ids, image_ids, category_ids: int64 ``(M,)``.
@@ -49,7 +49,7 @@ class Columns(NamedTuple):
 
 def short(value: Any) -> str:
     """Convert a value to text of at most 60 characters, for use in a message."""
-    text = reprlib.repr(value)  # repr would fail on deeply nested values
+    text = reprlib.repr(value)  # repr would raise RecursionError for deeply nested values
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -107,7 +107,7 @@ FOR_PIXELS = ("height", "width", "file_name")  # keys of an image that are not n
 
 
 def problems_of(path: Path, kind: str, records: list[Record]) -> list[str]:
-    """Return one message for each key that has wrong values. Keys in ``FOR_PIXELS`` may be missing."""
+    """Return one message for each key with a wrong value in any record. Keys in ``FOR_PIXELS`` may be missing."""
     found = []
     for key, fits, expected in FIELDS[kind]:
         wrong = [record for record in records if not fits(record.get(key)) and (key in record or key not in FOR_PIXELS)]
@@ -150,12 +150,16 @@ def problem_of(path: Path, kind: str, records: list[Record], wrong: list[Record]
 
 
 def integers(records: list[Record], key: str) -> NDArray[np.int64]:
-    """Return the values of a key with integer values, as int64 ``(N,)``."""
+    """Return the values of ``key``, which are integers, as int64 ``(N,)``."""
     return np.array([record[key] for record in records], dtype=np.int64)
 
 
 def wrong_ids(path: Path, images: list[Record], categories: list[Record], annotations: Columns) -> list[str]:
-    """Return one message for each kind of wrong id: repeated, unknown, or misread by COCO's evaluators (0 or less)."""
+    """Return one message for each kind of wrong id.
+
+    An id is wrong if it is repeated or unknown. Annotation ids of 0 or less are wrong too, because COCO's evaluators
+    read annotation id 0 as "unmatched".
+    """
     of_images, of_categories, ids = integers(images, "id"), integers(categories, "id"), annotations.ids
     problems = []
     for kind, all_ids in (("image", of_images), ("category", of_categories), ("annotation", ids)):

@@ -15,10 +15,11 @@ from pycocotools import mask as mask_api
 
 from fpn_lightning.ground_truth import RLE
 
-# Matches COCO's compressed counts: numbers of at most 7 characters each. A character's code minus the code of "0" has 6
-# bits. The lower 5 bits belong to the number. The sixth bit is set if the number continues in the next character.
+# Matches the counts of COCO's compressed RLE: a text of numbers, each with at most 7 characters. If the code of "0" is
+# subtracted from a character's code, 6 bits remain. The lower 5 bits are a part of the number. The sixth bit is set if
+# the next character belongs to the same number.
 COMPRESSED_COUNTS = re.compile(r"(?:[P-o]{0,6}+[0-O]+)++")
-MAX_COORDINATE = 1e5  # px; limits the memory that pycocotools needs, which is proportional to a polygon's perimeter
+MAX_COORDINATE = 1e5  # px: largest accepted coordinate; pycocotools needs memory in proportion to the perimeter
 
 
 def segmentation_fault(segmentation: Any, height: int, width: int) -> str | None:
@@ -53,9 +54,9 @@ def counts_fault(counts: Any, num_pixels: int) -> str | None:
 
 
 def covered_pixels(counts: Sequence[str]) -> NDArray[np.int64]:
-    """Return the sum of the run lengths in each compressed text, int64; -1 if any run length is negative.
+    """Return the sum of the run lengths of each compressed RLE, int64; -1 if a run length of the RLE is negative.
 
-    Every text has to match ``COMPRESSED_COUNTS``.
+    Each text in ``counts`` has to match ``COMPRESSED_COUNTS``.
     """
     codes = np.frombuffer("".join(counts).encode(), dtype=np.uint8).astype(np.int64) - 48
     last = np.flatnonzero(codes < 32)
@@ -65,9 +66,9 @@ def covered_pixels(counts: Sequence[str]) -> NDArray[np.int64]:
     runs -= ((codes[last] & 16) >> 4) << 5 * (place[last] + 1)  # two's complement
     starts = np.searchsorted(last, np.cumsum([0, *map(len, counts[:-1])]))
     start = np.repeat(starts, np.diff(starts, append=len(runs)))
-    # From the fourth number on, a number is the difference between a run length and the run length two positions
-    # earlier. So the run lengths at odd indices are the cumulative sums of the numbers at odd indices. The same holds
-    # for the even indices from 2 on.
+    # The first three numbers of a compressed RLE are run lengths. Each later number is the difference between a run
+    # length and the run length two positions earlier. So the run lengths at indices 1, 3, 5, ... are the cumulative
+    # sums of the numbers at these indices. The same holds for the indices 2, 4, 6, ...
     number = np.arange(len(runs)) - start
     for chain in (number % 2 == 1, (number % 2 == 0) & (number > 0)):
         total = np.cumsum(runs * chain)

@@ -60,7 +60,7 @@ class ProposalStore:
         except (OSError, ValueError, EOFError, IndexError) as error:
             raise InputError(f"{table} cannot be read ({error}); {AGAIN}") from error
         if not fits:
-            raise InputError(f"{table} has other numbers of images or proposals than {HEADER} says; {AGAIN}")
+            raise InputError(f"{table}: its numbers of images and proposals differ from those in {HEADER}; {AGAIN}")
         self.image_ids = self._images["image_id"].copy()
 
     def __len__(self) -> int:
@@ -115,7 +115,7 @@ class ProposalStore:
             proposals = np.fromfile(path, PROPOSAL, count, offset=first * PROPOSAL.itemsize)
         except OSError as error:
             raise InputError(
-                f"{path} can no longer be read ({error}); if the store was replaced by another run, start again"
+                f"{path} can no longer be read ({error}); if another run replaced the store, start this run again"
             ) from error
         # Copy each field, because PyTorch cannot make tensors from views into 21-byte records.
         found = StoredProposals(*(proposals[name].copy() for name in StoredProposals._fields))

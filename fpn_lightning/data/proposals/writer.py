@@ -84,8 +84,8 @@ class ShardWriter:
         self._file.close()
 
     def discard(self) -> None:
-        """Delete this process's unfinished shard. A complete store in the same folder is not deleted."""
-        with contextlib.suppress(OSError):  # closing writes the last bytes, which fails if the disk is full
+        """Delete this process's unfinished shard, but not a complete store in the same folder."""
+        with contextlib.suppress(OSError):  # closing the shard writes its last bytes; a full disk makes it fail
             self._file.close()
         for path in (self._shard, self._table):
             path.unlink(missing_ok=True)
@@ -99,7 +99,7 @@ def complete_store(
     Args:
         folder: folder of the store.
         num_processes: number of processes that wrote a shard.
-        header: header of the store; this function sets its counts, shards and token.
+        header: header of the store. This function fills in ``num_images``, ``num_proposals``, ``shards`` and ``token``.
         image_ids: int64, ids of the images of the split.
 
     Returns:
@@ -109,14 +109,15 @@ def complete_store(
         InputError: an image of the split was not written, or was written twice. An earlier store stays unchanged.
     """
     parts = [_unfinished(folder, rank) for rank in range(num_processes)]
-    # A table is missing if a process wrote to the disk of another machine. The check of image ids then fails.
+    # The table of a process is missing if the process wrote to the disk of another machine. The comparison of
+    # image ids then finds that images are missing.
     images = np.concatenate([np.empty(0, IMAGE), *(np.load(table) for _, table in parts if table.exists())])
     images = images[np.argsort(images["image_id"], kind="stable")]
     if not np.array_equal(images["image_id"], np.sort(image_ids)):
         raise InputError(
-            f"{folder}: images are missing or were written twice ({len(images)} images were written, but split "
-            f"{header.split} has {len(image_ids)}); no store was made. Predict every image once (leave out "
-            "trainer.limit_predict_batches)"
+            f"{folder}: the proposals of some images are missing or were written twice ({len(images)} images were "
+            f"written, but split {header.split} has {len(image_ids)}); no store was made. Predict every image once "
+            "(leave out trainer.limit_predict_batches)"
         )
     header = dataclasses.replace(
         header,

@@ -101,8 +101,9 @@ def outlines(mask: NDArray[np.uint8]) -> list[list[int]]:
     around = above_left + above_right + below_left + below_right
     if ((around == 2) & (above_left == below_right)).any():
         return []
-    # One horizontal and one vertical edge meet at each corner. The corners of a row, taken in pairs, are therefore the
-    # ends of horizontal edges. The corners of a column, taken in pairs, are the ends of vertical edges.
+    # At each corner of an outline, one horizontal and one vertical edge meet. The corners with the same y, taken in
+    # pairs from left to right, are therefore the ends of horizontal edges. The corners with the same x, taken in pairs
+    # from top to bottom, are the ends of vertical edges.
     y, x = np.nonzero(around & 1)
     by_column = np.lexsort((y, x)).tolist()
     vertical = [0] * len(by_column)

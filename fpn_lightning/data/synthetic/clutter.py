@@ -1,4 +1,4 @@
-"""Clutter of the generated images: parts of objects on their own, textures, bars, arcs and flat regions.
+"""Clutter of the generated images: single parts of objects, textures, bars, arcs and flat regions.
 
 Without clutter, every edge in an image would belong to an object. With clutter, a detector has to recognise whole
 objects.
@@ -84,7 +84,7 @@ def _polyline(pen: Pen, rng: np.random.Generator) -> None:
 
 
 def _bars(pen: Pen, rng: np.random.Generator) -> None:
-    """Draw one bar, two parallel bars, a T or an L, which are also parts of crosses and glyphs."""
+    """Draw one bar, two parallel bars, a T or an L. Objects of the categories cross and glyph also consist of bars."""
     kind, half = int(rng.integers(4)), rng.uniform(0.14, 0.26)
     if kind == 1:
         for y in (-0.5, 0.5):
@@ -124,7 +124,7 @@ def draw_strokes(pen: Pen, rng: np.random.Generator) -> None:
             pen.fill(pen.inks.main, piece)
 
 
-# Clutter that is most easily mistaken for objects is listed twice, so it is drawn twice as often.
+# The clutter that is most easily mistaken for objects is listed twice, so that it is drawn twice as often.
 CLUTTER: tuple[Drawing, ...] = (
     _wheels,
     _wheels,

@@ -19,13 +19,13 @@ from fpn_lightning.files import whole_file
 
 _IMAGES, _COLUMNS = 20, 5
 _CELL, _GAP, _LABEL = 240, 6, 14  # px
-# The colours are dark enough for white text.
+# One colour per category, dark enough as the background of a white label.
 _COLOURS = {c.id: f"hsl({360 * n // len(CATEGORIES)}, 75%, 40%)" for n, c in enumerate(CATEGORIES)}
 _NAMES = {category.id: category.name for category in CATEGORIES}
 
 
 def save_contact_sheet(root: Path, split: str, content: dict[str, Any]) -> None:
-    """Write ``root/contact_sheet.png`` with the first 20 images of a split. ``content`` is its annotation file."""
+    """Write ``root/contact_sheet.png`` with the first 20 images of a split. ``content`` holds its annotations."""
     cells = []
     for image in content["images"][:_IMAGES]:
         annotations = [item for item in content["annotations"] if item["image_id"] == image["id"]]
@@ -33,11 +33,11 @@ def save_contact_sheet(root: Path, split: str, content: dict[str, Any]) -> None:
         cells.append(_draw(resize(pixels, [_CELL, _CELL]), annotations, image["width"]))
     sheet = to_pil_image(make_grid(cells, nrow=_COLUMNS, padding=_GAP, pad_value=255))
     with whole_file(root / "contact_sheet.png") as temporary:
-        sheet.quantize(256).save(temporary, format="PNG", optimize=True)  # a palette makes the file smaller
+        sheet.quantize(256).save(temporary, format="PNG", optimize=True)  # 256 colours make the file smaller
 
 
 def _draw(pixels: Tensor, annotations: list[dict[str, Any]], size: int) -> Tensor:
-    """Draw the annotations of a ``size`` × ``size`` image on its scaled pixels, uint8 ``(3, H, W)``."""
+    """Draw the annotations of a ``size`` × ``size`` image on ``pixels``, uint8 ``(3, H, W)``: the image, scaled."""
     if not annotations:
         return pixels
     masks = [mask_api.decode(compressed_rle(item["segmentation"], size, size)) for item in annotations]

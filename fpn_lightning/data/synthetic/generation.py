@@ -29,7 +29,7 @@ from fpn_lightning.data.synthetic.scene import draw_scene
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
 
-_VERSION = 1  # increase when the drawings change, so that an older data set is not used for a new one
+_VERSION = 1  # increase when the drawing code changes, so that data sets of older code are generated anew
 _FINISHED = "synthetic.json"
 _UNFINISHED = "synthetic.unfinished.json"
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 85, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
@@ -159,14 +159,14 @@ def _map(
     """Yield ``draw(0)`` to ``draw(count - 1)`` in order, computed by several processes with one thread each."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(workers or cores, -(-count // 16))
-    # Drawing is fastest with one thread. Also, a process that is forked while OpenCV has threads may hang.
+    # Drawing is fastest with one OpenCV thread per process. A process that is forked while OpenCV has threads may hang.
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
         if workers == 1:
             yield from map(draw, range(count))
             return
-        # Forked workers do not have to import the package again.
+        # On Linux, fork the workers, so that they do not have to import the package again.
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
         with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
             yield from pool.map(draw, range(count), chunksize=16)

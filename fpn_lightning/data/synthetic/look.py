@@ -27,9 +27,9 @@ _PALETTES = (
     "f7f3ee e3d5ca 3a5a40 bc4b51 5b8e7d f4a259 33658a 2f3e46",
     "0f4c5c 1b6375 fb8b24 e36414 f6bd60 84dcc6 f7ede2 d66ba0",
 )
-_JITTER = 9  # largest change of each colour channel of a palette, from image to image
-_MIN_ACCENT = 60  # smallest Euclidean distance in RGB between a main colour and its accent
-_MIN_CONTRAST = 75  # wanted Euclidean distance in RGB between a main colour and the colour beneath the drawing
+_JITTER = 9  # largest random change of each colour channel of a palette, drawn anew for each image
+_MIN_ACCENT = 60  # smallest Euclidean RGB distance between the main colour and the accent colour of a drawing
+_MIN_CONTRAST = 75  # wanted Euclidean RGB distance between a drawing's main colour and the canvas under the drawing
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Palette:
     light: Colour
 
     def choose(self, rng: np.random.Generator, beneath: tuple[float, float, float]) -> Inks:
-        """Choose the inks of one drawing. The main ink contrasts with ``beneath``, the colour under the drawing."""
+        """Choose the colours of a drawing. The main colour contrasts with ``beneath``, the canvas colour under it."""
         contrasts = [math.dist(ink, beneath) for ink in self.inks]
         least = min(_MIN_CONTRAST, sorted(contrasts)[-2])
         main = _pick(rng, [ink for ink, contrast in zip(self.inks, contrasts, strict=True) if contrast >= least])
@@ -115,7 +115,7 @@ def apply_pattern(
 
 @cache
 def pattern_bank(side: int) -> tuple[NDArray[np.int16], ...]:
-    """Return all patterns, each int16 ``(side, side)`` in [-40, 40]. Every process returns the same patterns."""
+    """Return all brightness patterns, each int16 ``(side, side)`` in [-40, 40]; they are the same in every process."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:side, :side].astype(np.float32)
     patterns = []

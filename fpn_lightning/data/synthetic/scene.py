@@ -1,8 +1,9 @@
 """Draw one generated image from back to front, with the exact visible mask of every object.
 
-Everything is drawn at twice the final size. Each drawing writes its colours to the canvas and its object's number to
-the same pixels of the array ``owners``. The average of 2 x 2 canvas pixels gives the image. The majority of 2 x 2
-owners gives the masks. The masks are therefore exact where other drawings or the image border hide a part of an object.
+Everything is drawn on a canvas with twice the side of the image. Each drawing writes its colours to the canvas and its
+object's number to the same pixels of the array ``owners``. A pixel of the image is the average of 2 x 2 canvas pixels.
+A pixel belongs to an object's mask if the majority of the same 2 x 2 pixels of ``owners`` have the object's number. The
+masks are therefore exact where other drawings or the image border hide a part of an object.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _CROWD_SHARE = 0.12  # planned fraction of images with a crowd region; about hal
 # Planned fractions of small, medium and large objects; occlusion and lack of room change them to about 36/39/25 %.
 _SIZE_SHARES = (0.35, 0.37, 0.28)
 _MAX_PLANNED = 12
-_MIN_VISIBLE_SHARE = 0.4  # an object is annotated only if this fraction of its pixels is visible
+_MIN_VISIBLE_SHARE = 0.4  # an object is annotated only if at least this fraction of its pixels is visible
 _MIN_VISIBLE_SIDE = 0.022  # smallest visible √area of an annotated object, as a fraction of the image's side
 _MAX_COVERED = 0.5  # largest fraction of an object's box that later drawings may cover
 _COCO_SIDE = 554  # side of a square with the area of a typical COCO image: √(640 · 480)
@@ -85,11 +86,11 @@ class _Painter:
         self.canvas = paint_ground(rng, self.palette, self.side)
         self.owners = np.zeros((self.side, self.side), np.uint8)
         self.placed: list[_Placed] = []
-        self.boxes = np.zeros((0, 4))  # xyxy of the placed objects, which have to stay visible
+        self.boxes = np.zeros((0, 4))  # boxes (xyxy) of the objects drawn so far, which have to stay visible
         self.covered = np.zeros(0)  # for each box in ``boxes``, the fraction that later drawings cover
 
     def paint(self) -> None:
-        """Paint clutter, then objects from large to small with clutter between them, then a crowd and strokes."""
+        """Paint clutter, then objects from large to small with clutter between them, then a crowd and clutter."""
         rng = self.rng
         self._clutter(int(rng.integers(3, 8)), 0.06, 0.38)
         empty, crowd = rng.random() < _EMPTY_SHARE, rng.random() < _CROWD_SHARE
@@ -143,7 +144,10 @@ class _Painter:
         self.covered = np.append(self.covered, 0.0)
 
     def _clutter(self, count: int, smallest: float, largest: float) -> None:
-        """Draw ``count`` pieces of clutter. ``smallest`` and ``largest`` limit half a piece's side / canvas side."""
+        """Draw ``count`` pieces of clutter.
+
+        ``smallest`` and ``largest`` limit half the side of a piece, as a fraction of the canvas's side.
+        """
         for _ in range(count):
             draw = CLUTTER[int(self.rng.integers(len(CLUTTER)))]
             half = self.side * float(np.exp(self.rng.uniform(np.log(smallest), np.log(largest))))
@@ -224,7 +228,7 @@ class _Painter:
 
 
 def _majority(owned: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Halve the size of a mask: set a pixel if 3 or 4 of its quarters are set, or 2 including the top left quarter."""
+    """Halve the size of a mask: set a pixel if 3 or 4 of its 2 x 2 quarters are set, or 2 including the top left."""
     quarters = owned.view(np.uint8)
     count = quarters[0::2, 0::2] + quarters[0::2, 1::2] + quarters[1::2, 0::2] + quarters[1::2, 1::2]
     return (count + quarters[0::2, 0::2] > 2).view(np.uint8)
@@ -238,7 +242,7 @@ def _affine(centre: tuple[float, float], angle: float, scale_x: float, scale_y: 
 
 @cache
 def unit_side(category: Category) -> float:
-    """Return √area of a category's objects at scale 1. The area is the mean of 8 drawings."""
+    """Return √area of a category's objects in the units of its unit frame. The area is the mean of 8 drawings."""
     side, rng = 200, np.random.default_rng(0)
     ink = (0, 0, 0)
     areas = []

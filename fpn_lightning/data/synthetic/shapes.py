@@ -63,7 +63,7 @@ Drawing = Callable[[Pen, np.random.Generator], None]
 
 @dataclass(frozen=True)
 class Category:
-    """A category: COCO's fields, how to draw it, its largest rotation (degrees), and whether it may be mirrored."""
+    """A category: its COCO fields, drawing function, largest rotation (degrees), and whether it may be mirrored."""
 
     id: int
     name: str
@@ -79,14 +79,17 @@ def polygon(*points: tuple[float, float]) -> Points:
 
 
 def rectangle(x1: float, y1: float, x2: float, y2: float) -> Points:
-    """Return the corners of an upright rectangle."""
+    """Return the corners of an axis-aligned rectangle."""
     return polygon((x1, y1), (x2, y1), (x2, y2), (x1, y2))
 
 
 def ellipse(
     x: float, y: float, rx: float, ry: float | None = None, start: float = 0, stop: float = 360, points: int = 20
 ) -> Points:
-    """Return points on an upright ellipse, clockwise from ``start`` to ``stop`` degrees; ``ry`` defaults to ``rx``."""
+    """Return points of an axis-aligned ellipse, clockwise from ``start`` to ``stop`` degrees.
+
+    The vertical radius ``ry`` defaults to the horizontal radius ``rx``.
+    """
     return _unit_arc(start, stop, points) * (rx, rx if ry is None else ry) + (x, y)
 
 
@@ -97,12 +100,12 @@ def _unit_arc(start: float, stop: float, points: int) -> Points:
 
 
 def arc(outer: float, inner: float, start: float, stop: float) -> Points:
-    """Return the outline of a piece of an annulus around the origin, from ``start`` to ``stop`` degrees."""
+    """Return the outline of the part of an annulus around the origin from ``start`` to ``stop`` degrees."""
     return np.concatenate((ellipse(0, 0, outer, None, start, stop), ellipse(0, 0, inner, None, stop, start)))
 
 
 def star(outer: float, inner: float, points: int = 5) -> Points:
-    """Return the outline of an upright star around the origin."""
+    """Return the outline of a star around the origin, with one point at the top."""
     angles = np.arange(2 * points) * np.pi / points - np.pi / 2
     return np.where(np.arange(2 * points) % 2, inner, outer)[:, None] * np.stack((np.cos(angles), np.sin(angles)), 1)
 

@@ -2,11 +2,12 @@
 
 Shape shorthand: N images, H x W padded input size, s_k stride of level k, C_k channels of c_k.
 
-A backbone *declares* the channels and strides of its outputs. The pyramid and the heads use the declared values. The
-paper's backbones have strides 4, 8, 16, 32. ``NarrowResNet``, a backbone for CPUs, has strides 2, 4, 8, 16.
+A backbone *declares* the channels and strides of its outputs. The pyramid and the heads use the declared channels and
+strides. The outputs c2..c5 of the paper's backbones have strides 4, 8, 16, 32. The outputs of ``NarrowResNet``, a
+backbone for CPUs, have strides 2, 4, 8, 16.
 
 ``convention`` names the project that trained the weights of a backbone. The convention determines the mean and standard
-deviation of pixels, the order of colour channels, and which convolution of a ResNet bottleneck has the stride.
+deviation of pixels, the order of colour channels, and which convolution of a ResNet bottleneck has stride 2.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from fpn_lightning.structures import ImageBatch
 Norm = Literal["frozen", "batch", "group"]
 Convention = Literal["torchvision", "caffe", "detectron2"]
 
-# torchvision's weights need RGB in [0, 1]. The paper's Caffe weights and detectron2's weights need BGR in [0, 255].
-# detectron2 subtracts the same mean as torchvision; Caffe subtracts another mean.
+# torchvision's weights need RGB pixels in [0, 1]. The paper's Caffe weights and detectron2's weights need BGR pixels in
+# [0, 255]. detectron2 subtracts the same mean as torchvision; Caffe subtracts another mean.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PIXEL_MEAN: dict[str, tuple[float, ...]] = {
@@ -65,7 +66,7 @@ class Backbone(nn.Module):
     Attributes:
         channels: channels C_k of each output, ``{"c2": C_2, ...}``.
         strides: stride s_k of each output in network-input pixels, ``{"c2": s_2, ...}``.
-        convention: project whose preprocessing is applied.
+        convention: project whose preprocessing (mean and standard deviation of pixels, order of colours) is applied.
         weights: name or path of the pre-trained weights that :meth:`load_weights` loads, or ``None``.
     """
 
@@ -81,11 +82,11 @@ class Backbone(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD[convention]).view(3, 1, 1), persistent=False)
 
     def check_norm(self, norm: str | None) -> None:
-        """Raise an InputError if ``norm`` is ``frozen`` and there are no pre-trained statistics to freeze."""
+        """Raise an InputError if ``norm`` is ``frozen``, but there are no pre-trained BatchNorm statistics."""
         if norm == "frozen" and self.weights is None:
             raise InputError(
-                "model.detector.backbone: norm 'frozen' without weights would freeze untrained statistics. "
-                "Set norm to another value, such as 'batch', or set weights."
+                "model.detector.backbone: norm 'frozen' without weights would freeze untrained BatchNorm statistics. "
+                "Set norm to another value, such as 'batch', or set weights to pre-trained weights."
             )
 
     def normalize(self, images: ImageBatch) -> Tensor:
@@ -158,19 +159,20 @@ class Backbone(nn.Module):
         """Load the pre-trained weights that ``weights`` names; load nothing if ``weights`` is ``None``.
 
         Raises:
-            InputError: if the weights are missing, or if names or shapes of tensors differ.
+            InputError: if the weights are missing, or if names or shapes of their tensors differ from the backbone's.
         """
 
     @torch.no_grad()
     def check_declared(self, height: int, width: int) -> None:
-        """Run an image through the backbone and compare its outputs with the declared channels and strides.
+        """Run an image of zeros through the backbone, and compare the outputs with the declared channels and strides.
 
         Args:
             height: height of the image, px.
             width: width of the image, px.
 
         Raises:
-            InputError: if names, channels or sizes differ; the message states the declared and the actual values.
+            InputError: if names, channels or sizes of the outputs differ from the declared values; the message states
+                the declared and the actual values.
         """
         training = self.training
         outputs = self.eval().features(self.get_buffer("pixel_mean").new_zeros(1, 3, height, width))
@@ -190,7 +192,7 @@ class StagedBackbone(Backbone):
     Subclasses build ``stem`` and ``stages``, and then call :meth:`freeze`.
 
     Args:
-        convention: project whose preprocessing is applied.
+        convention: project whose preprocessing (mean and standard deviation of pixels, order of colours) is applied.
         weights: name or path of the pre-trained weights, or ``None``.
         frozen_stages: number of stages to freeze, including the stem; 1 freezes only the stem.
     """
@@ -219,7 +221,7 @@ class StagedBackbone(Backbone):
         if self.weights is None and self.frozen_stages > 0:
             raise InputError(
                 "model.detector.backbone: frozen_stages > 0 without weights would freeze random filters. "
-                "Set frozen_stages to 0, or set weights."
+                "Set frozen_stages to 0, or set weights to pre-trained weights."
             )
         if not 0 <= self.frozen_stages <= 5:
             raise InputError(
@@ -247,7 +249,7 @@ class StagedBackbone(Backbone):
         return outputs
 
     def keep(self, used: Sequence[str]) -> None:
-        """Drop the stages after the coarsest output of ``used``.
+        """Drop the stages after the coarsest of the outputs that ``used`` names.
 
         Raises:
             InputError: if the box head runs the last stage, but the pyramid does not read the input of this stage.
@@ -267,7 +269,8 @@ class StagedBackbone(Backbone):
         """See :meth:`Backbone.take_stage`."""
         if name != list(self.channels)[-1]:
             raise InputError(
-                f"model.detector.backbone: only the last stage of {list(self.channels)} can be removed, not {name}."
+                f"model.detector.backbone: only the last stage of {list(self.channels)} can be moved into a box head, "
+                f"not {name}."
             )
         stage = self.stages[-1]
         self.stages = self.stages[:-1]
@@ -276,7 +279,7 @@ class StagedBackbone(Backbone):
         return stage
 
     def loadable(self) -> nn.Module:
-        """Return a module with the stem and all stages, including removed stages, for loading weights."""
+        """Return a module with the stem and all stages, including removed stages; it is used for loading weights."""
         whole = nn.Module()
         whole.stem = self.stem
         whole.stages = nn.ModuleList([*self.stages, *self._taken])

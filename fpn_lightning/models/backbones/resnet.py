@@ -32,13 +32,13 @@ ResNetName = Literal[
 
 
 class TorchvisionBackbone(StagedBackbone):
-    """A classifier of torchvision, cut into a stem and four stages.
+    """A classification network of torchvision, cut into a stem and four stages.
 
     Subclasses build the stem and the stages, and pass both to :meth:`_assemble`. The arguments are those of
     :class:`ResNetBackbone`. ``norm`` is ``None`` for models without BatchNorm.
 
     Raises:
-        InputError: if the arguments do not fit together.
+        InputError: if the arguments contradict each other; for example, ``norm`` is ``frozen`` without weights.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class TorchvisionBackbone(StagedBackbone):
                 raise InputError(
                     f"model.detector.backbone: weights {weights} are torchvision's; set convention to 'torchvision'."
                 )
-            transforms = member.transforms()  # vgg16's IMAGENET1K_FEATURES has Caffe's mean and std
+            transforms = member.transforms()  # vgg16's weights IMAGENET1K_FEATURES need Caffe's pixel mean and std
             if (tuple(transforms.mean), tuple(transforms.std)) != (IMAGENET_MEAN, IMAGENET_STD):
                 raise InputError(
                     f"model.detector.backbone: weights {weights} of {name} were trained with a pixel mean and "
@@ -73,13 +73,14 @@ class TorchvisionBackbone(StagedBackbone):
         prefixes: dict[str, str | None],
         first_stride: int = 4,
     ) -> None:
-        """Store the parts, fold frozen BatchNorm into convolutions, and freeze the first ``frozen_stages`` parts.
+        """Store stem and stages, fold frozen BatchNorm into convolutions, and freeze the first ``frozen_stages`` parts.
 
         Args:
             stem: the layers before the stage of c2.
             stages: the stages of c2..c5.
             channels: the channels of c2..c5.
-            prefixes: maps torchvision's module names to our module names; left-out modules are mapped to ``None``.
+            prefixes: dict from torchvision's module names to the module names in this class. The value is ``None`` for
+                modules of torchvision that are left out.
             first_stride: stride of c2; each later stage doubles the stride.
         """
         self.stem = stem
@@ -107,7 +108,7 @@ class TorchvisionBackbone(StagedBackbone):
             fetch_torchvision_state(member)
 
     def load_weights(self) -> None:
-        """See :meth:`Backbone.load_weights`; tensors of the classifier are ignored."""
+        """See :meth:`Backbone.load_weights`; tensors of torchvision's classification layers are ignored."""
         if self.weights is None:
             return
         member = torchvision_weights(self.name, self.weights)
@@ -129,7 +130,7 @@ class TorchvisionBackbone(StagedBackbone):
                 renamed[ours + key.removeprefix(theirs)] = value
         whole = self.loadable()
         check_fit(whole.state_dict(), renamed, self.weights, self.name)
-        whole.load_state_dict(renamed, strict=False)  # the file may lack BatchNorm's num_batches_tracked
+        whole.load_state_dict(renamed, strict=False)  # not strict: the file may lack BatchNorm's num_batches_tracked
 
 
 class ResNetBackbone(TorchvisionBackbone):
@@ -140,14 +141,15 @@ class ResNetBackbone(TorchvisionBackbone):
         weights: a member of torchvision's weights enum (``IMAGENET1K_V1``), the path of a state dict with
             torchvision's names, or ``None``. The constructor does not load weights; call :meth:`load_weights`.
         norm: ``frozen`` for pre-trained backbones; ``batch`` or ``group`` for training from scratch.
-        frozen_stages: number of stages to freeze, including the stem. 2 freezes conv1 and conv2_x, like Detectron's
-            ``FREEZE_AT = 2``. The paper gives no number (DEVIATIONS.md "Frozen stages").
-        convention: ``torchvision`` (RGB, stride in the 3x3 convolution), or ``caffe`` or ``detectron2`` (BGR, stride in
-            the first 1x1 convolution). ``caffe`` and ``detectron2`` subtract different pixel means.
+        frozen_stages: number of stages to freeze, including the stem. The value 2 freezes conv1 and conv2_x, like
+            Detectron's ``FREEZE_AT = 2``. The paper gives no number of frozen stages (DEVIATIONS.md "Frozen stages").
+        convention: ``torchvision`` (RGB; bottlenecks have stride 2 in the 3x3 convolution), or ``caffe`` or
+            ``detectron2`` (BGR; bottlenecks have stride 2 in the first 1x1 convolution). ``caffe`` and ``detectron2``
+            subtract different pixel means.
         norm_eps: constant that normalisation layers add to the variance.
 
     Raises:
-        InputError: if the arguments do not fit together.
+        InputError: if the arguments contradict each other; for example, ``norm`` is ``frozen`` without weights.
     """
 
     def __init__(
@@ -165,8 +167,8 @@ class ResNetBackbone(TorchvisionBackbone):
         if convention != "torchvision":
             for block in stages.modules():
                 if isinstance(block, resnet.Bottleneck):
-                    # Caffe and detectron2 have the stride in the first 1x1 convolution; torchvision has the stride in
-                    # the 3x3 convolution.
+                    # The bottlenecks of Caffe and detectron2 have stride 2 in the first 1x1 convolution; torchvision's
+                    # bottlenecks have stride 2 in the 3x3 convolution.
                     block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
         self._assemble(
             stem=Stem(model.conv1, model.bn1, model.relu, model.maxpool),

@@ -30,18 +30,18 @@ class TimmBackbone(Backbone):
     that a training step depends only on seed, step and images.
 
     Args:
-        model_name: timm's name of the model, with or without the tag of weights (``resnet18.a1_in1k``).
+        model_name: timm's name of the model, with or without the tag of its weights, as in ``resnet18.a1_in1k``.
         weights: ``pretrained`` for timm's weights of ``model_name``, the path of a state dict with timm's names
             (``.safetensors`` or written by ``torch.save``), or ``None``. The constructor does not load weights;
             call :meth:`load_weights`.
-        norm: ``frozen`` (needs weights) or ``batch`` for models with BatchNorm; ``None`` for other models.
-        map_strides: strides of the maps to use, ascending powers of two.
-        frozen_stages: level k; all layers on which c_k depends are frozen, including their BatchNorm statistics. 0
-            freezes no layer.
+        norm: ``frozen`` (needs pre-trained weights) or ``batch`` for models with BatchNorm; ``None`` for other models.
+        map_strides: strides of the maps that become outputs of the backbone, ascending powers of two.
+        frozen_stages: level k of an output; all layers on which c_k depends are frozen, including their BatchNorm
+            statistics. The value 0 freezes no layer.
 
     Raises:
-        InputError: if timm is not installed or does not have the model, if the model lacks a map or accepts only one
-            image size, or if the arguments do not fit together.
+        InputError: if timm is not installed or does not have the model, if the model has no map with one of
+            ``map_strides`` or accepts only one image size, or if the arguments contradict each other.
     """
 
     def __init__(
@@ -63,7 +63,8 @@ class TimmBackbone(Backbone):
         timm = import_timm()
         body = self._create()
         info = body.feature_info
-        index_at = dict(zip(info.reduction(), info.out_indices, strict=True))  # the index of each stride's last map
+        # index_at maps each stride of the model to the index of the last map with this stride.
+        index_at = dict(zip(info.reduction(), info.out_indices, strict=True))
         if not index_at.keys() >= set(map_strides):
             raise InputError(
                 f"model.detector.backbone: timm's {model_name} has maps at strides {sorted(index_at)}, but "
@@ -101,7 +102,7 @@ class TimmBackbone(Backbone):
         if self.weights is None:
             raise InputError(
                 "model.detector.backbone: frozen_stages > 0 without weights would freeze random filters. "
-                "Set frozen_stages to 0, or set weights."
+                "Set frozen_stages to 0, or set weights to pre-trained weights."
             )
         if f"c{level}" not in self.channels:
             levels = ", ".join(name[1:] for name in self.channels)
@@ -144,7 +145,7 @@ class TimmBackbone(Backbone):
 
     @torch.no_grad()
     def _folding_keeps(self, body: nn.Module) -> bool:
-        """Return whether folding leaves the maps of a noise image unchanged.
+        """Return whether folding BatchNorm into convolutions leaves the maps of a noise image unchanged.
 
         Folding changes the maps of a few models, which have another layer between a convolution and its BatchNorm.
         """
@@ -184,7 +185,7 @@ class TimmBackbone(Backbone):
             self._create(pretrained=True)
 
     def load_weights(self) -> None:
-        """See :meth:`Backbone.load_weights`; tensors of the classifier are ignored."""
+        """See :meth:`Backbone.load_weights`; tensors of timm's classification layers are ignored."""
         if self.weights is None:
             return
         from_file = None
@@ -199,7 +200,7 @@ class TimmBackbone(Backbone):
         self.body.load_state_dict(loaded.state_dict())
 
     def _read_fitting_state(self, path: str) -> dict[str, Tensor]:
-        """Read a state dict and compare its tensors with the whole model's; timm ignores unexpected tensors."""
+        """Read a state dict, and check that its tensors fit the whole model; timm itself ignores unexpected tensors."""
         model = import_timm().create_model(self.model_name)
         classifiers = model.pretrained_cfg.get("classifier") or ()
         heads = tuple(f"{head}." for head in ((classifiers,) if isinstance(classifiers, str) else classifiers))

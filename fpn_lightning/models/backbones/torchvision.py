@@ -1,12 +1,13 @@
 """Backbones from torchvision's VGG-16, MobileNetV2, EfficientNet and ConvNeXt (not in the paper).
 
 FPN is independent of the backbone (FPN §1). The outputs c2, c3, c4, c5 of each backbone in this file have strides 4, 8,
-16, 32. Each output is the network's last map with this stride. Layers that only classification needs are left out: the
-wide 1x1 convolution before the average pooling of MobileNetV2 and EfficientNet, the last LayerNorm of ConvNeXt, and
-fully connected layers. Stochastic depth is switched off, so that a training step depends only on seed, step and images.
+16, 32. Output c_k is the last map of the network with the stride of c_k. Layers that only classification needs are left
+out: the wide 1x1 convolution before the average pooling of MobileNetV2 and EfficientNet, the last LayerNorm of
+ConvNeXt, and fully connected layers. Stochastic depth is switched off, so that a training step depends only on seed,
+step and images.
 
-MobileNetV2 and EfficientNet can be made small enough to train from scratch on a CPU. For small images,
-``first_stride: 2`` removes the subsampling from the stage of c2; the strides are then 2, 4, 8, 16.
+With a small ``width_mult``, MobileNetV2 and EfficientNet can be trained from scratch on a CPU. For small images,
+``first_stride: 2`` removes the subsampling from the stage of c2; the strides of c2..c5 are then 2, 4, 8, 16.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ class FeaturesBackbone(TorchvisionBackbone):
     """A backbone made from ``features``, the sequence of layers in most of torchvision's classifiers."""
 
     def _cut(self, layers: nn.Sequential, ends: Sequence[int], channels: Sequence[int], first_stride: int = 4) -> None:
-        """Cut the sequence into the stem and the stages of c2..c5.
+        """Cut the sequence of layers into the stem and the stages of c2..c5.
 
         Args:
             layers: torchvision's ``features``.
             ends: five indices into ``layers``: the end (exclusive) of the stem and of each stage. Layers after the last
                 end are left out.
             channels: channels of c2..c5.
-            first_stride: stride of c2, 4 or 2. If 2, all convolutions in the stage of c2 have stride 1.
+            first_stride: stride of c2, 4 or 2. If c2 has stride 2, all convolutions in the stage of c2 have stride 1.
         """
         parts = ["stem", "stages.0", "stages.1", "stages.2", "stages.3"]
         bounds = list(pairwise([0, *ends]))
@@ -47,7 +48,7 @@ class FeaturesBackbone(TorchvisionBackbone):
             prefixes.update({f"features.{index}": f"{part}.{index}" for index in range(start, end)})
         stem, *stages = (layers[start:end] for start, end in bounds)
         if first_stride == 2:
-            # The stem keeps its stride. At full resolution, the stem would cost more than all later layers.
+            # The stem keeps its stride of 2. With stride 1, the stem would cost more than all later layers.
             for conv in (layer for layer in stages[0].modules() if isinstance(layer, nn.Conv2d)):
                 conv.stride = (1, 1)
         self._assemble(stem, stages, channels, prefixes, first_stride)
@@ -64,7 +65,7 @@ class VGGBackbone(FeaturesBackbone):
             default is 1, as in Fast R-CNN.
 
     Raises:
-        InputError: if the arguments do not fit together.
+        InputError: if the arguments contradict each other; for example, ``vgg16`` is given a ``norm``.
     """
 
     def __init__(
@@ -91,13 +92,13 @@ class VGGBackbone(FeaturesBackbone):
             elif isinstance(layer, nn.BatchNorm2d) and norm == "frozen":
                 layers[index] = FrozenBatchNorm2d(layer.num_features)
         pools = [index for index, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
-        # c2, c3 and c4 are the maps before pooling layers. Therefore each stage begins with a pooling layer; the stage
-        # of c2 begins with pools[1].
+        # c2, c3 and c4 are the inputs of pooling layers. Therefore each stage begins with a pooling layer; the stage of
+        # c2 begins with pools[1].
         self._cut(layers, [*pools[1:], pools[4] + 1], [256, 512, 512, 512])
 
 
 class MobileNetV2Backbone(FeaturesBackbone):
-    """MobileNetV2 (Sandler et al., CVPR 2018); its maps have 24, 32, 96 and 320 channels.
+    """MobileNetV2 (Sandler et al., CVPR 2018); its outputs c2..c5 have 24, 32, 96 and 320 channels.
 
     Args:
         weights: as for :class:`~fpn_lightning.models.backbones.resnet.ResNetBackbone`.
@@ -107,7 +108,7 @@ class MobileNetV2Backbone(FeaturesBackbone):
         first_stride: stride of c2, 4 or 2; each later stage doubles the stride.
 
     Raises:
-        InputError: if the arguments do not fit together.
+        InputError: if the arguments contradict each other; for example, ``norm`` is ``frozen`` without weights.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class MobileNetV2Backbone(FeaturesBackbone):
         self._cut(layers, ends, [layers[end - 1].out_channels for end in ends[1:]], first_stride)
 
 
-# Table 1 of the EfficientNet paper: expansion, kernel size, stride, input channels, output channels, layers.
+# Table 1 of the EfficientNet paper: expansion, kernel size, stride, input and output channels, number of layers.
 _EFFICIENTNET_B0 = [
     (1, 3, 1, 32, 16, 1),
     (6, 3, 2, 16, 24, 2),
@@ -145,11 +146,11 @@ _EFFICIENTNET_WIDTH_DEPTH = {
 
 
 class EfficientNetBackbone(FeaturesBackbone):
-    """EfficientNet-B0 to B4 (Tan and Le, ICML 2019); the maps of B0 have 24, 40, 112 and 320 channels.
+    """EfficientNet-B0 to B4 (Tan and Le, ICML 2019); c2..c5 of B0 have 24, 40, 112 and 320 channels.
 
     Squeeze-and-excitation layers average over a whole map, including padding. The padding of an image depends on the
-    other images of the batch. With this backbone, an image's results therefore depend more on the other images than
-    with other backbones. By default, evaluation uses batches of one image.
+    other images of the batch. Therefore, the results for an image depend more on the other images of the batch than
+    with other backbones. By default, evaluation avoids this dependence by batches of one image.
 
     Args:
         name: torchvision's name of the variant.
@@ -161,7 +162,7 @@ class EfficientNetBackbone(FeaturesBackbone):
         first_stride: stride of c2, 4 or 2; each later stage doubles the stride.
 
     Raises:
-        InputError: if the arguments do not fit together.
+        InputError: if the arguments contradict each other; for example, ``norm`` is ``frozen`` without weights.
     """
 
     def __init__(
@@ -191,14 +192,14 @@ class EfficientNetBackbone(FeaturesBackbone):
 
 
 class ConvNeXtBackbone(FeaturesBackbone):
-    """ConvNeXt-Tiny (Liu et al., CVPR 2022). LayerNorm has no running statistics, so there is no ``norm``.
+    """ConvNeXt-Tiny (Liu et al., CVPR 2022). LayerNorm has no running statistics, so this class has no option ``norm``.
 
     Args:
         weights: as for :class:`~fpn_lightning.models.backbones.resnet.ResNetBackbone`.
         frozen_stages: number of stages to freeze, in the order stem (stride 4), c2, c3, c4, c5.
 
     Raises:
-        InputError: if the arguments do not fit together.
+        InputError: if ``frozen_stages`` is not in 0..5, or is above 0 although ``weights`` is ``None``.
     """
 
     def __init__(self, weights: str | None = "IMAGENET1K_V1", frozen_stages: int = 2) -> None:

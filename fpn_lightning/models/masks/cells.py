@@ -4,8 +4,8 @@ Shape shorthand: L levels, M MLPs, H_l x W_l size of level l, B = M * sum of H_l
 of one image.
 
 A *cell* is one position of one MLP on one level. Like the anchors, the cell in row i and column j of a map with stride
-s has its centre at x = j * s, y = i * s. All cells of one level and one MLP form a *group*, which
-predicts objects of one size.
+s has its centre at x = j * s, y = i * s. All cells of one level and one MLP form a *group*, which predicts objects of
+one size.
 
 In this file, the size of an object is max(width, height), as in FPN §6. An object is assigned to the group with the
 nearest size in log space. Within this group, the object is assigned to every cell whose centre is at most one stride
@@ -29,7 +29,7 @@ class CellGrid:
     Args:
         map_sizes: ``(H_l, W_l)`` of every level, finest first.
         strides: stride of every level, px of the network input.
-        sizes: L lists of M numbers, the object size of every group, px of the network input.
+        sizes: object size of every group, px of the network input, as L lists (levels) of M numbers (MLPs).
         device: device of the tensors.
 
     Attributes:
@@ -66,7 +66,7 @@ class CellGrid:
 
         Args:
             cells: int64 ``(P,)``.
-            padding: the side of a square is ``1 + padding`` times the object size (FPN App. A: 25 %).
+            padding: the side of a square is ``1 + padding`` times the object size (FPN App. A: 25 % padding).
         """
         groups, rows, columns = self.locate(cells)
         centres = torch.stack((columns, rows), dim=1) * self._strides[groups, None]
@@ -87,9 +87,9 @@ class CellGrid:
         Args:
             boxes: ``(G, 4)`` xyxy, network-input pixels.
             size: height and width of the image without padding, px.
-            tolerance: largest distance between the centres of cell and object along each axis, in strides.
+            tolerance: a cell fits an object if their centres are at most this far apart along each axis, in strides.
             tie_break: which object is assigned if several objects fit a cell: the object with the ``nearest`` centre,
-                or with the ``smallest`` box area. In a tie, the first object is assigned.
+                or with the ``smallest`` box area. In a tie, the object with the lowest index is assigned.
 
         Returns:
             ``match_labels`` int8 ``(B,)``: 1 for cells with an object, 0 for cells without an object, -1 (ignored) for
@@ -98,8 +98,8 @@ class CellGrid:
         match_labels = self.inside(size).to(torch.int8) - 1
         matched_idxs = torch.zeros(self.num_cells, dtype=torch.int64, device=match_labels.device)
         cells, objects, keys = self._pairs(boxes.to(self.group_sizes), tolerance, tie_break)
-        # The pairs are in the order of objects. Two stable sorts put the pairs in the order of cell, then key, then
-        # object. Only the first pair of each cell is used.
+        # The pairs of a cell and an object are in the order of objects. Two stable sorts put the pairs in the order of
+        # cell, then key, then object. Only the first pair of each cell is used.
         order = torch.argsort(keys, stable=True)
         order = order[torch.argsort(cells[order], stable=True)]
         cells, objects = cells[order], objects[order]
@@ -117,7 +117,7 @@ class CellGrid:
         return (sizes.log()[:, None] - self.group_sizes.log()).abs().argmin(dim=1)
 
     def _pairs(self, boxes: Tensor, tolerance: float, tie_break: TieBreak) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the cells, objects (ascending) and tie-break keys of all Q pairs of a cell and a fitting object."""
+        """Return the cell, the object and the tie-break key of each pair of a cell and a fitting object, by object."""
         groups = self.groups_of(boxes)
         strides, shapes = self._strides[groups], self._shapes[groups]  # (G,), (G, 2)
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / strides[:, None]  # (G, 2) x, y in strides

@@ -32,13 +32,13 @@ def target_masks(
 
     Args:
         images: the batch.
-        targets: N targets.
+        targets: ground truth of each of the N images.
         image: int64 ``(P,)`` index of the image of each cell, ascending.
         matched_idxs: int64 ``(P,)`` index of the object of each cell among the boxes of the cell's image.
         windows: ``(P, 4)`` xyxy, the window of each cell, network-input pixels.
         mask_size: m.
-        soft: if true, a target value is the fraction of the bin that the object covers, in [0, 1]. If false, a target
-            value is 1 if the object covers at least half of the bin, else 0.
+        soft: if true, the target value of a bin is the fraction of the bin that the object covers, in [0, 1]. If false,
+            the target value is 1 if the object covers at least half of the bin, else 0.
 
     Returns:
         float32 ``(P, m, m)`` on the device of ``windows``.

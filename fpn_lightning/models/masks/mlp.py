@@ -1,7 +1,7 @@
 """The MLP that predicts a score and a mask at each position of a map (FPN App. A).
 
-Shape shorthand: N images, d channels, H x W size of a map, P chosen cells, k side of the MLP's window in positions of
-the map, m side of a mask, F hidden channels.
+Shape shorthand: N images, d channels, H x W size of a map, P chosen cells, k x k positions of the map that the MLP
+reads, m x m values of a mask, F hidden channels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Paste predicted masks into the image at the size of its file, and encode the results as COCO run lengths (FPN §6).
+"""Paste predicted masks at the size of the image file, and encode the results as COCO run lengths (FPN §6).
 
 Masks are pasted one by one, and only pixels inside the mask's window are computed. Therefore no bitmap of the whole
 image is made, and the required memory does not depend on the number of proposals.
@@ -30,7 +30,7 @@ def paste_masks(
 
     Args:
         proposals: proposals of one image.
-        geometry: how the image file became the network input.
+        geometry: the cropping, resizing and mirroring that turned the image file into the network input.
         threshold: probability in (0, 1) above which a pixel is foreground (DEVIATIONS.md "Mask threshold").
         interpolation: how logits are interpolated between the centres of the window's m x m equal bins.
 
@@ -46,7 +46,7 @@ def paste_masks(
     for mask, (x1, y1, x2, y2) in zip(logits, windows.tolist(), strict=True):
         by_column, left = _weights(x1, x2, width, mask.shape[1], interpolation)
         by_row, top = _weights(y1, y2, height, mask.shape[0], interpolation)
-        columns = by_column @ mask.T @ by_row.T > threshold_logit  # (w, m) (m, m) (m, h); run lengths are by column
+        columns = by_column @ mask.T @ by_row.T > threshold_logit  # (w, m) (m, m) (m, h); COCO counts runs by column
         masks.append(encode_columns(columns, top, left, height, width))
     return masks
 
@@ -80,14 +80,15 @@ def encode_columns(columns: NDArray[np.bool_], top: int, left: int, height: int,
 def _weights(
     start: float, end: float, length: int, count: int, interpolation: Interpolation
 ) -> tuple[NDArray[np.float32], int]:
-    """Compute weights that interpolate ``count`` equal bins of [start, end] at the pixel centres in [start, end].
+    """Compute weights that interpolate the values of ``count`` equal bins of [start, end] at pixel centres.
 
     Returns:
-        Weights ``(pixels, count)``, and the index of the first pixel.
+        Weights ``(pixels, count)`` of the bins for each pixel with its centre in [start, end], and the index of the
+        first of these pixels.
     """
     first, last = (int(np.clip(np.ceil(bound - 0.5), 0, length)) for bound in (start, end))
     centres = np.arange(first, last) + 0.5
-    # Distances of pixel centres from the centre of the first bin, in bins, clipped to [0, count - 1].
+    # Distances of pixel centres from the centre of the first bin, in bin widths, clipped to [0, count - 1].
     places = np.clip((centres - start) / (end - start) * count - 0.5, 0, count - 1)
     if interpolation == "nearest":
         return np.eye(count, dtype=np.float32)[np.floor(places + 0.5).astype(np.int64)], first

@@ -6,10 +6,10 @@ Shape shorthand: N images, d channels, H_l x W_l size of level l, B cells of one
 positions of the map that an MLP reads.
 
 An MLP is a k x k convolution with 512 outputs, a ReLU and two sibling 1 x 1 convolutions. Training computes only the
-sampled cells, from patches of the maps. The results equal those of convolutions over whole maps, at a fraction of the
-cost. Prediction computes the score of every cell, and masks only for the cells with the best scores.
+sampled cells, from patches of the maps. For these cells, the results equal those of convolutions over whole maps, at a
+fraction of the cost. Prediction computes the score of every cell, and masks only for the cells with the best scores.
 
-DEVIATIONS.md lists the values that the paper does not give, in rows that begin with "Mask".
+DEVIATIONS.md lists the settings of mask proposals that the paper does not give, in rows that begin with "Mask".
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ class MaskProposer(nn.Module):
         windows: side k of each MLP's window, an odd number of positions of the map.
         octaves: one number o for each MLP. The MLP predicts objects of 2^o times the object size of the level. In the
             paper, o is 0 for the 5x5 MLP, and 0.5 for the 7x7 MLP (half octaves: 128√2 px on P4).
-        mask_size: m; 14, or 28 for "2x mask resolution".
+        mask_size: m; 14, or 28 for the paper's row "2x mask resolution".
         hidden_channels: output channels of the k x k convolution.
         padding: the side of a mask is ``1 + padding`` times the object size.
         centre_tolerance: largest distance along each axis, in strides, between a cell and the centre of its object.
         tie_break: which object a cell predicts if several objects fit; see :meth:`CellGrid.label`.
-        batch_size_per_image: number of cells sampled per image for the losses (128, which gives 2048 for 16 images).
+        batch_size_per_image: number of cells sampled per image for the losses (128; a batch of 16 images has 2048).
         positive_fraction: largest fraction of positive cells in a sample (0.25: three negatives for each positive).
         mask_weight: factor on the mask loss.
         loss: loss of one mask, ``logistic`` or ``dice``; see :func:`fpn_lightning.models.masks.loss.mask_loss`.
         normalizer: divisor of the mask loss of an image. ``samples`` means ``batch_size_per_image``, which also divides
             the score loss. ``positives`` means the largest possible number of positive cells in a sample.
-        soft_targets: if true, a target value of a mask is the fraction of its bin that the object covers. If false, a
-            target value is 1 if the object covers at least half of the bin, else 0.
+        soft_targets: if true, the target value of a bin is the fraction of the bin that the object covers. If false,
+            the target value is 1 if the object covers at least half of the bin, else 0.
         topk: largest number of proposals of one image.
 
     Raises:
-        InputError: if a value is out of range; the message names the key.
+        InputError: if a value is out of range; the message names the config key.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class MaskProposer(nn.Module):
     def losses(
         self, features: dict[str, Tensor], images: ImageBatch, targets: Sequence[Targets], seeds: Tensor
     ) -> dict[str, Tensor]:
-        """Compute the score and the mask loss of a random sample of cells (FPN App. A).
+        """Compute the score loss and the mask loss of a random sample of cells (FPN App. A).
 
         Each loss is a sum over the sampled cells, divided by a number that does not depend on the sample. Therefore
         splitting a batch over processes does not change the gradient. Negative cells contribute only to the score loss.
@@ -152,7 +152,7 @@ class MaskProposer(nn.Module):
         Args:
             features: ``{"p2": (N, d, H_2, W_2), ...}``.
             images: the batch from which the features were computed.
-            targets: N targets with masks.
+            targets: ground truth of each of the N images, with masks.
             seeds: int64 ``(N,)``, seed of each image's sample; see :func:`fpn_lightning.models.sampler.image_seeds`.
 
         Returns:
@@ -190,9 +190,9 @@ class MaskProposer(nn.Module):
     def _hidden(
         self, features: dict[str, Tensor], grid: CellGrid, image: Tensor, cell: Tensor
     ) -> Iterator[tuple[MaskMLP, Tensor, Tensor]]:
-        """Yield each MLP with the int64 indices of the MLP's cells in ``cell``, and the hidden units of these cells.
+        """Yield each MLP, the positions of the MLP's cells in ``cell`` (int64), and the hidden units of these cells.
 
-        MLPs and maps without cells are included, because DDP waits for the gradient of every parameter.
+        MLPs and maps without sampled cells are included, because DDP waits for the gradient of every parameter.
         """
         groups, rows, columns = grid.locate(cell)
         for number, mlp in enumerate(self._mlps()):

@@ -3,7 +3,8 @@
 Shape shorthand: P windows of one image, each divided into m x m equal bins.
 
 The value of a bin is the fraction of its area that the object's mask covers. The mask is decoded from run lengths to a
-bitmap in pixels of the image file. The fraction is exact at every scale, because this bitmap is never resized.
+bitmap in pixels of the image file. This bitmap is never resized, so the fraction is exact for every size of the network
+input.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def mask_targets(
         masks: masks of the image's objects, in pixels of the image file.
         objects: int64 ``(P,)`` the object of each window, an index into ``masks``.
         windows: float64 ``(P, 4)`` xyxy, network-input pixels; bins outside the image get 0.
-        geometry: how the image file became the network input.
+        geometry: the cropping, resizing and mirroring that turned the image file into the network input.
         mask_size: m.
 
     Returns:
@@ -49,7 +50,7 @@ def mask_targets(
 
 
 def covered(bitmap: Bitmap, window: NDArray[np.float64], mask_size: int) -> NDArray[np.float64]:
-    """Compute, for each of the m x m bins of a window, the fraction that a bitmap covers.
+    """Compute, for each of the m x m bins of a window, the fraction that the pixels of value 1 in a bitmap cover.
 
     Args:
         bitmap: uint8 ``(H, W)`` in {0, 1}; pixel (y, x) is the square from (x, y) to (x + 1, y + 1).
@@ -67,10 +68,10 @@ def covered(bitmap: Bitmap, window: NDArray[np.float64], mask_size: int) -> NDAr
 
 
 def _overlaps(start: float, end: float, length: int, count: int) -> tuple[NDArray[np.float64], int]:
-    """Compute the overlap of each of ``count`` equal bins of [start, end] with each pixel.
+    """Compute along one axis the length of the overlap of each of ``count`` equal bins of [start, end] with each pixel.
 
     Returns:
-        Overlaps ``(count, pixels)`` in pixels, and the index of the first pixel.
+        Lengths of overlaps between bins and pixels, px, ``(count, pixels)``, and the index of the first of the pixels.
     """
     first, last = (int(np.clip(bound, 0, length)) for bound in (np.floor(start), np.ceil(end)))
     edges = np.linspace(start, end, count + 1)[:, None]

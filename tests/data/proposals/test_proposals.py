@@ -131,7 +131,7 @@ def test_an_earlier_store_stays_until_the_new_one_is_complete(folder: Path) -> N
     write_store(folder, [7, 12])
     assert ProposalStore(folder).image_ids.tolist() == [7, 12]
     assert before & {path.name for path in folder.iterdir()} == {"header.json"}  # the old shards are gone
-    with pytest.raises(InputError, match=r"can no longer be read.*replaced by another run"):
+    with pytest.raises(InputError, match=r"can no longer be read.*another run replaced the store"):
         old.read(7)
 
 
@@ -177,7 +177,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated table": (lambda folder: os.truncate(table(folder), 200), r"\.npy cannot be read"),
     "empty table": (lambda folder: os.truncate(table(folder), 0), r"\.npy cannot be read"),
     "table of another kind": (lambda folder: np.save(table(folder), np.zeros(5)), r"\.npy cannot be read"),
-    "table of other images": (lambda folder: np.save(table(folder), np.zeros(5, IMAGE)), r"has other numbers"),
+    "table of other images": (
+        lambda folder: np.save(table(folder), np.zeros(5, IMAGE)),
+        r"numbers of images and proposals differ",
+    ),
     "another token": (lambda folder: rewrite(folder, token="abc"), r"abc-0000\.bin is missing"),
     "files elsewhere": (lambda folder: rewrite(folder, token="../a"), r"header\.json: token"),
     "earlier version": (lambda folder: rewrite(folder, version=1), r"has version 1, but this program reads version 2"),
@@ -187,7 +190,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "a list": (lambda folder: (folder / "header.json").write_text("[]"), r"is not the header of a proposal store"),
     "unknown key": (lambda folder: rewrite(folder, more=1), r"header\.json: more"),
     "wrong type": (lambda folder: rewrite(folder, num_images="5"), r"header\.json: num_images"),
-    "wrong number": (lambda folder: rewrite(folder, num_images=6), r"has other numbers of images"),
+    "wrong number": (lambda folder: rewrite(folder, num_images=6), r"numbers of images and proposals differ"),
     "no header": (lambda folder: (folder / "header.json").unlink(), r"header\.json is missing"),
 }
 
@@ -276,7 +279,7 @@ def test_a_reader_of_all_of_coco_stays_small(tmp_path: Path) -> None:
 
 def test_two_commands_do_not_write_one_store(tmp_path):
     first = ShardWriter(tmp_path / "val")
-    with pytest.raises(InputError, match=r"another process writes .*: wait for it, or stop it first"):
+    with pytest.raises(InputError, match=r"another process writes .*: wait for this process, or stop it first"):
         ShardWriter(tmp_path / "val")
     first.close()
     with pytest.raises(InputError, match="another process writes"):  # the store is not complete yet
