@@ -1,6 +1,6 @@
-"""Compare the time of detection and of a training step on a CPU with torchvision, and with their kernels alone.
+"""Compare our time of detection and training on a CPU with torchvision's, and with the time of our kernels alone.
 
-    python benchmarks/cpu_speed.py [--rounds 5] [--only detect|compile|train] [--output reports/benchmarks.md]
+    python benchmarks/cpu_speed.py [--rounds 5] [--only detect|compile|train|mini] [--output reports/benchmarks.md]
 
 The model is Faster R-CNN with ResNet-50 and FPN at 800 x 1066 px, with the same random weights and options as
 torchvision's ``fasterrcnn_resnet50_fpn``. Nothing is measured unless both models give the same detections in float64.
@@ -8,9 +8,12 @@ The programs take turns, and the ratio is the median over the rounds. Memory is 
 process. One thread is used unless OMP_NUM_THREADS sets more. As in both projects' defaults, stem, c2 and BatchNorm are
 frozen in training.
 
-The floor of our time is the time of our convolutions, matrix products and poolings alone. Their calls are recorded, and
-each call runs again on random numbers of the same shapes, in torch's contiguous and channels_last formats and with the
-kernels of oneDNN and NNPACK. The fastest run of each call counts.
+The floor of our time is the time of our convolutions, matrix products and poolings alone. The calls of these kernels
+are recorded, and each call runs again on random numbers of the same shapes, in torch's contiguous and channels_last
+formats and with the kernels of oneDNN and NNPACK. The fastest run of each call counts.
+
+``mini`` compares a training step of Table 1 (c) with preset mini (8 images of 160 px, with the optimiser, without data
+and log) with its floor.
 """
 
 from __future__ import annotations
@@ -37,6 +40,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torchvision_peer import Pair, check_same_detections, make_pair
+
+from fpn_lightning.models.backbones import NarrowResNet
+from fpn_lightning.models.detector import Detector, Scale
+from fpn_lightning.stages.rpn import RPNStage
+from fpn_lightning.structures import Batch
 
 KERNELS = {
     "fpn_lightning.conv3x3.default": "convolutions",
@@ -160,9 +168,9 @@ def beside_floor(what: str, name: str, work: Work, recorded: Recorder, rounds: i
     seconds = statistics.median(taken for taken, _ in pairs)
     least = statistics.median(sum(parts.values()) for _, parts in pairs)
     ratio = statistics.median(sum(parts.values()) / taken for taken, parts in pairs)
-    parts = ", ".join(f"{kind} {value:.2f} s" for kind, value in best.items())
-    text = f"its kernels alone in {least:.2f} s ({parts}), ours takes {1 / ratio:.2f} times as long"
-    print(append_line(f"{what}, {name} in {seconds:.2f} s", text, ratio, "not measured", output), flush=True)
+    parts = ", ".join(f"{kind} {value:.3g} s" for kind, value in best.items())
+    text = f"its kernels alone in {least:.3g} s ({parts}), ours takes {1 / ratio:.2f} times as long"
+    print(append_line(f"{what}, {name} in {seconds:.3g} s", text, ratio, "not measured", output), flush=True)
 
 
 def detector_works(pair: Pair) -> dict[str, Work]:
@@ -190,7 +198,7 @@ def training_works(pair: Pair) -> dict[str, Work]:
 
 
 def small(pair: Pair, works: Callable[[Pair], dict[str, Work]]) -> dict[str, Work]:
-    """Return the same functions on small images, which torchvision does not enlarge. Run them in a child process."""
+    """Return the same functions on small images, which torchvision does not enlarge, for a child process."""
     size = (64, 96)
     count = len(pair.targets)
     few = Pair(pair.ours, pair.theirs, noise(count, size, 32), [objects(size)] * count)
@@ -204,6 +212,37 @@ def small(pair: Pair, works: Callable[[Pair], dict[str, Work]]) -> dict[str, Wor
     return {name: partial(run, work) for name, work in works(few).items()}
 
 
+def mini_step() -> Work:
+    """Return a training step of row (c) of Table 1, an RPN on FPN, with the options of preset mini."""
+    torch.manual_seed(0)
+    backbone = NarrowResNet(width=16, blocks=(0, 1, 1, 1), norm="batch")
+    scale = Scale(base_anchor_size=8, canonical_size=56)
+    stage = RPNStage(Detector(backbone, roi_heads=None, channels=32, scale=scale, channels_last=True))
+    batch = Batch(noise(8, (160, 160), 32), [objects((160, 160))] * 8)
+    optimizer = torch.optim.AdamW(stage.parameters(), lr=1e-3)
+
+    def step() -> None:
+        torch.stack(list(stage.losses(batch).values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_(stage.parameters(), 5)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def peaks(pair: Pair, works_of: Callable[[Pair], dict[str, Work]]) -> dict[str, float]:
+    """Return the peak memory of each function, in MiB."""
+    warm_up = small(pair, works_of)
+    return {name: peak_memory_mib(work, warm_up[name]) for name, work in works_of(pair).items()}
+
+
+def compare_mini(rounds: int, output: Path) -> None:
+    work = mini_step()
+    work()  # the first step makes the optimiser's state
+    what = "training step of Table 1 (c), preset mini, 8 images of 160 x 160, float32, 1 thread"
+    beside_floor(what, "ours", work, record(work), rounds, output)
+
+
 def freeze(pair: Pair) -> None:
     for part in (pair.ours.backbone.stem, pair.ours.backbone.stages[0]):  # type: ignore[index]
         part.requires_grad_(False)
@@ -214,20 +253,20 @@ def freeze(pair: Pair) -> None:
 def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Compare detection and training on a CPU with torchvision.")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=["detect", "compile", "train"])
+    parser.add_argument("--only", choices=["detect", "compile", "train", "mini"])
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1066), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--output", type=Path, default=REPORT)
     given = parser.parse_args(args)
+    if given.only in (None, "mini"):
+        compare_mini(given.rounds, given.output)
+    if given.only == "mini":
+        return 0
     size = (given.size[0], given.size[1])
     one, two = (make_pair("resnet50", 1024, noise(n, size, 32), [objects(size)] * n) for n in (1, 2))
     freeze(two)
     # Measure memory first, because later functions could reuse memory that earlier ones have freed.
-    memory = {}
-    for part, pair, works_of in (("detect", one, detector_works), ("train", two, training_works)):
-        if given.only not in (None, part):
-            continue
-        warm_up = small(pair, works_of)
-        memory[part] = {name: peak_memory_mib(work, warm_up[name]) for name, work in works_of(pair).items()}
+    parts = (("detect", one, detector_works), ("train", two, training_works))
+    memory = {part: peaks(pair, works_of) for part, pair, works_of in parts if given.only in (None, part)}
     if not check_same_detections(one):
         print("torchvision's detections differ from ours: nothing is measured", file=sys.stderr)
         return 1
