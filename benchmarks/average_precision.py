@@ -6,11 +6,11 @@
 The timed part starts with arrays of detections and ends with COCO's twelve numbers and the AP of each class. Our time
 includes every ``update``, with detections and objects, and ``compute``. The time of pycocotools includes ``loadRes``,
 ``evaluate()``, ``accumulate()`` and ``summarize()``, but not loading and indexing the objects. If one of our numbers
-differs from pycocotools by more than 1e-9, no line is written to the report. Memory is the growth of peak memory during
-evaluation, without the memory of the boxes.
+differs from pycocotools' number by more than 1e-9, no line is written to the report. Memory is the growth of peak
+memory during evaluation, without the memory of the boxes.
 
-Three boxes of each object's class lie near the object, with growing errors. Non-maximum suppression at IoU 0.5 keeps
-about as many. The other boxes have random positions and classes.
+Near each object lie three boxes of its class, from accurate to inaccurate: about as many as non-maximum suppression at
+IoU 0.5 keeps. The other boxes have random positions and classes.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ def prepare_peer(images: list[Image]) -> Callable[[], COCOeval]:
 
 
 def peer_values(evaluator: COCOeval) -> NDArray[np.float64]:
-    """Return COCO's twelve numbers, then AP of each class; -1 without ground truth."""
-    by_class = evaluator.eval["precision"][..., 0, -1].mean(axis=(0, 1))  # (T, R, K, A, M) -> (K,)
+    """Return COCO's twelve numbers, then the AP of each class. A number is -1 if it has no ground truth."""
+    by_class = evaluator.eval["precision"][..., 0, -1].mean(axis=(0, 1))  # (T, R, K, A, M) -> (K,): K classes
     return np.concatenate((evaluator.stats, by_class))
 
 
@@ -152,7 +152,10 @@ def main(args: Sequence[str] | None = None) -> int:
     found = np.array([-1 if value is None else value for value in ours()])
     difference = float(np.abs(peer_values(peer()) - found).max())
     if difference > 1e-9:
-        print(f"pycocotools differs from us by {difference:.3g}; nothing is written", file=sys.stderr)
+        print(
+            f"the numbers of pycocotools differ from ours by up to {difference:.3g}; nothing is written",
+            file=sys.stderr,
+        )
         return 1
     print(f"pycocotools: all {found.size} numbers agree, largest difference {difference:.1e}")
 

@@ -99,7 +99,7 @@ def main() -> None:
         path = Path(folder) / "instances_train2017.json"
         write_annotations(path, arguments.images, arguments.objects)
         print(f"{path.stat().st_size / 1e6:.0f} MB of annotations")
-        time.sleep(3)  # the index is not reused if the file was written a moment ago
+        time.sleep(3)  # no index is reused that was built within seconds of writing the annotation file
         first, again, peer = [], [], []
         for _ in range(arguments.rounds):  # the programs take turns, so a slow phase of the machine affects all
             path.with_name(f".{path.name}.index").unlink(missing_ok=True)

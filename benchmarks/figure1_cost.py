@@ -1,12 +1,13 @@
 """Measure the rows of Figure 1: time and memory for one image at test time, and memory of a training step.
 
     python benchmarks/figure1_cost.py [--preset mini] [--rounds 20] [--output reports/records/mini/figure1_cost.json]
-    python benchmarks/figure1_cost.py --preset paper --batch 1 --rounds 3  # ResNet-50 at 800 px; row (a): most memory
+    python benchmarks/figure1_cost.py --preset paper --batch 1 --rounds 3  # ResNet-50 at 800 px; (a) needs most memory
 
 Every row of ``configs/figure1/`` is built as for training, with random weights, and gets images of noise.
 
 Time: the seconds of one image from pixels to merged proposals, and the seconds of the network alone. Most of the
-difference between the two is non-maximum suppression, which is slowest for rows with a single map (``pre_nms_topk``).
+difference between the two is non-maximum suppression, which is slowest for rows with a single map, because they
+keep more boxes before suppression (``pre_nms_topk``).
 The rows take turns on the same images, so that a slow phase of the machine affects all rows. The median is reported. On
 a CPU one thread is used unless OMP_NUM_THREADS sets more.
 
@@ -136,8 +137,8 @@ def seconds_per_image(
 ) -> dict[str, float]:
     """Return the median seconds per image of :func:`propose` or :func:`run_network`, by row.
 
-    In each of ``rounds`` rounds the rows take turns on all images, which are batches of one image. A first round is
-    added and not counted.
+    In each of ``rounds`` rounds the rows take turns on all images, which are batches of one image. An additional
+    first round is not counted.
     """
     seconds: dict[str, list[float]] = {row: [] for row in stages}
     for number in range(rounds + 1):

@@ -1,4 +1,4 @@
-"""Compare detection and training on a GPU: our code with torchvision, precisions, compiled with eager, FPN with C4.
+"""Compare detection and training on a GPU: ours and torchvision's, compiled and eager, FPN and C4, and precisions.
 
     python benchmarks/gpu.py [--seconds 450] [--device cuda] [--size full] [--output reports/benchmarks.md]
 
@@ -65,7 +65,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def times(self, works: Works) -> dict[str, tuple[float, float, float]]:
-        """Return median and quartiles of the time of each function, ms. They take turns until the time is over."""
+        """Return median and quartiles of each function's time, ms. The functions take turns for ``share`` seconds."""
         for work in works.values():
             for _ in range(3):
                 work()

@@ -71,7 +71,7 @@ def train(pair: Pair, images: int, targets: Targets, size: tuple[int, int] = SIZ
 
 
 def measure(growths: Sequence[Growth], warm_ups: Sequence[Work], rounds: int) -> None:
-    """Measure memory, then time. In the other order, work could reuse memory that timed work has freed."""
+    """Measure memory before timing anything, because later work could reuse memory that the timed work has freed."""
     for growth, warm_up in zip(growths, warm_ups, strict=True):
         growth.mib = [peak_memory_mib(work, warm_up) for work in growth.works]
     for growth in growths:

@@ -86,7 +86,7 @@ def time_rows(short_side: int, rounds: int, output: Path) -> None:
 
 
 def dense_losses(masks: MaskProposer, maps: dict[str, Tensor]) -> Tensor:
-    """Run every MLP over every map, and compute a loss that costs as much as the losses would without sampling."""
+    """Run every MLP on whole maps, and compute a loss that costs as much as the losses of training without sampling."""
     scores, logits = zip(*(mlp(maps[name]) for name in masks.strides for mlp in masks.mlps), strict=True)
     return F.softplus(torch.cat(scores, dim=1)).sum() + F.softplus(torch.cat(logits, dim=1)).sum()
 
@@ -131,7 +131,8 @@ def squares(side: int, seed: int) -> Targets:
 
 def time_run_lengths(rounds: int, output: Path, count: int = 1000) -> int:
     generator = torch.Generator().manual_seed(0)
-    sizes = 40 * 2 ** torch.randint(0, 5, (count, 1), generator=generator)  # px of a network input of 800 x 1067
+    # Sizes of the masks' windows, px, in a network input of 800 x 1067.
+    sizes = 40 * 2 ** torch.randint(0, 5, (count, 1), generator=generator)
     centres = torch.rand(count, 2, generator=generator) * torch.tensor([1067, 800])
     coarse = torch.randn(count, 1, 5, 5, generator=generator)
     logits = 4 * F.interpolate(coarse, size=(14, 14), mode="bilinear")[:, 0]

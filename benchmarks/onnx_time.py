@@ -46,7 +46,7 @@ def main(args: Sequence[str] | None = None) -> int:
     session = onnxruntime.InferenceSession(onnx_bytes(exported_program(model), "[]"), options)
     eager = Predictor(model, torch.device("cpu"))
     random = np.random.default_rng(0)
-    # The warm-up image has the full length but only 2 px on the other side. A shorter image would be enlarged.
+    # The warm-up image is small, but has the full longer side, because detection enlarges images with a shorter one.
     sizes = (given.size, (2, max(given.size)))
     image, small = (random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes)
     works = {"onnxruntime": lambda pixels: session.run(None, {"image": pixels}), "eager": eager.predict}

@@ -4,11 +4,11 @@
 
 Our time starts with arrays and includes every ``update`` and ``compute``. The time of the two peers is that of
 ``evaluate()`` alone, with records that are already loaded and indexed, ``useCats=0``, the same limits on the number of
-boxes, and the same four area ranges. If one of our numbers differs from a peer by more than 1e-9, no line is written to
-the report. Memory is the growth of peak memory during evaluation, without the memory of the boxes.
+boxes, and the same four area ranges. If one of our numbers differs from a peer's number by more than 1e-9, no line is
+written to the report. Memory is the growth of peak memory during evaluation, without the memory of the boxes.
 
-Fifteen boxes lie near each object, with growing errors. Non-maximum suppression at IoU 0.7 keeps about as many. The
-other boxes have random positions.
+Near each object lie fifteen boxes, from accurate to inaccurate: about as many as non-maximum suppression at IoU 0.7
+keeps. The other boxes have random positions.
 """
 
 from __future__ import annotations

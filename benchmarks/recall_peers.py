@@ -55,7 +55,7 @@ def peer_recall(evaluator: Any) -> NDArray[np.float64]:
     """Return the peer's average recall for each limit and area range, in the order of our metrics."""
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator.accumulate()
-    recall = np.asarray(evaluator.eval["recall"])[:, 0].mean(axis=0)  # (T, A, L) -> (A, L)
+    recall = np.asarray(evaluator.eval["recall"])[:, 0].mean(axis=0)  # (T, A, L) -> (A, L): A areas, L limits
     return recall.T.ravel()
 
 
@@ -107,7 +107,9 @@ def compare_recall(
     for name, evaluate in peers.items():
         difference = float(np.abs(peer_recall(evaluate()) - found).max())
         if difference > 1e-9:
-            print(f"{name} differs from us by {difference:.3g}; nothing is written", file=sys.stderr)
+            print(
+                f"the numbers of {name} differ from ours by up to {difference:.3g}; nothing is written", file=sys.stderr
+            )
             return 1
         print(f"{name}: all {found.size} numbers agree, largest difference {difference:.1e}")
 

@@ -103,7 +103,7 @@ def compare_once(metric: str, size: str, rounds: int, output: Path) -> None:
         found = list(values.values()) if metric == "proposals" else [values[name] for name in COLUMNS]
         difference = max(abs(a - b) for a, b in zip(found, expected, strict=True))
         if difference > 1e-9:
-            sys.exit(f"pycocotools differs from us by {difference:.3g}; nothing is written")
+            sys.exit(f"the numbers of pycocotools differ from ours by up to {difference:.3g}; nothing is written")
         seconds = time_in_turn({"ours": ours, "peer": peer}, rounds)
     work = f"score {metric} from the shell, {num_images} images x {num_boxes} boxes, 1 thread ({seconds['ours']:.2f} s)"
     ratio, both = seconds["peer"] / seconds["ours"], f"{memory:.0f} MiB, peer {peer_memory:.0f} MiB"

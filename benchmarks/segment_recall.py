@@ -4,10 +4,10 @@
 
 Our time starts with run lengths and includes every ``update`` and ``compute``. The time of the two peers is that of
 ``evaluate()`` alone, with records that are already loaded and indexed, ``iouType="segm"``, ``useCats=0``, the same
-limits on the number of masks, and the same four area ranges. If one of our numbers differs from a peer by more than
-1e-9, no line is written to the report. Memory is the growth of peak memory during evaluation, without the memory of the
-masks. Masks are ellipses in images of 480 x 640 px. Fifteen masks lie near each object, with growing errors; the other
-masks have random positions.
+limits on the number of masks, and the same four area ranges. If one of our numbers differs from a peer's number by
+more than 1e-9, no line is written to the report. Memory is the growth of peak memory during evaluation, without the
+memory of the masks. Masks are ellipses in images of 480 x 640 px. Near each object lie fifteen masks, from accurate to
+inaccurate; the other masks have random positions.
 """
 
 from __future__ import annotations

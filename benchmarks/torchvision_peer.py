@@ -24,7 +24,7 @@ from fpn_lightning.structures import ImageBatch, Targets
 from fpn_lightning.weights.torchvision import BOX_DELTAS, CLASS_LOGITS, NEWER_NAMES, name_of
 
 NUM_CLASSES = 90  # torchvision's model has 91 classes, including the background
-PROPOSALS = 1000  # number kept per level before NMS and per image after NMS, in training and in evaluation
+PROPOSALS = 1000  # maximum number per level before NMS and per image after NMS, in training and in evaluation
 Losses = dict[str, Tensor]
 
 
@@ -109,7 +109,7 @@ def make_pair(
 
 
 def check_same_detections(pair: Pair) -> bool:
-    """Return whether both models give the same detections in float64. The models are float32 before and after."""
+    """Return whether both models give the same detections in float64. The models are float32 again afterwards."""
     pair.ours.double()
     pair.theirs.double()
     # Set the pixel statistics again, because float32 has rounded their values.

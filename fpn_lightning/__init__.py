@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from fpn_lightning.stages.mask_proposals import MaskProposalStage
     from fpn_lightning.stages.rpn import RPNStage
 
-# A module is imported when its name below is first used. Reporting and scoring therefore import neither torch nor
-# Lightning.
+# A module is imported when its name in ``_MODULES`` is first used. Reporting and scoring therefore import neither
+# torch nor Lightning.
 _MODULES = {
     "COCODataModule": "fpn_lightning.data.datamodule",
     "Detector": "fpn_lightning.models.detector",

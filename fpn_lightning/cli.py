@@ -54,7 +54,7 @@ class CLI(LightningCLI):
     model: BaseStage
     datamodule: COCODataModule
     subcommand: str
-    watch: ClassVar[ProcessWatch | None] = None  # a class variable: main() gets no instance if a subcommand fails
+    watch: ClassVar[ProcessWatch | None] = None  # a class variable: if a subcommand fails, main() has no CLI object
 
     def __init__(self, args: Sequence[str]) -> None:
         """Parse the arguments and run the subcommand.

@@ -55,7 +55,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         # Lock the temporary file's folder. A lock on the file would be lost, because safetensors replaces the file.
         handle, folder = _locked_temporary_folder(path)
         try:
-            temporary = folder / f"part{path.suffix}"  # a search for ``path.name`` must not find this file
+            temporary = folder / f"part{path.suffix}"  # a search for files called ``path.name`` must not find it
             yield temporary
             temporary.chmod(0o644)  # safetensors writes files that only their owner can read
             _sync(temporary)
@@ -117,7 +117,7 @@ def parse_yaml(text: str, source: object) -> Any:
 
 
 def _count(node: yaml.Node | None, known: dict[int, int]) -> int:
-    """Count the values of a YAML node, aliases expanded. A node that contains itself counts over ``MAX_VALUES``."""
+    """Count the values of a YAML node, aliases expanded. If a node contains itself, return more than ``MAX_VALUES``."""
     if id(node) not in known:
         known[id(node)] = MAX_VALUES + 1  # the recursion reads this value only if the node contains itself
         pairs = node.value if isinstance(node, yaml.CollectionNode) else []

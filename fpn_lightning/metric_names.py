@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 SIZES = {"s": "small", "m": "medium", "l": "large"}
-"""COCO's object sizes. The keys are the letters in metric names."""
+"""COCO's object sizes, by the letter that stands for the size in metric names."""
 
 COCO_AREAS = (32**2, 96**2)
 """COCO's area thresholds, px²: between small and medium objects, and between medium and large objects."""

@@ -107,27 +107,27 @@ def one_line(message: str) -> str:
     For nested classes, the error is a tree with one level per class, for example ``model``, then ``detector.backbone``,
     then the reason.
     """
-    key = ".".join(dict.fromkeys(_KEY.findall(message)))  # once each: jsonargparse repeats the key of a group
+    key = ".".join(dict.fromkeys(_KEY.findall(message)))  # keep each key once: jsonargparse repeats a group's key
     shown = _KEY.sub("", message).partition("Subclass types expect one of")[0]
     lines = [line.strip().removeprefix("- ") for line in shown.splitlines()]
     reasons = list(dict.fromkeys(_CALLABLE.sub("", line) for line in lines if not _NOISE.match(line)))
     expected = [match for match in map(_EXPECTED.fullmatch, reasons) if match]
     if causes := [reason for reason in reasons if not _EXPECTED.fullmatch(reason)]:
         reason = _with_nearest_name(re.sub(r"[.?]? Got value: .*", "", " ".join(causes)))
-        if (no_class := _NO_CLASS.search(reason)) is not None:  # show this reason only if there is no other
+        if (no_class := _NO_CLASS.search(reason)) is not None:  # leave out "not a subclass" if there is another reason
             given, base = _given(message.splitlines()), no_class["base"]
             reason = _NO_CLASS.sub("", reason) or f"{given} is not a {base}. Give the import path of a class."
     else:
         reason = f"{_given(lines)} does not fit. Give {_alternatives(expected)}."
     if not key:
         return reason
-    if NO_KEY in reason:  # the keys in the reason lack the prefix ``key``
+    if NO_KEY in reason:  # the reason names keys without their prefix ``key``
         return f"{key}.{reason.replace('did you mean ', f'did you mean {key}.')}"
     return f"{key}: {reason}"
 
 
 def _given(lines: Sequence[str]) -> str:
-    """Return the rejected value: of nested values the innermost, which the message names first."""
+    """Return the rejected value; of nested values, return the innermost, which comes first in the message."""
     return next((match[1] for match in map(_VALUE.search, lines) if match), "the value")
 
 

@@ -102,9 +102,9 @@ class Comparison:
     """
 
     missing: list[str]
-    """Names that only the model has."""
+    """Names of tensors that only the model has."""
     unexpected: list[str]
-    """Names that only the file has."""
+    """Names of tensors that only the file has."""
     misshapen: list[str]
     """One text for each tensor whose shapes differ: ``NAME is (2, 3) in the file, (4, 3) in the model``."""
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 # Characters that are markup in Markdown or HTML. An underscore is markup only at the edge of a word.
 _MARKUP = re.compile(r"[\\<>&|*`\[\]]|\b_(?=\W|$)|(?<!\w)_")
-# A relative path of folders. No folder in it is "..", hidden, or too long for a file system.
+# A relative path of folders, none of which is "..", hidden, or too long for a file system.
 _FOLDERS = re.compile(r"[\w+-][\w.+-]{0,99}(/[\w+-][\w.+-]{0,99})*")
 
 

@@ -155,7 +155,7 @@ def test_an_unusable_source_or_option_is_named(faster_rcnn, home, tmp_path):
             {},
             r"no config.yaml in the checkpoint's folder or one folder above.*config='RUN/config.yaml'",
         ),
-        (tmp_path / "moved.ckpt", {"config": home / "table1/c_fpn/seed0/config.yaml"}, "of another model"),
+        (tmp_path / "moved.ckpt", {"config": home / "table1/c_fpn/seed0/config.yaml"}, "belongs to another model"),
         (
             tmp_path / "moved.ckpt",
             {"config": REPOSITORY / "configs/wandb.yaml"},
@@ -173,7 +173,7 @@ def test_an_unusable_source_or_option_is_named(faster_rcnn, home, tmp_path):
         fpn_lightning.load(run)
     (run / "checkpoints").mkdir(exist_ok=True)
     (run / "checkpoints" / "step=3.ckpt").touch()
-    with pytest.raises(InputError, match=r"Give another checkpoint of the run, .*step=3\.ckpt\.$"):
+    with pytest.raises(InputError, match=r"Give another checkpoint of the run, for example .*step=3\.ckpt\.$"):
         fpn_lightning.load(run)
     moved = fpn_lightning.load(tmp_path / "moved.ckpt", config=faster_rcnn / "config.yaml")
     with pytest.raises(InputError, match="batch_size is 0"):

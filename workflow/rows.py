@@ -169,7 +169,7 @@ class Run:
         return [f"{root}/annotations/instances_{split}.json" for split in built]
 
     def needs(self) -> list[str]:
-        """Return the files that other rules have to make first: data, the record of ``source``, needed proposals."""
+        """Return the files that other rules make first: data, proposals, and the record of the run with the weights."""
         stores = [self.proposer.store(split) for split in self.splits()] if self.proposer else []
         return [*self.data(), *([self.source.record] if self.source else []), *stores]
 

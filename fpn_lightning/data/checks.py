@@ -1,8 +1,8 @@
 """Check a split before training or evaluation starts, so that a fault does not stop a run after hours.
 
-docs/data.md lists all checks. The checks of COCO's 118k training images take one or two seconds. Masks were already
-checked when the index was built. Missing image files are found by listing the image folder. At most 2000 image headers
-are read.
+docs/data.md lists all checks. The checks of COCO's 118k training images take one or two seconds. Masks are not
+checked again: the index of the annotation file records which masks are invalid. Missing image files are found by
+listing the image folder. At most 2000 image headers are read.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def check_split(
         key: configuration key of the split. This function requires annotations for ``data.val_split``;
             ``open_dataset`` requires them for ``data.train_split``.
         with_masks: whether objects need masks.
-        open_dataset: function that opens the split. If it raises InputError, the problems that this error lists are
-            returned, too.
+        open_dataset: function that opens the split. If ``open_dataset`` raises InputError, the problems in this error
+            are returned, too.
 
     Returns:
         One message per kind of problem; an empty list if the split can be used.
@@ -61,15 +61,15 @@ def check_split(
     found, remarks = split_findings(index, images, places, with_masks and index.has_annotations)
     for remark in remarks:
         rank_zero_warn(remark)
-    # If no object can be trained on, the error of ``open_dataset`` may already name the fault of the boxes that
-    # ``split_findings`` finds. Report this fault only once.
+    # If wrong boxes leave no object to train on, ``open_dataset`` and ``split_findings`` find the same fault.
+    # Report this fault only once.
     return problems + [new for new in found if not any(new.partition(": ")[2] in problem for problem in problems)]
 
 
 def split_findings(
     index: COCOIndex, image_folder: Path, places: NDArray[np.int64], with_masks: bool
 ) -> tuple[list[str], list[str]]:
-    """Check files and masks of the images of a split that are used, and boxes and areas of all objects of the split.
+    """Check a split: files and masks of the images that are used, boxes and areas of all objects.
 
     Args:
         index: the split's annotations.
@@ -78,8 +78,8 @@ def split_findings(
         with_masks: whether objects need masks.
 
     Returns:
-        ``(problems, remarks)``, one message per kind. A problem makes the split unusable. A remark names valid data
-        that look like a mistake.
+        ``(problems, remarks)``, one message per kind. A problem makes the split unusable. A remark reports valid
+        data that look like a mistake.
     """
     missing = _missing_files(index, image_folder, places)
     problems = [*(_mask_problems(index, places) if with_masks else []), *_file_problems(index, image_folder, missing)]

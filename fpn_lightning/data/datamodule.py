@@ -71,8 +71,8 @@ class COCODataModule(pl.LightningDataModule):
         train_proposals: train only on this number of fixed proposals per image, those with the highest objectness.
         eval_proposals: evaluate and predict only with this number of fixed proposals per image, those with the highest
             objectness.
-        cache_images: keep every resized image in memory (0.4 MB for 320 × 448 px), so that each file is decoded only
-            once. Requires a small data set, one ``short_side``, no ``random_crop`` and ``num_workers`` 0.
+        cache_images: keep every resized image in memory (0.4 MB per image of 320 × 448 px), so that each file is
+            decoded only once. Requires a small data set, one ``short_side``, no ``random_crop`` and ``num_workers`` 0.
         predict_split: split that ``predict`` reads.
         predict_path: folder of images, or one image file. ``predict`` reads this path instead of ``predict_split``, and
             does not need ``root``.
@@ -161,7 +161,7 @@ class COCODataModule(pl.LightningDataModule):
 
     @property
     def categories(self) -> Categories | None:
-        """Categories or supercategories of labels 0..K−1; None before ``setup`` or if no annotation file has any."""
+        """Categories or supercategories of labels 0..K−1; None before ``setup`` or if no annotation file has them."""
         return self._first.categories if self._first else None
 
     def prepare_data(self) -> None:
@@ -169,7 +169,7 @@ class COCODataModule(pl.LightningDataModule):
         stage = str(self.trainer.state.fn.value) if self.trainer and self.trainer.state.fn else "fit"
         for role in ROLES.get(stage, ()):
             if split := self._splits[role]:
-                with suppress(InputError):  # `setup` raises the same error again, together with all others
+                with suppress(InputError):  # `setup` reports this error together with all other errors
                     COCOIndex.open(split_paths(self.root, split)[0])
 
     def setup(self, stage: str | None = None) -> None:
@@ -191,8 +191,8 @@ class COCODataModule(pl.LightningDataModule):
     def train_dataloader(self) -> TrainingLoader:
         """Return a loader of this process's share of the training images, starting at the trainer's current step.
 
-        A pass over the loader ends at ``trainer.max_steps``. If ``max_steps`` is not set, a pass is one epoch, rounded
-        up to whole optimiser steps.
+        One iteration over the loader ends at optimiser step ``trainer.max_steps``. If ``max_steps`` is not set, one
+        iteration is one epoch, rounded up to whole optimiser steps.
         """
         dataset = self._dataset("train")
         rank, world_size = self._process()
@@ -237,7 +237,7 @@ class COCODataModule(pl.LightningDataModule):
         return self._dataset("predict")
 
     def accumulation_steps(self, world_size: int) -> int:
-        """Return the number of micro-batches in an optimiser step.
+        """Return the number of micro-batches per process in an optimiser step.
 
         Raises:
             InputError: ``total_batch_size`` is not a multiple of ``world_size`` × ``batch_size_per_device``.
@@ -251,9 +251,9 @@ class COCODataModule(pl.LightningDataModule):
             split: ``train``, ``val``, ``test``, ``predict`` or the name of a split.
 
         Returns:
-            ``name``: the annotation file's description, or else the name of the root folder; ends in "labels are
-            supercategories" if ``labels`` is ``supercategory``. ``split``: name of the split. ``fingerprint``: sha256
-            of the annotation file. ``num_images``: number of images used.
+            ``name``: the annotation file's description, or else the name of the root folder; the name ends in "labels
+            are supercategories" if ``labels`` is ``supercategory``. ``split``: name of the split. ``fingerprint``:
+            sha256 of the annotation file. ``num_images``: number of images used.
         """
         role = next((role for role, name in self._splits.items() if split in (role, name)), None)
         if role is None:

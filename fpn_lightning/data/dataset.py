@@ -101,7 +101,7 @@ class COCODataset(Dataset[Sample]):
         return sample
 
     def _pixels(self, place: int, geometry: Geometry) -> NDArray[np.uint8]:
-        """Return the network input of the image at index position ``place``. A cached image only has to be flipped."""
+        """Return the network input of the image at index position ``place``. Cached images are stored unflipped."""
         if self._resized is None:
             return (augment if self.training else resize)(self._stored_pixels(place), geometry)
         if place not in self._resized:

@@ -188,7 +188,7 @@ def _receive(url: str, sink: BinaryIO, size: int, report: Callable[[], None]) ->
 
 
 def check(path: Path, sha256: str, bars: Progress) -> None:
-    """Check the SHA-256 of an archive; InputError if it differs."""
+    """Check the SHA-256 of an archive; raise InputError if it is wrong."""
     with bars.open(path, "rb", description=f"check {path.name}") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     if actual != sha256:
@@ -222,7 +222,7 @@ def unpack(path: Path, root: Path, bars: Progress) -> None:
 
 
 def _check_space(root: Path, archives: list[Archive]) -> None:
-    """Check that the disk has space for all unpacked archives and for the largest archive itself.
+    """Check that the disk has space for all unpacked files and for the largest archive.
 
     Each archive is deleted before the next archive is downloaded.
     """

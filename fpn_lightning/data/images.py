@@ -36,8 +36,8 @@ TURNS = {
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # first bytes of TIFF (two byte orders) and of BigTIFF
 BITS, SAMPLE_FORMAT = 258, 339  # TIFF tags
 SAMPLE_FORMATS = {1: "unsigned integers", 2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex floats"}
-# For each format, the first bytes of a file and the last bytes of a complete file. These last bytes never occur in the
-# compressed pixels.
+# For each format, the first bytes of a file and the last bytes of a complete file. The compressed pixels
+# never contain these last bytes, so a file that is cut short in its pixels does not end with them.
 JPEG_START = b"\xff\xd8"
 WHOLE = {
     JPEG_START: b"\xff\xd9",  # JPEG: start and end of image
@@ -244,7 +244,7 @@ def _decode(content: bytes, name: str, header: Header) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if content.startswith(JPEG_START):
-                _decode_by_opencv(content, name, header)  # raises an error for a missing middle part; Pillow does not
+                _decode_by_opencv(content, name, header)  # rejects a missing middle part, unlike Pillow
             return _rgb(image)
     except InputError:
         raise

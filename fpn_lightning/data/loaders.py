@@ -42,7 +42,7 @@ def training_loader(
         worker_init_fn=start_worker,
         pin_memory=torch.cuda.is_available(),
     )
-    # Set the loader's state here, because Lightning restores it only if it considers the epoch unfinished.
+    # Lightning restores a loader's state only if it considers the epoch unfinished, so the state is set here.
     loader.load_state_dict({"images": images_done})
     return loader
 

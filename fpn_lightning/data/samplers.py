@@ -27,13 +27,13 @@ def epoch_order(portrait: NDArray[np.bool_], seed: int, epoch: int) -> NDArray[n
 
     A landscape and a portrait image in one batch would both be padded to a large square. The published implementations
     (two images per GPU) pair images of equal orientation for this reason. At most one image of each orientation has no
-    partner. Such images come last in the epoch, or first if the epoch starts at an odd position of the stream of all
-    epochs (counted from 0). Each pair therefore starts at an even position of the stream.
+    partner. Images without a partner come last in the epoch, or first if the epoch starts at an odd position of the
+    stream of all epochs (counted from 0). Each pair therefore starts at an even position of the stream.
 
     Args:
         portrait: bool ``(N,)``, whether each image is higher than wide.
         seed: non-negative.
-        epoch: from 0.
+        epoch: number of the epoch, from 0.
 
     Returns:
         int64 ``(N,)``, a permutation of 0..N−1.
@@ -218,5 +218,5 @@ class TrainingLoader(DataLoader[Any]):
         return {"images": self.consumed * self.stream.batch_size * self.stream.world_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue the stream after ``state["images"]`` images, rounded down to micro-batches of all processes."""
+        """Continue the stream after ``state["images"]`` images, rounded down to whole micro-batches per process."""
         self.consumed = state["images"] // (self.stream.batch_size * self.stream.world_size)

@@ -25,13 +25,13 @@ def training_images(
 
     Args:
         index: the annotations.
-        transform: gives the size of each network input. Objects are measured at the network-input size of evaluation.
+        transform: gives the size of each network input. Objects are measured at the size used in evaluation.
         skip_images_without_objects: leave out images without an object to train on.
         limit: largest number of images to train on. The images with the lowest ids are kept; None: all images.
 
     Returns:
         ``(places, counts)``. ``places`` is int64: positions of the chosen images in the index, ascending. ``counts``
-        has the number of objects left out for each reason of :func:`unusable_objects` and as ``crowd``. The number of
+        has the number of objects left out, by reason: those of :func:`unusable_objects`, and ``crowd``. The number of
         images left out is ``counts["images_without_objects"]`` plus, if ``limit`` leaves out images,
         ``counts["images_over_the_limit"]``.
 

@@ -29,13 +29,13 @@ Pixels = NDArray[np.uint8]
 # First part of the spawn key of NumPy's SeedSequence for augmentation. samplers.py uses the same seed with another
 # first part.
 RANDOM_DOMAIN = 1
-LEAST_SIDE = 1e-3  # px; no usable box has a shorter side; about float32's precision at coordinates of a few thousand px
+LEAST_SIDE = 1e-3  # px: shortest usable side of a box; about float32's precision at coordinates of a few thousand px
 
 
 def scaled_size(size: Size, short_side: int, max_side: int, rounding: SizeRounding = "nearest") -> Size:
     """Return height and width after scaling by ``min(short_side / shorter, max_side / longer)``; at least one pixel.
 
-    One scale satisfies both limits. Resizing to one limit after the other would round twice.
+    One scale satisfies both limits, so sides are rounded only once.
 
     Args:
         size: height and width.
@@ -50,7 +50,7 @@ def scaled_size(size: Size, short_side: int, max_side: int, rounding: SizeRoundi
 
 
 def large_enough(sides: NDArray[np.float64], min_box_size: float) -> NDArray[np.bool_]:
-    """Return bool ``(B,)``: whether boxes with sides ``(B, 2)``, in network-input pixels, are usable."""
+    """Return bool ``(B,)``: whether boxes with sides ``(B, 2)``, in network-input pixels, are large enough."""
     # 1e-6 px are subtracted so that a float64 rounding error does not drop a box of exactly ``min_box_size``.
     return np.all(sides >= max(min_box_size - 1e-6, LEAST_SIDE), axis=1)
 
@@ -110,7 +110,7 @@ class ResizeAndFlip:
         flipped = bool(random.random() < self.flip_probability)
         short_side = self.short_sides[int(random.integers(len(self.short_sides)))]
         window, seen = None, size_orig
-        if self.random_crop is not None:  # drawn last, so that flips and scales are the same without a crop
+        if self.random_crop is not None:  # drawn last, so that flip and scale are the same with and without a crop
             (top, bottom), (left, right) = (_part(random, side, self.random_crop) for side in size_orig)
             window, seen = (left, top, right, bottom), (bottom - top, right - left)
         return Geometry(size_orig, scaled_size(seen, short_side, self.max_side, self.rounding), flipped, window)

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs (default: %(default)s)")
     parser.add_argument("--preset", required=True, help="preset of the runs")
     parser.add_argument("--table", required=True, help="table of the runs")
-    parser.add_argument("--row", default="*", help="copy only this row (default: every row with a finished run)")
+    parser.add_argument("--row", default="*", help="row to copy a picture of (default: every row with a finished run)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the runs (default: %(default)s)")
     parser.add_argument("--image-id", type=int, metavar="ID", help="id of the image to show (default: lowest id)")
     parser.add_argument("--output", type=Path, help="folder to copy to (default: reports/<preset>/pictures)")

@@ -32,8 +32,8 @@ VALIDATION_IMAGES = 4
 class PictureCallback(Callback):
     """Draws predictions, ground truth and feature maps of images.
 
-    After each evaluation of ``fit``, ``validate`` and ``test``, the first process draws a few images of the split: the
-    images whose objects belong to as many of the size classes small, medium and large as possible. The files are
+    After each evaluation of ``fit``, ``validate`` and ``test``, the first process draws a few images of the split,
+    preferably images that contain small, medium and large objects. The files are
     ``<output>/pictures/step<step>/<image id>.png``. Loggers with a method ``log_image`` also log the pictures. For
     drawing, the images are read and the predictions are computed a second time. Drawing changes neither metrics nor
     random state. Predictions are not drawn if the model has untrained heads.

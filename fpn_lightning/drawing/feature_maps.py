@@ -37,7 +37,7 @@ class FeatureMap:
 def feature_maps_of(maps: dict[str, Tensor], strides: dict[str, int], size: tuple[int, int]) -> list[FeatureMap]:
     """Compute for each feature map of an image how much each cell differs from the median of the map.
 
-    Most of an image is background, and a trained map may have large values in the background. The median approximates
+    Most of an image is background, and the maps of a trained model may have large values there. The median approximates
     the value of the background, so the difference from the median shows what a level responds to.
 
     Args:

@@ -139,7 +139,7 @@ def draw_boxes(
         names: one per box, or None.
         line: width of the outlines, px.
     """
-    if not len(boxes):  # torchvision warns if it gets no boxes
+    if not len(boxes):  # avoids torchvision's warning about missing boxes
         return pixels
     corners = boxes.round().long()
     corners[:, 2:] -= 1  # the pixel (x2, y2) is outside the box, but torchvision would draw this pixel
@@ -179,7 +179,7 @@ def draw_masks(pixels: Tensor, masks: Sequence[RLE], colours: Sequence[Colour]) 
 
     The masks have the size of the image file and are sorted best first. Where masks overlap, the first mask is visible.
     """
-    if not masks:  # torchvision warns if it gets no masks
+    if not masks:  # avoids torchvision's warning about missing masks
         return pixels
     height, width = pixels.shape[1:]
     bitmaps = [cv2.resize(mask_api.decode(mask), (width, height), interpolation=cv2.INTER_NEAREST) for mask in masks]

@@ -46,7 +46,7 @@ class Cells(NamedTuple):
     """The feature-map cells at the centres of M objects.
 
     Attributes:
-        maps: for each map, the cells of the M objects, float64 ``(M, C)``.
+        maps: for each map, the feature vectors of the M objects' cells, float64 ``(M, C)``.
         labels: label of each object, int64 ``(M,)``.
         images: index of each object's image, from 0, int64 ``(M,)``.
     """
@@ -78,7 +78,7 @@ def load_run(run: Path) -> tuple[Detector, COCODataModule, COCODataModule]:
         detector = parser.instantiate_classes(options).model.detector
     load_weights(detector, str(run / "checkpoints" / "last.ckpt"), ("backbone.", "pyramid."))
     if absent := [name for name in NAMES if name not in detector.backbone.strides | detector.pyramid.strides]:
-        raise InputError(f"{run} has no map {', '.join(absent)}; choose runs of rows such as table1/c_fpn")
+        raise InputError(f"the model of {run} has no map {', '.join(absent)}; choose runs of rows such as table1/c_fpn")
     return detector.eval(), train, val
 
 
@@ -127,7 +127,7 @@ def balanced_accuracy(right: Tensor, cells: Cells, num_classes: int) -> tuple[fl
 
     Args:
         right: bool ``(M,)``: whether the classifier's prediction is correct for each object.
-        cells: image and label of each of the M objects.
+        cells: the M objects; only their images and labels are used.
         num_classes: number K of classes.
     """
     num_images = int(cells.images.max()) + 1
@@ -152,7 +152,7 @@ def probe(train: Cells, val: Cells, num_classes: int) -> dict[str, tuple[float, 
 
 
 def write(results: dict[str, dict[str, tuple[float, ...]]], output: Path) -> None:
-    """Write the figure to ``output`` (PNG) and the numbers to a Markdown file in the same folder."""
+    """Write the figure to ``output`` (PNG) and the accuracies to a Markdown file in the same folder."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     lines = [f"| maps | {' | '.join(f'level {k}' for k in LEVELS)} |", "|---" * (len(LEVELS) + 1) + "|"]

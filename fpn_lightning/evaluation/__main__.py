@@ -51,8 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
         "results",
         type=Path,
         help="COCO result file, or a proposal store (the folder RUN/proposals/SPLIT). Each entry of a result "
-        "file has image_id, score and bbox (xywh) or segmentation. Without --metric segm, an entry without bbox is "
-        "scored by the box around its segmentation",
+        "file has image_id, score and bbox (xywh) or segmentation. With --metric proposals or bbox, an entry that has "
+        "no bbox is scored by the box around its segmentation",
     )
     parser.add_argument(
         "--metric",
@@ -123,7 +123,7 @@ def main(args: Sequence[str] | None = None) -> int:
         Console().print(_table(values, title, "metric"))
         show(f"size classes: {size_classes(arguments.area_thresholds)}")
         one_class = arguments.metric == "proposals" or arguments.class_agnostic
-        show(f"AR: recall of all results, {'class-agnostic' if one_class else 'mean over the classes'}")
+        show(f"AR: {'class-agnostic recall' if one_class else 'recall, averaged over the classes'}")
         if arguments.per_class:
             Console().print(_table(class_values, f"{title} by class", "AP of"))
         if arguments.output is not None:

@@ -25,7 +25,7 @@ class FileResults:
         boxes_xywh: float64 ``(D, 4)`` pixels of the image file, any order; not used if masks are scored.
         scores: float64 ``(D,)`` logits or probabilities; higher is better.
         labels: int64 ``(D,)`` class indices, starting at 0; not used for class-agnostic recall.
-        masks: D masks of the image file's size; empty if boxes are scored.
+        masks: D masks with the height and width of the image file; empty if boxes are scored.
         areas: float64 ``(D,)`` px², which decide the size classes of the predictions; if empty, the areas are computed
             from the boxes or masks.
     """
@@ -38,7 +38,7 @@ class FileResults:
 
     @property
     def objectness(self) -> NDArray[np.float64]:
-        """The scores, under the name that ``ProposalsOrig`` uses."""
+        """The scores, named as in ``ProposalsOrig``."""
         return self.scores
 
 
@@ -72,7 +72,7 @@ def object_columns(
     """Return areas, crowd flags and labels of the G objects of an image, each ``(G,)``.
 
     Raises:
-        InputError: if lengths differ or a value is not finite. The message names the image.
+        InputError: if the three arrays differ in length or a value is not finite. The message names the image.
     """
     name = f"image {ground_truth.image_id}: the objects' "
     areas, labels = float_rows(ground_truth.areas, name + "areas"), float_rows(ground_truth.labels, name + "labels")

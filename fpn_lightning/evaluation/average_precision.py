@@ -91,8 +91,8 @@ class AveragePrecision(Metric):
             ground_truth: objects of the same image. Objects and detections number the classes in the same way.
 
         Raises:
-            InputError: if the arguments belong to different images, lengths differ, a value is not finite or a label is
-                not a whole number. The message names the image.
+            InputError: if the arguments belong to different images, a list lacks entries, a value is not finite or a
+                label is not a whole number. The message names the image.
         """
         image_id = prediction.image_id
         if image_id != ground_truth.image_id:
@@ -199,14 +199,14 @@ def _table(owner: str, *columns: tuple[Array, str, int | None]) -> NDArray[np.fl
 
 
 def _gather(part: Tensor, group: Any = None) -> list[Tensor]:
-    """Gather one state of the metric on the CPU, in the order of ranks, from all processes that have images."""
+    """Gather one state of the metric from all processes that have images: CPU tensors in the order of ranks."""
     parts: list[Any] = [None] * torch.distributed.get_world_size(group)
     torch.distributed.all_gather_object(parts, part.cpu().numpy(), group)
     return [torch.from_numpy(array) for array in parts if array.size] or [part]
 
 
 def _joined(state: Tensor | list[Tensor]) -> NDArray[Any]:
-    """Join a state of the metric to one array.
+    """Concatenate the tensors of one state of the metric into one array.
 
     A state is a list with one tensor per image. After torchmetrics has gathered the states of all processes, each
     state is one tensor.

@@ -1,7 +1,7 @@
 """COCO's greedy matching of detections to objects, for boxes and masks, to compute recall.
 
-Crowd objects, and objects outside the area range, are left out, because COCO's evaluator ignores these objects. There,
-a detection that matches only an ignored object is not a false positive. This changes precision, but not recall.
+COCO's evaluator ignores crowd objects, and objects outside the area range: a detection that matches only such an object
+is not a false positive. This rule changes precision, but not recall, so these objects are left out here.
 
 Shapes: D detections and G objects of one image, T = 10 IoU thresholds, A area ranges, L limits.
 """
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fpn_lightning.errors import InputError
 
-# COCO's evaluator clips IoU thresholds to 1 - 1e-10. That does not change these thresholds, which are at most 0.95.
+# COCO's evaluator clips IoU thresholds at 1 - 1e-10. The thresholds below are at most 0.95 and need no clipping.
 IOU_THRESHOLDS: NDArray[np.float64] = np.linspace(0.5, 0.95, 10)
 MAX_AREA = 1e5**2
 
@@ -31,7 +31,7 @@ def area_ranges(area_thresholds: Sequence[float]) -> NDArray[np.float64]:
         float64 ``(4, 2)`` lower and upper bounds. An object whose area equals a threshold belongs to two size classes.
 
     Raises:
-        InputError: if the thresholds are not two ascending areas between 0 and 1e10.
+        InputError: if the thresholds are not two ascending areas between 0 and 1e10 px².
     """
     if len(area_thresholds) != 2 or not 0 < area_thresholds[0] < area_thresholds[1] < MAX_AREA:
         raise InputError(
@@ -90,8 +90,9 @@ def count_matches(ious: NDArray[np.float64], gt_ignore: NDArray[np.bool_], limit
     """Count the matched objects of one image with COCO's greedy matching, for boxes or masks.
 
     Detections are matched in descending order of score. Each detection takes the unmatched object with the highest IoU,
-    if the IoU is at or above the threshold. Among equal IoUs, the detection takes the last object. Later detections do
-    not change the matches of earlier detections, so one pass over the detections gives the counts for all limits.
+    if the IoU is at or above the threshold. If several objects have this IoU, the detection takes the last of them.
+    Later detections do not change the matches of earlier detections, so one pass over the detections gives the counts
+    for all limits.
 
     This pass also gives the counts for all IoU thresholds and area ranges. One integer per object stores A·T bits,
     one bit per area range and threshold. A bit is 1 while the object can still be matched.
@@ -108,7 +109,7 @@ def count_matches(ious: NDArray[np.float64], gt_ignore: NDArray[np.bool_], limit
     """
     num_ranges, num_thresholds = len(gt_ignore), len(IOU_THRESHOLDS)
     num_bits = num_ranges * num_thresholds
-    by_object = ious.T  # contiguous, because box_iou_xywh returns a transposed array
+    by_object = ious.T  # contiguous in memory, because box_iou_xywh returns the transpose of a (G, D) array
     gt_idxs, det_idxs = np.nonzero(by_object >= IOU_THRESHOLDS[0])
     pair_ious = ious[det_idxs, gt_idxs]
     order = np.lexsort((-gt_idxs, -pair_ious, det_idxs))

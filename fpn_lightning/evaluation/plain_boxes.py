@@ -1,4 +1,4 @@
-"""Reader for result files with only valid boxes and the keys of ``Entry``; ten times as fast as results.py."""
+"""Reads COCO result files of valid boxes with no keys but those of ``Entry``; ten times as fast as ``results.py``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fpn_lightning.data.coco.index import COCOIndex
 from fpn_lightning.errors import InputError
 from fpn_lightning.evaluation.file_names import FileNames
 
-LARGEST = 1e15  # upper limit of a box's numbers in px; with larger numbers, the IoU would overflow
+LARGEST = 1e15  # upper limit of x, y, width and height in px; with larger numbers, the IoU would overflow
 LARGEST_SCORE = 1e300
 LEAST_SIDE = -1.0  # lower limit of width and height in px; rounding can make them negative, but not smaller than -1
 

@@ -63,7 +63,7 @@ def count_boxes(
         limits: ``(L,)`` numbers of proposals kept, ascending.
 
     Raises:
-        InputError: if lengths differ or a value is not finite. The message names the image.
+        InputError: if a list lacks entries or a value is not finite. The message names the image.
     """
     name = f"image {ground_truth.image_id}: "
     boxes = float_rows(prediction.boxes_xywh, name + "boxes_xywh", 4)
@@ -88,7 +88,8 @@ def count_segments(
     """Count all objects of one image, and the objects matched by mask proposals (RLE); see :func:`count_boxes`.
 
     Raises:
-        InputError: if objects have no masks, lengths or mask sizes differ, or a value is not finite.
+        InputError: if objects have no masks, masks and scores differ in number, masks differ in size, or a value is not
+            finite.
     """
     check_masks(ground_truth)
     masks, gt_masks, name = prediction.masks, ground_truth.masks, f"image {ground_truth.image_id}: "
@@ -98,7 +99,10 @@ def count_segments(
         raise InputError(f"{name}{len(masks)} masks and {len(scores)} scores: give one score per mask")
     if len(sizes := {tuple(mask["size"]) for mask in (*masks, *gt_masks)}) > 1:
         # For masks of different sizes, the mask API returns an IoU of -1, and the mask would silently stay unmatched.
-        raise InputError(f"{name}the masks have different sizes, {sorted(sizes)}: give masks of the image file's size")
+        raise InputError(
+            f"{name}the masks have different sizes, {sorted(sizes)}: give masks with the height and width of "
+            "the image file"
+        )
     best = np.argsort(-scores, kind="stable")[: limits[-1]]
     ious = mask_iou([masks[i] for i in best], [gt_masks[i] for i in gt_idxs])
     return Counts(count_matches(ious, gt_ignore, limits), num_objects)

@@ -26,7 +26,7 @@ from fpn_lightning.evaluation.plain_boxes import LARGEST, LARGEST_SCORE, LEAST_S
 from fpn_lightning.ground_truth import RLE
 
 Entry = dict[str, Any]
-TAKEN = object()  # marks a result that was moved into arrays; None could be a ``null`` in the file
+TAKEN = object()  # marks a result that was moved into arrays; not None, which also stands for ``null`` in the file
 
 
 class StoredResults:
@@ -85,8 +85,8 @@ def read_results(path: Path, index: COCOIndex, with_masks: bool = False, with_cl
             optional and only determine the order of equal scores.
 
     Raises:
-        InputError: if a value is missing, unknown, not finite or of a wrong size, or if the results cannot belong to
-            the images of ``index``. The message names the file and, for a wrong value, the entry and the image.
+        InputError: if a value is missing or invalid, or if the results cannot belong to the images of ``index``.
+            The message names the file and, for an invalid value, the entry and the image.
     """
     columns = _Columns(path, index, with_masks, with_classes)
     if not with_masks and (plain := read_plain_boxes(path, index, with_classes)) is not None:
@@ -114,7 +114,7 @@ class _Columns:
     def take(self, entry: Entry) -> object:
         """Check a result and move it into the arrays."""
         if "image_id" not in entry:
-            return entry  # `entry` is a segmentation inside a result, or _read_list rejects it
+            return entry  # a segmentation inside a result, or an invalid entry, which _read_list rejects
         name = _name(self.path, len(self.ids), entry["image_id"])
         image_id = _integer(name, "image_id", entry["image_id"])
         if image_id not in self.sizes:
@@ -183,7 +183,7 @@ class _Columns:
             return np.zeros((len(self.ids), 4)), np.zeros(0)
         boxes = np.asarray(self.boxes).reshape(-1, 4)
         areas = boxes[:, 2] * boxes[:, 3]
-        if self.masks:  # As in pycocotools, such a result has the area of its mask, although its box is scored
+        if self.masks:  # As in pycocotools, a result without bbox has the area of its mask
             boxes[self.mask_rows] = mask_api.toBbox(self.masks)
             areas[self.mask_rows] = [
                 mask_api.area(mask) for mask in self.masks
@@ -231,7 +231,7 @@ def _is_box(value: object) -> bool:
 
 
 def _shown(value: object) -> str:
-    text = reprlib.repr(value)  # repr fails on deeply nested values, which reprlib shortens
+    text = reprlib.repr(value)  # not repr, which fails on deeply nested values
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -255,13 +255,13 @@ def _mask(name: str, segmentation: Any, size: list[int]) -> RLE:
     if not is_compressed and (fault := segmentation_fault(segmentation, *size)):
         raise InputError(
             f"{name}: segmentation is not a mask of the image: {fault}; "
-            "give {'size': [height, width], 'counts': ...} with the size of the image file"
+            "give {'size': [height, width], 'counts': ...} with height and width of the image file"
         )
     return compressed_rle(segmentation, *size)
 
 
 def _check_covered(path: Path, ids: array[int], masks: list[RLE], rows: array[int]) -> None:
-    """Raise InputError if a mask's run lengths do not sum to height x width; COCO's mask API may hang on it."""
+    """Raise InputError if a mask's run lengths do not sum to height x width: COCO's mask API may hang on such masks."""
     # One call for a hundred masks is five times as fast as a hundred calls.
     for first in range(0, len(masks), 100):
         some = masks[first : first + 100]

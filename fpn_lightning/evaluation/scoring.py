@@ -25,7 +25,7 @@ def all_images(
     """Yield the results and the objects of every image of an annotation file, including images without results.
 
     Raises:
-        InputError: if an object has no valid mask. The message names the object.
+        InputError: if ``with_masks`` is true and an object has no valid mask. The message names the object.
     """
     for row, image_id in enumerate(index.image_ids.tolist()):
         annotation_ids, boxes, areas, is_crowd, labels = index.objects_of(row)
@@ -34,7 +34,7 @@ def all_images(
 
 
 def score_files(arguments: argparse.Namespace) -> tuple[Values, Values]:
-    """Read the annotation file and the results, and score the results as the command line says.
+    """Read the annotation file and the results, and score the results with the options of the command line.
 
     Returns:
         The metrics, and AP by class name (empty for class-agnostic recall).

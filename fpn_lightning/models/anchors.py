@@ -2,8 +2,8 @@
 
 Shape shorthand: L maps, A_l anchors per cell of map l, H_l x W_l size of map l.
 
-The anchors of row i and column j of a map with stride s are centred at x = j * s, y = i * s. Like detectron2, this
-module does not round the corners of anchors.
+The anchors of the cell in row i and column j of a map with stride s are centred at x = j * s, y = i * s. Like
+detectron2, this module does not round the corners of anchors.
 
 torchvision's anchors differ in two ways (DEVIATIONS.md, "Anchors"). First, torchvision rounds the corners of anchors to
 whole pixels. Second, torchvision computes the stride of a map as ``padded image side // map side``. For example, if an
@@ -79,7 +79,7 @@ class AnchorGenerator(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any) -> Self:
         """Move the module to a device or a dtype, but keep the anchors in at least float32.
 
-        Half precision would shift anchors by whole pixels.
+        Rounding to half precision would shift anchors by whole pixels.
         """
 
         def at_least_float32(tensor: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ _NO_STRIDE = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)  # stride, padding, dila
 
 @torch.library.custom_op("fpn_lightning::conv3x3", mutates_args=(), device_types="cpu")
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute a 3x3 convolution with stride 1 and padding 1, and the gradient of ``x``, by NNPACK.
+    """Compute a 3x3 convolution with stride 1 and padding 1, and its gradient with respect to ``x``, by NNPACK.
 
     Args:
         x: float32 ``(N, C, H, W)``.
@@ -39,7 +39,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     parts = -(-height * width // MAX_PIXELS)
     rows = -(-height // parts)
     output = x.new_empty(len(x), len(weight), height, width) if parts > 1 or len(x) > 1 else None
-    for n in range(len(x)):  # one image at a time, because NNPACK is much slower on a batch
+    for n in range(len(x)):  # one image at a time, because NNPACK is much slower on larger batches
         for start in range(0, height, rows):
             end = min(start + rows, height)
             part = x[n : n + 1, :, max(0, start - 1) : end + 1]

@@ -63,7 +63,7 @@ class Anchors:
     """``exact``, or ``torchvision`` for weights that were trained with torchvision's anchors."""
 
 
-@final  # configs then need no class_path for jsonargparse, and an override can set a single key
+@final  # jsonargparse needs no class_path for a final class, and an override can set a single key
 class Detector(nn.Module):
     """A backbone, a pyramid and the heads that read its maps.
 
@@ -129,7 +129,7 @@ class Detector(nn.Module):
                 f"model.detector.pyramid: {type(self.pyramid).__name__} does not set {', '.join(undeclared)}. Set the "
                 "attributes of fpn_lightning.models.pyramids.Pyramid."
             )
-        # Build the box head before the RPN, because the order determines the initial weights for a given seed.
+        # Keep this order, box head before RPN: it determines the initial weights for a given seed.
         head = self._box_head(box_head, fc_width) if roi_heads else None
         backbone.keep(self.pyramid.used)
         check_pyramid(self.pyramid, backbone.channels, backbone.strides)

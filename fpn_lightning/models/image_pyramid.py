@@ -113,9 +113,9 @@ def propose_on_scales(
     """Compute proposals on a batch at every scale, and merge the proposals of each image.
 
     Args:
-        propose: function that computes the proposals of each image of a batch, in pixels of that batch.
+        propose: function from a batch to the proposals of each image, in pixels of the batch's images.
         images: the batch at scale 1.
-        scales: factors on the sides of the network input; for ``(1.0,)``, ``propose(images)`` is returned.
+        scales: factors on the sides of the network input; for ``(1.0,)``, the result is ``propose(images)``.
         nms_thresh: see :func:`merge_proposals`.
         post_nms_topk: see :func:`merge_proposals`.
 

@@ -6,8 +6,8 @@ A pyramid is built from the channels and strides of the backbone's outputs: ``FP
 A pyramid declares the channels and strides of its own maps; the heads use the declared channels and strides.
 
 All pyramids except :class:`SingleMap` have three parts. *Lateral* 1x1 convolutions turn each c_k into a map with d
-channels. A *merge* combines these maps into maps m_k; the merge differs between pyramids. *Output* 3x3 convolutions
-turn each m_k into p_k. No non-linearity follows the lateral and output convolutions (FPN §3).
+channels. A *merge*, which differs between pyramids, combines the lateral outputs into maps m_k. *Output* 3x3
+convolutions turn each m_k into p_k. No non-linearity follows the lateral and output convolutions (FPN §3).
 """
 
 from __future__ import annotations
@@ -61,8 +61,7 @@ class Pyramid(nn.Module):
 class SingleMap(Pyramid):
     """One output of the backbone, unchanged (FPN Fig. 1(b)).
 
-    The paper uses c4 in rows (a) and c5 in rows (b) of its tables. The RPN then has anchors of all sizes on the single
-    map.
+    The paper uses c4 in rows (a) and c5 in rows (b) of its tables. The RPN has anchors of all sizes on this single map.
 
     Args:
         in_channels: ``{"c2": C_2, ...}``.
@@ -178,7 +177,7 @@ class BottomUpPyramid(MergedPyramid):
 
 
 class SSDPyramid(BottomUpPyramid):
-    """A bottom-up pyramid without fine maps, like SSD (FPN §1): p4 and p5 from c4 and c5, and new maps p6 and p7.
+    """A bottom-up pyramid without p2 and p3, like SSD (FPN §1): p4 and p5 from c4 and c5, and new maps p6 and p7.
 
     The arguments are those of :class:`MergedPyramid`.
     """
@@ -223,7 +222,7 @@ class FinestLevel(FPN):
     The RPN has anchors of all sizes on this map. The arguments are those of :class:`MergedPyramid`.
     """
 
-    outputs = slice(1)  # DDP would wait for gradients of the other output convolutions, which are not used
+    outputs = slice(1)  # no output convolutions for unused maps: DDP would wait for their gradients
 
 
 @torch.no_grad()
@@ -240,7 +239,7 @@ def check_pyramid(pyramid: Pyramid, channels: dict[str, int], strides: dict[str,
             from the declared values.
     """
     name, coarsest = type(pyramid).__name__, max(strides.values())
-    # For an image of this size, the coarsest map has 1 x 2 cells. Then, a wrong stride always changes a map's size.
+    # For this image size, the coarsest map has 1 x 2 cells, so that every wrong stride changes a map's size.
     side = min(max(coarsest, *pyramid.strides.values()), 4 * coarsest)
     size = (side, 2 * side)
     maps = {c: torch.zeros(1, channels[c], *(-(-length // s) for length in size)) for c, s in strides.items()}

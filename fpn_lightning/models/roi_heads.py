@@ -99,8 +99,8 @@ class RoIHeads(nn.Module):
         self.box_head = box_head
         self.predictor = BoxPredictor(box_head.out_features, num_classes, unused_logits)
         self.num_classes = num_classes
-        # All regions below positive_iou are background, also those that overlap no object, because few fixed proposals
-        # have an IoU between 0 and positive_iou.
+        # Regions that overlap no object are background too. Otherwise, samples of fixed proposals would lack
+        # background, because few fixed proposals have an IoU between 0 and positive_iou.
         self.matcher = Matcher(positive_iou, positive_iou, keep_best=False)
         self.sampler = Sampler(batch_size_per_image, positive_fraction)
         self.box_coder = BoxCoder(delta_weights)

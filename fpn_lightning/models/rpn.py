@@ -3,8 +3,8 @@
 Shape shorthand: N images, L levels, A anchors per cell, H_l x W_l size of level l, B anchors of all levels (the sum of
 H_l * W_l * A).
 
-For some settings of the RPN, the paper only refers to Faster R-CNN ("as in [29]"). The defaults of these settings are
-those of py-faster-rcnn and Detectron (DEVIATIONS.md "RPN").
+Where the paper only refers to Faster R-CNN ("as in [29]"), the default settings are those of py-faster-rcnn and
+Detectron (DEVIATIONS.md "RPN").
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class RPN(nn.Module):
         anchor_generator: computes the anchors; its ``strides`` name the maps that the RPN reads, in order.
         shared_head: if true, all levels share one head, as in the paper. If false, each level has its own head (FPN
             §4.1 reports similar accuracy for both).
-        positive_iou: anchors with at least this IoU with an object are positive. The anchor that has the highest IoU
-            with an object is positive even if this IoU is lower.
+        positive_iou: anchors with at least this IoU with an object are positive. The anchor with the highest IoU with
+            an object is positive even if this IoU is below ``positive_iou``.
         negative_iou: anchors whose IoU with every object is below ``negative_iou`` are negative.
         batch_size_per_image: number of anchors that are sampled per image for the losses.
         positive_fraction: largest fraction of positive anchors in a sample.
@@ -257,7 +257,7 @@ def nms_per_level(boxes: Tensor, scores: Tensor, levels: Tensor, nms_thresh: flo
     Returns:
         int64, indices of the kept boxes, highest score first. Boxes of equal score are in the order of their indices.
     """
-    # For more than 1,000 boxes, batched_nms calls NMS once per level, and boxes of equal score are in any order.
+    # Sort by index, then by score: for more than 1,000 boxes, batched_nms returns boxes of equal score in any order.
     keep = batched_nms(boxes.double(), scores.double(), levels, nms_thresh).sort().values
     return keep[scores[keep].argsort(descending=True, stable=True)]
 

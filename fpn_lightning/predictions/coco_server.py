@@ -53,7 +53,7 @@ class ServerFileWriter(Callback):
                 self._file.write(detections.image_id, detection_lines(detections, TOP_K, pl_module.categories))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Delete the unfinished part of this process."""
+        """Delete this process's part of the result file."""
         if self._file is not None:
             self._file.discard()
 

@@ -92,7 +92,7 @@ class DetectionsWriter(Callback):
                 self._file.write(result.image_id, lines)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Delete the unfinished part of this process."""
+        """Delete this process's part of ``detections.json``."""
         if self._file is not None:
             self._file.discard()
 
@@ -140,7 +140,7 @@ def _lines(
         lines = detection_lines(result, top_k, categories)
         return [{**image, **line, "category": names[line["category_id"]]} for line in lines]
     boxes = result.boxes_xywh[:top_k].tolist()
-    # In float32, the sigmoids of different high logits would be equal.
+    # float64, because the sigmoids of different high logits are equal in float32
     scores = torch.sigmoid(result.objectness[:top_k].double()).tolist()
     return [{**image, "bbox": box, "score": score, **OBJECT} for box, score in zip(boxes, scores, strict=True)]
 

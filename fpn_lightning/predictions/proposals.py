@@ -50,7 +50,7 @@ class ProposalStoreWriter(Callback):
         try:
             header = read_header(folder)
         except InputError:
-            return  # no store exists, or it cannot be read and may be replaced
+            return  # no store exists, or it is unreadable and may be replaced
         assert isinstance(pl_module, BaseStage)
         ours = {"weights": _weights_sha256(trainer, pl_module), "configuration": self.config_sha256}
         theirs = {"weights": header.checkpoint_sha256, "configuration": header.config_sha256}

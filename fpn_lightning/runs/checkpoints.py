@@ -172,7 +172,7 @@ def _validation_is_due(trainer: Trainer) -> bool:
 
 
 def newest_checkpoint(run: Path) -> Path:
-    """Return the path of ``last.ckpt``. If this file is missing or damaged, return the newest readable checkpoint.
+    """Return the path of ``last.ckpt``, or of the newest readable checkpoint if ``last.ckpt`` is missing or damaged.
 
     If no checkpoint can be read, the path of ``last.ckpt`` is returned, so that later errors name this file.
     """

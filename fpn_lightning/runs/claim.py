@@ -139,14 +139,14 @@ def claimed(
         trained: function that returns whether the block has taken an optimiser step.
 
     Yields:
-        A function that cleans up as if the ``with`` block had failed. A process that is about to exit inside the block
-        without an exception calls this function first.
+        A function that cleans up as if the ``with`` block had failed. Call it before ``os._exit()`` in the block:
+        ``os._exit()`` raises no exception.
 
     Raises:
         InputError: if another process has begun or finished a run in the folder since :func:`check_start`.
     """
     if directory.is_symlink():
-        directory = directory.resolve()  # keep a symbolic link, which may point to a larger disk
+        directory = directory.resolve()  # rename the target, not the link, which may point to a larger disk
     with ExitStack() as locks:
         new = not directory.exists()
         with writing(directory):
@@ -154,7 +154,7 @@ def claimed(
         locks.enter_context(_alone(directory))  # lock the folder before the first change
         _check_free(directory, overwrite, resume)
         undo = [_prepare(directory, overwrite, new)]
-        if overwrite and not new:  # a new, empty folder has replaced the locked folder: lock the new folder, too
+        if overwrite and not new:  # _prepare() has renamed the locked folder and made a new one: lock the new one
             locks.enter_context(_alone(directory))
         if not overwrite:
             _tell(directory)
@@ -179,7 +179,10 @@ def _alone(directory: Path) -> Iterator[None]:
 def _training(
     directory: Path, trained: Callable[[], bool], undo: list[Callable[[], None]]
 ) -> Iterator[Callable[[], None]]:
-    """If the block fails before its first step, restore the folder. If the run finishes, delete the overwritten run."""
+    """If the ``with`` block fails before its first step, restore the run's folder.
+
+    If the run finishes, delete the overwritten run.
+    """
 
     def failed() -> None:
         if undo and not trained():
@@ -209,7 +212,7 @@ def _prepare(directory: Path, overwrite: bool, new: bool) -> Callable[[], None]:
     record, earlier = directory / RECORD_NAME, directory / EARLIER_RECORD
     changed = [record, earlier, directory / "config.yaml", directory / "metrics.csv"]
     before = {path: path.read_bytes() if path.exists() else None for path in changed}
-    # A finished run that is trained longer keeps its record in ``earlier``, even if this training is interrupted.
+    # If a finished run is trained longer, its record stays in ``earlier``, even if the longer training is interrupted.
     if is_finished(directory):
         record.replace(earlier)
     record.unlink(missing_ok=True)
@@ -256,7 +259,7 @@ def _has_checkpoint(directory: Path) -> bool:
 
 
 def _forget_attempt(directory: Path) -> None:
-    """Delete the logs of a run that ended before its first checkpoint. The next run may have other settings."""
+    """Delete the logs of a run that ended before its first checkpoint, because the new run may have other settings."""
     for name in ("metrics.csv", "untrained.yaml", "wandb_id"):
         (directory / name).unlink(missing_ok=True)
     shutil.rmtree(directory / "pictures", ignore_errors=True)

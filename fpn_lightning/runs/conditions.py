@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from fpn_lightning.runs.record import Record
 
 SEEDLESS_DIGEST = 2
-"""First ``schema`` of records in which ``config_sha256`` does not depend on the seed. From this schema on, the digests
-of runs with different seeds can be compared."""
+"""Lowest ``schema`` of records whose ``config_sha256`` does not depend on the seed. Only from this schema on can the
+digests of runs with different seeds be compared."""
 _DIGESTS = ("data.fingerprint", "config_sha256")
 
 
 def _conditions(record: Record) -> dict[str, str]:
-    """Return the values of a record that comparable runs must share, as text, by the key in the record.
+    """Return the values of a record that must be equal in comparable runs, as text, by their keys in the record.
 
     Values that the record lacks are omitted.
     """
@@ -35,7 +35,7 @@ def _conditions(record: Record) -> dict[str, str]:
 
 
 def differing(records: Iterable[Record]) -> dict[str, dict[str, list[Record]]]:
-    """Find the keys in which records differ, although comparable runs must share their values.
+    """Find the keys whose values differ between records, but must be equal in comparable runs.
 
     Digests of configurations are compared only between records of ``schema`` 2 and later.
 
@@ -72,6 +72,6 @@ def why_not_replace(kept: Record, new: Record) -> list[str]:
         reasons.append(
             f"config_sha256 cannot be compared: schema {new.schema} computes it differently from schema {kept.schema}"
         )
-    elif kept.config_sha256 != new.config_sha256:  # schema 1: digests depend on the seed; both seeds are equal
+    elif kept.config_sha256 != new.config_sha256:  # equal seeds, so digests of schema 1 can be compared, too
         reasons.append(f"config_sha256 is {new.config_sha256[:12]} and was {kept.config_sha256[:12]}")
     return reasons

@@ -150,5 +150,5 @@ def _stays(line: dict[str, str], resume_step: int) -> bool:
 
 
 def _same_measurement(old: dict[str, str], new: dict[str, str]) -> bool:
-    """Return whether two lines have the same step and values in the same columns."""
+    """Return whether two lines of the log have the same step and fill the same columns."""
     return old["step"] == new["step"] and {name for name, value in old.items() if value} == new.keys()

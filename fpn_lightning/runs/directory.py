@@ -30,11 +30,11 @@ class ExperimentOptions:
     preset: str = "paper"
     """Preset of the run; ``paper`` if ``--preset`` is not given."""
     proposals_of: str = ""
-    """Row that provides the proposals, for example ``table1/c_fpn``, from its run with the same preset and seed.
-    Ignored if ``data.proposals`` is set."""
+    """Row whose run with the same preset and seed provides the proposals, for example ``table1/c_fpn``. Ignored if
+    ``data.proposals`` is set."""
     weights_of: str = ""
-    """Row that provides the initial weights, for example ``table2/c_fpn``: the last checkpoint of its run with the same
-    preset and seed. Ignored if ``model.init_from`` is set."""
+    """Row whose run with the same preset and seed provides the initial weights in its last checkpoint, for example
+    ``table2/c_fpn``. Ignored if ``model.init_from`` is set."""
     root: str = "runs"
     """Folder of all runs."""
     output: str = ""
@@ -50,7 +50,7 @@ def run_directory(experiment: ExperimentOptions, seed: int | bool | None) -> str
     """Return the folder of a run.
 
     Raises:
-        InputError: if the seed is not a number from 0 to 2^32 - 1, or a name is missing or cannot be a folder.
+        InputError: if the seed is not a number from 0 to 2^32 - 1, or if a name is missing or cannot be a folder name.
     """
     if not (experiment.table and experiment.row):
         raise InputError(

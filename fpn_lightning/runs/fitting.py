@@ -101,8 +101,8 @@ def finish(
     """
     ended = end_of_training(trainer)
     trainer.save_checkpoint(last_checkpoint(run), weights_only=False)
-    # BatchNorm layers that are not frozen have other statistics in each process. ``validate`` copies the statistics of
-    # the first process to all, so the model has to be evaluated again.
+    # Each process has its own statistics of BatchNorm layers that are not frozen. ``validate`` copies the statistics
+    # of the first process to all processes, so an earlier evaluation is no longer valid.
     live_norm = any(isinstance(part, _BatchNorm) and part.training for part in stage.modules())
     if stage.evaluated_step != trainer.global_step or (live_norm and trainer.world_size > 1):
         trainer.validate(stage, data, verbose=False, weights_only=True)

@@ -154,7 +154,7 @@ class NeededRun:
         """Return the option ``--data.root``, or no option if the files of row and preset already set this folder."""
         row = Path("configs", f"{self.name}.yaml")
         files = [BASE_CONFIG, row] if row.is_file() else [BASE_CONFIG]
-        with suppress(InputError):  # the preset may not have a file
+        with suppress(InputError):  # the preset may be unknown
             files += preset_files(row, self.experiment.preset) if row.is_file() else []
         groups = [yaml.safe_load(file.read_text(encoding="utf-8")).get("data") or {} for file in files]
         usual = next(group["root"] for group in reversed(groups) if "root" in group)

@@ -59,12 +59,12 @@ class ProcessWatch:
         if not dist.is_initialized():
             return
         if not self._ending.is_set():
-            with suppress(dist.DistError):  # the first process has ended; the watching thread notices this
+            with suppress(dist.DistError):  # the first process has ended: the thread of _watch() ends this one
                 _store().compare_set(FAILURE, "", json.dumps([status, text]))
-        time.sleep(PATIENCE_S)  # meanwhile the watching thread ends this process
+        time.sleep(PATIENCE_S)  # meanwhile the thread of _watch() ends this process
 
     def done(self) -> None:
-        """Wait for all processes, then stop watching. The store, which the others use, ends with the first process."""
+        """Wait for all processes, because their store ends with the first process; then stop watching."""
         if dist.is_initialized() and not self._ending.is_set():
             store = _store()
             store.add(DONE, 1)
@@ -96,7 +96,7 @@ class ProcessWatch:
                 print(text, file=sys.stderr)
             sys.stderr.flush()
         else:
-            time.sleep(1)  # wait until the first process has printed: Lightning kills it if this process fails
+            time.sleep(1)  # let the first process print, because Lightning kills it when this process ends
         os._exit(status)
 
     def _first_has_gone(self) -> None:

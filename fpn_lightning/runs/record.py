@@ -29,7 +29,7 @@ Metrics = dict[str, float | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What was run: ``table`` (``table1``), ``row`` (``c_fpn``), ``preset`` (``mini``) and ``seed``."""
+    """Identifies a run, for example by table ``table1``, row ``c_fpn``, preset ``mini`` and seed 0."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -89,7 +89,7 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Eval:
-    """Speed of the final evaluation: its wall-clock time divided by the images of all processes together, s."""
+    """Speed of the final evaluation: wall-clock time divided by the number of images, over all processes, s."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -115,8 +115,8 @@ class Record:
         hardware: description of the machine.
         versions: version of each package, by the name of the package.
         commit: commit of this repository.
-        config_sha256: digest of the resolved config without its keys of seed, paths, machine and logging. A digest of
-            ``schema`` 1 includes the seed and leaves out class paths.
+        config_sha256: digest of the resolved config without the keys for seed, names, paths, machine and logging. In
+            records of ``schema`` 1, the digest includes the seed and leaves out class paths.
         backbone: name of the backbone, for example ``resnet50``, or its class name if it has no name. Records of
             ``schema`` 1 and 2 call this key ``trunk``.
         parents: checkpoints that gave the initial weights or made the proposals, each with its SHA-256.
@@ -199,7 +199,7 @@ class Record:
         If the file would be larger than 50 kB, points of curves are left out first, and then ``per_class``.
 
         Raises:
-            InputError: if :meth:`load` would reject a value, or if the record is then still larger than 50 kB.
+            InputError: if :meth:`load` would reject a value, or if the record is too large even without ``per_class``.
         """
         path = Path(path)
         try:
@@ -226,7 +226,7 @@ class Record:
         for key in ("untrained", "per_class", "reason"):
             if content[key] is None:
                 del content[key]
-        if self.schema < 3:  # records of schema 1 and 2 have this key under its old name
+        if self.schema < 3:  # records of schema 1 and 2 call ``backbone`` by its old name
             content = {"trunk" if key == "backbone" else key: value for key, value in content.items()}
         lines = (f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items())
         return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -33,7 +33,7 @@ from fpn_lightning.weights.init_from import split_source
 
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "pycocotools", "faster-coco-eval", "albumentations")
 # Config keys that do not enter the config digest: the seed, names, paths, and the settings of machine and logging.
-# Another value of such a key changes results no more than another seed does.
+# Changing such a key changes the results of a run no more than changing its seed.
 _LEFT_OUT = {
     *("seed_everything", "data.seed", "model.init_args.seed"),
     *("experiment", "wandb", "checkpoint", "detections", "pictures"),
@@ -54,11 +54,11 @@ def hardware(device: torch.device, num_devices: int) -> str:
 
 
 def config_sha256(resolved: dict[str, Any]) -> str:
-    """Compute the SHA-256 of a resolved configuration without its keys of seed, names, paths, machine and logging.
+    """Compute the SHA-256 of a resolved configuration without the keys for seed, names, paths, machine and logging.
 
     The runs of a row have the same digest with any seed and in any folder: every path is replaced by the text "a path".
-    Of proposals, initial weights and new classes, the digest includes only whether they are given. Proposals and
-    weights can be given as a path or as the name of a row.
+    The digest includes whether proposals, initial weights and new classes are given, but not their values. It is the
+    same whether proposals and weights are given as a path or as the name of a row.
     """
 
     def relevant(value: Any, name: str) -> Any:
@@ -75,7 +75,7 @@ def config_sha256(resolved: dict[str, Any]) -> str:
         "weights": bool(resolved["model"]["init_args"].get("init_from") or experiment.get("weights_of")),
     }
     if resolved["model"]["init_args"].get("new_classes"):
-        given["new_classes"] = True  # leave False out, so that digests from before this option stay valid
+        given["new_classes"] = True  # leave False out: digests from before ``new_classes`` existed stay valid
     content = {"configuration": relevant(resolved, ""), "given": given}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

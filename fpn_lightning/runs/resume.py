@@ -18,7 +18,7 @@ _SILENT = {
     *(f"trainer.{key}" for key in ("logger", "log_every_n_steps", "profiler", "max_time", "callbacks")),
     *(f"trainer.{key}" for key in ("enable_progress_bar", "enable_model_summary", "enable_checkpointing")),
 }
-# If these keys change, the run only warns: the change may be intended, and does not affect the steps already taken.
+# A resumed run only warns if a key below has changed: this may be intended, and does not affect earlier steps.
 _SAID = {
     *(f"trainer.{key}" for key in ("max_steps", "max_epochs", "min_steps", "min_epochs")),
     *(f"trainer.{key}" for key in ("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps")),
@@ -64,7 +64,7 @@ def _within(key: str, keys: set[str]) -> bool:
 
 
 def _differences(started: Any, now: Any, key: str) -> dict[str, str]:
-    """Return a description of each value that differs, by key."""
+    """Return the keys whose values differ, each with a text that contains both values."""
     if isinstance(started, dict) and isinstance(now, dict):
         found: dict[str, str] = {}
         for name in sorted(started.keys() | now.keys()):

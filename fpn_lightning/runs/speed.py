@@ -37,7 +37,7 @@ class SpeedMonitor(Callback):
 
     @property
     def seconds_per_step(self) -> float | None:
-        """Median time of this process's steps, s. Of several steps, the first is left out, because it is slow."""
+        """Median time of this process's steps, s. The slow first step is left out, unless it is the only one."""
         steps = self.step_seconds[1:] or self.step_seconds
         return statistics.median(steps) if steps else None
 

@@ -1,6 +1,7 @@
 """Base class of the LightningModules that train a detector.
 
-It loads the initial weights, builds the optimiser, takes the training steps, and defines the content of checkpoints.
+The base class loads the initial weights, builds the optimiser, takes the training steps, and defines the content of
+checkpoints.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class BaseStage(EvaluatedStage):
             its last step, use ``--ckpt_path`` instead.
         seed: the run's seed, set from ``seed_everything``. The random choice of training samples depends on
             this seed, the step and the image id.
-        new_classes: load ``init_from`` without its class predictor; for a data set with other classes than the
-            checkpoint.
+        new_classes: load ``init_from`` without its class predictor, for a data set whose classes differ from the
+            checkpoint's.
         freeze_shared: train only the heads; backbone and pyramid keep the weights of ``init_from``. Steps 3 and 4 of
             the training with shared features use this option (Faster R-CNN §3.2; FPN §5.2, Table 5).
         compile: compile backbone and pyramid with ``torch.compile``, which needs a C++ compiler on a CPU.
@@ -105,7 +106,7 @@ class BaseStage(EvaluatedStage):
         return self.detector(images)
 
     def sampling_seeds(self, batch: Batch) -> Tensor:
-        """Return one random seed per image, int64 ``(N,)``; this step samples anchors, RoIs or mask cells with it."""
+        """Return one random seed per image, int64 ``(N,)``, for drawing this step's anchors, RoIs or mask cells."""
         return image_seeds(self.seed, self.global_step, batch.images.image_ids)
 
     # ---- start of training -----------------------------------------------------------------------------------------
@@ -165,7 +166,8 @@ class BaseStage(EvaluatedStage):
     def train(self, mode: bool = True) -> Self:
         """Set training or evaluation mode.
 
-        Frozen parts stay in evaluation mode, so that their BatchNorm statistics do not change.
+        With ``freeze_shared``, backbone and pyramid stay in evaluation mode, so that their BatchNorm statistics do not
+        change.
         """
         super().train(mode)
         if self.freeze_shared:
@@ -216,7 +218,7 @@ class BaseStage(EvaluatedStage):
         image_ids, losses = self._step_image_ids, self._step_losses
         self._step_image_ids, self._step_losses = [], []
         finite = torch.stack([loss.isfinite() for step in losses for loss in step.values()]).all()
-        # Gradients are not checked in float16: they overflow occasionally, and the gradient scaler skips these steps.
+        # Gradients are not checked in float16: if they overflow, the gradient scaler skips the step.
         if self.trainer.precision != "16-mixed":
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             finite &= torch.nn.utils.get_total_norm(gradients).isfinite().to(finite.device)
@@ -237,7 +239,7 @@ class BaseStage(EvaluatedStage):
         self._log_step(losses, optimizer.param_groups[0]["lr"])
 
     def _log_step(self, losses: list[dict[str, Tensor]], lr: float) -> None:
-        """Log the mean losses of an optimiser step; in steps that the loggers write, the mean over all processes.
+        """Log an optimiser step's losses: means over micro-batches and, if loggers write the step, over processes.
 
         The loggers are called directly, because Lightning calls loggers only after it has saved the step's checkpoint.
         If a run were killed between saving and logging, the log would lack a step that the checkpoint contains.
@@ -279,7 +281,8 @@ class BaseStage(EvaluatedStage):
         self._check_annotations(checkpoint)
         self.check_origin(checkpoint)
         self.take_categories(checkpoint)
-        # Drop the elapsed time, so that trainer.max_time limits each call of `fit`, not the sum of all calls.
+        # Drop the checkpoint's elapsed time, so that trainer.max_time limits each call of `fit`, not the sum of all
+        # calls.
         checkpoint.get("callbacks", {}).pop("Timer", None)
 
     def _check_annotations(self, checkpoint: dict[str, Any]) -> None:

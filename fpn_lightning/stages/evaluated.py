@@ -43,7 +43,7 @@ class EvaluatedStage(LightningModule):
     """
 
     recall_of = "proposals, class-agnostic"
-    """Text under the printed table of metrics: the predictions that AR evaluates, and how classes are treated."""
+    """Text under the printed table of metrics: which predictions AR evaluates, and how it treats classes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class EvaluatedStage(LightningModule):
         defined = {f"{prefix}/{name}": value for name, value in values.items() if value is not None}
         self.log_dict(defined, logger=False, sync_dist=True)  # for callbacks
         if not self.trainer.sanity_checking:
-            # In the log, the step is the number of optimiser steps taken. Lightning would write a step one lower.
+            # Log the number of optimiser steps taken. Lightning itself would log a number that is lower by 1.
             for logger in self.loggers:
                 logger.log_metrics(defined, step=self.global_step)
         for metric in self.metrics:

@@ -32,8 +32,8 @@ class FastRCNNStage(BaseStage):
         init_from: checkpoint with the initial weights; training starts at step 0.
         seed: the run's seed, set from ``seed_everything``.
         freeze_shared: train only the heads; backbone and pyramid keep the weights of ``init_from``.
-        new_classes: load ``init_from`` without its class predictor; for a data set with other classes than the
-            checkpoint.
+        new_classes: load ``init_from`` without its class predictor, for a data set whose classes differ from the
+            checkpoint's.
         compile: compile backbone and pyramid with ``torch.compile``.
     """
 
@@ -70,7 +70,7 @@ class FastRCNNStage(BaseStage):
         return heads.losses(self.detector(batch.images), batch.proposals, batch.targets, self.sampling_seeds(batch))
 
     def predict(self, batch: Batch) -> list[Detections]:
-        """Detect objects in every image, among the proposals that were read from files."""
+        """Detect objects in every image by classifying and refining the proposals that were read from files."""
         check_proposals(batch)
         return self.detector.detect(batch.images, batch.proposals)
 

@@ -34,8 +34,8 @@ class FasterRCNNStage(BaseStage):
         optimization: optimiser and schedule. The default is the paper's schedule of Fast R-CNN for 80,000 steps.
         init_from: checkpoint with the initial weights; training starts at step 0.
         seed: the run's seed, set from ``seed_everything``.
-        new_classes: load ``init_from`` without its class predictor; for a data set with other classes than the
-            checkpoint.
+        new_classes: load ``init_from`` without its class predictor, for a data set whose classes differ from the
+            checkpoint's.
         compile: compile backbone and pyramid with ``torch.compile``.
     """
 
@@ -62,8 +62,8 @@ class FasterRCNNStage(BaseStage):
         The RoI heads' losses have no gradient with respect to the proposals.
 
         If the RPN's outputs are not finite, this method sets the RPN's losses to NaN, and the RoI heads get only
-        ground-truth boxes. An exception in one process would deadlock the others. ``on_before_optimizer_step``
-        then stops all processes together.
+        ground-truth boxes. ``on_before_optimizer_step`` then stops all processes together; an exception in one process
+        would deadlock the others.
         """
         rpn, roi_heads = self.detector.rpn, self.detector.roi_heads
         assert rpn is not None

@@ -92,7 +92,7 @@ class MaskProposalStage(BaseStage):
         return masks.losses(self.detector(batch.images), batch.images, batch.targets, self.sampling_seeds(batch))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[MaskProposalsOrig]:
-        """Propose masks in every image, best first. Each mask has the size of the image file."""
+        """Propose masks in every image, best first. Each mask has the height and width of the image file."""
         images = batch.images
         return [
             MaskProposalsOrig(

@@ -19,8 +19,8 @@ class Optimization:
     """Settings of the optimiser and its schedule; the defaults are those of the paper's RPN (FPN §5.1).
 
     ``lr``, ``warmup_steps``, ``milestones`` and the trainer's ``max_steps`` are meant for ``reference_batch_size``
-    images per step. If ``data.total_batch_size`` is another number, learning rate and numbers of steps are rescaled
-    when training starts (linear scaling rule), and the new values are printed.
+    images per step. If ``data.total_batch_size`` is not ``reference_batch_size``, learning rate and numbers of steps
+    are rescaled when training starts (linear scaling rule), and the new values are printed.
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -56,7 +56,7 @@ class Optimization:
     def rescaled(self, total_batch_size: int) -> Optimization:
         """Return the settings for another number of images per step, with ``schedule_factor`` applied.
 
-        If ``schedule_factor`` is 1, a run with the new settings trains on the same total number of images.
+        If ``schedule_factor`` is 1, a run with the new settings trains on the same total number of images as before.
         """
         factor = total_batch_size / self.reference_batch_size
         return replace(

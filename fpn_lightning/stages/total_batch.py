@@ -62,12 +62,12 @@ def keep_total_batch(trainer: Trainer, data: COCODataModule, optimization: Optim
     trainer.accumulate_grad_batches = accumulation(trainer, data)
     asked, max_steps = trainer.max_steps, planned_steps(trainer, data, optimization)
     interval = trainer.val_check_interval
-    if isinstance(interval, float) and max_steps > 0:  # the interval is configured in epochs
+    if isinstance(interval, float) and max_steps > 0:  # a float interval is a number of epochs
         steps = round(interval * (trainer.check_val_every_n_epoch or 1) * data.steps_per_epoch)
         interval, trainer.check_val_every_n_epoch = min(max(steps, 1), max_steps), None
-    if isinstance(interval, int):  # the setting counts optimiser steps, but Lightning counts batches
+    if isinstance(interval, int):  # the config counts optimiser steps, Lightning counts batches
         trainer.val_check_interval = interval * trainer.accumulate_grad_batches
-    # With a limit on epochs, Lightning would count a resumed epoch twice.
+    # Limit only the number of steps: with a limit on epochs, Lightning would count a resumed epoch twice.
     epochs, trainer.fit_loop.max_epochs = trainer.max_epochs, -1
     trainer.fit_loop.epoch_loop.max_steps = max_steps
     if not _is_scaled(data, optimization):

@@ -92,7 +92,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return complain(error)
     show(
         f"written to {arguments.out}. To predict with this model, give --config configs/table3/joint_fpn.yaml, the "
-        f"backbone and the preset of the two runs, and --ckpt_path {arguments.out}"
+        f"backbone and the preset that the two checkpoints were trained with, and --ckpt_path {arguments.out}"
     )
     return 0
 

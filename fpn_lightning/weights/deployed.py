@@ -33,7 +33,7 @@ class Deployed(nn.Module):
 
     Args:
         detector: a Faster R-CNN or an RPN, in float32.
-        transform: resizes images; this class uses its limits on the sides of the resized image and its rounding.
+        transform: gives the limits on the sides of the resized image, and the rounding of these sides.
         size_divisor: height and width of the network input are padded to a multiple of this number.
         top_k: maximum number of proposals, if the detector is an RPN.
 
@@ -52,7 +52,7 @@ class Deployed(nn.Module):
         self.backbone, self.pyramid = detector.backbone, detector.pyramid
         for part in self.backbone.modules():
             if isinstance(part, FoldedConv2d) and part.pad is not None:
-                part.pad = pad_multiples  # correct here: the network input is padded to a multiple of all strides
+                part.pad = pad_multiples  # allowed: the sides of the network input are multiples of all strides
         self.rpn: RPN = detector.rpn
         self.roi_heads: RoIHeads | None = detector.roi_heads
         self.count = top_k if detector.roi_heads is None else detector.eval_proposals
@@ -128,8 +128,8 @@ class Deployed(nn.Module):
         region, labels = (large & (probabilities > heads.score_thresh)).nonzero().unbind(dim=1)
         boxes, scores = boxes[region, labels], probabilities[region, labels]
         # One NMS call handles all classes. The boxes of each class are shifted to a separate cell of a square grid, so
-        # boxes of different classes do not overlap. If all cells lay in one line, the largest offsets would
-        # be too large for the precision of float32.
+        # boxes of different classes do not overlap. With all cells in one line, the largest coordinates would be too
+        # large for the precision of float32.
         columns = math.ceil(math.sqrt(heads.num_classes))
         cells = torch.stack((labels % columns, torch.div(labels, columns, rounding_mode="floor")), dim=1)
         shifted = boxes + (cells.to(boxes.dtype) * (size.max() + 1)).repeat(1, 2)
@@ -189,14 +189,14 @@ def resized(image: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor
     (top, bottom, low), (left, right, across) = (_neighbours(*sides) for sides in zip(old, new, strict=True))
     pixels = image.float()
     rows = pixels[:, left] * (2048 - across)[:, None] + pixels[:, right] * across[:, None]
-    rows = (rows / 16).floor().double()  # float32 would round the products below
+    rows = (rows / 16).floor().double()  # float64, because float32 would round the products in the next lines
     low = low.double()[:, None, None]
     upper, lower = (rows[top] * (2048 - low) / 65536).floor(), (rows[bottom] * low / 65536).floor()
     return ((upper + lower + 2) / 4).floor().float()
 
 
 def _neighbours(old: int, new: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the two source pixels of each resized pixel along a side, and the weight (0..2048) of the second."""
+    """Compute, for each resized pixel along a side, its two source pixels and the second one's weight (0..2048)."""
     last = torch.scalar_tensor(old - 1, dtype=torch.float32)
     scale = 1 / (torch.scalar_tensor(new, dtype=torch.float64) / torch.scalar_tensor(old, dtype=torch.float64))
     place = ((torch.arange(new, dtype=torch.float64) + 0.5) * scale - 0.5).float()

@@ -86,7 +86,7 @@ def load(detector: Detector, path: str, new_classes: bool) -> dict[str, Any]:
 
 
 def _check_constants(state: State, rpn: RPN, path: str) -> None:
-    """Check that pixel mean, pixel std and anchors in ``state`` equal the model's, and remove them from ``state``.
+    """Check that pixel mean, pixel std and anchors in ``state`` are those of the model; remove them from ``state``.
 
     Only older files of detectron2 contain these constants.
 

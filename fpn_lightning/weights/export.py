@@ -42,7 +42,7 @@ def exported_program(model: Model) -> torch.export.ExportedProgram:
     deployed = Deployed(model.detector.float().cpu(), model.data.transform, model.data.collate.size_divisor)
     size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the warnings are about code of torch and torchvision
+        warnings.simplefilter("ignore")  # hide warnings about the code of torch and torchvision
         example = torch.zeros(EXAMPLE, dtype=torch.uint8)
         return torch.export.export(deployed.eval().requires_grad_(False), (example,), dynamic_shapes=(size,))
 

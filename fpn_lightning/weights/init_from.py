@@ -74,7 +74,7 @@ def check_fits(detector: Detector, checkpoint: Mapping[str, Any], named_by: str 
     problems = compare(detector.state_dict(), state).problems
     if problems := problems or other_parts(detector, checkpoint):
         raise InputError(
-            f"{named_by}: the checkpoint is of another model than this configuration: {listed(problems)}. Use "
+            f"{named_by}: the checkpoint belongs to another model than this configuration: {listed(problems)}. Use "
             "the config.yaml of the checkpoint's run, or the row and the preset that it was trained with."
         )
 
@@ -119,7 +119,7 @@ def load_weights(
             f"with the same {part}."
         )
     if other := other_parts(detector, checkpoint):
-        rank_zero_warn(f"model.init_from {path} is of another model: {', '.join(other)}")
+        rank_zero_warn(f"model.init_from {path} belongs to another model: {', '.join(other)}")
     detector.load_state_dict(
         {name: value for name, value in state.items() if name not in comparison.unexpected}, strict=False
     )

@@ -99,7 +99,7 @@ def checkpoint_of(source: Path) -> Path:
         others = sorted(checkpoint.parent.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
         overwrite = " --experiment.overwrite true" if (source / "metrics.json").exists() else ""
         train = f"Train first: python train.py fit --config {shlex.quote(str(source / 'config.yaml'))}{overwrite}"
-        instead = f"Give another checkpoint of the run, {others[-1]}." if others else train
+        instead = f"Give another checkpoint of the run, for example {others[-1]}." if others else train
         raise InputError(f"{source} has no checkpoint ({checkpoint.relative_to(source)}). {instead}")
     return checkpoint
 

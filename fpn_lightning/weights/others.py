@@ -136,8 +136,8 @@ def load_fitting(
         )
     if larger := [name for name in comparison.unexpected if name.startswith(PARTS)]:
         raise InputError(
-            f"model.init_from: {path} has a larger model than this configuration. Tensors left over: {listed(larger)}. "
-            f"{zoo} is the configuration of the published weights."
+            f"model.init_from: {path} has a larger model than this configuration. The configuration's model "
+            f"lacks {listed(larger)}. {zoo} is the configuration of the published weights."
         )
     detector.load_state_dict(converted, strict=False)  # not strict: `converted` has no BatchNorm counters
     if comparison.unexpected:
@@ -163,10 +163,13 @@ def export_names(state: State, name_of: Callable[[str], str | None], path: str) 
     unknown = sorted(name for name, other in names.items() if other is None)
     stem = state.get("backbone.stem.0.weight")
     if unknown or stem is None or stem.shape[-1] != 7:
-        detail = f": the format has no tensor for {listed(unknown)}" if unknown else ""
+        detail = f": the export format has no tensor for {listed(unknown)}" if unknown else ""
         raise InputError(
-            f"{path} cannot be exported{detail}. Give a Faster R-CNN with a ResNet, FPN and the box head 2fc."
+            f"{path} cannot be exported{detail}. Give a checkpoint of a Faster R-CNN with a ResNet, FPN and the box "
+            "head 2fc."
         )
     if absent := [head for head in ("rpn.", "roi_heads.") if not any(name.startswith(head) for name in names)]:
-        raise InputError(f"{path} cannot be exported: it has no tensor {absent[0]}*. Give a Faster R-CNN.")
+        raise InputError(
+            f"{path} cannot be exported: it has no tensor {absent[0]}*. Give a checkpoint of a Faster R-CNN."
+        )
     return {other: state[name] for name, other in names.items() if other is not None}

@@ -1,7 +1,7 @@
 """Reads pickled arrays from files that may be malicious. Only dicts, lists, strings, numbers and arrays are built.
 
-``pickle.load`` calls the functions that the file names, and a file can name any function. This reader accepts only the
-names in ``ALLOWED``. NumPy's own constructors are not called, because a forged shape could make a constructor read
+``pickle.load`` calls the functions that the file names, and a file can name any function. This reader calls only the
+functions in ``ALLOWED``. NumPy's own constructors are not called, because a forged shape could make a constructor read
 memory out of bounds.
 """
 

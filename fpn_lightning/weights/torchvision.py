@@ -107,9 +107,9 @@ def _check_classes(state: State, path: str) -> None:
         for name in (f"{THEIR_PREDICTOR}{part}.{kind}" for kind in ("weight", "bias")):
             if name in state and state[name].shape[:1] != (rows,):
                 raise InputError(
-                    f"model.init_from: {path}: {name} is {tuple(state[name].shape)}; torchvision's models for COCO "
-                    f"have {rows} outputs. To load all other weights and train a new class predictor: "
-                    "--model.new_classes true."
+                    f"model.init_from: {path}: {name} has shape {tuple(state[name].shape)}; in "
+                    f"torchvision's models for COCO, it has {rows} rows. To load all other weights and train a new "
+                    "class predictor: --model.new_classes true."
                 )
 
 
@@ -131,7 +131,7 @@ def fetch(name: str) -> None:
     weights = FasterRCNN_ResNet50_FPN_Weights[name]
     try:
         weights.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError) as error:  # no network, or a wrong hash
+    except (OSError, RuntimeError) as error:  # raised without a network, or if the hash is wrong
         raise InputError(
             f"model.init_from: torchvision:{name} could not be fetched from {weights.url} ({error}). Download this "
             f"file into {file.parent}, or give its path as torchvision:PATH."

@@ -180,7 +180,7 @@ def test_a_checkpoint_of_another_model_or_with_other_categories_is_named(
     with pytest.raises(SystemExit):
         cli("validate", *saved, "--model.detector.channels", "16")
     error = capsys.readouterr().err
-    assert "ckpt_path: the checkpoint is of another model than this configuration: " in error
+    assert "ckpt_path: the checkpoint belongs to another model than this configuration: " in error
     assert "pyramid.lateral_convs.p2.bias is (32,) in the file, (16,) in the model" in error
     root = tmp_path / "data"
     shutil.copytree(tiny_data, root)
@@ -200,7 +200,9 @@ def test_a_checkpoint_of_another_pyramid_with_equal_tensors_is_named(cli, argume
     with pytest.raises(SystemExit):
         cli("validate", *saved, *other, "--ckpt_path", "last")
     assert "configuration: pyramid is FPN in the file, BottomUpPyramid in the model" in capsys.readouterr().err
-    with pytest.warns(UserWarning, match="of another model: pyramid is FPN in the file, BottomUpPyramid in the model"):
+    with pytest.warns(
+        UserWarning, match="belongs to another model: pyramid is FPN in the file, BottomUpPyramid in the model"
+    ):
         cli("validate", *saved, *other, "--model.init_from", str(run / "checkpoints" / "last.ckpt"))
 
 

@@ -75,11 +75,11 @@ def read_annotations(path: Path, content: bytes) -> tuple[Record, Arrays]:
         content: all bytes of the annotation file.
 
     Returns:
-        ``(facts, arrays)``. The arrays become attributes of :class:`fpn_lightning.data.coco.index.COCOIndex`. The keys
+        ``(facts, arrays)``. ``arrays`` become attributes of :class:`fpn_lightning.data.coco.index.COCOIndex`. The keys
         of ``facts`` are ``description`` (str, may be empty), ``has_annotations`` (bool), ``categories`` (a list of ids
         and a list of names), ``supercategories`` (a name or None for each category) and ``images_lack``.
         ``images_lack`` has one message for each of the keys ``file_name``, ``height`` and ``width`` that is missing in
-        at least one image. Images without these keys are accepted only if nothing but boxes is scored.
+        at least one image. Images without file name or size are accepted only if nothing but boxes is scored.
 
     Raises:
         InputError: the file is not valid COCO detection JSON. The message states the ids of the wrong records.
@@ -120,10 +120,10 @@ def read_annotations(path: Path, content: bytes) -> tuple[Record, Arrays]:
 
 
 def _document(path: Path, content: bytes) -> Record:
-    """Decode the top level of the file. If the file is strict JSON, the values of its keys stay ``msgspec.Raw``."""
+    """Decode the file. If it is strict JSON, decode only its keys and keep their values as undecoded JSON text."""
     try:
         return msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-    except (ValueError, RecursionError):  # unlike msgspec, Python accepts NaN, byte order marks and UTF-16
+    except (ValueError, RecursionError):  # Python's parser also accepts NaN, byte order marks and UTF-16
         document = _parse(path, content)
     if type(document) is not dict:
         raise InputError(

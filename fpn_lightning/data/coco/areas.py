@@ -1,4 +1,4 @@
-"""Check the areas in an annotation file. By area, COCO's evaluation divides objects into small, medium and large."""
+"""Check the areas in an annotation file. COCO's evaluation divides objects into small, medium and large by area."""
 
 from __future__ import annotations
 

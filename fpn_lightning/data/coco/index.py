@@ -24,7 +24,7 @@ MASKS_NEEDED = "masks are needed because data.load_masks is true or the metric i
 class Objects(NamedTuple):
     """The G annotated objects of one image, or of all images of a split.
 
-    The objects of an image are in the order of the annotation file. Boxes and areas have the values of this file.
+    The order of an image's objects, their boxes and their areas are as in the annotation file.
 
     Attributes:
         annotation_ids: int64 ``(G,)``.
@@ -123,7 +123,7 @@ class COCOIndex:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # only_boxes is True, because sizes and file names were already checked when this index was opened.
+        # only_boxes=True does not check sizes and file names again: they were checked when this index was opened.
         return type(self).open, (self.annotation_file, self.labels, True)
 
     def __len__(self) -> int:

@@ -29,10 +29,10 @@ FORMAT = "fpn_lightning COCO index"
 VERSION = 5
 DTYPES = {"I64": "int64", "F64": "float64", "BOOL": "bool", "U8": "uint8"}  # safetensors dtype: NumPy dtype
 # If a file changes twice within the resolution of the file system's clock, its modification time does not show the
-# second change. So an index records the annotation file's modification time only if the file was modified at least this
-# many ns ago. Otherwise the next call builds the index again.
+# second change. So an index records the modification time only if it is at least SETTLED_NS ns in the past. An index
+# without a modification time is built again by the next call.
 SETTLED_NS = 2_000_000_000
-SLOW = 10_000_000  # bytes; before the index of a larger annotation file is built, a log message announces the wait
+SLOW = 10_000_000  # bytes; a log message announces that building the index of a larger annotation file takes a while
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +96,8 @@ def _places(annotation_file: Path) -> list[Path]:
 def _read(path: Path) -> tuple[dict[str, Any], Arrays] | None:
     """Return the index at ``path``, or None if the file is missing, incomplete or has another format version."""
     try:
-        # The readers of safetensors are not used: the NumPy reader copies the arrays, and the PyTorch reader imports
-        # torch, which needs 600 MiB of memory.
+        # The file is read without the safetensors library: its NumPy reader copies the arrays, and its PyTorch reader
+        # imports torch, which needs 600 MiB of memory.
         mapped = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
         start = 8 + int.from_bytes(mapped[:8].tobytes(), "little")
         header = json.loads(mapped[8:start].tobytes())

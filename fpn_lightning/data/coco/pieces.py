@@ -12,8 +12,8 @@ BETWEEN = re.compile(rb"\}\s*,\s*(?=\{)")
 def pieces(content: bytes | memoryview) -> Iterator[str]:
     """Split a JSON list of objects into shorter JSON lists, and yield the text of each. ``content`` is UTF-8 text.
 
-    The text is not parsed: every cut is at a ``},{``. After a cut inside an object or a string, or if ``content``
-    is not a JSON list, at least one yielded text is not valid JSON.
+    The text is not parsed: every cut is at a ``},{``. If a cut is inside an object or a string, or if ``content`` is
+    not a JSON list, at least one yielded text is not valid JSON, so parsing this text fails.
 
     Raises:
         UnicodeDecodeError: the content is not UTF-8.

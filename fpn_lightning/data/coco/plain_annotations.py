@@ -78,7 +78,7 @@ def _numbers(records: list[Annotation]) -> list[NDArray[Any]]:
 
 
 def _have_masks(texts: list[bytes], sizes: Iterable[tuple[int, int]]) -> NDArray[np.bool_]:
-    """Return whether each segmentation is valid, bool ``(M,)``. Faster than :func:`segmentation_fault` for each."""
+    """Return whether each segmentation is valid, bool ``(M,)``. Faster than calls of :func:`segmentation_fault`."""
     try:
         segmentations = SEGMENTATIONS.decode(b"[" + b",".join(texts) + b"]")
     except msgspec.ValidationError:  # at least one polygon is too short or has an invalid coordinate

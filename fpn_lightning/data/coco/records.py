@@ -172,7 +172,7 @@ def wrong_ids(path: Path, images: list[Record], categories: list[Record], annota
             "wrongly, so number annotations from 1"
         )
     if problems:
-        return problems  # unknown ids are not reported, because wrong or repeated ids may be their cause
+        return problems  # wrong or repeated ids can make other ids unknown, so unknown ids are not reported now
     for key, values, known, where in (
         ("image_id", annotations.image_ids, of_images, "'images'"),
         ("category_id", annotations.category_ids, of_categories, "'categories'"),

@@ -19,7 +19,7 @@ from fpn_lightning.ground_truth import RLE
 # subtracted from a character's code, 6 bits remain. The lower 5 bits are a part of the number. The sixth bit is set if
 # the next character belongs to the same number.
 COMPRESSED_COUNTS = re.compile(r"(?:[P-o]{0,6}+[0-O]+)++")
-MAX_COORDINATE = 1e5  # px: largest accepted coordinate; pycocotools needs memory in proportion to the perimeter
+MAX_COORDINATE = 1e5  # px: largest accepted coordinate; pycocotools needs memory in proportion to a polygon's perimeter
 
 
 def segmentation_fault(segmentation: Any, height: int, width: int) -> str | None:

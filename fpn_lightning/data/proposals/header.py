@@ -42,7 +42,7 @@ class ProposalHeader:
         split: name of the split.
         fingerprint: sha256 of the split's annotation file.
         checkpoint_sha256: sha256 of the checkpoint that made the proposals.
-        config_sha256: sha256 of the configuration that made the proposals, without seed, paths and hardware.
+        config_sha256: sha256 of the configuration that made the proposals; ignores seed, paths and hardware.
         post_nms_topk: largest number of proposals per image.
         nms_thresh: IoU threshold of non-maximum suppression.
         num_images: number of images of the split.

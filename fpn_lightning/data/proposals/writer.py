@@ -85,7 +85,7 @@ class ShardWriter:
 
     def discard(self) -> None:
         """Delete this process's unfinished shard, but not a complete store in the same folder."""
-        with contextlib.suppress(OSError):  # closing the shard writes its last bytes; a full disk makes it fail
+        with contextlib.suppress(OSError):  # closing writes the shard's last bytes, which fails on a full disk
             self._file.close()
         for path in (self._shard, self._table):
             path.unlink(missing_ok=True)
@@ -109,8 +109,8 @@ def complete_store(
         InputError: an image of the split was not written, or was written twice. An earlier store stays unchanged.
     """
     parts = [_unfinished(folder, rank) for rank in range(num_processes)]
-    # The table of a process is missing if the process wrote to the disk of another machine. The comparison of
-    # image ids then finds that images are missing.
+    # The table of a process is missing if the process wrote to the disk of another machine. The images of this
+    # process are then reported as missing.
     images = np.concatenate([np.empty(0, IMAGE), *(np.load(table) for _, table in parts if table.exists())])
     images = images[np.argsort(images["image_id"], kind="stable")]
     if not np.array_equal(images["image_id"], np.sort(image_ids)):

@@ -50,8 +50,8 @@ def to_annotation(item: SceneObject) -> dict[str, Any]:
     """Make the annotation of one object, without its id and its image id.
 
     The mask of a crowd region becomes an uncompressed run-length code, as in COCO's files. Any other mask becomes one
-    polygon per part if polygons give exactly this mask. A mask with holes, or with parts that touch at a corner,
-    becomes a compressed run-length code.
+    polygon per part if these polygons are decoded to exactly this mask. A mask with holes, or with parts that touch at
+    a corner, becomes a compressed run-length code.
 
     Returns:
         ``segmentation``, ``area`` (px², of the mask), ``iscrowd``, ``bbox`` (tight around the mask, x y width height)

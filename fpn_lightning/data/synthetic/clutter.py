@@ -84,7 +84,7 @@ def _polyline(pen: Pen, rng: np.random.Generator) -> None:
 
 
 def _bars(pen: Pen, rng: np.random.Generator) -> None:
-    """Draw one bar, two parallel bars, a T or an L. Objects of the categories cross and glyph also consist of bars."""
+    """Draw one bar, two parallel bars, a T or an L: similar to objects of the categories cross and glyph."""
     kind, half = int(rng.integers(4)), rng.uniform(0.14, 0.26)
     if kind == 1:
         for y in (-0.5, 0.5):

@@ -19,7 +19,7 @@ from fpn_lightning.files import whole_file
 
 _IMAGES, _COLUMNS = 20, 5
 _CELL, _GAP, _LABEL = 240, 6, 14  # px
-# One colour per category, dark enough as the background of a white label.
+# One colour per category, dark enough as the background of white text.
 _COLOURS = {c.id: f"hsl({360 * n // len(CATEGORIES)}, 75%, 40%)" for n, c in enumerate(CATEGORIES)}
 _NAMES = {category.id: category.name for category in CATEGORIES}
 
@@ -37,7 +37,7 @@ def save_contact_sheet(root: Path, split: str, content: dict[str, Any]) -> None:
 
 
 def _draw(pixels: Tensor, annotations: list[dict[str, Any]], size: int) -> Tensor:
-    """Draw the annotations of a ``size`` × ``size`` image on ``pixels``, uint8 ``(3, H, W)``: the image, scaled."""
+    """Draw the annotations of a ``size`` × ``size`` image on ``pixels``, its scaled copy, uint8 ``(3, H, W)``."""
     if not annotations:
         return pixels
     masks = [mask_api.decode(compressed_rle(item["segmentation"], size, size)) for item in annotations]

@@ -29,7 +29,7 @@ from fpn_lightning.data.synthetic.scene import draw_scene
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
 
-_VERSION = 1  # increase when the drawing code changes, so that data sets of older code are generated anew
+_VERSION = 1  # increase when the drawing code changes: a data set of another version counts as one with other settings
 _FINISHED = "synthetic.json"
 _UNFINISHED = "synthetic.unfinished.json"
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 85, cv2.IMWRITE_JPEG_OPTIMIZE, 1]

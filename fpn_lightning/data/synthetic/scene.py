@@ -146,7 +146,7 @@ class _Painter:
     def _clutter(self, count: int, smallest: float, largest: float) -> None:
         """Draw ``count`` pieces of clutter.
 
-        ``smallest`` and ``largest`` limit half the side of a piece, as a fraction of the canvas's side.
+        ``smallest`` and ``largest`` limit half the side of a piece of clutter, as a fraction of the canvas's side.
         """
         for _ in range(count):
             draw = CLUTTER[int(self.rng.integers(len(CLUTTER)))]
@@ -228,7 +228,7 @@ class _Painter:
 
 
 def _majority(owned: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Halve the size of a mask: set a pixel if 3 or 4 of its 2 x 2 quarters are set, or 2 including the top left."""
+    """Halve the size of a mask: the majority of each 2 x 2 pixels decides; the top left pixel breaks a tie."""
     quarters = owned.view(np.uint8)
     count = quarters[0::2, 0::2] + quarters[0::2, 1::2] + quarters[1::2, 0::2] + quarters[1::2, 1::2]
     return (count + quarters[0::2, 0::2] > 2).view(np.uint8)
@@ -242,7 +242,7 @@ def _affine(centre: tuple[float, float], angle: float, scale_x: float, scale_y: 
 
 @cache
 def unit_side(category: Category) -> float:
-    """Return √area of a category's objects in the units of its unit frame. The area is the mean of 8 drawings."""
+    """Return √area of a category's objects in the unit frame. The area is the mean of 8 drawings."""
     side, rng = 200, np.random.default_rng(0)
     ink = (0, 0, 0)
     areas = []

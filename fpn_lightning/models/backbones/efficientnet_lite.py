@@ -82,7 +82,7 @@ class EfficientNetLiteBackbone(StagedBackbone):
             check_fit(model.state_dict(), state, self.weights, self.name)
         else:
             raise InputError(f"model.detector.backbone: weights {self.weights!r} is neither a file nor 'package'.")
-        model.load_state_dict(state, strict=False)  # not strict: the file may lack BatchNorm's num_batches_tracked
+        model.load_state_dict(state, strict=False)  # the file may lack BatchNorm's num_batches_tracked
         whole: Any = self.loadable()
         for ours, loaded in zip([whole.stem, *whole.stages], _cut(model), strict=False):  # keep() may drop stages
             ours.load_state_dict({name: loaded.state_dict()[name] for name in ours.state_dict()})
@@ -106,7 +106,7 @@ def with_timm_names(state: Mapping[str, Tensor], model: Mapping[str, Tensor], so
     The n-th tensor of the file gets the n-th name of timm, because the layers of both have the same order.
 
     Args:
-        state: the file's tensors, under the names of another implementation.
+        state: the file's tensors, under names that differ from timm's.
         model: the state dict of timm's model, classifier included.
         source: path of the file, for messages.
 

@@ -29,7 +29,7 @@ class FoldedNorm(FrozenBatchNorm2d):
     """Stores the tensors of a frozen BatchNorm under their usual names.
 
     The preceding convolution applies the scale and the shift of this BatchNorm. timm's BatchNorm layers include an
-    activation ``act``, which this layer computes.
+    activation ``act``, which :class:`FoldedNorm` computes.
     """
 
     def __init__(self, norm: Any) -> None:
@@ -61,10 +61,10 @@ class FoldedConv2d(Conv2d):
             conv.dilation,  # type: ignore[arg-type]
             conv.groups,
             bias=conv.bias is not None,
-            device="meta",  # draws no random numbers, so folding does not change later layers' initial weights
+            device="meta",  # a layer on meta draws no random numbers, so later layers keep their initial weights
         )
         self.weight, self.bias = conv.weight, conv.bias
-        self._norm = (norm,)  # torch registers no modules in a tuple; `norm` is registered elsewhere
+        self._norm = (norm,)  # a tuple hides `norm` from torch; the parent module registers it
         self.pad = pad
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,8 +94,8 @@ class FoldedConv2d(Conv2d):
 def pad_multiples(x: Tensor, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
     """Pad a map like ``timm.layers.pad_same``; the map's sides must be multiples of the stride.
 
-    For such a map, the padding does not depend on the sides. ``pad_same`` computes the padding from the sides, and
-    ``torch.export`` would take ten minutes to analyse this computation.
+    If the sides are multiples of the stride, the padding is the same for every map size. ``pad_same`` computes the
+    padding from the map size, and ``torch.export`` would take ten minutes to analyse this computation.
     """
     padding: list[int] = []
     for kernel, step, spread in zip(kernel_size[::-1], stride[::-1], dilation[::-1], strict=True):

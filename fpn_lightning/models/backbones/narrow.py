@@ -17,9 +17,9 @@ class NarrowResNet(StagedBackbone):
     Args:
         width: channels of c2; each later stage doubles the channels.
         blocks: number of residual blocks in the stages of c2..c5. If the number for c2 is 0, c2 is the output of the
-            stem. The receptive field of c2 is then about as large as a small object, as in an ImageNet ResNet. One
-            block in the stage of c2 would double the receptive field of c2. The size of this receptive field decides
-            whether a bottom-up pyramid is worse than FPN.
+            stem. With 0 blocks, the receptive field of c2 is about as large as a small object, as in an ImageNet
+            ResNet; one block would double it. The receptive field of c2 decides whether a bottom-up pyramid is worse
+            than FPN.
         norm: ``batch`` or ``group``.
 
     Raises:

@@ -13,7 +13,7 @@ from fpn_lightning.state_dicts import State, compare, listed
 
 
 def torchvision_weights(name: str, weights: str | None) -> WeightsEnum | None:
-    """Return the member ``weights`` of the weights enum of torchvision's model ``name``, or ``None`` if it has none."""
+    """Return member ``weights`` of torchvision's weights enum for model ``name``; ``None`` if no such member exists."""
     return get_model_weights(name).__members__.get(weights)
 
 

@@ -73,7 +73,7 @@ class TorchvisionBackbone(StagedBackbone):
         prefixes: dict[str, str | None],
         first_stride: int = 4,
     ) -> None:
-        """Store stem and stages, fold frozen BatchNorm into convolutions, and freeze the first ``frozen_stages`` parts.
+        """Store stem and stages, fold frozen BatchNorm into convolutions, and freeze ``frozen_stages`` stages.
 
         Args:
             stem: the layers before the stage of c2.
@@ -130,7 +130,7 @@ class TorchvisionBackbone(StagedBackbone):
                 renamed[ours + key.removeprefix(theirs)] = value
         whole = self.loadable()
         check_fit(whole.state_dict(), renamed, self.weights, self.name)
-        whole.load_state_dict(renamed, strict=False)  # not strict: the file may lack BatchNorm's num_batches_tracked
+        whole.load_state_dict(renamed, strict=False)  # the file may lack BatchNorm's num_batches_tracked
 
 
 class ResNetBackbone(TorchvisionBackbone):
@@ -185,6 +185,6 @@ class Stem(nn.Sequential):
     def forward(self, input: Tensor) -> Tensor:
         """Compute ``(N, 64, H / 4, W / 4)`` from the network input ``(N, 3, H, W)``."""
         learns = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
-        if input.device.type != "cpu" or learns:  # channels-last makes weight gradients six times slower
+        if input.device.type != "cpu" or learns:  # channels-last makes computing weight gradients six times slower
             return super().forward(input)
         return super().forward(input.contiguous(memory_format=torch.channels_last)).contiguous()

@@ -63,7 +63,7 @@ class TimmBackbone(Backbone):
         timm = import_timm()
         body = self._create()
         info = body.feature_info
-        # index_at maps each stride of the model to the index of the last map with this stride.
+        # A dict from each stride of the model to the index of the last map with this stride.
         index_at = dict(zip(info.reduction(), info.out_indices, strict=True))
         if not index_at.keys() >= set(map_strides):
             raise InputError(

@@ -61,8 +61,8 @@ class VGGBackbone(FeaturesBackbone):
         name: ``vgg16`` or, with BatchNorm, ``vgg16_bn``.
         weights: as for :class:`~fpn_lightning.models.backbones.resnet.ResNetBackbone`.
         norm: ``frozen`` or ``batch`` for ``vgg16_bn``; ``None`` for ``vgg16``, which has no BatchNorm.
-        frozen_stages: number of stages to freeze, in the order stem (conv1, conv2), conv3, conv4, conv5, pool5. The
-            default is 1, as in Fast R-CNN.
+        frozen_stages: number of stages to freeze, in the order stem (conv1, conv2), conv3, conv4, conv5, pool5. By
+            default, only the stem is frozen, as in Fast R-CNN.
 
     Raises:
         InputError: if the arguments contradict each other; for example, ``vgg16`` is given a ``norm``.
@@ -149,8 +149,8 @@ class EfficientNetBackbone(FeaturesBackbone):
     """EfficientNet-B0 to B4 (Tan and Le, ICML 2019); c2..c5 of B0 have 24, 40, 112 and 320 channels.
 
     Squeeze-and-excitation layers average over a whole map, including padding. The padding of an image depends on the
-    other images of the batch. Therefore, the results for an image depend more on the other images of the batch than
-    with other backbones. By default, evaluation avoids this dependence by batches of one image.
+    other images of the batch. Therefore, the results for an image depend more on the other images of its batch than
+    with other backbones. The default batch size of evaluation is 1, which avoids this dependence.
 
     Args:
         name: torchvision's name of the variant.

@@ -98,8 +98,8 @@ class CellGrid:
         match_labels = self.inside(size).to(torch.int8) - 1
         matched_idxs = torch.zeros(self.num_cells, dtype=torch.int64, device=match_labels.device)
         cells, objects, keys = self._pairs(boxes.to(self.group_sizes), tolerance, tie_break)
-        # The pairs of a cell and an object are in the order of objects. Two stable sorts put the pairs in the order of
-        # cell, then key, then object. Only the first pair of each cell is used.
+        # The pairs of a cell and an object are sorted by object. Two stable sorts order the pairs by cell, then
+        # tie-break key, then object. The first pair of each cell has the object that is assigned to the cell.
         order = torch.argsort(keys, stable=True)
         order = order[torch.argsort(cells[order], stable=True)]
         cells, objects = cells[order], objects[order]
@@ -117,7 +117,7 @@ class CellGrid:
         return (sizes.log()[:, None] - self.group_sizes.log()).abs().argmin(dim=1)
 
     def _pairs(self, boxes: Tensor, tolerance: float, tie_break: TieBreak) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the cell, the object and the tie-break key of each pair of a cell and a fitting object, by object."""
+        """Find all pairs of a cell and an object that it fits, object by object: cells, objects and tie-break keys."""
         groups = self.groups_of(boxes)
         strides, shapes = self._strides[groups], self._shapes[groups]  # (G,), (G, 2)
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / strides[:, None]  # (G, 2) x, y in strides

@@ -1,6 +1,6 @@
 """Target masks of a batch, and the loss of predicted masks (FPN App. A; the logistic loss is that of DeepMask).
 
-Shape shorthand: N images, P positive cells, m x m values of a mask, one for each bin of the mask's window.
+Shape shorthand: N images, P positive cells, m x m equal bins of a cell's window; a mask has one value per bin.
 """
 
 from __future__ import annotations

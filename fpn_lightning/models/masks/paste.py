@@ -1,7 +1,7 @@
-"""Paste predicted masks at the size of the image file, and encode the results as COCO run lengths (FPN §6).
+"""Resize predicted masks to pixels of the image file, and encode them as COCO run lengths (FPN §6).
 
-Masks are pasted one by one, and only pixels inside the mask's window are computed. Therefore no bitmap of the whole
-image is made, and the required memory does not depend on the number of proposals.
+Masks are pasted one by one, and only pixels inside a mask's window are computed. Therefore no bitmap of the whole image
+is made, and the required memory does not depend on the number of proposals.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def encode_columns(columns: NDArray[np.bool_], top: int, left: int, height: int,
     """
     framed = np.zeros((columns.shape[0], columns.shape[1] + 2), dtype=np.int8)
     framed[:, 1:-1] = columns
-    # Starts and ends of runs alternate in each column, and therefore also if all columns are concatenated.
+    # Each column of `framed` begins and ends with 0. Therefore the even entries of `changes` start a run of ones, and
+    # the odd entries end one.
     column, row = np.nonzero(framed[:, 1:] != framed[:, :-1])
     changes = (left + column) * height + top + row
     # A run at the bottom of a column and a run at the top of the next column are merged into a single run.
@@ -83,8 +84,8 @@ def _weights(
     """Compute weights that interpolate the values of ``count`` equal bins of [start, end] at pixel centres.
 
     Returns:
-        Weights ``(pixels, count)`` of the bins for each pixel with its centre in [start, end], and the index of the
-        first of these pixels.
+        Weights ``(pixels, count)``, one row for each pixel whose centre is in [start, end] and one column for each bin;
+        and the index of the first of these pixels.
     """
     first, last = (int(np.clip(np.ceil(bound - 0.5), 0, length)) for bound in (start, end))
     centres = np.arange(first, last) + 0.5

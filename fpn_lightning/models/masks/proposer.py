@@ -5,9 +5,10 @@ A cell is one MLP at one position of one level. Each cell predicts one score and
 Shape shorthand: N images, d channels, H_l x W_l size of level l, B cells of one image, m x m values of a mask, k x k
 positions of the map that an MLP reads.
 
-An MLP is a k x k convolution with 512 outputs, a ReLU and two sibling 1 x 1 convolutions. Training computes only the
-sampled cells, from patches of the maps. For these cells, the results equal those of convolutions over whole maps, at a
-fraction of the cost. Prediction computes the score of every cell, and masks only for the cells with the best scores.
+An MLP is a k x k convolution with 512 outputs, a ReLU and two sibling 1 x 1 convolutions. Training applies the MLPs
+only at the sampled cells, to k x k patches of the maps. The scores and masks of these cells equal those of convolutions
+over whole maps, at a fraction of the cost. Prediction computes the score of every cell, and masks only for the cells
+with the best scores.
 
 DEVIATIONS.md lists the settings of mask proposals that the paper does not give, in rows that begin with "Mask".
 """
@@ -49,7 +50,7 @@ class MaskProposer(nn.Module):
         padding: the side of a mask is ``1 + padding`` times the object size.
         centre_tolerance: largest distance along each axis, in strides, between a cell and the centre of its object.
         tie_break: which object a cell predicts if several objects fit; see :meth:`CellGrid.label`.
-        batch_size_per_image: number of cells sampled per image for the losses (128; a batch of 16 images has 2048).
+        batch_size_per_image: number of cells sampled per image for the losses (128: 2048 for a batch of 16 images).
         positive_fraction: largest fraction of positive cells in a sample (0.25: three negatives for each positive).
         mask_weight: factor on the mask loss.
         loss: loss of one mask, ``logistic`` or ``dice``; see :func:`fpn_lightning.models.masks.loss.mask_loss`.
@@ -190,9 +191,9 @@ class MaskProposer(nn.Module):
     def _hidden(
         self, features: dict[str, Tensor], grid: CellGrid, image: Tensor, cell: Tensor
     ) -> Iterator[tuple[MaskMLP, Tensor, Tensor]]:
-        """Yield each MLP, the positions of the MLP's cells in ``cell`` (int64), and the hidden units of these cells.
+        """Yield each MLP, the int64 indices into ``cell`` of the MLP's cells, and the hidden units of these cells.
 
-        MLPs and maps without sampled cells are included, because DDP waits for the gradient of every parameter.
+        Every MLP reads every map, even without sampled cells, because DDP waits for the gradient of every parameter.
         """
         groups, rows, columns = grid.locate(cell)
         for number, mlp in enumerate(self._mlps()):

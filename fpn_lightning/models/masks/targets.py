@@ -71,7 +71,8 @@ def _overlaps(start: float, end: float, length: int, count: int) -> tuple[NDArra
     """Compute along one axis the length of the overlap of each of ``count`` equal bins of [start, end] with each pixel.
 
     Returns:
-        Lengths of overlaps between bins and pixels, px, ``(count, pixels)``, and the index of the first of the pixels.
+        Lengths ``(count, pixels)`` in px, one row for each bin and one column for each pixel that overlaps [start,
+        end]; and the index of the first of these pixels.
     """
     first, last = (int(np.clip(bound, 0, length)) for bound in (np.floor(start), np.ceil(end)))
     edges = np.linspace(start, end, count + 1)[:, None]
