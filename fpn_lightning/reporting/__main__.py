@@ -94,9 +94,7 @@ def _render(preset: str, tables: Mapping[str, Table], arguments: argparse.Namesp
     if page := tuning.write(preset, records, folder):
         console.print(Text(f"written: {page}"))
     elif not found:
-        console.print(
-            Text(f"preset {preset}: no page is written: none of its records belongs to a table", style="yellow")
-        )
+        console.print(Text(f"preset {preset}: no page is written, because no table shows its records", style="yellow"))
     for summary in found:
         paths = write(summary, folder)
         show(summary, console)

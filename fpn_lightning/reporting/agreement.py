@@ -16,10 +16,10 @@ from fpn_lightning.reporting.summary import RowSummary, TableSummary, minus
 AS_IN_PAPER, REVERSED, WITHIN_NOISE, NOT_COMPARED = "✓", "✗", "·", "n/a"
 RULE = (
     f"A sign compares the order of two rows here with their order in the paper: {AS_IN_PAPER} same order, {REVERSED} "
-    f"reversed order, {WITHIN_NOISE} our difference of the two rows is within noise, {NOT_COMPARED} not comparable. A "
+    f"reversed order, {WITHIN_NOISE} our difference of the two rows is within noise, {NOT_COMPARED} not compared. A "
     f"difference is within noise if the absolute value of its mean over seeds is at most {FACTOR} times its sample "
-    "standard deviation. Two rows are comparable only if they have at least two seeds in common, and two different "
-    "numbers in the paper."
+    "standard deviation. Two rows are compared only if they share at least two seeds and the paper gives them "
+    "different numbers."
 )
 
 
@@ -28,7 +28,7 @@ class Agreement:
     """Result of comparing the order of our rows with the order of the paper's rows.
 
     Attributes:
-        counts: text that says how many comparisons of two rows agree with the paper.
+        counts: text that says how many comparisons of two rows give the paper's order.
         signs: table with one line for each pair of rows. Each cell is a sign that ``RULE`` explains.
         differences: table with the same lines and columns as ``signs``. Each cell has our difference of the two rows
             and, in brackets, the paper's difference.
@@ -82,7 +82,7 @@ def _paper(summary: TableSummary, column: Column, first: RowSummary, second: Row
 
 
 def _compared(summary: TableSummary, column: Column, first: RowSummary, second: RowSummary) -> tuple[str, str]:
-    """The sign of two rows in one column, and a text with our difference and the paper's difference."""
+    """Two rows in one column: a sign that ``RULE`` explains, and a text with our difference and the paper's."""
     paper, ours = _paper(summary, column, first, second), difference(first.records, second.records, column.key)
     text = f"{with_spread(ours.mean, ours.std, sign=True) or 'n/a'} ({number(paper, sign=True) or 'n/a'})"
     if paper is None or ours.sign is None:
@@ -97,10 +97,10 @@ def _counts(summary: TableSummary, columns: list[Column], signs: Counter[str]) -
     if not compared:
         return "No pair of rows has two seeds in common, so the order is not compared."
     text = (
-        f"Of {compared} comparisons of two rows in one column, {signs[AS_IN_PAPER]} agree with the paper. The others "
-        f"are reversed ({signs[REVERSED]}) or within noise ({signs[WITHIN_NOISE]})."
+        f"Of {compared} comparisons of two rows in one column, {signs[AS_IN_PAPER]} give the paper's order. The "
+        f"others give the reversed order ({signs[REVERSED]}) or a difference within noise ({signs[WITHIN_NOISE]})."
     )
-    text += f" Not comparable: {signs[NOT_COMPARED]}." if signs[NOT_COMPARED] else ""
+    text += f" Not compared: {signs[NOT_COMPARED]}." if signs[NOT_COMPARED] else ""
     if extra := [column.heading for column in columns if column in summary.extra]:
-        text += f" The paper does not print {' and '.join(extra)}; we compare with its {summary.table.main.heading}."
+        text += f" The paper does not print {' and '.join(extra)}; its {summary.table.main.heading} is used instead."
     return text

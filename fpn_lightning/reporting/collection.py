@@ -27,8 +27,8 @@ class Kept:
         left_alone: files that were not replaced, each with the reasons.
         not_added: files that were not written, each with the differences between the run and the other seeds of its
             row.
-        unfinished: names of the runs that have no record or are not finished. The status and the reason follow in
-            brackets if the run has a record.
+        unfinished: names of the runs that have no record or are not finished. If a run has a record, its status and the
+            reason of this status follow its name in brackets.
     """
 
     written: list[Path] = field(default_factory=list)
@@ -46,7 +46,7 @@ def collect(
         runs: name and record of each run, from :func:`local_runs` or :func:`wandb_runs`. If several finished runs
             belong to one experiment, the last run is used.
         records_root: folder of the copies, ``<preset>/<table>/<row>/seed<n>.json``. No copy is ever deleted.
-        replace: function from the name of a preset to whether all its copies are replaced, also by differing records.
+        replace: says for the name of a preset whether its copies are replaced even if the new records differ.
 
     Raises:
         InputError: a record is malformed or is in the folder of another experiment.
@@ -71,7 +71,7 @@ def collect(
 
 
 def _load_checked(path: Path, root: Path) -> Record:
-    """Load a record. Raise InputError if it is in another experiment's folder, as when a run was copied or renamed."""
+    """Load a record. Raise InputError if its folder is that of another experiment, for example after a renaming."""
     record = Record.load(path)
     expected = root / record.experiment.path
     if path not in (expected / RECORD_NAME, expected.with_suffix(".json")):
@@ -132,8 +132,8 @@ def presets(records_root: Path) -> list[str]:
 def wandb_runs(project: str, api: Any = None) -> Iterable[tuple[str, Record | None]]:
     """Yield name and record of each run of a Weights & Biases project, in order of creation.
 
-    The record is the run's file ``metrics.json``, or ``None`` if the run has no such file. Upload offline
-    runs with ``wandb sync`` before.
+    The record is the run's file ``metrics.json``, or ``None`` if the run has no such file. Offline runs
+    have to be uploaded with ``wandb sync`` first.
 
     Args:
         project: ``ENTITY/PROJECT``.

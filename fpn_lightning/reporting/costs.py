@@ -33,7 +33,7 @@ class RowCost:
         network_seconds_per_image: the part of ``seconds_per_image`` that the network takes; the rest is mostly NMS.
         test_memory_mib: peak memory that testing one image adds, MiB.
         train_step_memory_mib: peak memory that the forward and backward pass of one training step add, MiB.
-        train_step_memory_note: how the measured training step was run, if the row's runs use another kind of step.
+        train_step_memory_note: what the measured training step does, if the row's runs are trained with other steps.
         parameters: number of parameters of the model.
     """
 
@@ -115,9 +115,9 @@ def measured_on(costs: Costs) -> str:
         f"The costs of all rows were measured in one run (hardware: {costs.hardware}; date: {costs.date}; commit: "
         f"{costs.commit}). Images have {height} × {width} px. At test time, the model gets one image at a time; in a "
         f"training step, {costs.batch} images. The difference of “s/image” and “network s/image” is mostly the time of "
-        "non-maximum suppression. Memory is the peak growth of the process while it tests one image or runs one "
-        "training step. A training step is a forward and a backward pass, without the optimiser. A number in brackets "
-        "is the cost divided by the reference row's cost."
+        "non-maximum suppression. The columns in MiB show how much the memory of the process grows at its peak while "
+        "it tests one image or runs one training step. A training step is a forward and a backward pass, without the "
+        "optimiser. A number in brackets is the cost divided by the reference row's cost."
     )
 
 

@@ -25,7 +25,7 @@ class Panel:
     Attributes:
         title: metric that is plotted.
         places: labels of the x axis.
-        rows: by row id, a list with one point for each label; ``None`` if the row has no number there.
+        rows: dict from a row id to a list with one point for each label; ``None`` if the row has no number there.
     """
 
     title: str
@@ -35,7 +35,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Gaps:
-    """The gaps of rows to their reference row in one column, in points, by row id: the paper's gaps and ours."""
+    """Gaps to the reference row in one column, in points: dicts from a row id to the paper's gap and to our gap."""
 
     title: str
     paper: dict[str, Point]
@@ -44,7 +44,7 @@ class Gaps:
 
 @dataclass(frozen=True)
 class Cloud:
-    """One scatter plot. ``rows`` has for each row id the cost (x) and the metric (y) of this row."""
+    """One scatter plot. ``rows`` is a dict from a row id to the cost (x) and the metric (y) of this row."""
 
     x_label: str
     rows: dict[str, tuple[float, Point]]
@@ -68,13 +68,13 @@ def _point(found: Sample | None) -> Point | None:
 
 
 def _panel(title: str, places: Iterable[str], rows: dict[str, list[Point | None]]) -> list[Panel]:
-    """A list with one panel, which has the rows with at least one point; an empty list if no row has a point."""
+    """A list with one panel of the rows that have at least one point; an empty list if there are no such rows."""
     filled = {row: points for row, points in rows.items() if any(points)}
     return [Panel(title, list(places), filled)] if filled else []
 
 
 def by_size(summary: TableSummary) -> list[Panel]:
-    """For each metric that COCO splits by object size: a panel of our numbers, then one of the paper's, if any."""
+    """For each metric that COCO splits by object size: a panel with our numbers, and one with the paper's, if any."""
     panels = []
     for column in summary.table.columns:
         keys = size_keys(column.key) or ()
@@ -120,7 +120,7 @@ def by_step(summary: TableSummary) -> list[Panel]:
 
 
 def by_gap(summary: TableSummary) -> list[Gaps]:
-    """The gaps of each column in which our rows have gaps; an empty list if no column has gaps in the paper."""
+    """One ``Gaps`` for each column in which our rows have gaps; an empty list if the paper has no gaps at all."""
     rows = [row for row in summary.run if (reference := summary.reference(row)) and reference.id != row.id]
     found = []
     for column in summary.columns:

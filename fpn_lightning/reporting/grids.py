@@ -61,7 +61,7 @@ def gap_cell(summary: TableSummary, row: RowSummary, key: str) -> str:
 
 
 def results(summary: TableSummary) -> list[Grid]:
-    """The paper's numbers and ours side by side, one grid for each block of columns.
+    """The paper's numbers and ours side by side, one grid for each group of columns, such as test-dev.
 
     If the model of a row was also evaluated before training, a second line shows its numbers before training.
     """

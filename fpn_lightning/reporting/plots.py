@@ -62,7 +62,7 @@ class Style:
 
 
 def row_styles(labels: dict[str, str]) -> dict[str, Style]:
-    """Assign styles to row ids in order, so that row (a) looks the same in all tables. Row 9 has the first style."""
+    """Assign styles to row ids in order, so that row (a) looks the same in all tables. Row 9 looks like row 1."""
     return {row: Style(label, *_STYLES[index % len(_STYLES)]) for index, (row, label) in enumerate(labels.items())}
 
 
@@ -73,7 +73,7 @@ def _svg_figure(path: Path, height: float) -> Iterator[Figure]:
         figure = Figure(figsize=(9.0, height), layout="constrained")  # a page on GitHub is about nine inches wide
         yield figure
         with whole_file(path) as temporary:
-            # Date and version are left out, so that the same numbers give the same bytes.
+            # The date and matplotlib's version are left out, so that the same numbers give the same bytes.
             figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
 
 
@@ -98,7 +98,7 @@ def draw(summary: TableSummary, costs: Costs | None, folder: Path) -> list[Shown
         caption = f"{title} per image. The band around a line is {spread}"
         draw_lines(add("proposals", title, caption), [recall], "proposals an image", styles, scale="log")
     if panels := by_step(summary):
-        caption = f"Metrics of the validations during training, in %. The band around a line is {spread}"
+        caption = f"Metrics at each validation during training, in %. The band around a line is {spread}"
         draw_lines(add("curves", "Learning curves", caption), panels, "steps", styles)
     if gaps := by_gap(summary):
         title = "Gaps to the reference row"
@@ -157,7 +157,7 @@ def draw_lines(path: Path, panels: list[Panel], x_label: str, styles: dict[str, 
 
 
 def draw_gaps(path: Path, columns: list[Gaps], styles: dict[str, Style]) -> None:
-    """Draw one panel for each column, with a common scale. Open marks are the paper's gaps, filled marks are ours."""
+    """Draw one panel of gaps for each column, all with one scale. Open marks are the paper's, filled marks are ours."""
     rows = [row for row in styles if any(row in gaps.ours or row in gaps.paper for gaps in columns)]
     across = min(4, len(columns))
     with _svg_figure(path, 1.2 + -(-len(columns) // across) * (0.5 + 0.24 * len(rows))) as figure:
@@ -183,7 +183,7 @@ def draw_gaps(path: Path, columns: list[Gaps], styles: dict[str, Style]) -> None
 
 
 def draw_clouds(path: Path, clouds: list[Cloud], y_label: str, styles: dict[str, Style]) -> None:
-    """Draw panels side by side, with one mark for each row and a common vertical scale. Both axes start at zero."""
+    """Draw scatter plots side by side, one mark for each row. Both axes start at zero; all plots share the y axis."""
     with _svg_figure(path, 3.6) as figure:
         grid = figure.subplots(1, len(clouds), sharey=True, squeeze=False)
         for axes, cloud in zip(grid.flat, clouds, strict=True):
@@ -199,7 +199,7 @@ def draw_clouds(path: Path, clouds: list[Cloud], y_label: str, styles: dict[str,
 
 
 def _axes(figure: Figure, count: int, across: int, share: bool = False) -> Any:
-    """Axes for ``count`` panels, ``across`` panels to a line. With ``share``, all panels have a common scale."""
+    """Axes for ``count`` panels, ``across`` of them side by side. With ``share``, all panels have a common scale."""
     grid = figure.subplots(-(-count // across), across, sharex=share, sharey=share, squeeze=False)
     for axes in grid.flat[count:]:
         axes.set_axis_off()

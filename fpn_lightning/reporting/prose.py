@@ -73,14 +73,14 @@ def _comparability(summary: TableSummary) -> list[str]:
 
 
 CELLS = (
-    "AP and AR are in percent. The number after ± is the sample standard deviation over seeds. In a gap, it is the "
-    "sample standard deviation of the differences between runs with the same seed. A dot (·) marks a gap within noise: "
+    "AP and AR are in percent. The number after ± is the sample standard deviation over seeds. For a gap, ± shows the "
+    "sample standard deviation of the gaps between runs with the same seed. A dot (·) marks a gap within noise: "
     "its absolute value is at most twice its standard deviation. A dash (–) means that the ground truth has no object "
-    "of this size. “n/a” means that the record does not have the metric. “s/step” (seconds per training step) and "
+    "of this size. “n/a” means that the run records do not have the metric. “s/step” (seconds per training step) and "
     "“s/image” (seconds per image at test time) are means over seeds. “peak MiB” (peak memory) is the maximum over "
     "seeds."
 )
-"""Explains the cells of a table to the readers of its page."""
+"""Explanation of table cells, printed on every page."""
 
 
 def provenance(summary: TableSummary) -> list[str]:
@@ -102,7 +102,7 @@ def provenance(summary: TableSummary) -> list[str]:
 
 
 def notes(summary: TableSummary) -> list[str]:
-    """Remarks on single rows, and the records that belong to no row."""
+    """Notes on single rows of the table, and a note that names the records that no row shows."""
     lines = []
     for row in summary.rows:
         if source := row.shared_from:
@@ -110,5 +110,5 @@ def notes(summary: TableSummary) -> list[str]:
         if row.row.note:
             lines.append(f"{row.row.label}: {row.row.note}.")
     if summary.unlisted:
-        lines.append(f"Records that belong to no row of this table: {', '.join(summary.unlisted)}.")
+        lines.append(f"Run records that no row of this table shows: {', '.join(summary.unlisted)}.")
     return lines

@@ -14,7 +14,7 @@ from fpn_lightning.metric_names import percent
 from fpn_lightning.runs.record import Metrics, Record
 
 FACTOR = 2
-"""A difference is more than noise if its absolute mean exceeds ``FACTOR`` times its sample standard deviation."""
+"""A difference is more than noise if its absolute mean is larger than ``FACTOR`` sample standard deviations."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from fpn_lightning.reporting.seeds import Sample, difference, sample
 from fpn_lightning.runs.record import Record
 
 FULL_SCALE_PRESETS = ("8gpu", "1gpu", "paper")
-"""Presets with the paper's data, backbone and schedule. The numbers of all other presets are not
-compared with the paper's numbers."""
+"""Presets with the paper's data, backbone and schedule. Only their numbers are compared with the paper's numbers."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,8 @@ class RowSummary:
         id: id of the row, such as ``c_fpn``.
         row: label, numbers and settings of the row in the table.
         records: run records, ordered by seed; empty if the row was not run or if ``mixed`` is not ``None``.
-        shared_from: row of another table, such as ``table2/c_fpn``, whose runs ``records`` describe; ``None`` if they
-            describe runs of this row.
+        shared_from: the row of another table, such as ``table2/c_fpn``, that ``records`` belong to; ``None`` if they
+            belong to this row.
         mismatches: reasons why these records cannot be compared with the paper's numbers.
         mixed: a warning that names the data, schedule or configuration that differs between the row's runs; ``None`` if
             nothing differs.
@@ -160,8 +159,8 @@ def areas(record: Record) -> str:
 
 
 def _disagreement(what: str, rows: list[RowSummary], value: Callable[[RowSummary, Record], str]) -> list[str]:
-    """A warning if the function ``value`` differs between records. The warning lists each value with its rows."""
-    holders: dict[str, dict[str, None]] = {}  # by value, the ids of the rows that have it, as an ordered set
+    """A warning if the function ``value`` gives different results for the records. It lists the rows of each result."""
+    holders: dict[str, dict[str, None]] = {}  # from a result of value() to the ids of its rows in order
     for row in rows:
         for record in row.records:
             holders.setdefault(value(row, record), {})[row.id] = None
@@ -173,8 +172,8 @@ def _disagreement(what: str, rows: list[RowSummary], value: Callable[[RowSummary
 
 def _warnings(table: Table, rows: list[RowSummary]) -> list[str]:
     def steps(row: RowSummary, record: Record) -> str:
-        # Steps are compared as parts of the paper's steps, because a row may have twice as many steps both in the paper
-        # and here.
+        # The ratio of our steps to the paper's is compared, because a row may have more steps than the other rows in
+        # the paper and here.
         theirs = table.steps(row.row)
         return (
             f"{percent(record.train.steps / theirs):.4g} % of the paper's steps" if theirs else str(record.train.steps)
@@ -195,7 +194,7 @@ def _expanded(table: Table, ids: list[str]) -> dict[str, Row]:
     """The rows of a table, each followed by its variants (``c_fpn/lr0.002``).
 
     ``ids`` are the row ids of the records. The reference row of a variant is the row without a variant. A row with
-    ``*`` in its id is a pattern: each name that stands in place of ``*`` in one of ``ids`` gives one row.
+    ``*`` in its id, such as ``*/c_fpn``, gives one row for each of ``ids`` that matches, such as ``lite0/c_fpn``.
     """
     patterns = {row: re.compile(re.escape(row).replace(r"\*", "(.+)")) for row in table.rows if "*" in row}
     rows = {row: table.rows[row] for row in table.rows if row not in patterns}

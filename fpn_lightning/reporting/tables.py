@@ -60,8 +60,8 @@ def folded(grid: Grid) -> list[str]:
 def csv_text(summary: TableSummary) -> str:
     """The table as CSV, with one line for each row and metric. Numbers are in percent or points, with four decimals.
 
-    ``ours_std`` is the sample standard deviation over ``num_seeds`` values. A gap is the row minus its reference row.
-    A missing number is an empty cell.
+    ``ours_std`` is the sample standard deviation over ``num_seeds`` values. A gap is the number of a row
+    minus the number of its reference row. A missing number is an empty cell.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -26,7 +26,7 @@ PREFIX = "tuning/"
 _NAME = re.compile(r"tuning/(?P<table>[\w-]+)/lr(?P<lr>\d+(?:\.\d+)?(?:e-?\d+)?)")
 
 Tried = dict[tuple[str, str], dict[float, list[Record]]]
-"""Records by table and row, then by learning rate."""
+"""Dict from table and row to a dict from learning rate to records."""
 
 
 def write(preset: str, records: list[Record], folder: Path) -> Path | None:
@@ -84,8 +84,8 @@ def _pivot(tried: Tried, reported: list[Record]) -> tuple[Grid, Grid]:
     """Make grids with one line for each row and metric, and one column for each learning rate.
 
     Returns:
-        A grid with each table's main metric, which decides between learning rates, and a grid with the recalls at fewer
-        proposals than in the main metric.
+        A grid with each table's main metric, which decides between learning rates, and a grid with AR at fewer
+        proposals, such as AR10 if the main metric is AR100.
     """
     rates = sorted({rate for by_rate in tried.values() for rate in by_rate})
     header = ["row", "metric", *(f"lr {rate:g}" for rate in rates), "used"]
@@ -107,17 +107,17 @@ def _pivot(tried: Tried, reported: list[Record]) -> tuple[Grid, Grid]:
 
 
 def _fewer(main: str, by_rate: dict[float, list[Record]]) -> list[str]:
-    """Names of recalls at fewer proposals than ``main``. The list is empty if ``main`` is not a recall of proposals."""
+    """Names of the AR metrics with fewer proposals than the AR metric ``main``; none if ``main`` is another metric."""
     counts = {key: proposal_count(key) for runs in by_rate.values() for run in runs for key in run.metrics}
     fewer = {key: count for key, count in counts.items() if count and count < (proposal_count(main) or 0)}
     return sorted(fewer, key=fewer.__getitem__)
 
 
 def _warnings(tuning: list[Record], reported: list[Record]) -> Iterator[str]:
-    """Warn of tuning runs that differ in more than the learning rate, have a wrong name, or share a seed or a split.
+    """Warn of tuning runs that differ in more than the learning rate, have a wrong name, or reuse a seed or split.
 
-    The name of a run is wrong if it has another learning rate than the run. The seeds and splits of tuning runs must
-    not be those of reported tables.
+    A name is wrong if it contains another learning rate than the run used. A seed or split is reused if runs of
+    reported tables have it too.
     """
     for name, shared in (
         ("seed", {r.experiment.seed for r in tuning} & {r.experiment.seed for r in reported}),
@@ -125,7 +125,7 @@ def _warnings(tuning: list[Record], reported: list[Record]) -> Iterator[str]:
     ):
         if shared:
             values = ", ".join(sorted(map(str, shared)))
-            yield f"Tuning and reported tables both use the {name} {values}. The reported numbers may be too high."
+            yield f"Tuning and reported runs both use the {name} {values}, so the reported numbers may be too high."
     for table, runs in groupby(tuning, key=lambda record: record.experiment.table.split("/")[1]):
         if len({(r.data.fingerprint, r.data.split, r.train.steps, r.train.total_batch) for r in runs}) > 1:
             yield f"{table}: the tuning runs differ in data, split, steps or batch, not only in the learning rate."

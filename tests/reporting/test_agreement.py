@@ -26,8 +26,8 @@ def test_signs_of_all_pairs_and_the_differences_behind_them():
         **{"(d) (e)": "·", "(d) (f)": "✗", "(e) (f)": "✗"},
     }
     assert found.counts == (
-        "Of 6 comparisons of two rows in one column, 3 agree with the paper. The others are reversed (2) or within "
-        "noise (1). Not comparable: 24."
+        "Of 6 comparisons of two rows in one column, 3 give the paper's order. The others give the reversed order (2) "
+        "or a difference within noise (1). Not compared: 24."
     )
     # 50 - 40 and 52 - 43: 9.5 ± 0.7. 40 - 30 and 43 - 31: 11 ± 1.4.
     assert by_pair(found.differences)["(c) (d)"][0] == "+9.5 ± 0.7 (+6.6)"
@@ -47,7 +47,7 @@ def test_a_recall_that_the_paper_does_not_print_is_compared_with_its_main_column
     assert found.signs.header[2:4] == ["AR10", "AR100"]
     assert by_pair(found.signs)["(c) (d)"][0] == "✓"
     assert by_pair(found.differences)["(c) (d)"][0] == "+10.0 ± 0.0 (+6.6)"
-    assert found.counts.endswith("The paper does not print AR10; we compare with its AR100.")
+    assert found.counts.endswith("The paper does not print AR10; its AR100 is used instead.")
 
 
 def test_rows_without_a_letter_are_named():

@@ -44,8 +44,8 @@ def test_the_agreement_is_one_line_one_grid_and_a_grid_on_demand(tmp_path: Path)
     text = page(SUMMARY, tmp_path)
     block = section(text, "Agreement with the paper")
     assert block.lstrip().startswith(
-        "**Of 5 comparisons of two rows in one column, 3 agree with the paper. The others are reversed (0) or within "
-        "noise (2). Not comparable: 1. "
+        "**Of 5 comparisons of two rows in one column, 3 give the paper's order. The others give the reversed order "
+        "(0) or a difference within noise (2). Not compared: 1. "
     )
     assert (
         "is within noise if the absolute value of its mean over seeds is at most 2 times its sample standard" in block

@@ -77,7 +77,7 @@ def test_a_seed_or_split_that_a_table_uses_too_is_a_warning(seed, split, shared,
     reported = a_record("table2/c_fpn", seed)
     text = page([*RUNS, replace(reported, data=replace(reported.data, split=split))])
     assert text.count("**Warning.**") == 1
-    assert f"> **Warning.** Tuning and reported tables both use the {shared}" in text
+    assert f"> **Warning.** Tuning and reported runs both use the {shared}" in text
 
 
 def test_runs_that_cannot_be_compared_are_a_warning(page):
