@@ -153,7 +153,7 @@ def compare(what: str, works: dict[str, Work], memory: dict[str, float], rounds:
     both = f"{memory[ours]:.0f} MiB, peer {memory[theirs]:.0f} MiB" if memory else "not measured"
     threads = f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
     work_text = f"{what}, {threads}, {ours} in {seconds[ours]:.2f} s"
-    ratio_text = f"{theirs} in {seconds[theirs]:.2f} s, ours takes {1 / ratio:.2f} of it"
+    ratio_text = f"{theirs} in {seconds[theirs]:.2f} s, ours takes {1 / ratio:.2f} of its time in the median round"
     print(append_line(work_text, ratio_text, ratio, both, output), flush=True)
 
 
@@ -169,7 +169,10 @@ def beside_floor(what: str, name: str, work: Work, recorded: Recorder, rounds: i
     least = statistics.median(sum(parts.values()) for _, parts in pairs)
     ratio = statistics.median(sum(parts.values()) / taken for taken, parts in pairs)
     parts = ", ".join(f"{kind} {value:.3g} s" for kind, value in best.items())
-    text = f"its kernels alone in {least:.3g} s ({parts}), ours takes {1 / ratio:.2f} times as long"
+    text = (
+        f"the kernels that our model calls, alone, in {least:.3g} s ({parts}), "
+        f"ours takes {1 / ratio:.2f} times as long in the median round"
+    )
     print(append_line(f"{what}, {name} in {seconds:.3g} s", text, ratio, "not measured", output), flush=True)
 
 

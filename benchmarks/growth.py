@@ -138,13 +138,14 @@ def write(growths: Sequence[Growth], output: Path) -> None:
     lines = [
         "# Growth of time and memory",
         "",
-        f"Written by `benchmarks/growth.py`: Faster R-CNN, ResNet-18 and FPN, {SIZE[0]} x {SIZE[1]} px where the "
-        f"image size does not grow, one thread per process. {machine()}, {date}, commit {git_commit()}. "
+        "Written by `benchmarks/growth.py`. Model: Faster R-CNN with ResNet-18 and FPN. Images have "
+        f"{SIZE[0]} x {SIZE[1]} px, except in the row “megapixels”, which varies the image size. One thread per "
+        f"process. Machine: {machine()}, {date}, commit {git_commit()}. "
         '"Growth" is the exponent of a power law through the last two points: 0 for no growth, 1 for linear growth.',
         "",
         f"![time and memory]({output.with_suffix('.png').name})",
         "",
-        "what grows | work | points | seconds | growth | peak MiB | growth",
+        "what grows | work | tested at | seconds | growth of seconds | peak MiB | growth of memory",
         "--- | --- | --- | --- | --- | --- | ---",
     ]
     for each in growths:

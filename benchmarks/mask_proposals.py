@@ -44,7 +44,7 @@ from fpn_lightning.stages.mask_proposals import MaskProposalStage
 from fpn_lightning.structures import Batch, ImageBatch, Targets
 
 ROWS = ("mlp5", "mlp7", "dual", "dual_28")
-SAME = {"dual_28": "dual_28 and dual_28_2x, one network trained longer,"}
+SAME = {"dual_28": "dual_28 (dual_28_2x is the same network, trained twice as long)"}
 FILE_SIZE = (480, 640)
 
 

@@ -19,8 +19,8 @@ def keep_freed_memory() -> None:
     """Make glibc reuse the memory of freed tensors; do nothing if the C library is not glibc.
 
     By default, glibc returns the memory of a large freed tensor to the system, and the system fills the memory of the
-    next tensor with zeros. On a CPU, both together take a fifth of the time of a training step. Reusing the memory does
-    not change the peak memory.
+    next tensor with zeros. On a CPU, this returning and zeroing takes a fifth of the time of a training step. Reusing
+    the memory does not change the peak memory.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:

@@ -54,7 +54,8 @@ class CLI(LightningCLI):
     model: BaseStage
     datamodule: COCODataModule
     subcommand: str
-    watch: ClassVar[ProcessWatch | None] = None  # a class variable: if a subcommand fails, main() has no CLI object
+    # A class variable, because main() uses it even if a subcommand fails; then the constructor has returned no object.
+    watch: ClassVar[ProcessWatch | None] = None
 
     def __init__(self, args: Sequence[str]) -> None:
         """Parse the arguments and run the subcommand.
@@ -77,7 +78,7 @@ class CLI(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Return the names of the Trainer arguments that do not become options, for each subcommand with a parser."""
+        """For each subcommand in ``called``, return the arguments of its Trainer method that do not become options."""
         every = LightningCLI.subcommands()
         return {name: every[name] | {"verbose"} for name in self.called}  # replaced by our --verbose
 
@@ -191,7 +192,7 @@ class CLI(LightningCLI):
     # ---- fit -------------------------------------------------------------------------------------------------------
 
     def fit(self, **arguments: Any) -> None:
-        """Check all inputs, then train in the run directory and write the record."""
+        """Check all inputs, then train in the run directory and write the run's record, ``metrics.json``."""
         trainer, first, resumed_at = self.trainer, is_first_process(), self.checkpoint_step
         check_inputs(trainer, self.model, self.datamodule, first)
         if first and resumed_at is not None:

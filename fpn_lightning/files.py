@@ -117,9 +117,9 @@ def parse_yaml(text: str, source: object) -> Any:
 
 
 def _count(node: yaml.Node | None, known: dict[int, int]) -> int:
-    """Count the values of a YAML node, aliases expanded. If a node contains itself, return more than ``MAX_VALUES``."""
+    """Count the values of a YAML node, aliases expanded. A node that contains itself gives more than ``MAX_VALUES``."""
     if id(node) not in known:
-        known[id(node)] = MAX_VALUES + 1  # the recursion reads this value only if the node contains itself
+        known[id(node)] = MAX_VALUES + 1  # placeholder: read below only if the node contains itself
         pairs = node.value if isinstance(node, yaml.CollectionNode) else []
         parts = [part for pair in pairs for part in (pair if isinstance(pair, tuple) else (pair,))]
         known[id(node)] = 1 + sum(_count(part, known) for part in parts)
@@ -148,7 +148,8 @@ def lock(handle: int, held: str) -> None:
 
     Args:
         handle: file descriptor.
-        held: start of the error message if another process has the lock, for example ``another process writes FILE``.
+        held: if another process has the lock, the error message begins with this text, for example
+            ``another process writes FILE``.
 
     Raises:
         InputError: if another process has the lock.
@@ -191,7 +192,9 @@ def _locked_temporary_folder(path: Path) -> tuple[int, Path]:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
         with suppress(FileNotFoundError):  # another process deleted the folder before it was locked
             handle = os.open(folder, os.O_RDONLY)
-            with suppress(OSError):  # some network file systems have no locks, so old temporary folders stay there
+            # Some network file systems have no locks. There, nothing shows whether another process still uses a
+            # temporary folder, so the folders of killed processes are not deleted.
+            with suppress(OSError):
                 fcntl.flock(handle, fcntl.LOCK_EX)
             if folder.exists():
                 return handle, folder

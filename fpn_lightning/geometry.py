@@ -80,7 +80,8 @@ class Geometry:
         """
         (height, width), (left, top, right, bottom) = self.size, self._seen()
         seen_width, seen_height = right - left, bottom - top
-        # Compute the factors of both directions from the sizes: the inverse of a rounded factor would be rounded twice.
+        # Compute both factors, to the network input and back, from the sizes: the inverse of the other factor would be
+        # rounded twice.
         scale = [seen_width / width, seen_height / height] if back else [width / seen_width, height / seen_height]
         return [left, top] * 2, scale * 2
 

@@ -29,7 +29,7 @@ def percent(fraction: float) -> float:
 
 
 def size_classes(area_thresholds: Sequence[float]) -> str:
-    """Describe the size classes. As in COCO, an object whose area equals a threshold belongs to two classes."""
+    """Describe the size classes. As in COCO, an object whose area equals a threshold is in both size classes."""
     small, large = area_thresholds
     return f"small ≤ {small:g} px² ≤ medium ≤ {large:g} px² ≤ large"
 

@@ -28,7 +28,7 @@ class Setting:
     """How the numbers of one of the paper's tables were measured (FPN §4, §5).
 
     Attributes:
-        data: names of the data set that the record of a comparable run may have. Pages show the first name.
+        data: the data set's names. A run is comparable only if its record has one of them. Pages show the first name.
         train_split: the training data, in words.
         eval_splits: names of the evaluation split that the record of a comparable run may have. ``minival2014`` and
             ``val2017`` contain the same images.

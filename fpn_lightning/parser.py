@@ -70,7 +70,8 @@ def with_file(message: str, words: Sequence[str]) -> str:
         words: arguments of the program, with ``--config=FILE`` for each configuration file.
 
     Returns:
-        The message with the prefix; without it if ``words`` contain the key as an option, or if no file sets the key.
+        The message with the prefix. The message is unchanged if ``words`` set the key as an option (``--KEY``), or if
+        no file sets the key.
     """
     key = re.match(r"[a-z]\w*(?:\.\w+)+", message)
     if key is None or any(word.partition("=")[0] == f"--{key[0]}" for word in words):
@@ -121,7 +122,7 @@ def one_line(message: str) -> str:
         reason = f"{_given(lines)} does not fit. Give {_alternatives(expected)}."
     if not key:
         return reason
-    if NO_KEY in reason:  # the reason names keys without their prefix ``key``
+    if NO_KEY in reason:  # keys in ``reason`` are relative to ``key``, so put ``key`` in front of them
         return f"{key}.{reason.replace('did you mean ', f'did you mean {key}.')}"
     return f"{key}: {reason}"
 

@@ -41,7 +41,11 @@ def read_file(path: str, named_by: str) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load may raise any exception for a damaged file
         asked = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it would run {asked[1]}, which tensors do not need" if asked else "it is damaged or has no weights"
+        reason = (
+            f"loading it would run {asked[1]}, but a file of tensors does not need to run code"
+            if asked
+            else "it is damaged or has no weights"
+        )
         raise InputError(
             f"{named_by}: {path} cannot be read ({reason}). Give a checkpoint or a state dict of tensors."
         ) from error
@@ -83,7 +87,9 @@ def checked(state: Mapping[Any, Any], path: str, named_by: str) -> State:
     """
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise InputError(f"{named_by}: {path} is not a state dict: entry {name!r} is not a named tensor.")
+            raise InputError(
+                f"{named_by}: {path} is not a state dict: entry {name!r} is not a tensor with a string as its key."
+            )
         if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex() or tensor.is_quantized:
             raise InputError(f"{named_by}: {path}: {name} is not a dense tensor of real numbers.")
         if not tensor.isfinite().all():

@@ -61,8 +61,8 @@ def check_split(
     found, remarks = split_findings(index, images, places, with_masks and index.has_annotations)
     for remark in remarks:
         rank_zero_warn(remark)
-    # If wrong boxes leave no object to train on, ``open_dataset`` and ``split_findings`` find the same fault.
-    # Report this fault only once.
+    # If no object can be trained on because the file's boxes are wrong, both ``open_dataset`` and ``split_findings``
+    # return a message about these boxes. Report only the first of the two messages.
     return problems + [new for new in found if not any(new.partition(": ")[2] in problem for problem in problems)]
 
 
@@ -130,7 +130,7 @@ def _file_problems(index: COCOIndex, image_folder: Path, missing: NDArray[np.int
 
 
 def _headers(index: COCOIndex, image_folder: Path, places: NDArray[np.int64]) -> tuple[list[str], list[str]]:
-    """Read the headers of image files and return ``(problems, remarks)`` about them."""
+    """Read the headers of image files. Return ``(problems, remarks)``: messages about errors, and warnings."""
     if len(places) > MAX_HEADERS:
         places = places[np.linspace(0, len(places) - 1, MAX_HEADERS).astype(np.int64)]
 

@@ -161,7 +161,10 @@ class COCODataModule(pl.LightningDataModule):
 
     @property
     def categories(self) -> Categories | None:
-        """Categories or supercategories of labels 0..K−1; None before ``setup`` or if no annotation file has them."""
+        """Ids and names of the categories (or supercategories) of labels 0..K−1.
+
+        None before ``setup``, or if no annotation file lists categories.
+        """
         return self._first.categories if self._first else None
 
     def prepare_data(self) -> None:
@@ -191,8 +194,8 @@ class COCODataModule(pl.LightningDataModule):
     def train_dataloader(self) -> TrainingLoader:
         """Return a loader of this process's share of the training images, starting at the trainer's current step.
 
-        One iteration over the loader ends at optimiser step ``trainer.max_steps``. If ``max_steps`` is not set, one
-        iteration is one epoch, rounded up to whole optimiser steps.
+        One pass over the loader ends at optimiser step ``trainer.max_steps``. If ``max_steps`` is not set, one pass
+        over the loader is one epoch, rounded up to whole optimiser steps.
         """
         dataset = self._dataset("train")
         rank, world_size = self._process()

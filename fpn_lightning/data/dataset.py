@@ -32,7 +32,7 @@ class Sample:
         image_id: COCO image id.
         targets: the objects to train on; None if the split has no annotations.
         ground_truth: all objects of the image; None if the split has no annotations.
-        proposals: fixed proposals; None if the dataset has no proposal store.
+        proposals: proposals read from the dataset's proposal store on disk; None if the dataset has no such store.
     """
 
     pixels: NDArray[np.uint8]
@@ -101,7 +101,10 @@ class COCODataset(Dataset[Sample]):
         return sample
 
     def _pixels(self, place: int, geometry: Geometry) -> NDArray[np.uint8]:
-        """Return the network input of the image at index position ``place``. Cached images are stored unflipped."""
+        """Return the network input of the image at position ``place`` in the annotation index.
+
+        Cached images are stored unflipped.
+        """
         if self._resized is None:
             return (augment if self.training else resize)(self._stored_pixels(place), geometry)
         if place not in self._resized:
@@ -146,7 +149,7 @@ def open_proposals(
         index: annotations of the split.
         places: int64, positions in ``index`` of the images that need proposals.
         max_proposals: number of proposals to use per image. A warning is logged if the store was written with fewer
-            proposals per image.
+            than ``max_proposals`` proposals per image.
 
     Raises:
         InputError: the store is missing or damaged, belongs to another split, or lacks an image.
@@ -181,8 +184,8 @@ def mapped_targets(ground_truth: GroundTruth, geometry: Geometry, min_box_size: 
 def mapped_proposals(stored: StoredProposals, geometry: Geometry) -> Proposals:
     """Map proposals from pixels of the image file to pixels of the network input, and clip them to the image.
 
-    The order stays the same: descending objectness. Proposals narrower or lower than 0.001 px after clipping are left
-    out, because a box cannot be regressed from an empty proposal.
+    The order stays the same: descending objectness. Proposals with a width or height below 0.001 px after clipping
+    are left out, because a box cannot be regressed from an empty proposal.
     """
     boxes, kept = usable_boxes(stored.boxes_orig.astype(np.float64), geometry, min_box_size=0)
     return Proposals(
@@ -201,7 +204,8 @@ class Collate:
     def __call__(self, samples: list[Sample]) -> Batch:
         """Return a batch with pixels uint8 ``(N, 3, H, W)``.
 
-        If no sample has targets, ground truth or proposals, the batch's list of them is empty.
+        Each of the batch's lists ``targets``, ``ground_truths`` and ``proposals`` is empty if no sample has an entry
+        for it.
         """
         sizes = torch.tensor([sample.geometry.size for sample in samples])
         height, width = (-(-side // self.size_divisor) * self.size_divisor for side in sizes.amax(dim=0).tolist())

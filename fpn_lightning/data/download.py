@@ -31,7 +31,7 @@ from fpn_lightning.text import replace_unprintable
 COCO_URL = "http://images.cocodataset.org"
 SPLITS = ("train", "val", "annotations", "test")
 DEFAULT_SPLITS = SPLITS[:3]
-RETRIES = 4  # give up after more than this number of consecutive connections without a new byte
+RETRIES = 4  # number of retries after a connection that brings no new bytes; new bytes reset the count
 TIMEOUT_S = 30.0
 CHUNK_BYTES = 1 << 20
 TEMPORARY_STATUS = {408, 425, 429, 500, 502, 503, 504}
@@ -67,7 +67,10 @@ class Archive:
         return int(self.bytes * (1.05 if self.images else 4))
 
     def is_unpacked(self, root: Path) -> bool:
-        """Return whether ``root`` has all images of the archive, or the annotation files that this package reads."""
+        """Return whether ``root`` has the archive's content.
+
+        This content is all images, or, for an archive of annotations, those annotation files that this package reads.
+        """
         if self.images:
             return sum(1 for _ in (root / self.name).glob("*.jpg")) == self.images
         parts = ("instances_train", "instances_val") if "trainval" in self.name else ("image_info_test",)
@@ -168,7 +171,7 @@ def _receive(url: str, sink: BinaryIO, size: int, report: Callable[[], None]) ->
             if answer.length != missing:
                 raise InputError(
                     f"{url}: the server offers {answer.length} bytes, but {missing} bytes of the archive are still "
-                    "missing, so this may not be COCO's server. Check your network and --base-url"
+                    "missing. The server may have another file at this address. Check your network and --base-url"
                 )
             if answer.status != 206:  # a server that ignores the Range header sends the file from its start
                 sink.seek(0)

@@ -54,7 +54,7 @@ class ImageFolder(Dataset[Sample | Skipped]):
     The dataset is indexed by pairs (position, epoch), like :class:`~fpn_lightning.data.dataset.COCODataset`. File names
     (with their subfolders) are sorted and get the image ids 1..n. Unreadable files get an image id, too. In a folder,
     hidden files, hidden folders and all files with an extension outside ``EXTENSIONS`` are ignored. If ``path`` is a
-    single file, it may have any name.
+    single file, its name and extension are not checked.
 
     Args:
         path: a folder or a file.

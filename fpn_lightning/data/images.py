@@ -80,7 +80,8 @@ def read_image(
         size: expected height and width, from the annotation file; None accepts any size.
         image_id: COCO image id, for error messages.
         max_pixels: largest accepted height × width, checked before decoding.
-        upright: turn the image as its orientation tag says. ``size`` is the image's size before it is turned.
+        upright: turn the image as its orientation tag says. ``size`` is the size of the stored pixels, before the
+            image is turned by this tag.
 
     Returns:
         uint8 ``(H, W, 3)`` RGB, contiguous.
@@ -218,8 +219,8 @@ def _check_samples(file: BinaryIO, name: str) -> None:
 
 def _no_colours(name: str, samples: str) -> InputError:
     return InputError(
-        f"{name}: its pixel values are {samples}, for which black and white are not defined; scale them to 8-bit or "
-        "16-bit unsigned integers and store the file again"
+        f"{name}: its pixel values are {samples}, so it is not known which values are black and white; scale them to "
+        "8-bit or 16-bit unsigned integers and store the file again"
     )
 
 
@@ -236,7 +237,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _decode(content: bytes, name: str, header: Header) -> NDArray[np.uint8]:
     # OpenCV may fill the missing part of a JPEG or PNG with one colour and report no error. Pillow raises an error.
-    # Pillow therefore decodes each JPEG or PNG that does not end with the last bytes of its format.
+    # Pillow therefore decodes each JPEG or PNG that does not end with the end marker of its format (EOI or IEND).
     if all(content.endswith(end) for start, end in WHOLE.items() if content.startswith(start)):
         pixels = _decode_by_opencv(content, name, header)
         if pixels is not None:
@@ -244,7 +245,8 @@ def _decode(content: bytes, name: str, header: Header) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if content.startswith(JPEG_START):
-                _decode_by_opencv(content, name, header)  # rejects a missing middle part, unlike Pillow
+                # Raises an error if data in the middle of the JPEG are missing. Pillow would raise no error for this.
+                _decode_by_opencv(content, name, header)
             return _rgb(image)
     except InputError:
         raise
@@ -278,7 +280,8 @@ def _decode_by_opencv(content: bytes, name: str, header: Header) -> NDArray[np.u
         except cv2.error:
             pixels = None
     # libjpeg fills missing pixels with grey (128), up to the last pixel. If the last pixel has another colour, no pixel
-    # is missing, and left-over bytes are padding. In a progressive JPEG, the colour of the last pixel proves nothing.
+    # is missing, and left-over bytes are padding. In a progressive JPEG, the first scan already gives each pixel a
+    # colour, so the colour of the last pixel does not show whether later scans are missing.
     filled = header.progressive or (pixels is not None and bool((pixels[-1, -1] == 128).all()))
     if damage and (filled or not LEFT_OVER.fullmatch(damage[0])):
         raise InputError(f"{name}: a part of the JPEG is missing or damaged ({damage[0]}); copy or download it again")

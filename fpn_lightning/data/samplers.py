@@ -23,12 +23,13 @@ Item = tuple[int, int]  # (position of an image in the dataset, epoch)
 
 
 def epoch_order(portrait: NDArray[np.bool_], seed: int, epoch: int) -> NDArray[np.int64]:
-    """Shuffle the images of one epoch in pairs of equal orientation.
+    """Shuffle the images of one epoch so that they form consecutive pairs of images with equal orientation.
 
     A landscape and a portrait image in one batch would both be padded to a large square. The published implementations
     (two images per GPU) pair images of equal orientation for this reason. At most one image of each orientation has no
-    partner. Images without a partner come last in the epoch, or first if the epoch starts at an odd position of the
-    stream of all epochs (counted from 0). Each pair therefore starts at an even position of the stream.
+    partner and comes last in the epoch. If the epoch starts at an odd position (counted from 0) of the stream of
+    all epochs, its single image without a partner comes first instead. Each pair therefore starts at an even position
+    of the stream, so that global batches with an even number of images do not split a pair.
 
     Args:
         portrait: bool ``(N,)``, whether each image is higher than wide.
@@ -61,7 +62,7 @@ def accumulation_steps(
 
     Raises:
         InputError: ``total_batch_size`` is not a multiple of images per micro-batch × processes, or ``configured``
-            differs from the result.
+            is another number than the accumulation steps that this function computes.
     """
     share, rest = divmod(total_batch_size, world_size)
     if rest:
@@ -121,7 +122,7 @@ class TrainingBatchSampler(Sampler[list[Item]]):
         self._orders: dict[int, NDArray[np.int64]] = {}
 
     def global_batch(self, step: int) -> list[Item]:
-        """Return the (position, epoch) pairs of all images of optimiser step ``step``, landscape images first."""
+        """Return (position in the dataset, epoch) of each image of optimiser step ``step``, landscape images first."""
         items = []
         for count in range(step * self.total_batch_size, (step + 1) * self.total_batch_size):
             epoch, within_epoch = divmod(count, len(self.portrait))
@@ -208,7 +209,8 @@ class TrainingLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.stream.start = self.consumed
         remaining = self.num_batches - self.consumed % self.num_batches
-        # The range is the first argument of zip. Otherwise, zip would load one more batch before it stops.
+        # The range comes first, so that zip stops when the range ends. If the batches came first, zip would take one
+        # more batch before it stops, and this batch would be lost.
         for _, batch in zip(range(remaining), super().__iter__(), strict=False):
             self.consumed += 1
             yield batch

@@ -58,8 +58,8 @@ def build_subset(
         split: name of the new split.
         out: folder of the data set to which the split is added; by default ``root``.
         sources: splits of ``root`` that are searched for the images, in this order.
-        box_areas: set each object's ``area`` to the area of its box instead of its mask. Small, medium and large
-            objects are then defined as in a data set without masks.
+        box_areas: set each object's ``area`` to the area of its box instead of its mask. An object then counts as
+            small, medium or large by the area of its box.
         overwrite: replace an existing split of the same name that has other images or annotations.
 
     Returns:
@@ -125,7 +125,10 @@ def _parts(root: Path, ids: Path, sources: Sequence[str]) -> list[Part]:
     faults = [f"{len(left)} ids are in none of the splits {', '.join(sources)}: {_listed(sorted(left))}"] * bool(left)
     faults += [f"{len(missing)} image files are missing: {_listed(missing)}"] * bool(missing)
     if faults:
-        raise InputError(f"{ids}: {'; '.join(faults)}. Nothing was written; complete the data set in {root}.")
+        raise InputError(
+            f"{ids}: {'; '.join(faults)}. Nothing was written. Add these images to {root}, or remove their ids from "
+            "the list."
+        )
     return parts
 
 
@@ -160,7 +163,10 @@ def _check_names(names: Iterable[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise InputError(f"two splits have different images named {name}; take both images from one split (--from)")
+            raise InputError(
+                f"two images of the list have the file name {name}, but a split can contain this name only once; "
+                "remove the id of one of the two images from the list (--ids)"
+            )
         seen.add(name)
 
 

@@ -35,7 +35,7 @@ LEAST_SIDE = 1e-3  # px: shortest usable side of a box; about float32's precisio
 def scaled_size(size: Size, short_side: int, max_side: int, rounding: SizeRounding = "nearest") -> Size:
     """Return height and width after scaling by ``min(short_side / shorter, max_side / longer)``; at least one pixel.
 
-    One scale satisfies both limits, so sides are rounded only once.
+    One scale satisfies both ``short_side`` and ``max_side``, so height and width are rounded only once.
 
     Args:
         size: height and width.
@@ -62,8 +62,8 @@ class ResizeAndFlip:
     A random crop, which the paper does not use, can precede the resizing.
 
     Attributes:
-        short_sides: lengths of the shorter side, in pixels. Training draws one length per image and epoch; evaluation
-            uses the last length.
+        short_sides: possible lengths of the shorter side after resizing, in pixels. Training draws one length per
+            image and epoch; evaluation uses the last length.
         max_side: limit of the longer side, in pixels.
         rounding: see :func:`scaled_size`.
         flip_probability: in [0, 1].

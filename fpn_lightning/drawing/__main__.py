@@ -39,7 +39,8 @@ def _step(picture: Path) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with the arguments ``argv`` (default: the arguments of the process).
 
-    If the runs of all rows were validated on the same images, all copied pictures show the same image.
+    One picture is copied for each row of the table. If the runs of these rows were validated on the same images, all
+    pictures show the same image.
 
     Returns:
         Exit status: 0, or 2 after a message on standard error.

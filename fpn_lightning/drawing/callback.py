@@ -39,8 +39,8 @@ class PictureCallback(Callback):
     random state. Predictions are not drawn if the model has untrained heads.
 
     ``predict`` writes the pictures to ``<run>/predict/pictures/``: ``<file name>.png`` for the images of a folder,
-    ``<image id>.png`` for the images of a split. The pictures show the predictions of ``predict``, but the feature
-    maps are computed in a second forward pass.
+    ``<image id>.png`` for the images of a split. The pictures show the predictions that the
+    subcommand has already computed. Only the feature maps are computed in a second forward pass.
 
     Args:
         num_images: maximum number of pictures for each evaluation and for ``predict``; 0 draws no pictures. ``None``
@@ -183,7 +183,7 @@ class PictureCallback(Callback):
 
 
 def varied_places(dataset: COCODataset, area_thresholds: tuple[float, float], count: int) -> list[int]:
-    """Return the indices of the images whose objects belong to the largest number of size classes.
+    """Return at most ``count`` indices of images: first the images with objects of three size classes, then of two.
 
     The size classes are small, medium and large. Crowd regions are ignored. Images with the same number of size classes
     stay in the order of the data set.

@@ -15,7 +15,7 @@ from fpn_lightning.drawing.image import DrawnImage, draw_boxes, draw_ground_trut
 
 _FONT = ImageFont.load_default(12)  # the font cannot draw × and –, so texts contain x and -
 _GAP, _LINE = 8, 15  # px: gap between the parts of a figure; height of a line of text
-_MIN_SIDE = 60  # px: minimum side of a drawn map, even if the image is very flat or narrow
+_MIN_SIDE = 60  # px: minimum width and height of a drawn map, even if the image is very wide or very tall
 _SWATCH = (24, 11)  # px: width and height of a colour sample in the legend
 
 

@@ -46,7 +46,8 @@ class Cells(NamedTuple):
     """The feature-map cells at the centres of M objects.
 
     Attributes:
-        maps: for each map, the feature vectors of the M objects' cells, float64 ``(M, C)``.
+        maps: for each feature map, one vector per object, from the cell at the centre of the object's box;
+            float64 ``(M, C)``.
         labels: label of each object, int64 ``(M,)``.
         images: index of each object's image, from 0, int64 ``(M,)``.
     """
@@ -78,7 +79,10 @@ def load_run(run: Path) -> tuple[Detector, COCODataModule, COCODataModule]:
         detector = parser.instantiate_classes(options).model.detector
     load_weights(detector, str(run / "checkpoints" / "last.ckpt"), ("backbone.", "pyramid."))
     if absent := [name for name in NAMES if name not in detector.backbone.strides | detector.pyramid.strides]:
-        raise InputError(f"the model of {run} has no map {', '.join(absent)}; choose runs of rows such as table1/c_fpn")
+        raise InputError(
+            f"the model of {run} has no map {', '.join(absent)}; choose runs whose models have the maps c2 to c5 and "
+            "p2 to p5, for example runs of table1/c_fpn"
+        )
     return detector.eval(), train, val
 
 

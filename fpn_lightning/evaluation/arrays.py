@@ -38,7 +38,7 @@ class FileResults:
 
     @property
     def objectness(self) -> NDArray[np.float64]:
-        """The scores, named as in ``ProposalsOrig``."""
+        """Another name for ``scores``, so that code for ``ProposalsOrig`` also works with this class."""
         return self.scores
 
 

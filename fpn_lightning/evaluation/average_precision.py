@@ -199,7 +199,10 @@ def _table(owner: str, *columns: tuple[Array, str, int | None]) -> NDArray[np.fl
 
 
 def _gather(part: Tensor, group: Any = None) -> list[Tensor]:
-    """Gather one state of the metric from all processes that have images: CPU tensors in the order of ranks."""
+    """Gather one state of the metric from all processes.
+
+    Return one CPU tensor for each process whose state is not empty, rank 0 first. If all are empty, return ``[part]``.
+    """
     parts: list[Any] = [None] * torch.distributed.get_world_size(group)
     torch.distributed.all_gather_object(parts, part.cpu().numpy(), group)
     return [torch.from_numpy(array) for array in parts if array.size] or [part]

@@ -55,7 +55,7 @@ class Records:
     def add(self, prediction: FileResults, ground_truth: GroundTruth) -> None:
         """Add one image. Images without detections must be added as well, because their objects lower AP and AR.
 
-        Detections with equal scores stay in the given order. Detections and objects number the classes in the same way.
+        Detections with equal scores stay in the given order. Detections and ground truth use the same class indices.
         """
         image_id = ground_truth.image_id
         image = {"id": image_id}
@@ -100,10 +100,10 @@ def average_precision(
         backend: library that computes AP.
 
     Returns:
-        ``(values, class_values)``: two dictionaries of fractions in [0, 1], ``None`` without ground truth. The keys of
-        ``values`` are ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` and, for every limit, ``AR<limit>``,
-        ``AR<limit>_s``, ``AR<limit>_m``, ``AR<limit>_l``. For masks, all these names start with ``segm_``.
-        ``class_values`` maps each label in the records to its ``AP``.
+        ``(values, class_values)``: two dictionaries, in which each value is a fraction in [0, 1], or ``None`` if the
+        value has no ground truth. The keys of ``values`` are ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` and,
+        for every limit, ``AR<limit>``, ``AR<limit>_s``, ``AR<limit>_m``, ``AR<limit>_l``. For masks, all these names
+        start with ``segm_``. ``class_values`` maps each label in the records to its ``AP``.
 
     Raises:
         InputError: if limits or thresholds are invalid.

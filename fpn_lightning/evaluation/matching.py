@@ -94,8 +94,9 @@ def count_matches(ious: NDArray[np.float64], gt_ignore: NDArray[np.bool_], limit
     Later detections do not change the matches of earlier detections, so one pass over the detections gives the counts
     for all limits.
 
-    This pass also gives the counts for all IoU thresholds and area ranges. One integer per object stores A·T bits,
-    one bit per area range and threshold. A bit is 1 while the object can still be matched.
+    This pass also gives the counts for all IoU thresholds and area ranges. For each object, an integer of A·T bits says
+    for which area ranges and IoU thresholds the object can still be matched. A bit is 1 while the object can still be
+    matched.
 
     Args:
         ious: float64 ``(D, G)``. Detections are in descending order of score. Objects are sorted by category, and

@@ -1,4 +1,7 @@
-"""Reads COCO result files of valid boxes with no keys but those of ``Entry``; ten times as fast as ``results.py``."""
+"""Reads COCO result files of boxes, ten times as fast as ``results.py``.
+
+Every entry of the file must be valid, and must have only keys of ``Entry``. ``results.py`` reads all other files.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ from fpn_lightning.evaluation.file_names import FileNames
 
 LARGEST = 1e15  # upper limit of x, y, width and height in px; with larger numbers, the IoU would overflow
 LARGEST_SCORE = 1e300
-LEAST_SIDE = -1.0  # lower limit of width and height in px; rounding can make them negative, but not smaller than -1
+# Smallest accepted width or height in px. A program that rounds its boxes can write widths and heights from -1 to 0.
+LEAST_SIDE = -1.0
 
 
 class Entry(msgspec.Struct, gc=False, forbid_unknown_fields=True):

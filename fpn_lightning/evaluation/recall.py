@@ -58,7 +58,8 @@ def count_boxes(
 
     Args:
         prediction: proposals of the image, any order. Proposals with equal scores stay in the given order.
-        ground_truth: objects of the image, any order. Matching sorts the objects by label, as COCO does.
+        ground_truth: objects of the image, any order. Matching visits the objects in ascending order of label, as
+            COCO's evaluator does. This order decides between objects with equal IoU.
         ranges: float64 ``(A, 2)``, lower and upper bounds of the area ranges; see :func:`area_ranges`.
         limits: ``(L,)`` numbers of proposals kept, ascending.
 

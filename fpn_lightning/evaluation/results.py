@@ -26,7 +26,8 @@ from fpn_lightning.evaluation.plain_boxes import LARGEST, LARGEST_SCORE, LEAST_S
 from fpn_lightning.ground_truth import RLE
 
 Entry = dict[str, Any]
-TAKEN = object()  # marks a result that was moved into arrays; not None, which also stands for ``null`` in the file
+# Stands for a result that was moved into arrays. None cannot be used, because the JSON parser returns it for ``null``.
+TAKEN = object()
 
 
 class StoredResults:
@@ -114,7 +115,8 @@ class _Columns:
     def take(self, entry: Entry) -> object:
         """Check a result and move it into the arrays."""
         if "image_id" not in entry:
-            return entry  # a segmentation inside a result, or an invalid entry, which _read_list rejects
+            # This JSON object is the RLE inside a result, or an invalid entry. _read_list rejects invalid entries.
+            return entry
         name = _name(self.path, len(self.ids), entry["image_id"])
         image_id = _integer(name, "image_id", entry["image_id"])
         if image_id not in self.sizes:

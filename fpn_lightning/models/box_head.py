@@ -93,13 +93,17 @@ class BoxPredictor(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute logits ``(R, K + 1 + U)`` (classes, background, unused) and deltas ``(R, K * 4)`` from ``(R, F)``."""
+        """Compute logits ``(R, K + 1 + U)`` and deltas ``(R, K * 4)`` from features ``(R, F)``.
+
+        The logits are those of the K classes, the background, and U logits without a class, which torchvision's
+        published COCO weights need.
+        """
         return self.class_logits(features), self.box_deltas(features)
 
 
 @torch.no_grad()
 def check_box_head(head: BoxHead, channels: int) -> None:
-    """Check ``resolution`` and ``out_features`` of a box head on a region of zeros with ``channels`` channels.
+    """Run a box head on zeros ``(1, channels, S, S)`` to check its ``resolution`` S and its ``out_features``.
 
     Raises:
         InputError: if the head cannot read the region, or if the number of computed features is not ``out_features``.

@@ -105,7 +105,7 @@ class Conv2d(nn.Conv2d):
             and min(weight.shape[:2]) >= MIN_CHANNELS
             and x.shape[2] * x.shape[3] >= MIN_PIXELS
             and x.is_contiguous()
-            and not torch.compiler.is_exporting()  # runtimes for exported models have no conv3x3
+            and not torch.compiler.is_exporting()  # runtimes of exported models lack the custom operator conv3x3
             and not torch.is_autocast_enabled("cpu")
             and _nnpack_is_on()
         )

@@ -38,7 +38,11 @@ MakeMasks = Callable[[int, dict[str, int], float], MaskProposer]
 
 @dataclass(frozen=True)
 class Scale:
-    """Sizes and areas in pixels that depend on the size of the images; a preset config sets all of them."""
+    """Settings in px or px² that have to fit the size of the images.
+
+    The defaults fit COCO images with a shorter side of 800 px, as in the paper. Presets for smaller images set smaller
+    values.
+    """
 
     base_anchor_size: float = 32
     """Size (√area) of the smallest anchors, px of the network input (FPN §4.1). For mask proposals, the size of the
@@ -63,7 +67,9 @@ class Anchors:
     """``exact``, or ``torchvision`` for weights that were trained with torchvision's anchors."""
 
 
-@final  # jsonargparse needs no class_path for a final class, and an override can set a single key
+# For a class marked @final, jsonargparse needs no class_path. An override can then set one key of the detector without
+# repeating the other keys.
+@final
 class Detector(nn.Module):
     """A backbone, a pyramid and the heads that read its maps.
 
@@ -81,7 +87,8 @@ class Detector(nn.Module):
         channels: channels d of every map (in the paper, 256 for boxes and 128 for masks).
         num_classes: K; the command line sets ``num_classes`` to ``data.num_classes``.
         anchors: anchors of the RPN.
-        scale: sizes and areas in pixels that depend on the size of the images.
+        scale: size of the smallest anchors, canonical size of RoI pooling and area thresholds, which have to fit the
+            size of the images.
         image_scales: factors by which each image is resized at test time. The RPN's proposals at all scales are merged
             (FPN Fig. 1(a)).
         eval_proposals: number of the RPN's best proposals that the RoI heads get at test time (FPN §5.2: 1000).
@@ -151,7 +158,7 @@ class Detector(nn.Module):
             self.to(memory_format=torch.channels_last)
 
     def _box_head(self, name: HeadName, fc_width: int) -> BoxHead:
-        """Build the box head; ``conv5`` takes the last stage out of the backbone."""
+        """Build the box head; for ``conv5``, move the backbone's last stage from the backbone into the box head."""
         if name == "2fc":
             return TwoFCHead(self.pyramid.out_channels, fc_width)
         top = list(self.backbone.channels)[-1]
@@ -171,7 +178,8 @@ class Detector(nn.Module):
         would cost time, and DDP would wait for the gradients of the head.
 
         Raises:
-            InputError: if a head is missing or not used; the message names the config key.
+            InputError: if the detector lacks one of ``heads``, or has a head that is not among ``heads``; the message
+                names the config key.
         """
         for head in ("rpn", "roi_heads", "masks"):
             built = getattr(self, head) is not None
@@ -200,7 +208,8 @@ class Detector(nn.Module):
         compiled = torch.compile(self._maps, dynamic=True)
 
         def run(pixels: Tensor) -> dict[str, Tensor]:
-            # Layout optimisation without constant weights would make oneDNN's convolutions slower.
+            # Switch off inductor's layout optimisation unless the weights are compiled as constants: with variable
+            # weights, layout optimisation makes oneDNN's convolutions slower.
             with inductor.patch(freezing=constant_weights, layout_optimization=constant_weights):
                 maps: dict[str, Tensor] = compiled(pixels)
                 return maps

@@ -44,7 +44,7 @@ class Matcher:
         self.keep_best = keep_best
 
     def __call__(self, boxes: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-        """Match the reference boxes of one image.
+        """Match the reference boxes (anchors or proposals) of one image with its ground-truth boxes.
 
         Args:
             boxes: ``(G, 4)`` xyxy, the ground truth; G may be 0.

@@ -104,8 +104,8 @@ class MergedPyramid(Pyramid):
         out_channels: d.
 
     Attributes:
-        laterals: slice that selects the levels with a lateral convolution from the list of levels, finest first.
-        outputs: slice that selects the levels with an output convolution from the list of levels, finest first.
+        laterals: slice of the list of levels (finest first): the levels that have a lateral convolution.
+        outputs: slice of the list of levels (finest first): the levels that have an output convolution.
     """
 
     laterals = slice(None)
@@ -133,7 +133,7 @@ class MergedPyramid(Pyramid):
         raise NotImplementedError
 
     def coarser(self, top: Tensor) -> dict[str, Tensor]:
-        """Compute the maps that are coarser than ``top``: one map with every second row and column of ``top``."""
+        """Compute the one map coarser than ``top``: every second row and column of ``top`` (P6 in the paper)."""
         return {f"p{self.top + 1}": top[..., ::2, ::2]}
 
     def lateral(self, features: dict[str, Tensor], k: int) -> Tensor:
@@ -239,7 +239,8 @@ def check_pyramid(pyramid: Pyramid, channels: dict[str, int], strides: dict[str,
             from the declared values.
     """
     name, coarsest = type(pyramid).__name__, max(strides.values())
-    # For this image size, the coarsest map has 1 x 2 cells, so that every wrong stride changes a map's size.
+    # The image is exactly as large as 1 x 2 cells of the coarsest map, so that a map with a wrong stride has a wrong
+    # size.
     side = min(max(coarsest, *pyramid.strides.values()), 4 * coarsest)
     size = (side, 2 * side)
     maps = {c: torch.zeros(1, channels[c], *(-(-length // s) for length in size)) for c, s in strides.items()}

@@ -99,8 +99,9 @@ class RoIHeads(nn.Module):
         self.box_head = box_head
         self.predictor = BoxPredictor(box_head.out_features, num_classes, unused_logits)
         self.num_classes = num_classes
-        # Regions that overlap no object are background too. Otherwise, samples of fixed proposals would lack
-        # background, because few fixed proposals have an IoU between 0 and positive_iou.
+        # Regions that overlap no object are background too. If regions with IoU 0 were ignored, samples of precomputed
+        # proposals would have too little background: few precomputed proposals have an IoU above 0 and below
+        # positive_iou.
         self.matcher = Matcher(positive_iou, positive_iou, keep_best=False)
         self.sampler = Sampler(batch_size_per_image, positive_fraction)
         self.box_coder = BoxCoder(delta_weights)
@@ -119,7 +120,8 @@ class RoIHeads(nn.Module):
             boxes: N tensors ``(R_n, 4)`` xyxy, network-input pixels.
 
         Returns:
-            Logits ``(R, K + 1 + U)`` (classes, background, unused) and deltas ``(R, K * 4)``, in the order of images.
+            Logits ``(R, K + 1 + U)`` of the K classes and the background, and U logits without a class, which
+            torchvision's published COCO weights need; and deltas ``(R, K * 4)``. Both are in the order of images.
         """
         return self.predictor(self.box_head(self.pooler(features, boxes)))
 

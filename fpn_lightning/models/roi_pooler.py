@@ -18,9 +18,9 @@ from torchvision.ops import roi_align, roi_pool
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.pyramids import level_of
 
-# Rounding coordinates of up to 1333 px to float32 changes the size of a box by up to 1.5e-6 octaves. Without a
-# tolerance, the level of a box of exactly 224 px would depend on the position of the box. The tolerance lowers the
-# smallest size of a box on level 4 by 0.0016 px.
+# Rounding coordinates of up to 1333 px to float32 changes log2(size) of a square box of 224 px by less than 1.5e-6.
+# Without a tolerance, the level of a box of exactly 224 px would depend on the position of the box. The tolerance
+# lowers the smallest size of a box on level 4 by 0.0016 px.
 LEVEL_TOLERANCE = 1e-5  # octaves
 
 PoolingOp = Literal["pool", "align"]

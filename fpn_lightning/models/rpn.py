@@ -257,7 +257,8 @@ def nms_per_level(boxes: Tensor, scores: Tensor, levels: Tensor, nms_thresh: flo
     Returns:
         int64, indices of the kept boxes, highest score first. Boxes of equal score are in the order of their indices.
     """
-    # Sort by index, then by score: for more than 1,000 boxes, batched_nms returns boxes of equal score in any order.
+    # For more than 1,000 boxes, batched_nms returns boxes of equal score in any order. To put them into the order of
+    # their indices, sort by index, and then by score with a stable sort.
     keep = batched_nms(boxes.double(), scores.double(), levels, nms_thresh).sort().values
     return keep[scores[keep].argsort(descending=True, stable=True)]
 

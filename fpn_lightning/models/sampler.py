@@ -49,7 +49,8 @@ def image_seeds(seed: int, step: int, image_ids: Tensor) -> Tensor:
         step: the optimiser step of the batch.
         image_ids: int64 ``(N,)``.
     """
-    # `run` is on the CPU, because adding a CPU scalar to a tensor on another device does not wait for a transfer.
+    # Leave `run` on the CPU: torch adds a scalar from the CPU to a GPU tensor without a copy to the GPU. Such a copy
+    # would block.
     run = _mix(torch.tensor([seed, step], dtype=torch.int64) + _GOLDEN)
     return _mix(_mix(image_ids + run[0]) + run[1])
 

@@ -54,8 +54,8 @@ class DetectionsWriter(Callback):
     Args:
         top_k: maximum number of results per image, best first. The default is 100 boxes, as in COCO's evaluation.
             All segment proposals are written by default, because Table 6 evaluates 1000 segment proposals per image.
-        of_splits: write ``detections.json`` also for an RPN's proposals for ``data.predict_split``, in addition to the
-            proposal store.
+        of_splits: when an RPN predicts ``data.predict_split``, write its proposals to ``detections.json`` too, not only
+            to the proposal store.
 
     Raises:
         InputError: ``top_k`` is below 1.

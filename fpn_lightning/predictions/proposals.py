@@ -33,7 +33,7 @@ class ProposalStoreWriter(Callback):
         self._writer: ShardWriter | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Open the shard of this process, if an RPN predicts on a split."""
+        """If an RPN predicts on a split, open the file for this process's proposals. Otherwise, do nothing."""
         split = trainer.datamodule.predict_split  # type: ignore[attr-defined]
         if stage == "predict" and split is not None and isinstance(pl_module, RPNStage):
             self._writer = ShardWriter(self.root / split, trainer.global_rank)
@@ -55,9 +55,12 @@ class ProposalStoreWriter(Callback):
         ours = {"weights": _weights_sha256(trainer, pl_module), "configuration": self.config_sha256}
         theirs = {"weights": header.checkpoint_sha256, "configuration": header.config_sha256}
         if other := [name for name in ours if ours[name] != theirs[name]]:
-            made = " and ".join(f"other {name} (sha256 {theirs[name][:12]}, now {ours[name][:12]})" for name in other)
+            made = "; ".join(
+                f"the sha256 of the {name} was {theirs[name][:12]} and is now {ours[name][:12]}" for name in other
+            )
             raise InputError(
-                f"{folder} contains proposals made with {made}. To replace these proposals: --experiment.overwrite true"
+                f"{folder} contains proposals made with other weights or another configuration ({made}). To replace "
+                "these proposals: --experiment.overwrite true"
             )
 
     def on_predict_batch_end(

@@ -58,7 +58,8 @@ class ResultFile:
             num_images: number of images that must have results; ``None`` accepts any number.
 
         Returns:
-            In the first process, ``skipped`` of all processes, sorted by image id. In other processes, an empty list.
+            In the first process, the merged ``skipped`` lists of all processes, sorted by image id. In other processes,
+            an empty list.
 
         Raises:
             InputError: the number of images with results is not ``num_images``. Only the first process raises this
@@ -76,7 +77,8 @@ class ResultFile:
             all_skipped, self.num_results = _merge(parts, self.path, num_images)
             return all_skipped
         finally:
-            # Delete all parts, including the parts of an earlier command that was killed and had more processes.
+            # Delete the part files of all ranks. An earlier command that was killed may have left parts of ranks that
+            # this command does not have.
             for part in self.path.parent.glob(f".{self.path.stem}.rank*.part"):
                 part.unlink()
             self._file.close()  # releases the lock, so that another command may write the result file

@@ -82,7 +82,11 @@ def _paper(summary: TableSummary, column: Column, first: RowSummary, second: Row
 
 
 def _compared(summary: TableSummary, column: Column, first: RowSummary, second: RowSummary) -> tuple[str, str]:
-    """Two rows in one column: a sign that ``RULE`` explains, and a text with our difference and the paper's."""
+    """Compare two rows in one column.
+
+    Returns:
+        A sign that ``RULE`` explains, and a text with our difference of the two rows and, in brackets, the paper's.
+    """
     paper, ours = _paper(summary, column, first, second), difference(first.records, second.records, column.key)
     text = f"{with_spread(ours.mean, ours.std, sign=True) or 'n/a'} ({number(paper, sign=True) or 'n/a'})"
     if paper is None or ours.sign is None:

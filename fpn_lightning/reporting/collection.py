@@ -46,7 +46,8 @@ def collect(
         runs: name and record of each run, from :func:`local_runs` or :func:`wandb_runs`. If several finished runs
             belong to one experiment, the last run is used.
         records_root: folder of the copies, ``<preset>/<table>/<row>/seed<n>.json``. No copy is ever deleted.
-        replace: says for the name of a preset whether its copies are replaced even if the new records differ.
+        replace: a function of a preset's name. It returns whether this preset's copies are replaced even if the new
+            records differ from them.
 
     Raises:
         InputError: a record is malformed or is in the folder of another experiment.
@@ -140,7 +141,8 @@ def wandb_runs(project: str, api: Any = None) -> Iterable[tuple[str, Record | No
         api: a ``wandb.Api``; by default a new one.
 
     Raises:
-        InputError: the project cannot be read, or a record is malformed. The message names the run.
+        InputError: the Weights & Biases project cannot be read, or the record of a run is malformed. The message names
+            the run.
     """
     import wandb  # imported here because the import takes seconds
 

@@ -33,7 +33,8 @@ class RowCost:
         network_seconds_per_image: the part of ``seconds_per_image`` that the network takes; the rest is mostly NMS.
         test_memory_mib: peak memory that testing one image adds, MiB.
         train_step_memory_mib: peak memory that the forward and backward pass of one training step add, MiB.
-        train_step_memory_note: what the measured training step does, if the row's runs are trained with other steps.
+        train_step_memory_note: what the measured training step does if it is not a step of the row's training;
+            otherwise ``None``.
         parameters: number of parameters of the model.
     """
 

@@ -96,7 +96,8 @@ def provenance(summary: TableSummary) -> list[str]:
     return [
         f"Evaluation data: {data}. Areas of {_distinct(map(areas, records))} px² separate small, medium and large "
         "objects.",
-        f"Hardware (for a CPU: processes × threads per process): {_distinct(record.hardware for record in records)}.",
+        "Hardware (number × GPU; for a CPU, processes × threads per process): "
+        f"{_distinct(record.hardware for record in records)}.",
         f"Code: commit {_distinct(record.commit for record in records)}. Versions: {versions}.",
     ]
 
@@ -110,5 +111,5 @@ def notes(summary: TableSummary) -> list[str]:
         if row.row.note:
             lines.append(f"{row.row.label}: {row.row.note}.")
     if summary.unlisted:
-        lines.append(f"Run records that no row of this table shows: {', '.join(summary.unlisted)}.")
+        lines.append(f"No row of this table shows these run records: {', '.join(summary.unlisted)}.")
     return lines

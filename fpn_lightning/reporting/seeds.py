@@ -44,7 +44,7 @@ class Sample:
 
 
 def sample(blocks: list[Metrics], key: str) -> Sample | None:
-    """The metric ``key`` of every seed; ``None`` if no seed has it. ``blocks`` are the metrics of the seeds."""
+    """The metric ``key`` of every seed; ``None`` if no seed has it. ``blocks`` has a dictionary of metrics per seed."""
     found = [block[key] for block in blocks if key in block]
     return Sample(tuple(percent(value) for value in found if value is not None)) if found else None
 

@@ -98,7 +98,7 @@ class TableSummary:
 
     @property
     def mixed(self) -> list[RowSummary]:
-        """The rows whose runs differ in data, schedule or configuration. No number of these rows is shown."""
+        """The rows whose runs do not all have the same data, schedule and configuration. No number of them is shown."""
         return [row for row in self.rows if row.mixed]
 
     def reference(self, row: RowSummary) -> RowSummary | None:
@@ -160,7 +160,8 @@ def areas(record: Record) -> str:
 
 def _disagreement(what: str, rows: list[RowSummary], value: Callable[[RowSummary, Record], str]) -> list[str]:
     """A warning if the function ``value`` gives different results for the records. It lists the rows of each result."""
-    holders: dict[str, dict[str, None]] = {}  # from a result of value() to the ids of its rows in order
+    # For each result of value(), the ids of the rows that give it. They are keys, to keep them in order and unique.
+    holders: dict[str, dict[str, None]] = {}
     for row in rows:
         for record in row.records:
             holders.setdefault(value(row, record), {})[row.id] = None
@@ -193,8 +194,8 @@ def _warnings(table: Table, rows: list[RowSummary]) -> list[str]:
 def _expanded(table: Table, ids: list[str]) -> dict[str, Row]:
     """The rows of a table, each followed by its variants (``c_fpn/lr0.002``).
 
-    ``ids`` are the row ids of the records. The reference row of a variant is the row without a variant. A row with
-    ``*`` in its id, such as ``*/c_fpn``, gives one row for each of ``ids`` that matches, such as ``lite0/c_fpn``.
+    ``ids`` are the row ids of the records. The reference row of the variant ``c_fpn/lr0.002`` is ``c_fpn``. A row
+    with ``*`` in its id, such as ``*/c_fpn``, gives one row for each of ``ids`` that matches, such as ``lite0/c_fpn``.
     """
     patterns = {row: re.compile(re.escape(row).replace(r"\*", "(.+)")) for row in table.rows if "*" in row}
     rows = {row: table.rows[row] for row in table.rows if row not in patterns}

@@ -67,8 +67,8 @@ def check_steps(directory: Path, taken: int, asked: int) -> None:
     Args:
         directory: the run's directory.
         taken: number of optimiser steps that the run had taken when it wrote its last checkpoint.
-        asked: number of optimiser steps to take: ``trainer.max_steps``, rescaled for the total batch; not positive if
-            the number is unlimited.
+        asked: number of optimiser steps after which training ends, counted from the start of the run: for example
+            ``trainer.max_steps``, rescaled for ``data.total_batch_size``. -1 means no limit.
 
     Raises:
         InputError: if the run has taken more steps than ``asked``, or if it has taken ``asked`` steps and is finished.
@@ -139,14 +139,15 @@ def claimed(
         trained: function that returns whether the block has taken an optimiser step.
 
     Yields:
-        A function that cleans up as if the ``with`` block had failed. Call it before ``os._exit()`` in the block:
-        ``os._exit()`` raises no exception.
+        A function that cleans up as if the ``with`` block had failed. A process that ends with ``os._exit()`` inside
+        the block has to call this function first, because ``os._exit()`` raises no exception.
 
     Raises:
         InputError: if another process has begun or finished a run in the folder since :func:`check_start`.
     """
     if directory.is_symlink():
-        directory = directory.resolve()  # rename the target, not the link, which may point to a larger disk
+        # The link, for example to a folder on a larger disk, stays as it is. The folder that it points to is renamed.
+        directory = directory.resolve()
     with ExitStack() as locks:
         new = not directory.exists()
         with writing(directory):

@@ -13,7 +13,7 @@ _DIGESTS = ("data.fingerprint", "config_sha256")
 
 
 def _conditions(record: Record) -> dict[str, str]:
-    """Return the values of a record that must be equal in comparable runs, as text, by their keys in the record.
+    """Return the values that must be equal in comparable runs, as a dictionary from key in the record to text.
 
     Values that the record lacks are omitted.
     """
@@ -55,13 +55,16 @@ def differing(records: Iterable[Record]) -> dict[str, dict[str, list[Record]]]:
 
 
 def why_not_add(kept: Record, new: Record) -> list[str]:
-    """Return the reasons why a new record cannot be averaged with a kept record of another seed of the same row."""
+    """Return the reasons why a new record cannot be averaged with ``kept``.
+
+    ``kept`` is a record of the same row with another seed, and is already in ``reports/records/``.
+    """
     found = differing((kept, new)).items()
-    return [f"{key} is {new_value}, but {old} in the kept records" for key, (old, new_value) in found]
+    return [f"{key} is {new_value}, but {old} in the row's earlier records" for key, (old, new_value) in found]
 
 
 def why_not_replace(kept: Record, new: Record) -> list[str]:
-    """Return the reasons why a new record must not replace a kept record of the same experiment."""
+    """Return the reasons why a new record must not replace the same experiment's record in ``reports/records/``."""
     reasons = []
     for key, values in differing((kept, new)).items():
         before, after = values

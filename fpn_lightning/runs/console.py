@@ -91,7 +91,8 @@ def print_metrics(
         area_thresholds: the two areas (px²) that separate small, medium and large objects.
         per_class: AP of each class by its name, best first.
         all_classes: whether to print the AP of each class if there are more than 30 classes.
-        recall_of: the boxes that AR evaluates, as text; not printed if empty.
+        recall_of: the boxes whose recall is AR, for example ``proposals, class-agnostic``; printed below the table
+            unless it is empty.
     """
     table = Table("", "all", *SIZES.values(), title=Text(plain(title)), title_justify="left")
     by_size = {name: [key for key in size_keys(name) or () if key in metrics] for name in metrics}

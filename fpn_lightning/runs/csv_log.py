@@ -52,17 +52,17 @@ class AppendingCSVLogger(Logger):
 
     @property
     def root_dir(self) -> str:
-        """The run's directory, as Lightning's root folder of all logs."""
+        """The run's directory. Lightning uses ``root_dir`` as the parent folder of all versions of a log."""
         return str(self.directory)
 
     @property
     def save_dir(self) -> str:
-        """The run's directory, as Lightning's folder for files of this logger."""
+        """The run's directory. Lightning uses ``save_dir`` as the folder of other files, such as checkpoints."""
         return str(self.directory)
 
     @property
     def log_dir(self) -> str:
-        """The run's directory, as Lightning's folder for this version of the log."""
+        """The run's directory. Lightning uses ``log_dir`` as the folder of the current version of a log."""
         return str(self.directory)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -140,7 +140,7 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]], str]:
 
 
 def _stays(line: dict[str, str], resume_step: int) -> bool:
-    """Return whether a run that resumes after ``resume_step`` steps keeps a line of its log.
+    """Return whether a line of the log is kept when the run resumes after ``resume_step`` steps.
 
     The ``step`` of a training line is the index of the training step, from 0. The ``step`` of an evaluation line is the
     number of steps taken before the evaluation.

@@ -33,8 +33,8 @@ class ExperimentOptions:
     """Row whose run with the same preset and seed provides the proposals, for example ``table1/c_fpn``. Ignored if
     ``data.proposals`` is set."""
     weights_of: str = ""
-    """Row whose run with the same preset and seed provides the initial weights in its last checkpoint, for example
-    ``table2/c_fpn``. Ignored if ``model.init_from`` is set."""
+    """Row whose last checkpoint provides the initial weights, for example ``table2/c_fpn``. The checkpoint is that of
+    the run with the same preset and seed. Ignored if ``model.init_from`` is set."""
     root: str = "runs"
     """Folder of all runs."""
     output: str = ""

@@ -27,13 +27,14 @@ def check_inputs(trainer: Trainer, stage: BaseStage, data: COCODataModule, first
     Args:
         trainer: the trainer of the run.
         stage: the model.
-        data: the data. Every process opens the data, so that invalid data ends every process. If only one process
-            failed, the other processes would wait for it, because the processes are not connected yet.
+        data: the data. Every process opens the data, so that invalid data ends every process. The processes are not
+            connected yet: if only one failed, it could not stop the others, which would wait for it.
         first: whether this is the first process. Only the first process loads the initial weights, because they may
             have to be downloaded.
 
     Raises:
-        InputError: if the data, the weights or the total batch cannot be used, if no step would be taken, or if
+        InputError: if the data or the weights cannot be used, if ``data.total_batch_size`` is not a multiple of the
+            number of processes × ``data.batch_size_per_device``, if no step would be taken, or if
             ``checkpoint.monitor`` is not a metric of the stage.
     """
     for key in ("max_steps", "max_epochs", "limit_train_batches"):

@@ -48,7 +48,10 @@ def fill_in_needs(subcommand: str, options: Any) -> None:
         if options.data.proposals is None:
             options.data.proposals = needed.proposals(splits)
         elif needed.is_of_another_seed(options.data.proposals):
-            rank_zero_warn(f"The run with seed {needed.seed} uses proposals of another seed: {options.data.proposals}")
+            rank_zero_warn(
+                f"The proposals in {options.data.proposals} were made with another seed than this run's seed "
+                f"{needed.seed}. For proposals of the same seed, leave out data.proposals"
+            )
     if experiment.weights_of and model.init_from is None:
         needed = NeededRun(experiment, experiment.weights_of, options.seed_everything, options.data.root)
         if options.ckpt_path is not None:
@@ -61,11 +64,11 @@ class NeededRun:
     """A run that another run depends on.
 
     Args:
-        experiment: options ``experiment`` of the run that needs this run.
+        experiment: options under ``experiment`` in the configuration of the run that needs the other run.
         name: row of the needed run, for example ``table1/c_fpn``.
         seed: seed of both runs.
-        data_root: folder of the data. Commands in messages contain this folder if the files of row and preset set
-            another folder.
+        data_root: folder of the data. If the files of row and preset set another folder, the commands in messages have
+            the option ``--data.root`` with the value of ``data_root``.
 
     Raises:
         InputError: if ``name`` is not a table and a row, separated by ``/``.
@@ -164,6 +167,12 @@ class NeededRun:
         row, preset = f"{self.experiment.table}/{self.experiment.row}", self.experiment.preset
         make = f"make row ROW={row} PRESET={preset} SEED={self.seed}"
         if Path("configs").is_dir() and not Path("configs", f"{self.name}.yaml").is_file():
-            return f"{self.name} is a row with overrides. Run it in {ExperimentOptions.root}/ with the workflow: {make}"
+            return (
+                f"configs/{self.name}.yaml does not exist, because {self.name} is another row with changed options. To "
+                f"create what is missing and train {row}, in the folder {ExperimentOptions.root}/: {make}"
+            )
         by_hand = " && ".join(commands)
-        return f"Run: {by_hand}; or run everything that is missing in {ExperimentOptions.root}/ with: {make}"
+        return (
+            f"Run: {by_hand}; or create what is missing and train {row}, in the folder {ExperimentOptions.root}/, "
+            f"with: {make}"
+        )

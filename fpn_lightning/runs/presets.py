@@ -1,8 +1,9 @@
 """The option ``--preset NAME``, which runs a row of a table at another scale.
 
-A preset is the file ``configs/presets/<name>.yaml`` with optional files for one stage (``presets/<name>/rpn.yaml``) or
-for one row (``presets/<name>/table1/f_finest.yaml``). The first ``--config`` is the file of the row. Before the command
-line is parsed, the preset's files for this row are inserted after the first ``--config``.
+A preset is the file ``configs/presets/<name>.yaml``. Optional files add or change values for one training stage, a
+class of ``fpn_lightning/stages/`` (``presets/<name>/rpn.yaml``), or for one row of a table of the paper
+(``presets/<name>/table1/f_finest.yaml``). The first ``--config`` is the file of the row. Before the command line is
+parsed, the preset's files for this row are inserted after the first ``--config``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ OWN_TABLE = "own"
 """Table name of a run if no configuration file names a row."""
 PAPER = "paper"
 """Name of the default preset, which is the paper's scale and has no file."""
-# Maps the class of a stage to the name of a preset's file for this stage.
+# For each class of ``fpn_lightning/stages/``, the name of its file in a preset's folder, without ``.yaml``.
 STAGES = {
     "RPNStage": "rpn",
     "FastRCNNStage": "fast_rcnn",
@@ -79,12 +80,17 @@ def preset_files(row: Path, preset: str) -> list[Path]:
     content = _read(row)
     experiment, model = (content.get(key) or {} for key in ("experiment", "model"))
     if not (isinstance(experiment, dict) and isinstance(model, dict)):
-        raise InputError(f"{row} is not a row: the values of its keys experiment and model have to be mappings")
+        raise InputError(
+            f"{row} is not the configuration of a table's row: 'experiment' and 'model' have to be mappings"
+        )
     stage = model.get("class_path")
     if named := experiment.get("preset"):
         raise InputError(f"{row} already contains the values of preset {named}: leave out --preset {preset}")
     if stage is None:
-        raise InputError(f"{row} has no model.class_path, so it is not a row. --preset needs a row as first --config.")
+        raise InputError(
+            f"{row} has no model.class_path, so it does not describe a row of a table. With --preset, the first "
+            "--config has to be the file of a row, for example configs/table1/c_fpn.yaml"
+        )
     if preset == PAPER:
         return []
     folder = config_folder(row) / "presets"

@@ -96,7 +96,8 @@ class ProcessWatch:
                 print(text, file=sys.stderr)
             sys.stderr.flush()
         else:
-            time.sleep(1)  # let the first process print, because Lightning kills it when this process ends
+            # Give the first process time to print: when another process ends, Lightning kills the first process.
+            time.sleep(1)
         os._exit(status)
 
     def _first_has_gone(self) -> None:
@@ -107,7 +108,7 @@ class ProcessWatch:
 
 
 def _store() -> dist.TCPStore:
-    """Open a connection to the store of the default process group, for the thread of this module."""
+    """Open a new connection to the TCPStore that connects the processes, for the calling thread alone."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     return dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=PATIENCE_S))
 

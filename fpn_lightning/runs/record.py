@@ -116,7 +116,7 @@ class Record:
         versions: version of each package, by the name of the package.
         commit: commit of this repository.
         config_sha256: digest of the resolved config without the keys for seed, names, paths, machine and logging. In
-            records of ``schema`` 1, the digest includes the seed and leaves out class paths.
+            records of ``schema`` 1, the digest includes the seed, but not the values of ``class_path`` keys.
         backbone: name of the backbone, for example ``resnet50``, or its class name if it has no name. Records of
             ``schema`` 1 and 2 call this key ``trunk``.
         parents: checkpoints that gave the initial weights or made the proposals, each with its SHA-256.

@@ -33,7 +33,7 @@ from fpn_lightning.weights.init_from import split_source
 
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "pycocotools", "faster-coco-eval", "albumentations")
 # Config keys that do not enter the config digest: the seed, names, paths, and the settings of machine and logging.
-# Changing such a key changes the results of a run no more than changing its seed.
+# These keys affect the results of a run at most as much as another seed does.
 _LEFT_OUT = {
     *("seed_everything", "data.seed", "model.init_args.seed"),
     *("experiment", "wandb", "checkpoint", "detections", "pictures"),
@@ -57,8 +57,9 @@ def config_sha256(resolved: dict[str, Any]) -> str:
     """Compute the SHA-256 of a resolved configuration without the keys for seed, names, paths, machine and logging.
 
     The runs of a row have the same digest with any seed and in any folder: every path is replaced by the text "a path".
-    The digest includes whether proposals, initial weights and new classes are given, but not their values. It is the
-    same whether proposals and weights are given as a path or as the name of a row.
+    For proposals and initial weights, the digest only includes whether they are given. It also includes whether
+    ``new_classes`` is true. The digest is the same whether proposals and weights are given as a path or as the name of
+    a row.
     """
 
     def relevant(value: Any, name: str) -> Any:
@@ -75,7 +76,7 @@ def config_sha256(resolved: dict[str, Any]) -> str:
         "weights": bool(resolved["model"]["init_args"].get("init_from") or experiment.get("weights_of")),
     }
     if resolved["model"]["init_args"].get("new_classes"):
-        given["new_classes"] = True  # leave False out: digests from before ``new_classes`` existed stay valid
+        given["new_classes"] = True  # not added if false, as in digests from before the option existed
     content = {"configuration": relevant(resolved, ""), "given": given}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -109,7 +109,7 @@ class StepProgressBar(RichProgressBar):
         return super()._add_task(total_batches, description, visible=True)  # show the bar before the first batch
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the progress bar to its end. Batches without readable images have not advanced the bar."""
+        """Set the progress bar to its end. A batch in which no image can be read does not move the bar."""
         if self.predict_progress_bar_id is not None:  # the bar does not exist if no image could be read
             self._update(self.predict_progress_bar_id, int(self.total_predict_batches_current_dataloader))
         super().on_predict_end(trainer, pl_module)

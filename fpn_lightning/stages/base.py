@@ -55,8 +55,8 @@ class BaseStage(EvaluatedStage):
             no categories.
 
     Raises:
-        InputError: if the heads of ``detector`` are not exactly ``heads``, or if ``freeze_shared`` or ``new_classes``
-            is set without ``init_from``.
+        InputError: if ``detector`` lacks a head that the argument ``heads`` names, or has any other head; or if
+            ``freeze_shared`` or ``new_classes`` is set without ``init_from``.
     """
 
     reads_proposals = False
@@ -78,7 +78,7 @@ class BaseStage(EvaluatedStage):
         if freeze_shared and init_from is None:
             raise InputError(
                 "model.freeze_shared needs model.init_from, which is not set. Set model.init_from to the checkpoint "
-                "whose backbone and pyramid this run keeps."
+                "from which this run takes the frozen backbone and pyramid."
             )
         if new_classes and init_from is None:
             raise InputError(
@@ -106,7 +106,7 @@ class BaseStage(EvaluatedStage):
         return self.detector(images)
 
     def sampling_seeds(self, batch: Batch) -> Tensor:
-        """Return one random seed per image, int64 ``(N,)``, for drawing this step's anchors, RoIs or mask cells."""
+        """Return one random seed per image, int64 ``(N,)``, for sampling this step's anchors, RoIs or mask cells."""
         return image_seeds(self.seed, self.global_step, batch.images.image_ids)
 
     # ---- start of training -----------------------------------------------------------------------------------------
@@ -239,10 +239,13 @@ class BaseStage(EvaluatedStage):
         self._log_step(losses, optimizer.param_groups[0]["lr"])
 
     def _log_step(self, losses: list[dict[str, Tensor]], lr: float) -> None:
-        """Log an optimiser step's losses: means over micro-batches and, if loggers write the step, over processes.
+        """Log the losses of an optimiser step, averaged over its micro-batches.
+
+        Every ``log_every_n_steps`` steps, average the losses over processes too and pass them to the loggers.
 
         The loggers are called directly, because Lightning calls loggers only after it has saved the step's checkpoint.
-        If a run were killed between saving and logging, the log would lack a step that the checkpoint contains.
+        Logging has to come first: if a run is killed after saving and before logging, the log lacks a step that the
+        checkpoint contains.
         """
         means = torch.stack([torch.stack(list(batch.values())) for batch in losses]).mean(dim=0)
         every = getattr(self.trainer, "log_every_n_steps", 50)  # Lightning's types lack the attribute
@@ -260,7 +263,7 @@ class BaseStage(EvaluatedStage):
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the classes of backbone and pyramid, the categories and the annotation files' digests to a checkpoint.
+        """Add the class names of backbone and pyramid, the categories and annotation file digests to a checkpoint.
 
         Predictions for data without category names use the names in the checkpoint. A run is not resumed if the digest
         of an annotation file differs from that in the checkpoint.

@@ -160,7 +160,7 @@ class EvaluatedStage(LightningModule):
         defined = {f"{prefix}/{name}": value for name, value in values.items() if value is not None}
         self.log_dict(defined, logger=False, sync_dist=True)  # for callbacks
         if not self.trainer.sanity_checking:
-            # Log the number of optimiser steps taken. Lightning itself would log a number that is lower by 1.
+            # Log the number of optimiser steps taken. By default, Lightning would log this number minus 1.
             for logger in self.loggers:
                 logger.log_metrics(defined, step=self.global_step)
         for metric in self.metrics:

@@ -14,11 +14,11 @@ from fpn_lightning.structures import Batch, Detections
 
 PAPER = Optimization(milestones=(60_000,))
 NO_PROPOSALS = (
-    "Fast R-CNN needs proposals from files. For a row of a table, set experiment.proposals_of to the row of an RPN, as "
-    "configs/table2/c_fpn.yaml does, and run `make row ROW=TABLE/ROW`. For any other run, write the proposals of a "
-    "trained RPN: for each split, run `python train.py predict --config RUN/config.yaml --ckpt_path last "
-    "--data.predict_split SPLIT`, where RUN is the run directory of the RPN. Then set --data.proposals RUN/proposals. "
-    "Folders of images have no proposals."
+    "Fast R-CNN needs proposals from files. To reproduce a row of the paper's tables, set experiment.proposals_of to "
+    "the RPN row whose proposals it uses, as configs/table2/c_fpn.yaml does, and run `make row ROW=TABLE/ROW`. For any "
+    "other run, write the proposals of a trained RPN: for each split, run `python train.py predict --config "
+    "RUN/config.yaml --ckpt_path last --data.predict_split SPLIT`, where RUN is the run directory of the RPN. Then set "
+    "--data.proposals RUN/proposals. Folders of images have no proposals."
 )
 
 

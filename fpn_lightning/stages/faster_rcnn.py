@@ -31,7 +31,8 @@ class FasterRCNNStage(BaseStage):
             ``rpn.post_nms_topk`` proposals of the RPN.
         recall_limits: numbers of proposals per image for which recall is measured, such as 100 for ``AR100``.
         evaluator: library that computes AP, ``faster-coco-eval`` or the reference ``pycocotools``.
-        optimization: optimiser and schedule. The default is the paper's schedule of Fast R-CNN for 80,000 steps.
+        optimization: optimiser and schedule. The default is the schedule of 80,000 steps that the paper uses for
+            Fast R-CNN.
         init_from: checkpoint with the initial weights; training starts at step 0.
         seed: the run's seed, set from ``seed_everything``.
         new_classes: load ``init_from`` without its class predictor, for a data set whose classes differ from the

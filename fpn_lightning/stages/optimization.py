@@ -43,7 +43,8 @@ class Optimization:
     warmup_factor: float = 1 / 3
     """Learning rate at step 0 as a fraction of ``lr``."""
     reference_batch_size: int = 16
-    """Number of images per step for which ``lr``, ``warmup_steps``, ``milestones`` and ``max_steps`` are chosen."""
+    """Number of images per step that ``lr``, ``warmup_steps``, ``milestones`` and the trainer's ``max_steps`` assume.
+    If ``data.total_batch_size`` differs, they are rescaled."""
     schedule_factor: float = 1
     """When training starts, ``milestones`` and the trainer's ``max_steps`` are multiplied by this factor. Rows with the
     paper's "2x" schedule set the factor to 2: with every preset, these rows train twice as long as other rows."""
@@ -92,8 +93,8 @@ class Optimization:
         """
         if (self.schedule == "cosine" or 0 < self.warmup_steps < 1) and max_steps <= 0:
             raise InputError(
-                "model.optimization: schedule cosine and warmup_steps below 1 need the number of steps of the "
-                "run. Set trainer.max_steps or trainer.max_epochs to a positive number."
+                "model.optimization needs the number of steps of the run, because schedule is cosine or warmup_steps "
+                "is below 1 (a fraction of steps). Set trainer.max_steps or trainer.max_epochs to a positive number."
             )
         optimizer: Optimizer
         if self.optimizer == "sgd":

@@ -62,7 +62,7 @@ def keep_total_batch(trainer: Trainer, data: COCODataModule, optimization: Optim
     trainer.accumulate_grad_batches = accumulation(trainer, data)
     asked, max_steps = trainer.max_steps, planned_steps(trainer, data, optimization)
     interval = trainer.val_check_interval
-    if isinstance(interval, float) and max_steps > 0:  # a float interval is a number of epochs
+    if isinstance(interval, float) and max_steps > 0:  # a float is a fraction of an epoch, so convert it to steps
         steps = round(interval * (trainer.check_val_every_n_epoch or 1) * data.steps_per_epoch)
         interval, trainer.check_val_every_n_epoch = min(max(steps, 1), max_steps), None
     if isinstance(interval, int):  # the config counts optimiser steps, Lightning counts batches

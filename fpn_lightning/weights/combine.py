@@ -91,8 +91,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except InputError as error:
         return complain(error)
     show(
-        f"written to {arguments.out}. To predict with this model, give --config configs/table3/joint_fpn.yaml, the "
-        f"backbone and the preset that the two checkpoints were trained with, and --ckpt_path {arguments.out}"
+        f"written to {arguments.out}. To predict with this model, run train.py predict with --ckpt_path "
+        f"{arguments.out} and --config configs/table3/joint_fpn.yaml. Add the options for preset and backbone that the "
+        "two checkpoints were trained with."
     )
     return 0
 

@@ -52,7 +52,8 @@ class Deployed(nn.Module):
         self.backbone, self.pyramid = detector.backbone, detector.pyramid
         for part in self.backbone.modules():
             if isinstance(part, FoldedConv2d) and part.pad is not None:
-                part.pad = pad_multiples  # allowed: the sides of the network input are multiples of all strides
+                # pad_multiples can be used, because the sides of the padded network input are multiples of all strides.
+                part.pad = pad_multiples
         self.rpn: RPN = detector.rpn
         self.roi_heads: RoIHeads | None = detector.roi_heads
         self.count = top_k if detector.roi_heads is None else detector.eval_proposals
@@ -140,8 +141,8 @@ class Deployed(nn.Module):
 
 def kept_by_nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """Run NMS on boxes ``(P, 4)`` and return a mask of the kept boxes, bool ``(P,)``."""
-    # torch.export assumes that NMS keeps at least two boxes. Two boxes outside the image are added for this reason. NMS
-    # always keeps both added boxes, because they overlap no other box.
+    # torch.export assumes that NMS keeps at least two boxes; to make this true, two boxes outside the image are added.
+    # NMS always keeps both added boxes, because they overlap no other box.
     two = boxes.new_tensor([[-4.0, -4.0, -3.0, -3.0], [-2.0, -2.0, -1.0, -1.0]])
     scores = F.pad(scores, (0, 2), value=NEVER)
     kept = torch.zeros_like(scores).index_fill(0, nms(torch.cat((boxes, two)), scores, threshold), 1.0)
@@ -196,7 +197,10 @@ def resized(image: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor
 
 
 def _neighbours(old: int, new: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute, for each resized pixel along a side, its two source pixels and the second one's weight (0..2048)."""
+    """Find the two input pixels of each output pixel, for linear interpolation along one side.
+
+    Also return the weight of the second input pixel, a whole number from 0 to 2048, where 2048 means a weight of 1.
+    """
     last = torch.scalar_tensor(old - 1, dtype=torch.float32)
     scale = 1 / (torch.scalar_tensor(new, dtype=torch.float64) / torch.scalar_tensor(old, dtype=torch.float64))
     place = ((torch.arange(new, dtype=torch.float64) + 0.5) * scale - 0.5).float()

@@ -40,7 +40,8 @@ def fetch_weights(init_from: str) -> None:
 def parts(detector: Detector) -> dict[str, str]:
     """Return the names of the Python classes of backbone and pyramid.
 
-    A checkpoint stores these names, because tensors of different Python classes can have the same names and shapes.
+    A checkpoint stores these class names, because modules of different classes can have parameters with the same names
+    and shapes.
     """
     return {name: type(getattr(detector, name)).__name__ for name in ("backbone", "pyramid")}
 
@@ -48,7 +49,7 @@ def parts(detector: Detector) -> dict[str, str]:
 def other_parts(detector: Detector, checkpoint: Mapping[str, Any]) -> list[str]:
     """Describe differences between the Python classes of backbone and pyramid in the checkpoint and in the detector.
 
-    Older checkpoints do not store these classes; for these checkpoints the list is empty.
+    The returned list is empty for older checkpoints, because they do not store the class names.
     """
     own, stored = parts(detector), checkpoint.get("parts") or {}
     return [
@@ -75,7 +76,8 @@ def check_fits(detector: Detector, checkpoint: Mapping[str, Any], named_by: str 
     if problems := problems or other_parts(detector, checkpoint):
         raise InputError(
             f"{named_by}: the checkpoint belongs to another model than this configuration: {listed(problems)}. Use "
-            "the config.yaml of the checkpoint's run, or the row and the preset that it was trained with."
+            "the config.yaml of the checkpoint's run, or the row's config file (such as configs/table1/c_fpn.yaml) and "
+            "the preset that the checkpoint was trained with."
         )
 
 

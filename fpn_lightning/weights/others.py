@@ -96,8 +96,8 @@ def load_fitting(
 ) -> None:
     """Load another project's weights into a detector.
 
-    The file must contain every tensor of the detector. A tensor that the detector does not have is an error if the
-    tensor belongs to a Faster R-CNN. Tensors of other parts, such as a mask head, are skipped with a warning.
+    The file must contain every tensor of the detector. If the file has a tensor of a Faster R-CNN that the detector
+    lacks, ``InputError`` is raised. Tensors of other parts, such as a mask head, are skipped with a warning.
 
     Args:
         detector: the model to load into; its configuration has passed :func:`check_config`.

@@ -42,7 +42,7 @@ class _Array:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         shape, dtype, is_fortran, content = state[-4:]
-        # Without this check, a forged integer as content could allocate any amount of memory.
+        # A forged file can contain any object instead of the array's bytes, such as an integer.
         if not isinstance(content, str | bytes | bytearray):
             raise InputError(f"the content of an array is of type {type(content).__name__}, not bytes")
         # A byte string that Python 2 pickled is read as text, because the unpickler has encoding="latin1".

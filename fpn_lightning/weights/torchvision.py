@@ -2,7 +2,8 @@
 
 torchvision's classifier has 91 logits: background (0), then the COCO ids 1 to 90. This project's classifier has the 80
 categories in the order of their ids, then background, then the ten ids that COCO does not use
-(``roi_heads.unused_logits``). In both classifiers, the logits of unused ids take part in the softmax.
+(``roi_heads.unused_logits``). In torchvision's model and in this project's, the softmax is over all logits, also those
+of unused ids.
 
 ``python -m fpn_lightning.weights.export CHECKPOINT OUT.pth --format torchvision`` writes a file that torchvision loads
 as follows::
@@ -54,7 +55,7 @@ PREFIXES = {
 }
 CLASS_LOGITS, BOX_DELTAS = "roi_heads.predictor.class_logits.", "roi_heads.predictor.box_deltas."
 # From release 0.13 on, torchvision wraps the convolutions of FPN and RPN head in a Sequential, which adds ".0" to their
-# names. The published file has the older names.
+# names. torchvision's published weights have the tensor names from before release 0.13.
 NEWER_NAMES = re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d|rpn\.head\.conv)(?:\.0)?\.0\.(?=weight|bias)")
 NEVER = -1e4  # logit of an unused id; after the softmax, its probability is exactly 0 in any precision
 
@@ -65,7 +66,10 @@ def name_of(ours: str) -> str | None:
 
 
 def class_order(category_ids: Sequence[int]) -> list[int]:
-    """Return torchvision's index for each logit of this project, in the order categories, background, unused ids."""
+    """Return, for each logit of this project, the index of the same logit in torchvision's classifier.
+
+    This project orders its logits as follows: categories, background, unused ids.
+    """
     gaps = sorted(set(range(1, max(category_ids) + 1)) - set(category_ids))
     return [*category_ids, 0, *gaps]
 

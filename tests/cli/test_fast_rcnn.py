@@ -142,7 +142,10 @@ def test_proposals_of_other_weights_are_overwritten_only_if_told_so(cli, argumen
     with pytest.raises(SystemExit) as stop:
         cli(*predict)
     assert stop.value.code == 2
-    assert f"{stores / 'val'} contains proposals made with other weights (" in capsys.readouterr().err
+    assert (
+        f"{stores / 'val'} contains proposals made with other weights or another configuration"
+        in capsys.readouterr().err
+    )
     assert {path: path.read_bytes() for path in stores.rglob("*") if path.is_file()} == before
     cli(*predict, "--experiment.overwrite", "true")
     checkpoint = (rpn / "checkpoints" / "last.ckpt").read_bytes()

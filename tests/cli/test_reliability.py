@@ -161,12 +161,12 @@ def _page(tries: Counter[tuple[str, str]], right: Counter[tuple[str, str]]) -> s
     of_kills = sum(tries[key] for key in tries if key[0] in (*KILLS, AT_RANDOM))
     lines = [
         "# Reliability",
-        "Short runs of the four stages were killed (SIGKILL) or stopped, and continued with `--ckpt_path last`. A try",
-        "is right if the finished run equals an uninterrupted one to the bit: weights, the optimiser's state, every",
-        "line of `metrics.csv` and the record, all without wall-clock times, memory and the commit; and if no",
-        "temporary file is left.",
+        "Short runs of the four stages were killed (SIGKILL) or stopped, and continued with `--ckpt_path last`. Each",
+        "interruption is one try. A try passes if the continued run leaves no temporary file and is bitwise equal",
+        "to an uninterrupted run in weights, the optimiser's state, every line of `metrics.csv` and the record.",
+        "Wall-clock times, memory and the commit are not compared.",
         "",
-        f"**{sum(right.values())} of {sum(tries.values())} tries are right. {of_kills} of the tries are kills.**",
+        f"**{sum(right.values())} of {sum(tries.values())} tries passed. In {of_kills}, the fault was a kill.**",
         "",
         f"| fault | {' | '.join(ROWS)} |",
         f"|---|{'---|' * len(ROWS)}",
@@ -176,8 +176,9 @@ def _page(tries: Counter[tuple[str, str]], right: Counter[tuple[str, str]]) -> s
         lines.append(f"| {fault} | {' | '.join(cells)} |")
     lines += [
         "",
-        "Each run has preset mini, generated images of 64 px, 7 steps of 2 × 2 images, and a checkpoint and a",
-        "validation after step 3 and step 6. Moments of kills are set by hand except in the row that says random.",
+        "Each run has preset mini and generated images of 64 px. It takes 7 steps of 4 images (two batches of 2,",
+        "whose gradients are accumulated), with a checkpoint and a validation after step 3 and step 6. We chose the",
+        "moments of the kills, except in the row “kill at a random time”.",
         "",
         "Written by `python -m pytest -m slow tests/cli/test_reliability.py`.",
     ]

@@ -145,7 +145,7 @@ def test_sources_that_do_not_go_together(coco: Path, capsys: pytest.CaptureFixtu
     (coco / "val2017" / "v0001.png").rename(coco / "val2017" / "0001.png")
     write_json(path, content)
     assert build(coco, "1\n101\n") == 2
-    assert "two splits have different images named 0001.png" in capsys.readouterr().err
+    assert "two images of the list have the file name 0001.png" in capsys.readouterr().err
     content["annotations"][1]["id"] = 1
     write_json(path, content)
     assert build(coco, "1\n102\n") == 2

@@ -88,7 +88,7 @@ def test_a_seed_that_cannot_be_averaged_with_the_kept_ones_is_not_added(tmp_path
     ((path, (reason,)),) = gather(a_record(seed=1, steps=2)).not_added.items()
     assert path == tmp_path / "records/mini/table1/c_fpn/seed1.json"
     assert not path.exists()
-    assert reason == "train.steps is 2, but 1500 in the kept records"
+    assert reason == "train.steps is 2, but 1500 in the row's earlier records"
     assert gather(replaced=("mini",)).written == [path]
 
 

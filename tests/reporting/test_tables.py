@@ -257,4 +257,4 @@ def test_only_tables_with_records_of_their_own() -> None:
 def test_rows_that_the_table_does_not_have_are_mentioned() -> None:
     records = [a_record("table3/a_conv4"), a_record("table3/steps/rpn_c4")]
     text = markdown(summarise("table3", "mini", TABLES, records))
-    assert "Run records that no row of this table shows: table3/steps/rpn_c4." in text
+    assert "No row of this table shows these run records: table3/steps/rpn_c4." in text

@@ -56,7 +56,8 @@ def test_existing_proposals_are_used_and_missing_ones_are_named_with_their_comma
         needed().proposals(["train", "val"])
     assert str(error.value) == (
         f"table1/c_fpn has no finished run and no proposals in {rpn}/proposals/train, {rpn}/proposals/val. "
-        f"Run: {fit} && {predict} train && {predict} val; or run everything that is missing in runs/ with: {MAKE}"
+        f"Run: {fit} && {predict} train && {predict} val; or create what is missing and train table2/c_fpn, in the "
+        f"folder runs/, with: {MAKE}"
     )
     finish(rpn)
     touch(rpn / "checkpoints" / "last.ckpt")
@@ -113,7 +114,7 @@ def test_commands_have_the_same_preset_seed_and_root(rpn):
     with pytest.raises(InputError, match=r"--seed_everything 3 --experiment\.root elsewhere; or"):
         needed(root="elsewhere").weights()
     Path("configs").mkdir()  # without the row: a comparison's, say
-    with pytest.raises(InputError, match=rf"table1/c_fpn is a row with overrides\. Run it in .*: {MAKE}$"):
+    with pytest.raises(InputError, match=rf"table1/c_fpn is another row with changed options\. To .*: {MAKE}$"):
         needed().weights()
     with pytest.raises(
         InputError, match=r"experiment.proposals_of or weights_of: 'c_fpn' is not a row; give table and row"

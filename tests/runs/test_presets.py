@@ -129,7 +129,7 @@ def test_a_missing_row_is_named_with_those_that_exist(row, message, more):
     ("text", "message"),
     [
         ("experiment: {preset: 8gpu}", "already contains the values of preset 8gpu: leave out --preset mini$"),
-        ("wandb: {enabled: true}", "has no model.class_path, so it is not a row"),
+        ("wandb: {enabled: true}", "has no model.class_path, so it does not describe a row of a table"),
         ("model: [", "is not YAML: "),
     ],
 )

@@ -62,7 +62,7 @@ def test_warm_up_can_be_a_fraction_of_all_steps():
             lr(steps, step, 1000) for step in (0, 50, 99, 100)
         ]
     assert tenth.rescaled(2).warmup_steps == 0.1
-    with pytest.raises(InputError, match=r"warmup_steps below 1 need .* trainer\.max_steps"):
+    with pytest.raises(InputError, match=r"warmup_steps is below 1 .* trainer\.max_steps"):
         tenth.build([torch.nn.Parameter(torch.zeros(1))], max_steps=-1)
 
 

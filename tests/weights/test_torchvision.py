@@ -152,8 +152,8 @@ def test_a_deeper_backbone_is_rejected(theirs, tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        (7, torch.zeros(1), r"is not a state dict: entry 7 is not a named tensor"),
-        ("epoch", 3, r"is not a state dict: entry 'epoch' is not a named tensor"),
+        (7, torch.zeros(1), r"is not a state dict: entry 7 is not a tensor with a string as its key"),
+        ("epoch", 3, r"is not a state dict: entry 'epoch' is not a tensor with a string as its key"),
         (CLASSIFIER, torch.zeros(91, 32).to_sparse(), r"cls_score\.weight is not a dense tensor"),
         (CLASSIFIER, torch.zeros(91, 32, device="meta"), r"cls_score\.weight is not a dense tensor"),
         (CLASSIFIER, torch.zeros(91, 32, dtype=torch.complex64), r"cls_score\.weight is not a dense tensor"),
@@ -185,7 +185,7 @@ def test_files_without_weights_are_rejected(tmp_path):
         load_weights(small_detector(), f"torchvision:{tmp_path / 'text.pth'}")
     torch.save({"model": PurePosixPath("somewhere")}, tmp_path / "other.pth")
     with pytest.raises(
-        InputError, match=r"other\.pth cannot be read \(it would run pathlib\.PurePosixPath, which"
+        InputError, match=r"other\.pth cannot be read \(loading it would run pathlib\.PurePosixPath, but"
     ) as rejection:
         load_weights(small_detector(), f"torchvision:{tmp_path / 'other.pth'}")
     assert "\n" not in str(rejection.value)

@@ -77,9 +77,10 @@ def read_annotations(path: Path, content: bytes) -> tuple[Record, Arrays]:
     Returns:
         ``(facts, arrays)``. ``arrays`` become attributes of :class:`fpn_lightning.data.coco.index.COCOIndex`. The keys
         of ``facts`` are ``description`` (str, may be empty), ``has_annotations`` (bool), ``categories`` (a list of ids
-        and a list of names), ``supercategories`` (a name or None for each category) and ``images_lack``.
-        ``images_lack`` has one message for each of the keys ``file_name``, ``height`` and ``width`` that is missing in
-        at least one image. Images without file name or size are accepted only if nothing but boxes is scored.
+        and a list of names), ``supercategories`` (a name or None for each category) and ``images_lack`` (messages about
+        keys that images lack). ``images_lack`` has one message for each of the keys ``file_name``, ``height`` and
+        ``width`` that is missing in at least one image. An image may lack these keys only if the file is used just to
+        score boxes.
 
     Raises:
         InputError: the file is not valid COCO detection JSON. The message states the ids of the wrong records.
@@ -120,7 +121,7 @@ def read_annotations(path: Path, content: bytes) -> tuple[Record, Arrays]:
 
 
 def _document(path: Path, content: bytes) -> Record:
-    """Decode the file. If it is strict JSON, decode only its keys and keep their values as undecoded JSON text."""
+    """Decode the file. If the file is strict JSON, decode only its top-level keys, and keep each value as JSON text."""
     try:
         return msgspec.json.decode(content, type=dict[str, msgspec.Raw])
     except (ValueError, RecursionError):  # Python's parser also accepts NaN, byte order marks and UTF-16

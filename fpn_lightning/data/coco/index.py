@@ -24,7 +24,7 @@ MASKS_NEEDED = "masks are needed because data.load_masks is true or the metric i
 class Objects(NamedTuple):
     """The G annotated objects of one image, or of all images of a split.
 
-    The order of an image's objects, their boxes and their areas are as in the annotation file.
+    An image's objects are in the order of the annotation file. Their boxes and areas have the values of this file.
 
     Attributes:
         annotation_ids: int64 ``(G,)``.
@@ -233,7 +233,7 @@ def split_paths(root: str | Path, split: str) -> tuple[Path, Path]:
             f"{root} is missing (data.root={root}, split {split}). Download COCO with "
             f"`python -m fpn_lightning.data.download --root {root}`. Or generate the synthetic data set with "
             f"`python -m fpn_lightning.data.synthetic --root {root}`; the comment at the top of configs/presets/"
-            f"<preset>.yaml states the options for the preset's data set. {layout}"
+            f"<preset>.yaml has the full command for the preset's data set. {layout}"
         )
     if not annotations.is_file():
         there = sorted(path.name for path in annotations.parent.glob("*.json"))

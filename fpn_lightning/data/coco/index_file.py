@@ -86,8 +86,8 @@ def _places(annotation_file: Path) -> list[Path]:
     cache = Path(os.environ.get("FPN_LIGHTNING_CACHE") or Path.home() / ".cache" / "fpn_lightning").expanduser()
     key = hashlib.sha256(os.fsencode(annotation_file.resolve())).hexdigest()[:16]
     places = [cache / f"{annotation_file.name}-{key}.index"]
-    # os.access is always true for root. The permission bits are checked too, so that root writes no index into a folder
-    # that is read-only for all users.
+    # os.access is always true for the superuser. The permission bits are checked too, so that the superuser writes no
+    # index into a folder that is read-only for all users.
     if os.access(folder, os.W_OK) and folder.stat().st_mode & 0o222:
         places.insert(0, folder / f".{annotation_file.name}.index")
     return places

@@ -1,8 +1,8 @@
 """Read valid COCO annotations fast and with little memory.
 
-This reader does not report faults. If an annotation is invalid or unusual, the annotations are read again with the
-checks of :mod:`fpn_lightning.data.coco.records`. Those checks report every fault, but need several times as much
-time and memory as this reader.
+At an annotation that is invalid or unusual, this reader gives up without a message. The annotations are then read again
+with the checks of :mod:`fpn_lightning.data.coco.records`. Those checks report every fault, but need several times as
+much time and memory as this reader.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _have_masks(texts: list[bytes], sizes: Iterable[tuple[int, int]]) -> NDArray
         found = [not segmentation_fault(json.loads(text), *size) for text, size in zip(texts, sizes, strict=True)]
     else:
         found = [
-            # The decoder has already checked the type, range and minimum number of a polygon's coordinates.
+            # The decoder has already checked that a polygon has at least 6 coordinates, all with valid type and range.
             all(len(polygon) % 2 == 0 for polygon in segmentation) and size[0] * size[1] < 2**31
             if type(segmentation) is list and segmentation
             else not segmentation_fault(segmentation, *size)

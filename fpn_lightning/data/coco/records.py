@@ -26,7 +26,7 @@ OUTSIDE = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\0")
 
 
 class Columns(NamedTuple):
-    """The M annotations of a file, in the order of the file. Each key of an annotation has one array or list.
+    """The M annotations of a file, in the order of the file. Each array or list has one entry per annotation.
 
     Attributes:
         ids, image_ids, category_ids: int64 ``(M,)``.
@@ -107,7 +107,10 @@ FOR_PIXELS = ("height", "width", "file_name")  # keys of an image that are not n
 
 
 def problems_of(path: Path, kind: str, records: list[Record]) -> list[str]:
-    """Return one message for each key with a wrong value in any record. Keys in ``FOR_PIXELS`` may be missing."""
+    """Return one message for each key with a wrong value in any record.
+
+    A missing ``height``, ``width`` or ``file_name`` is accepted here (see :func:`lacking_pixels`).
+    """
     found = []
     for key, fits, expected in FIELDS[kind]:
         wrong = [record for record in records if not fits(record.get(key)) and (key in record or key not in FOR_PIXELS)]
@@ -171,8 +174,10 @@ def wrong_ids(path: Path, images: list[Record], categories: list[Record], annota
             f"{path}: annotation id {listed(wrong)}; COCO's evaluators read id 0 as 'unmatched' and score the object "
             "wrongly, so number annotations from 1"
         )
+    # If an image or category has the id of another one by mistake, annotations with its correct id seem to refer to an
+    # unknown id. Unknown ids are therefore reported only if no id is repeated or wrong.
     if problems:
-        return problems  # wrong or repeated ids can make other ids unknown, so unknown ids are not reported now
+        return problems
     for key, values, known, where in (
         ("image_id", annotations.image_ids, of_images, "'images'"),
         ("category_id", annotations.category_ids, of_categories, "'categories'"),

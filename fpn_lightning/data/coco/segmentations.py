@@ -15,9 +15,9 @@ from pycocotools import mask as mask_api
 
 from fpn_lightning.ground_truth import RLE
 
-# Matches the counts of COCO's compressed RLE: a text of numbers, each with at most 7 characters. If the code of "0" is
-# subtracted from a character's code, 6 bits remain. The lower 5 bits are a part of the number. The sixth bit is set if
-# the next character belongs to the same number.
+# Matches the counts of COCO's compressed RLE, a text in which 1 to 7 characters encode each number. If the code of "0"
+# is subtracted from a character's code, 6 bits remain. The lower 5 of these bits are 5 binary digits of the number. The
+# sixth bit is set if the next character belongs to the same number.
 COMPRESSED_COUNTS = re.compile(r"(?:[P-o]{0,6}+[0-O]+)++")
 MAX_COORDINATE = 1e5  # px: largest accepted coordinate; pycocotools needs memory in proportion to a polygon's perimeter
 
@@ -68,7 +68,8 @@ def covered_pixels(counts: Sequence[str]) -> NDArray[np.int64]:
     start = np.repeat(starts, np.diff(starts, append=len(runs)))
     # The first three numbers of a compressed RLE are run lengths. Each later number is the difference between a run
     # length and the run length two positions earlier. So the run lengths at indices 1, 3, 5, ... are the cumulative
-    # sums of the numbers at these indices. The same holds for the indices 2, 4, 6, ...
+    # sums of the numbers at these indices. In the same way, the run lengths at indices 2, 4, 6, ... are the cumulative
+    # sums of the numbers at indices 2, 4, 6, ...
     number = np.arange(len(runs)) - start
     for chain in (number % 2 == 1, (number % 2 == 0) & (number > 0)):
         total = np.cumsum(runs * chain)

@@ -94,9 +94,9 @@ class ProposalStore:
         """Raise InputError if the store was made from an annotation file with another sha256."""
         if self.header.fingerprint != fingerprint:
             raise InputError(
-                f"{self.folder} was made from another annotation file (split {self.header.split} of "
-                f"{self.header.data_name!r}, sha256 {self.header.fingerprint[:12]}...) than the given file (sha256 "
-                f"{fingerprint[:12]}...); use the data set of the store, or {AGAIN}"
+                f"{self.folder} was made from another annotation file than the given one. The store's file has sha256 "
+                f"{self.header.fingerprint[:12]}... (split {self.header.split} of {self.header.data_name!r}), the "
+                f"given file has sha256 {fingerprint[:12]}...; use the annotation file of the store, or {AGAIN}"
             )
 
     def read(self, image_id: int, limit: int | None = None) -> StoredProposals:

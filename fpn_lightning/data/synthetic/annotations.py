@@ -50,8 +50,8 @@ def to_annotation(item: SceneObject) -> dict[str, Any]:
     """Make the annotation of one object, without its id and its image id.
 
     The mask of a crowd region becomes an uncompressed run-length code, as in COCO's files. Any other mask becomes one
-    polygon per part if these polygons are decoded to exactly this mask. A mask with holes, or with parts that touch at
-    a corner, becomes a compressed run-length code.
+    polygon per part, provided that pycocotools decodes these polygons to exactly this mask. If not, the mask becomes a
+    compressed run-length code. This happens to a mask with holes, or with parts that touch at a corner.
 
     Returns:
         ``segmentation``, ``area`` (px², of the mask), ``iscrowd``, ``bbox`` (tight around the mask, x y width height)
@@ -102,8 +102,9 @@ def outlines(mask: NDArray[np.uint8]) -> list[list[int]]:
     if ((around == 2) & (above_left == below_right)).any():
         return []
     # At each corner of an outline, one horizontal and one vertical edge meet. The corners with the same y, taken in
-    # pairs from left to right, are therefore the ends of horizontal edges. The corners with the same x, taken in pairs
-    # from top to bottom, are the ends of vertical edges.
+    # pairs from left to right, are therefore the ends of horizontal edges. If the corners with the same x are sorted
+    # from top to bottom, the first and second are the ends of one vertical edge, the third and fourth of the next, and
+    # so on.
     y, x = np.nonzero(around & 1)
     by_column = np.lexsort((y, x)).tolist()
     vertical = [0] * len(by_column)

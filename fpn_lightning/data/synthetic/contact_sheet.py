@@ -37,7 +37,10 @@ def save_contact_sheet(root: Path, split: str, content: dict[str, Any]) -> None:
 
 
 def _draw(pixels: Tensor, annotations: list[dict[str, Any]], size: int) -> Tensor:
-    """Draw the annotations of a ``size`` × ``size`` image on ``pixels``, its scaled copy, uint8 ``(3, H, W)``."""
+    """Return the pixels of a scaled image, uint8 ``(3, H, W)``, with the image's annotations drawn on them.
+
+    ``size`` is the side of the square image before it was scaled.
+    """
     if not annotations:
         return pixels
     masks = [mask_api.decode(compressed_rle(item["segmentation"], size, size)) for item in annotations]

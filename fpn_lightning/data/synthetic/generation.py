@@ -29,7 +29,9 @@ from fpn_lightning.data.synthetic.scene import draw_scene
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
 
-_VERSION = 1  # increase when the drawing code changes: a data set of another version counts as one with other settings
+# Increase this number when the drawing code changes. A data set with another version is then rejected (or overwritten,
+# with ``overwrite``), as if it had other settings.
+_VERSION = 1
 _FINISHED = "synthetic.json"
 _UNFINISHED = "synthetic.unfinished.json"
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 85, cv2.IMWRITE_JPEG_OPTIMIZE, 1]

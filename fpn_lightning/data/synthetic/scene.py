@@ -146,7 +146,7 @@ class _Painter:
     def _clutter(self, count: int, smallest: float, largest: float) -> None:
         """Draw ``count`` pieces of clutter.
 
-        ``smallest`` and ``largest`` limit half the side of a piece of clutter, as a fraction of the canvas's side.
+        Half the side of a piece of clutter is between ``smallest`` and ``largest``, as fractions of the canvas's side.
         """
         for _ in range(count):
             draw = CLUTTER[int(self.rng.integers(len(CLUTTER)))]
@@ -242,7 +242,10 @@ def _affine(centre: tuple[float, float], angle: float, scale_x: float, scale_y: 
 
 @cache
 def unit_side(category: Category) -> float:
-    """Return √area of a category's objects in the unit frame. The area is the mean of 8 drawings."""
+    """Return √area of a category's shape before it is scaled to the canvas (coordinates from about -1 to 1).
+
+    The area is the mean over 8 drawings of the shape, because a shape has random details.
+    """
     side, rng = 200, np.random.default_rng(0)
     ink = (0, 0, 0)
     areas = []

@@ -1,8 +1,9 @@
 """Shapes of the generated images: eleven categories of objects, and the parts that clutter shares with them.
 
 Each drawing is a function of a pen and a random generator. A drawing uses a unit frame: x points right, y points down,
-and both range from about -1 to 1. The pen maps the unit frame to the canvas. A detector cannot recognise a category by
-a single part, because wheels, eyes, windows, plain annuli and single bars are also drawn as clutter.
+and both range from about -1 to 1. The pen converts the coordinates of a drawing to pixels of the canvas. A detector
+cannot recognise a category by a single part, because wheels, eyes, windows, plain annuli and single bars are also drawn
+as clutter.
 """
 
 from __future__ import annotations

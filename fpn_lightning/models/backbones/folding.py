@@ -44,7 +44,7 @@ class FoldedNorm(FrozenBatchNorm2d):
         return scale, self.get_buffer("bias") - self.get_buffer("running_mean") * scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the activation, if any, to an input that the convolution has already normalised."""
+        """Apply only the activation, if any: the convolution has already applied the BatchNorm's scale and shift."""
         return self.act(x)
 
 
@@ -61,7 +61,9 @@ class FoldedConv2d(Conv2d):
             conv.dilation,  # type: ignore[arg-type]
             conv.groups,
             bias=conv.bias is not None,
-            device="meta",  # a layer on meta draws no random numbers, so later layers keep their initial weights
+            # A layer on the meta device draws no random numbers, so layers that are built later get the same initial
+            # weights as without folding.
+            device="meta",
         )
         self.weight, self.bias = conv.weight, conv.bias
         self._norm = (norm,)  # a tuple hides `norm` from torch; the parent module registers it
@@ -78,8 +80,9 @@ class FoldedConv2d(Conv2d):
         if not scaled.requires_grad or torch.compiler.is_compiling():
             return self._conv_forward(x, scaled, shift)
 
-        # The backward pass scales the weights again. Saving the scaled weights would double the memory for weights.
-        address = scaled.data_ptr()  # if keep() referred to `scaled` itself, `scaled` would stay in memory
+        # The backward pass scales the weights again. Keeping the scaled weights until then would double the memory for
+        # weights. keep() compares addresses, because a reference to `scaled` in keep() would hold `scaled` in memory.
+        address = scaled.data_ptr()
 
         def keep(saved: Tensor) -> Tensor | None:
             return None if saved.data_ptr() == address else saved
@@ -94,8 +97,8 @@ class FoldedConv2d(Conv2d):
 def pad_multiples(x: Tensor, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
     """Pad a map like ``timm.layers.pad_same``; the map's sides must be multiples of the stride.
 
-    If the sides are multiples of the stride, the padding is the same for every map size. ``pad_same`` computes the
-    padding from the map size, and ``torch.export`` would take ten minutes to analyse this computation.
+    ``pad_same`` adds the same padding to all maps whose height and width are multiples of the stride. ``pad_same``
+    computes the padding from the map size, and ``torch.export`` would take ten minutes to analyse this computation.
     """
     padding: list[int] = []
     for kernel, step, spread in zip(kernel_size[::-1], stride[::-1], dilation[::-1], strict=True):

@@ -16,10 +16,9 @@ class NarrowResNet(StagedBackbone):
 
     Args:
         width: channels of c2; each later stage doubles the channels.
-        blocks: number of residual blocks in the stages of c2..c5. If the number for c2 is 0, c2 is the output of the
-            stem. With 0 blocks, the receptive field of c2 is about as large as a small object, as in an ImageNet
-            ResNet; one block would double it. The receptive field of c2 decides whether a bottom-up pyramid is worse
-            than FPN.
+        blocks: number of residual blocks in the stages of c2..c5. With 0 blocks for c2, c2 is the output of the stem,
+            and its receptive field is 3 px. With one block, the receptive field is 11 px, and the AR of a bottom-up
+            pyramid is closer to that of FPN (reports/mini/deep_c2.md).
         norm: ``batch`` or ``group``.
 
     Raises:

@@ -125,7 +125,7 @@ class TorchvisionBackbone(StagedBackbone):
         for key, value in state.items():
             theirs = next((prefix for prefix in self._prefixes if key.startswith(f"{prefix}.")), None)
             if theirs is None:
-                renamed[key] = value  # check_fit() reports the tensor as unexpected
+                renamed[key] = value  # a tensor with an unknown name: check_fit() reports it as unexpected
             elif (ours := self._prefixes[theirs]) is not None:
                 renamed[ours + key.removeprefix(theirs)] = value
         whole = self.loadable()

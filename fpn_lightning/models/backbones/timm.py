@@ -36,8 +36,8 @@ class TimmBackbone(Backbone):
             call :meth:`load_weights`.
         norm: ``frozen`` (needs pre-trained weights) or ``batch`` for models with BatchNorm; ``None`` for other models.
         map_strides: strides of the maps that become outputs of the backbone, ascending powers of two.
-        frozen_stages: level k of an output; all layers on which c_k depends are frozen, including their BatchNorm
-            statistics. The value 0 freezes no layer.
+        frozen_stages: k to freeze all layers on which output c_k depends, including their BatchNorm statistics. Here, k
+            is a level, not a number of stages as for other backbones. The value 0 freezes no layer.
 
     Raises:
         InputError: if timm is not installed or does not have the model, if the model has no map with one of
@@ -107,7 +107,8 @@ class TimmBackbone(Backbone):
         if f"c{level}" not in self.channels:
             levels = ", ".join(name[1:] for name in self.channels)
             raise InputError(
-                f"model.detector.backbone: frozen_stages is {level}; it has to be 0 or the level of a map ({levels})."
+                f"model.detector.backbone: frozen_stages is {level}. Set frozen_stages to 0, or to k to freeze all "
+                f"layers up to c_k; k has to be one of {levels}."
             )
         parameters = [parameter for parameter in self.body.parameters() if parameter.requires_grad]
         side = 2 * max(self.strides.values())
@@ -147,7 +148,8 @@ class TimmBackbone(Backbone):
     def _folding_keeps(self, body: nn.Module) -> bool:
         """Return whether folding BatchNorm into convolutions leaves the maps of a noise image unchanged.
 
-        Folding changes the maps of a few models, which have another layer between a convolution and its BatchNorm.
+        For a few models, folding would give wrong maps, because another layer lies between a convolution and its
+        BatchNorm. These models are not folded.
         """
         generator = torch.Generator().manual_seed(0)
         tried = copy.deepcopy(body).double().eval()
@@ -195,7 +197,8 @@ class TimmBackbone(Backbone):
                     f"model.detector.backbone: weights {self.weights!r} is neither a file nor 'pretrained'."
                 )
             from_file = {"state_dict": self._read_fitting_state(self.weights), "source": ""}
-        # create_model() renames the tensors of the whole model to the names in the feature extractor.
+        # create_model() loads the weights into timm's full model, and then turns this model into a feature extractor,
+        # whose tensors have the names of `self.body`.
         loaded = self._create(out_indices=self._out_indices, pretrained=True, pretrained_cfg_overlay=from_file)
         self.body.load_state_dict(loaded.state_dict())
 

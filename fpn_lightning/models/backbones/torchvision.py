@@ -149,8 +149,8 @@ class EfficientNetBackbone(FeaturesBackbone):
     """EfficientNet-B0 to B4 (Tan and Le, ICML 2019); c2..c5 of B0 have 24, 40, 112 and 320 channels.
 
     Squeeze-and-excitation layers average over a whole map, including padding. The padding of an image depends on the
-    other images of the batch. Therefore, the results for an image depend more on the other images of its batch than
-    with other backbones. The default batch size of evaluation is 1, which avoids this dependence.
+    other images of the batch. Through the padding, the other images of a batch change the results for an image, and
+    they do so more than with other backbones. The default batch size of evaluation is 1, which avoids this dependence.
 
     Args:
         name: torchvision's name of the variant.

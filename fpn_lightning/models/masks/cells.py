@@ -8,8 +8,8 @@ s has its centre at x = j * s, y = i * s. All cells of one level and one MLP for
 one size.
 
 In this file, the size of an object is max(width, height), as in FPN §6. An object is assigned to the group with the
-nearest size in log space. Within this group, the object is assigned to every cell whose centre is at most one stride
-from the object's centre along each axis (DEVIATIONS.md "Mask cells").
+nearest size in log space. The object is assigned to every cell of this level and MLP whose centre is at most one
+stride from the object's centre along each axis (DEVIATIONS.md "Mask cells").
 """
 
 from __future__ import annotations
@@ -56,7 +56,11 @@ class CellGrid:
         self.num_cells = int(ends[-1])
 
     def locate(self, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the group, row and column of each cell, int64 ``(P,)`` each; ``cells`` is int64 ``(P,)`` in [0, B)."""
+        """Return the group (one MLP on one level), row and column of each cell, int64 ``(P,)`` each.
+
+        Args:
+            cells: int64 ``(P,)``, indices of cells in [0, B).
+        """
         groups = torch.searchsorted(self._starts, cells, right=True) - 1
         within, widths = cells - self._starts[groups], self._shapes[groups, 1]
         return groups, within // widths, within % widths
@@ -99,7 +103,8 @@ class CellGrid:
         matched_idxs = torch.zeros(self.num_cells, dtype=torch.int64, device=match_labels.device)
         cells, objects, keys = self._pairs(boxes.to(self.group_sizes), tolerance, tie_break)
         # The pairs of a cell and an object are sorted by object. Two stable sorts order the pairs by cell, then
-        # tie-break key, then object. The first pair of each cell has the object that is assigned to the cell.
+        # tie-break key, then object. The first pair of each cell in this order gives the object that is assigned to
+        # the cell.
         order = torch.argsort(keys, stable=True)
         order = order[torch.argsort(cells[order], stable=True)]
         cells, objects = cells[order], objects[order]
@@ -117,10 +122,15 @@ class CellGrid:
         return (sizes.log()[:, None] - self.group_sizes.log()).abs().argmin(dim=1)
 
     def _pairs(self, boxes: Tensor, tolerance: float, tie_break: TieBreak) -> tuple[Tensor, Tensor, Tensor]:
-        """Find all pairs of a cell and an object that it fits, object by object: cells, objects and tie-break keys."""
+        """Find the cells that fit each object; for ``tolerance`` and ``tie_break``, see :meth:`label`.
+
+        Returns:
+            The cell, object and tie-break key of each pair that fits, sorted by object.
+        """
         groups = self.groups_of(boxes)
         strides, shapes = self._strides[groups], self._shapes[groups]  # (G,), (G, 2)
-        centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / strides[:, None]  # (G, 2) x, y in strides
+        # (G, 2): x and y of each object's centre, divided by the stride of the object's group.
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / strides[:, None]
         reach = int(tolerance) + 1
         offsets = torch.arange(-reach, reach + 1, device=boxes.device)
         columns, rows = ((centre.round().long()[:, None] + offsets) for centre in centres.T)  # (G, K) each

@@ -81,7 +81,7 @@ def encode_columns(columns: NDArray[np.bool_], top: int, left: int, height: int,
 def _weights(
     start: float, end: float, length: int, count: int, interpolation: Interpolation
 ) -> tuple[NDArray[np.float32], int]:
-    """Compute weights that interpolate the values of ``count`` equal bins of [start, end] at pixel centres.
+    """Compute weights for the interpolation from the centres of ``count`` equal bins of [start, end] to pixel centres.
 
     Returns:
         Weights ``(pixels, count)``, one row for each pixel whose centre is in [start, end] and one column for each bin;

@@ -54,8 +54,9 @@ class MaskProposer(nn.Module):
         positive_fraction: largest fraction of positive cells in a sample (0.25: three negatives for each positive).
         mask_weight: factor on the mask loss.
         loss: loss of one mask, ``logistic`` or ``dice``; see :func:`fpn_lightning.models.masks.loss.mask_loss`.
-        normalizer: divisor of the mask loss of an image. ``samples`` means ``batch_size_per_image``, which also divides
-            the score loss. ``positives`` means the largest possible number of positive cells in a sample.
+        normalizer: ``samples`` divides the mask loss of an image by ``batch_size_per_image``, like the score loss.
+            ``positives`` divides the mask loss of an image by ``batch_size_per_image * positive_fraction``, the largest
+            number of positive cells that can be sampled.
         soft_targets: if true, the target value of a bin is the fraction of the bin that the object covers. If false,
             the target value is 1 if the object covers at least half of the bin, else 0.
         topk: largest number of proposals of one image.
@@ -87,8 +88,8 @@ class MaskProposer(nn.Module):
         super().__init__()
         if not windows or len(windows) != len(octaves) or any(side < 1 or side % 2 == 0 for side in windows):
             raise InputError(
-                f"model.detector.masks: windows is {list(windows)} and octaves is {list(octaves)}. Set windows to at "
-                "least one odd number, and octaves to one number for each window."
+                f"model.detector.masks: windows is {list(windows)} and octaves is {list(octaves)}. Set windows to "
+                "one or more odd kernel sizes (one per MLP), and octaves to as many numbers (one per MLP)."
             )
         for key, value, is_valid, valid in (
             ("mask_size", mask_size, mask_size >= 1, "at least 1"),
@@ -191,7 +192,7 @@ class MaskProposer(nn.Module):
     def _hidden(
         self, features: dict[str, Tensor], grid: CellGrid, image: Tensor, cell: Tensor
     ) -> Iterator[tuple[MaskMLP, Tensor, Tensor]]:
-        """Yield each MLP, the int64 indices into ``cell`` of the MLP's cells, and the hidden units of these cells.
+        """For each MLP, yield the MLP, the indices of its cells in ``cell`` (int64), and the hidden units of its cells.
 
         Every MLP reads every map, even without sampled cells, because DDP waits for the gradient of every parameter.
         """

@@ -124,7 +124,7 @@ def test_preprocessing_is_the_models_own(timm):
         ({"model_name": "resnet18", "norm": "batch", "frozen_stages": 2}, "would freeze random filters"),
         (
             {"model_name": "resnet18", "norm": "batch", "weights": "FILE", "frozen_stages": 6},
-            r"frozen_stages is 6; it has to be 0 or the level of a map \(2, 3, 4, 5\)",
+            r"frozen_stages is 6\. Set frozen_stages to 0, or to k .*; k has to be one of 2, 3, 4, 5\.",
         ),
         (
             {"model_name": "resnet18", "norm": "batch", "map_strides": [8, 4]},
