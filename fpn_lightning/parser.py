@@ -105,8 +105,8 @@ def _with_nearest_key(message: str, keys: Sequence[str]) -> str:
 def one_line(message: str) -> str:
     """Shorten a jsonargparse error to one line with the full key and the reason.
 
-    For nested classes, the error is a tree with one level per class, for example ``model``, then ``detector.backbone``,
-    then the reason.
+    If the configuration of a class contains that of another class, jsonargparse's error is a tree: for example, first
+    the key ``model``, indented below it the key ``detector.backbone``, and below that the reason.
     """
     key = ".".join(dict.fromkeys(_KEY.findall(message)))  # keep each key once: jsonargparse repeats a group's key
     shown = _KEY.sub("", message).partition("Subclass types expect one of")[0]

@@ -78,8 +78,8 @@ def split_findings(
         with_masks: whether objects need masks.
 
     Returns:
-        ``(problems, remarks)``, one message per kind. A problem makes the split unusable. A remark reports valid
-        data that look like a mistake.
+        ``(problems, remarks)``: two lists of messages. All cases of the same fault share one message. A problem makes
+        the split unusable. A remark reports valid data that look like a mistake.
     """
     missing = _missing_files(index, image_folder, places)
     problems = [*(_mask_problems(index, places) if with_masks else []), *_file_problems(index, image_folder, missing)]

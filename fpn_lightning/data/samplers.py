@@ -209,8 +209,8 @@ class TrainingLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.stream.start = self.consumed
         remaining = self.num_batches - self.consumed % self.num_batches
-        # The range comes first, so that zip stops when the range ends. If the batches came first, zip would take one
-        # more batch before it stops, and this batch would be lost.
+        # The range comes first, so that zip stops when the range ends. If the batches were the first argument, zip
+        # would load one more batch before it stops, and this batch would be lost.
         for _, batch in zip(range(remaining), super().__iter__(), strict=False):
             self.consumed += 1
             yield batch

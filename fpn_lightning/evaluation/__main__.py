@@ -117,7 +117,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         scored = [path.resolve() for path in (arguments.annotations, arguments.results)]
         if arguments.output is not None and arguments.output.resolve() in scored:
-            raise InputError(f"--output {arguments.output} is one of the files to score; give another path")
+            raise InputError(f"--output {arguments.output} would overwrite an input file; give another path")
         values, class_values = score_files(arguments)
         title = f"{arguments.results.name}: {arguments.metric}"
         Console().print(_table(values, title, "metric"))

@@ -121,8 +121,8 @@ def propose_on_scales(
 
     Returns:
         Proposals of each of the N images, in pixels of ``images``, highest objectness first. A proposal from level k at
-        a scale gets the level ``k - round(log2(scale))``. For example, a cell of p4 at scale 2 covers as many pixels of
-        ``images`` as a cell of p3 at scale 1.
+        a scale gets the level ``k - round(log2(scale))``. For example, at scale 2, a cell of p4 (stride 16) covers
+        8 x 8 pixels of ``images``, as a cell of p3 (stride 8) does at scale 1.
     """
     if tuple(scales) == (1.0,):
         return propose(images)

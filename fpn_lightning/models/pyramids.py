@@ -80,7 +80,7 @@ class SingleMap(Pyramid):
         if f"c{level}" not in in_channels:
             raise InputError(
                 f"model.detector.pyramid: the backbone has no map of level {level}, only {', '.join(in_channels)}. "
-                "Set level to the level of one of these maps."
+                "Set model.detector.pyramid.level to the number in one of these names."
             )
         self.level = level
         self.used = (f"c{level}",)
@@ -203,7 +203,7 @@ class TopDownPyramid(MergedPyramid):
     """A pyramid with a top-down path but without lateral connections, rows (e) of the paper's tables.
 
     The arguments are those of :class:`MergedPyramid`. The coarsest map is m5 = lateral(c5). Every finer map m_k is
-    m_(k+1), upsampled to the size of c_k.
+    m_(k+1), upsampled to the size of c_k; c_k itself is not added.
     """
 
     laterals = slice(-1, None)

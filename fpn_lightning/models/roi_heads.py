@@ -168,8 +168,9 @@ class RoIHeads(nn.Module):
     ) -> dict[str, Tensor]:
         """Compute the classification loss and the box loss of a random sample of regions (Fast R-CNN eq. 1).
 
-        Each loss is a sum over the sampled regions, divided by ``N * batch_size_per_image``. The divisor does not
-        depend on the sample, so splitting a batch over processes does not change the gradient.
+        Each loss is a sum over the sampled regions, divided by ``N * batch_size_per_image``. This number does
+        not depend on how many regions were sampled. The gradient is therefore the same however the batch is split over
+        processes.
 
         Args:
             features: ``{"p2": (N, d, H_2, W_2), ...}``.

@@ -170,8 +170,9 @@ class RPN(nn.Module):
     def losses(self, outputs: RPNOutputs, targets: Sequence[Targets], seeds: Tensor) -> dict[str, Tensor]:
         """Compute the objectness loss and the box loss of a random sample of anchors (Faster R-CNN eq. 1).
 
-        Each loss is a sum over the sampled anchors, divided by ``N * batch_size_per_image``. The divisor does not
-        depend on the sample, so splitting a batch over processes does not change the gradient.
+        Each loss is a sum over the sampled anchors, divided by ``N * batch_size_per_image``. This number does
+        not depend on how many anchors were sampled. The gradient is therefore the same however the batch is split over
+        processes.
 
         Args:
             outputs: the result of :meth:`forward`.

@@ -61,8 +61,9 @@ def _comparability(summary: TableSummary) -> list[str]:
         return []
     if summary.preset not in FULL_SCALE_PRESETS:
         return [
-            f"Preset {summary.preset} differs from the paper in data, backbone or schedule. Do not compare individual "
-            "numbers with the paper's numbers. Compare only the order of the rows, and the gaps between rows."
+            f"Preset {summary.preset} differs from the paper in at least one of data, backbone and schedule. Do not "
+            "compare individual numbers with the paper's numbers. Compare only the order of the rows, and the gaps "
+            "between rows."
         ]
     mismatches = [
         f"For {row.row.label}, the difference to the paper is not shown, because {'; '.join(row.mismatches)}."

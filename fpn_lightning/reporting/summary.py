@@ -160,7 +160,8 @@ def areas(record: Record) -> str:
 
 def _disagreement(what: str, rows: list[RowSummary], value: Callable[[RowSummary, Record], str]) -> list[str]:
     """A warning if the function ``value`` gives different results for the records. It lists the rows of each result."""
-    # For each result of value(), the ids of the rows that give it. They are keys, to keep them in order and unique.
+    # For each result of value(), the ids of the rows that give it. The ids are keys of a dict, which keeps them unique
+    # and in order.
     holders: dict[str, dict[str, None]] = {}
     for row in rows:
         for record in row.records:

@@ -76,7 +76,7 @@ def _conditions(tuning: list[Record]) -> str:
         f"{each((r.train.total_batch for r in tuning), ' or ')} images and use "
         f"seed {each(r.experiment.seed for r in tuning)}. They are evaluated on {images} images of the split {splits}. "
         "Numbers are in percent: mean ± sample standard deviation over seeds. The best number of a row is bold. "
-        "The column “used” shows the learning rate of the row's runs in the reported table."
+        "The column “used” shows the learning rate of the row's final runs, whose results are on the page of its table."
     )
 
 

@@ -113,7 +113,7 @@ def check_sources(directory: Path, sources: Mapping[str, str | None]) -> None:
         sources: paths that the new run reads, by configuration key.
 
     Raises:
-        InputError: if a path is inside the run's directory; the message names the key.
+        InputError: if a configuration key gives a path inside ``directory``; the message names the key.
     """
     for key, path in sources.items():
         if path is not None and Path(path).resolve().is_relative_to(directory.resolve()):

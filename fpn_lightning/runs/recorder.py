@@ -58,8 +58,8 @@ def config_sha256(resolved: dict[str, Any]) -> str:
 
     The runs of a row have the same digest with any seed and in any folder: every path is replaced by the text "a path".
     For proposals and initial weights, the digest only includes whether they are given. It also includes whether
-    ``new_classes`` is true. The digest is the same whether proposals and weights are given as a path or as the name of
-    a row.
+    ``new_classes`` is true. The digest does not depend on whether proposals and weights are given as a path, or by
+    the name of the row whose run made them.
     """
 
     def relevant(value: Any, name: str) -> Any:

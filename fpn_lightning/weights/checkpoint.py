@@ -36,7 +36,7 @@ def read_checkpoint(path: str, named_by: str) -> dict[str, Any]:
 
 
 def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint, or a state dict for another project. If writing fails, a file at ``path`` stays unchanged.
+    """Write a checkpoint, or a state dict for torchvision. If writing fails, a file at ``path`` stays unchanged.
 
     Raises:
         InputError: if the file cannot be written.

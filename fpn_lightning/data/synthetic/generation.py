@@ -29,8 +29,8 @@ from fpn_lightning.data.synthetic.scene import draw_scene
 from fpn_lightning.errors import InputError
 from fpn_lightning.files import write_whole
 
-# Increase this number when the drawing code changes. A data set with another version is then rejected (or overwritten,
-# with ``overwrite``), as if it had other settings.
+# Increase this number when the drawing code changes. A data set with another version is handled like a data
+# set with other settings: ``generate`` rejects it, or replaces it if ``overwrite`` is true.
 _VERSION = 1
 _FINISHED = "synthetic.json"
 _UNFINISHED = "synthetic.unfinished.json"

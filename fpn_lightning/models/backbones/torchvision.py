@@ -27,7 +27,7 @@ from fpn_lightning.models.backbones.resnet import TorchvisionBackbone
 
 
 class FeaturesBackbone(TorchvisionBackbone):
-    """A backbone made from ``features``, the sequence of layers in most of torchvision's classifiers."""
+    """A backbone cut from a torchvision classifier's attribute ``features``: the layers before its average pooling."""
 
     def _cut(self, layers: nn.Sequential, ends: Sequence[int], channels: Sequence[int], first_stride: int = 4) -> None:
         """Cut the sequence of layers into the stem and the stages of c2..c5.

@@ -24,7 +24,7 @@ TieBreak = Literal["nearest", "smallest"]
 
 
 class CellGrid:
-    """The cells of all levels and MLPs for the maps of one batch, ordered by level, MLP, row and column.
+    """All cells of an image, ordered by level, MLP, row and column. All images of a batch have the same cells.
 
     Args:
         map_sizes: ``(H_l, W_l)`` of every level, finest first.

@@ -148,8 +148,9 @@ class MaskProposer(nn.Module):
     ) -> dict[str, Tensor]:
         """Compute the score loss and the mask loss of a random sample of cells (FPN App. A).
 
-        Each loss is a sum over the sampled cells, divided by a number that does not depend on the sample. Therefore
-        splitting a batch over processes does not change the gradient. Negative cells contribute only to the score loss.
+        Each loss is a sum over the sampled cells, divided by a fixed number of cells per image, not by the number of
+        sampled cells. The gradient is therefore the same however the batch is split over processes. Negative cells
+        contribute only to the score loss.
 
         Args:
             features: ``{"p2": (N, d, H_2, W_2), ...}``.
