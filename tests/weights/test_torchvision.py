@@ -135,7 +135,9 @@ def test_missing_and_unused_tensors_are_named(theirs, tmp_path):
         load_weights(small_detector(), f"torchvision:{tmp_path / 'less.pth'}")
     state = {CLASSIFIER: torch.zeros(21, 32)}
     torch.save(state, tmp_path / "voc.pth")
-    with pytest.raises(InputError, match=r"cls_score\.weight is \(21, 32\); torchvision's models for COCO have 91"):
+    with pytest.raises(
+        InputError, match=r"cls_score\.weight has shape \(21, 32\); in torchvision's models for COCO, it has 91"
+    ):
         load_weights(small_detector(), f"torchvision:{tmp_path / 'voc.pth'}")
 
 
