@@ -23,7 +23,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
-quickstart: $(READY) ## Install, generate data, train, print and write reports/quickstart/ (1 to 4 minutes after installation)
+quickstart: $(READY) ## Install, generate data, train, print and write reports/quickstart/ (a minute after installation)
 	$(BIN)/python -m fpn_lightning.data.synthetic --root data/synthetic
 	$(BIN)/python train.py fit --config configs/quickstart.yaml --experiment.overwrite true
 	$(BIN)/python -m fpn_lightning.reporting --preset quickstart --replace
