@@ -161,7 +161,7 @@ class TimmBackbone(Backbone):
         image = torch.randn(1, 3, 96, 96, generator=generator, dtype=torch.float64)
         try:
             maps = zip(tried(image), folded(image), strict=True)
-        except Exception:  # the model accepts only one image size; the constructor reports the error
+        except Exception:  # the model accepts only one image size: TimmBackbone raises an InputError for it later
             return False
         return all(torch.allclose(a, b, rtol=1e-6, atol=1e-9 * float(a.abs().max())) for a, b in maps)
 

@@ -175,7 +175,7 @@ class MaskProposer(nn.Module):
             self.mask_size,
             self.soft_targets,
         )
-        mask_index = is_positive.cumsum(dim=0) - 1  # index of each positive cell in mask_targets
+        mask_index = is_positive.cumsum(dim=0) - 1  # for each positive cell, its row in mask_targets
         score_losses, mask_losses = [], []
         for mlp, picked, hidden in self._hidden(features, grid, image, cell):
             positives = is_positive[picked]
