@@ -219,7 +219,7 @@ def mini_step() -> Work:
     """Return a training step of row (c) of Table 1, an RPN on FPN, with the options of preset mini."""
     torch.manual_seed(0)
     backbone = NarrowResNet(width=16, blocks=(0, 1, 1, 1), norm="batch")
-    scale = Scale(base_anchor_size=8, canonical_size=56)
+    scale = Scale(base_anchor_size=8)
     stage = RPNStage(Detector(backbone, roi_heads=None, channels=32, scale=scale, channels_last=True))
     batch = Batch(noise(8, (160, 160), 32), [objects((160, 160))] * 8)
     optimizer = torch.optim.AdamW(stage.parameters(), lr=1e-3)

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from torchvision.ops import batched_nms, nms
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.anchors import AnchorGenerator
 from fpn_lightning.models.box_coder import BoxCoder, clip_boxes
 from fpn_lightning.models.convolution import Conv2d
 from fpn_lightning.models.matcher import Matcher
+from fpn_lightning.models.nms import nms_in_one_call, nms_per_level
 from fpn_lightning.models.sampler import Sampler
 from fpn_lightning.structures import Proposals, Targets
 
@@ -244,30 +244,3 @@ class RPN(nn.Module):
             keep = nms_in_one_call(boxes, scores, levels, size.max(), self.nms_thresh)
         keep = keep[: self.post_nms_topk]
         return Proposals(boxes[keep], scores[keep], levels[keep])
-
-
-def nms_per_level(boxes: Tensor, scores: Tensor, levels: Tensor, nms_thresh: float) -> Tensor:
-    """Apply NMS to the boxes of each level separately.
-
-    Args:
-        boxes: float ``(B, 4)`` xyxy, network-input pixels.
-        scores: float ``(B,)``.
-        levels: int64 ``(B,)``, the pyramid level of each box.
-        nms_thresh: IoU of two boxes of one level above which the box with the lower score is removed.
-
-    Returns:
-        int64, indices of the kept boxes, highest score first. Boxes of equal score are in the order of their indices.
-    """
-    # For more than 1,000 boxes, batched_nms returns boxes of equal score in any order. To put them into the order of
-    # their indices, sort by index, and then by score with a stable sort.
-    keep = batched_nms(boxes.double(), scores.double(), levels, nms_thresh).sort().values
-    return keep[scores[keep].argsort(descending=True, stable=True)]
-
-
-def nms_in_one_call(boxes: Tensor, scores: Tensor, levels: Tensor, max_coordinate: Tensor, nms_thresh: float) -> Tensor:
-    """Compute the result of :func:`nms_per_level` by one call of NMS; coordinates are in [0, ``max_coordinate``]."""
-    # Shift the boxes of each level by a different offset, so that boxes of different levels do not overlap. Add the
-    # offsets in float64, because float32 would round the boxes; MPS has no float64.
-    dtype = boxes.dtype if boxes.device.type == "mps" else torch.float64
-    apart = boxes.to(dtype) + (levels * (max_coordinate + 1))[:, None]
-    return nms(apart, scores.to(dtype), nms_thresh)

@@ -8,7 +8,8 @@ from torchvision.ops import box_iou
 
 from fpn_lightning.errors import InputError
 from fpn_lightning.models.anchors import AnchorGenerator
-from fpn_lightning.models.rpn import RPN, RPNOutputs, nms_in_one_call, nms_per_level
+from fpn_lightning.models.nms import nms_in_one_call, nms_per_level
+from fpn_lightning.models.rpn import RPN, RPNOutputs
 from fpn_lightning.models.sampler import image_seeds
 from tests.models.builders import check_that_a_batch_may_be_split, feature_maps, targets
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fpn_lightning.models.backbones.narrow import NarrowResNet
 from fpn_lightning.models.detector import Detector
-from fpn_lightning.models.rpn import nms_in_one_call
+from fpn_lightning.models.nms import nms_in_one_call
 from fpn_lightning.stages.faster_rcnn import FasterRCNNStage
 from fpn_lightning.structures import Batch
 from tests.models.builders import image_batch, labelled
